@@ -1,0 +1,1 @@
+"""Symmetry-equivariant continuous normalizing flows for lattice field theory."""

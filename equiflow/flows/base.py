@@ -1,0 +1,141 @@
+"""The protocol of every flow: two abstract methods, everything else derived from them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution, constraints
+
+from equiflow.lattice import Lattice
+from equiflow.priors import Prior
+
+
+class Flow(nn.Module, ABC):
+    """An invertible map from a prior to a model density, with the log-determinant of its Jacobian."""
+
+    def __init__(self, lattice: Lattice, prior: Prior) -> None:
+        super().__init__()
+        if prior.lattice != lattice:
+            raise ValueError(
+                f"The prior lives on lattice {prior.lattice.shape}, the flow on {lattice.shape}. "
+                "Build both from the same Lattice."
+            )
+        self.lattice = lattice
+        self.prior = prior
+
+    @abstractmethod
+    def transform_and_log_det(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Carry prior samples to the model: `phi = f(z)` and `log |det df/dz|`.
+
+        Args:
+            z: `(batch, *lattice)`.
+
+        Returns:
+            `phi` like `z`, and `log_det` of shape `(batch,)`; `log q(phi) = log prior(z) - log_det`.
+        """
+
+    @abstractmethod
+    def inverse_and_log_det(self, phi: Tensor) -> tuple[Tensor, Tensor]:
+        """Carry configurations back to the prior: `z = f^-1(phi)` and `log |det df^-1/dphi|`.
+
+        Args:
+            phi: `(batch, *lattice)`.
+
+        Returns:
+            `z` like `phi`, and `log_det` of shape `(batch,)`; `log q(phi) = log prior(z) + log_det`.
+        """
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating-point type that the flow computes in."""
+        return self.prior.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Device that the flow lives on."""
+        return self.prior.device
+
+    def log_prob(self, phi: Tensor) -> Tensor:
+        """`log q(phi)`, absolute, `(batch,)`."""
+        z, log_det = self.inverse_and_log_det(phi)
+        return self.prior.log_prob(z) + log_det
+
+    def rsample_and_log_prob(
+        self, n_samples: int, *, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Draw `phi` and `log q(phi)`, both differentiable in the parameters of the flow."""
+        z = self.prior.rsample(check_count(n_samples), generator)
+        phi, log_det = self.transform_and_log_det(z)
+        return phi, self.prior.log_prob(z) - log_det
+
+    @torch.no_grad()
+    def sample_and_log_prob(
+        self, n_samples: int, *, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Draw `phi` `(n_samples, *lattice)` and `log q(phi)` `(n_samples,)`, detached.
+
+        Args:
+            n_samples: how many, >= 0.
+            generator: source of randomness, on the flow's device; the global one by default.
+        """
+        return self.rsample_and_log_prob(n_samples, generator=generator)
+
+    def sample(self, n_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
+        """Draw `(n_samples, *lattice)` configurations of the model."""
+        return self.sample_and_log_prob(n_samples, generator=generator)[0]
+
+    def distribution(self) -> FlowDistribution:
+        """The model as a `torch.distributions.Distribution` over configurations."""
+        return FlowDistribution(self)
+
+    def _check_input(self, phi: Tensor, name: str) -> Tensor:
+        self.lattice.check_finite(phi, name)
+        if phi.dtype != self.dtype:
+            raise TypeError(
+                f"{name} has dtype {phi.dtype}, the flow computes in {self.dtype}. "
+                f"Convert one: {name}.to(flow.dtype), or flow.to({phi.dtype})."
+            )
+        return phi
+
+
+def check_count(n_samples: int) -> int:
+    """Return `n_samples` if it is a count, else raise."""
+    if isinstance(n_samples, bool) or not isinstance(n_samples, int):
+        raise TypeError(f"n_samples must be an integer, got {n_samples!r}.")
+    if n_samples < 0:
+        raise ValueError(f"n_samples must not be negative, got {n_samples}.")
+    return n_samples
+
+
+class FlowDistribution(Distribution):
+    """A flow seen as a distribution whose events are lattice configurations."""
+
+    has_rsample = True
+
+    def __init__(self, flow: Flow) -> None:
+        self.flow = flow
+        super().__init__(event_shape=torch.Size(flow.lattice.shape), validate_args=False)
+
+    @property
+    def support(self) -> constraints.Constraint:
+        """All real configurations."""
+        return constraints.independent(constraints.real, self.flow.lattice.dim)
+
+    @property
+    def arg_constraints(self) -> dict[str, constraints.Constraint]:
+        """None: the parameters belong to the flow."""
+        return {}
+
+    def rsample(self, sample_shape: torch.Size | tuple[int, ...] = torch.Size()) -> Tensor:
+        """Differentiable samples, `(*sample_shape, *lattice)`."""
+        shape = torch.Size(sample_shape)
+        phi, _ = self.flow.rsample_and_log_prob(shape.numel())
+        return phi.reshape(*shape, *self.flow.lattice.shape)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """`log q`, shaped like the batch part of `value`."""
+        lead = value.shape[: value.dim() - self.flow.lattice.dim]
+        log_q = self.flow.log_prob(value.reshape(-1, *self.flow.lattice.shape))
+        return log_q.reshape(lead)

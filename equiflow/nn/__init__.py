@@ -1,0 +1,1 @@
+"""Building blocks of vector fields: time bases, sitewise features, orbit-tied kernels."""

@@ -1,0 +1,123 @@
+"""Translation-invariant kernels tied on the orbits of a point group, applied by FFT.
+
+A kernel acts as `(K * h)_x = sum_y K(x - y) h_y`. In momentum space it is a product with its Fourier
+modes `K_k`, so it costs O(V log V) whatever its support, and the only number that a divergence needs
+is its value at the origin, `K(0)`.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from equiflow.lattice import Lattice
+from equiflow.symmetry import SymmetryGroup
+
+
+@dataclass(frozen=True)
+class KernelModes:
+    """Kernels of several features at one time.
+
+    Attributes:
+        modes: Fourier modes `(feature, *half_shape)`; real if the group contains x -> -x.
+        at_origin: `K_f(0)`, `(feature,)`.
+    """
+
+    modes: Tensor
+    at_origin: Tensor
+
+
+class Kernel(nn.Module, ABC):
+    """Kernels `K_f(x; t) = sum_j T_j(t) K_jf(x)`, tied on orbits, for several features f."""
+
+    weight: nn.Parameter
+
+    def __init__(self, n_time_modes: int, n_features: int, n_orbits: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(n_time_modes, n_features, n_orbits))
+
+    def forward(self, time_values: Tensor) -> KernelModes:
+        """Kernels at the time whose basis values are `time_values`, `(time_mode,)`."""
+        flat = time_values @ self.weight.flatten(1)
+        return self._modes(flat.unflatten(0, self.weight.shape[1:]))
+
+    @abstractmethod
+    def _modes(self, weight: Tensor) -> KernelModes:
+        """Fourier modes and value at the origin for weights `(feature, orbit)` at one time."""
+
+
+class MomentumKernel(Kernel):
+    """Kernels that span the lattice, one number per orbit of momenta.
+
+    The modes decouple, so that a diagonal optimiser such as Adam gives each its own step: measured
+    at L = 16, training needs about half the steps it does with numbers per orbit of offsets.
+
+    Args:
+        group: ties the momenta; must contain x -> -x, which makes the modes real.
+        n_time_modes: size of the time basis.
+        n_features: number of kernels.
+    """
+
+    def __init__(self, group: SymmetryGroup, n_time_modes: int, n_features: int) -> None:
+        if not group.has_inversion:
+            raise ValueError(
+                f"MomentumKernel needs a group with x -> -x; {group} lacks it. Use OffsetKernel."
+            )
+        orbits = group.momentum_orbits()
+        super().__init__(n_time_modes, n_features, len(orbits))
+        self.volume = group.lattice.volume
+        index = group.lattice.half(orbits.index).contiguous()
+        self.register_buffer("_orbit", index, False)
+        self.register_buffer("_multiplicity", orbits.multiplicity.to(self.weight.dtype), False)
+
+    _orbit: Tensor
+    _multiplicity: Tensor
+
+    def _modes(self, weight: Tensor) -> KernelModes:
+        modes = weight.index_select(1, self._orbit.flatten()).unflatten(1, self._orbit.shape)
+        return KernelModes(modes, weight @ self._multiplicity / self.volume)
+
+
+class OffsetKernel(Kernel):
+    """Kernels of selectable support, one number per orbit of offsets.
+
+    Each weight is divided by the root of its orbit's multiplicity, which gives all of them the same
+    influence on the velocity.
+
+    Args:
+        group: ties the offsets.
+        n_time_modes: size of the time basis.
+        n_features: number of kernels.
+        kernel_size: offsets per axis, see `SymmetryGroup.offset_orbits`.
+    """
+
+    def __init__(
+        self,
+        group: SymmetryGroup,
+        n_time_modes: int,
+        n_features: int,
+        kernel_size: int | tuple[int, ...] | None = None,
+    ) -> None:
+        orbits = group.offset_orbits(kernel_size)
+        super().__init__(n_time_modes, n_features, len(orbits))
+        self.lattice: Lattice = group.lattice
+        self.has_inversion = group.has_inversion
+        self.register_buffer("_sites", (orbits.index.flatten() >= 0).nonzero().flatten(), False)
+        self.register_buffer("_orbit", orbits.index.flatten()[self._sites], False)
+        scale = orbits.multiplicity.to(self.weight.dtype).rsqrt()
+        self.register_buffer("_scale", scale[self._orbit], False)
+
+    _sites: Tensor
+    _orbit: Tensor
+    _scale: Tensor
+
+    def _modes(self, weight: Tensor) -> KernelModes:
+        values = weight.index_select(1, self._orbit) * self._scale
+        kernel = values.new_zeros(len(weight), math.prod(self.lattice.shape))
+        kernel = kernel.index_copy(1, self._sites, values).unflatten(1, self.lattice.shape)
+        modes = self.lattice.fft(kernel)
+        return KernelModes(modes.real if self.has_inversion else modes, values[:, 0])

@@ -1,0 +1,160 @@
+"""Densities that a flow starts from, invariant under the symmetry group of the lattice.
+
+A prior draws `z`, and gives `log q(z)` (absolute, with every normalisation constant) and its gradient.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from equiflow.lattice import Lattice
+from equiflow.symmetry import SymmetryGroup
+
+LOG_2PI = math.log(2 * math.pi)
+
+
+class Prior(nn.Module, ABC):
+    """A density on lattice fields that can be sampled by reparametrisation."""
+
+    def __init__(self, lattice: Lattice, *, group: SymmetryGroup | None = None) -> None:
+        super().__init__()
+        group = SymmetryGroup(lattice) if group is None else group
+        if group.lattice != lattice:
+            raise ValueError(
+                f"The group acts on lattice {group.lattice.shape}, the prior lives on {lattice.shape}."
+            )
+        self.lattice = lattice
+        self.group = group
+        # Tells where the prior lives even when it has no parameters.
+        self.register_buffer("_anchor", torch.zeros((), dtype=torch.get_default_dtype()), False)
+
+    _anchor: Tensor
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating-point type of the samples."""
+        return self._anchor.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the samples."""
+        return self._anchor.device
+
+    def noise(self, n_samples: int, generator: torch.Generator | None = None) -> Tensor:
+        """White noise `(n_samples, *lattice)` on the device and in the dtype of the prior."""
+        return torch.randn(
+            (n_samples, *self.lattice.shape),
+            generator=generator,
+            dtype=self.dtype,
+            device=self.device,
+        )
+
+    def rsample(self, n_samples: int, generator: torch.Generator | None = None) -> Tensor:
+        """Draw `(n_samples, *lattice)`, differentiable in the parameters of the prior."""
+        return self.colour(self.noise(n_samples, generator))
+
+    @abstractmethod
+    def colour(self, noise: Tensor) -> Tensor:
+        """Turn white noise into samples of the prior, both `(batch, *lattice)`."""
+
+    @abstractmethod
+    def log_prob(self, z: Tensor) -> Tensor:
+        """`log q(z)`, absolute, `(batch,)`."""
+
+    @abstractmethod
+    def score(self, z: Tensor) -> Tensor:
+        """`d log q / dz`, shaped like `z`."""
+
+    def config(self) -> dict[str, object]:
+        """Keyword arguments that rebuild this prior on the same lattice (plain types only)."""
+        return {}
+
+
+class StandardNormal(Prior):
+    """Independent unit Gaussians on every site, `q(z) = prod_x exp(-z_x^2 / 2) / sqrt(2 pi)`."""
+
+    def colour(self, noise: Tensor) -> Tensor:
+        """White noise is the sample."""
+        return noise
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """`-1/2 sum_x (z_x^2 + log 2 pi)`, `(batch,)`."""
+        return -0.5 * (z.square() + LOG_2PI).sum(self.lattice.axes)
+
+    def score(self, z: Tensor) -> Tensor:
+        """`-z`."""
+        return -z
+
+
+class FreeField(Prior):
+    r"""A free field with one learnable variance per momentum orbit.
+
+    `q(z) = prod_k (2 pi sigma_k^2)^{-1/2} exp(-|z_k|^2 / (2 V sigma_k^2))`, with `sigma_k` tied on the
+    orbits of the momenta under the point group. It absorbs everything linear that a flow would have
+    to learn; at the start `sigma_k^2 = 1 / (2 (k^2 + m2))`, the propagator of `FreeScalar`.
+
+    Args:
+        lattice: where the field lives.
+        m2: mass squared of the initial spectrum, > 0.
+        group: ties the spectrum; by default the full point group of the lattice.
+        learnable: whether the spectrum is trained.
+
+    Raises:
+        ValueError: if `m2` is not positive or the group belongs to another lattice.
+    """
+
+    def __init__(
+        self,
+        lattice: Lattice,
+        *,
+        m2: float = 1.0,
+        group: SymmetryGroup | None = None,
+        learnable: bool = True,
+    ) -> None:
+        super().__init__(lattice, group=group)
+        if not m2 > 0 or not math.isfinite(m2):
+            raise ValueError(f"The spectrum needs a positive, finite m2; got {m2}.")
+        self.m2 = float(m2)
+        self.learnable = learnable
+        orbits = self.group.momentum_orbits()
+        self.register_buffer("_orbit", lattice.half(orbits.index).contiguous(), False)
+        self.register_buffer("_multiplicity", orbits.multiplicity.clone(), False)
+        squared = lattice.squared_momenta().flatten()
+        total = torch.zeros(len(orbits), dtype=torch.float64)
+        total.index_add_(0, orbits.index.flatten(), squared)
+        log_sigma = -0.5 * (2 * (total / orbits.multiplicity + self.m2)).log()
+        self.log_sigma = nn.Parameter(
+            log_sigma.to(torch.get_default_dtype()), requires_grad=learnable
+        )
+
+    _orbit: Tensor
+    _multiplicity: Tensor
+
+    def mode_variance(self) -> Tensor:
+        """`sigma_k^2 = <|z_k|^2> / V` on the momenta of `Lattice.fft`, `(*half_shape)`."""
+        return (2 * self.log_sigma).exp()[self._orbit]
+
+    def colour(self, noise: Tensor) -> Tensor:
+        """`z_k = sigma_k noise_k`."""
+        return self.lattice.ifft(self.lattice.fft(noise) * self.log_sigma.exp()[self._orbit])
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """`sum_k [-|z_k|^2 / (2 V sigma_k^2) - log sigma_k - 1/2 log 2 pi]`, `(batch,)`."""
+        quadratic = 0.5 * (z * self.score(z)).sum(self.lattice.axes)
+        log_det = (self._multiplicity * self.log_sigma).sum()
+        return quadratic - log_det - 0.5 * self.lattice.volume * LOG_2PI
+
+    def score(self, z: Tensor) -> Tensor:
+        """`-z_k / sigma_k^2` back in position space, shaped like `z`."""
+        return -self.lattice.ifft(self.lattice.fft(z) * (-2 * self.log_sigma).exp()[self._orbit])
+
+    def config(self) -> dict[str, object]:
+        """See `Prior.config`."""
+        return {"m2": self.m2, "learnable": self.learnable}
+
+
+PRIORS: dict[str, type[Prior]] = {"FreeField": FreeField, "StandardNormal": StandardNormal}

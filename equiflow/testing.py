@@ -1,0 +1,248 @@
+"""The public harness: is a vector field really symmetric, its divergence and log-density really exact?
+
+Every `*_error` returns relative sizes of violations; every `assert_*` raises an AssertionError that
+names the law, the group element and the size. A field whose weights are zero obeys every law, so the
+assertions refuse it: call `randomise` first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from equiflow.flows import Flow
+from equiflow.lattice import Lattice
+from equiflow.symmetry import SymmetryGroup, Transformation
+from equiflow.vector_fields import VectorField
+
+TIMES = (0.0, 0.37, 1.0)
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
+
+
+def randomise(module: nn.Module, *, scale: float = 0.3, seed: int = 0) -> None:
+    """Add Gaussian noise of size `scale` to every parameter, in place and reproducibly."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            parameter.add_(scale * noise.to(parameter))
+
+
+def equivariance_error(
+    field: VectorField,
+    lattice: Lattice | None = None,
+    *,
+    group: SymmetryGroup | None = None,
+    phi: Tensor | None = None,
+    times: tuple[float, ...] = TIMES,
+    n_random: int = 4,
+) -> dict[str, float]:
+    """`max |v(g phi) - g v(phi)| / max |v(phi)|` for each generator and some random elements.
+
+    The divergence is compared too, `|div(g phi) - div(phi)| / max |div|`; the larger one is returned.
+
+    Args:
+        field: the vector field.
+        lattice: must be the field's own if given.
+        group: by default the group that the field claims.
+        phi: configurations to test on; random ones by default.
+        times: flow times to test at.
+        n_random: number of random group elements besides the generators.
+
+    Returns:
+        Name of the group element -> relative violation.
+    """
+    group = _group_of(field, lattice, group)
+    phi = _configurations(field, group.lattice) if phi is None else phi
+    return {
+        name: max(_violation(field, phi, t, element) for t in times)
+        for name, element in _elements(group, n_random).items()
+    }
+
+
+def assert_equivariant(
+    field: VectorField,
+    lattice: Lattice | None = None,
+    *,
+    group: SymmetryGroup | None = None,
+    tolerance: float | None = None,
+) -> None:
+    """Raise an AssertionError that names the violated generators and by how much."""
+    tolerance = _tolerance(field, 1.0) if tolerance is None else tolerance
+    _refuse_zero(field)
+    errors = equivariance_error(field, lattice, group=group)
+    # Written so that NaN counts as a violation.
+    broken = {name: error for name, error in errors.items() if not error <= tolerance}
+    if broken:
+        lines = "\n".join(f"  {name}: {error:.1e}" for name, error in broken.items())
+        raise AssertionError(
+            f"{type(field).__name__} is not equivariant (relative violation > {tolerance:.0e}):\n{lines}"
+        )
+
+
+def divergence_error(
+    field: VectorField, *, phi: Tensor | None = None, times: tuple[float, ...] = TIMES
+) -> float:
+    """`max |div v - tr dv/dphi|` relative to the largest trace, with the dense Jacobian on all sites."""
+    phi = _configurations(field, field.lattice) if phi is None else phi
+    worst = 0.0
+    for t in times:
+        divergence = field.velocity_and_divergence(phi, t)[1].detach()
+        jacobian = dense_jacobian(lambda x, t=t: field.velocity(x, t), phi)
+        trace = jacobian.diagonal(dim1=1, dim2=2)
+        scale = trace.abs().sum(1).max().clamp(min=torch.finfo(phi.dtype).tiny)
+        worst = _worse(worst, float((divergence - trace.sum(1)).abs().max() / scale))
+    return worst
+
+
+def assert_divergence_exact(field: VectorField, *, tolerance: float | None = None) -> None:
+    """Raise an AssertionError if the divergence is not the trace of the dense Jacobian."""
+    _refuse_zero(field)
+    _demand(
+        field,
+        "divergence minus dense trace",
+        divergence_error(field),
+        _tolerance(field, 10.0, tolerance),
+    )
+
+
+def path_rates_error(field: VectorField, *, phi: Tensor | None = None) -> float:
+    """Largest relative difference between `path_rates` and automatic differentiation."""
+    phi = _configurations(field, field.lattice) if phi is None else phi
+    score = _configurations(field, field.lattice, seed=1)
+    worst = 0.0
+    for t in TIMES:
+        rates = field.path_rates(phi, t, score)
+        expected = VectorField.path_rates(field, phi, t, score)
+        for name in ("velocity", "divergence", "score_rate"):
+            wanted = getattr(expected, name).detach()
+            difference = (getattr(rates, name).detach() - wanted).abs().max()
+            scale = wanted.abs().max().clamp(min=torch.finfo(phi.dtype).tiny)
+            worst = _worse(worst, float(difference / scale))
+    return worst
+
+
+def assert_vector_field(field: VectorField, lattice: Lattice | None = None) -> None:
+    """Run every law of a vector field: equivariance, exact divergence, rates of the score."""
+    assert_equivariant(field, lattice)
+    assert_divergence_exact(field)
+    _demand(field, "path_rates minus autograd", path_rates_error(field), _tolerance(field, 10.0))
+
+
+def log_density_error(flow: Flow, *, n_samples: int = 3, seed: int = 0) -> float:
+    """`max |log q - (log prior(z) - log |det dphi/dz|)|` with the dense Jacobian of the whole flow."""
+    z = _noise_like(flow, n_samples, seed)
+    with torch.no_grad():
+        phi, _ = flow.transform_and_log_det(z)
+        log_q = flow.log_prob(phi)
+    jacobian = dense_jacobian(lambda x: flow.transform_and_log_det(x)[0], z)
+    dense = flow.prior.log_prob(z).detach() - torch.linalg.slogdet(jacobian).logabsdet
+    return float((log_q - dense).abs().max())
+
+
+def assert_log_density_exact(flow: Flow, *, tolerance: float = 1e-4) -> None:
+    """Raise an AssertionError if `log_prob` is not prior minus slogdet to the solver's tolerance."""
+    _demand(flow, "log q minus dense slogdet", log_density_error(flow), tolerance)
+
+
+def invariance_error(flow: Flow, group: SymmetryGroup, *, n_samples: int = 3) -> dict[str, float]:
+    """`max |log q(g phi) - log q(phi)|` for each generator and some random elements."""
+    phi = _noise_like(flow, n_samples, 0)
+    with torch.no_grad():
+        log_q = flow.log_prob(phi)
+        return {
+            name: float((flow.log_prob(element(phi)) - log_q).abs().max())
+            for name, element in _elements(group, 4).items()
+        }
+
+
+def dense_jacobian(function: Callable[[Tensor], Tensor], phi: Tensor) -> Tensor:
+    """`d function(phi)_x / d phi_y` of each configuration, `(batch, V, V)`, row by row."""
+    with torch.enable_grad():
+        leaf = phi.detach().requires_grad_()
+        value = function(leaf).flatten(1)
+        rows = [
+            torch.autograd.grad(value[:, x].sum(), leaf, retain_graph=True, allow_unused=True)[0]
+            for x in range(value.shape[1])
+        ]
+    return torch.stack([torch.zeros_like(phi) if r is None else r for r in rows], 1).flatten(2)
+
+
+def _violation(field: VectorField, phi: Tensor, t: float, element: Transformation) -> float:
+    with torch.no_grad():
+        velocity, divergence = field.velocity_and_divergence(phi, t)
+        moved_velocity, moved_divergence = field.velocity_and_divergence(element(phi), t)
+    tiny = torch.finfo(phi.dtype).tiny
+    scale = velocity.abs().max().clamp(min=tiny)
+    of_velocity = float((moved_velocity - element(velocity)).abs().max() / scale)
+    # A trace can vanish by cancellation between sites: compare on the scale of the velocity's volume.
+    trace_scale = (divergence.abs().max() + scale * phi[0].numel()).clamp(min=tiny)
+    return _worse(of_velocity, float((moved_divergence - divergence).abs().max() / trace_scale))
+
+
+def _worse(a: float, b: float) -> float:
+    """The larger violation, where NaN is the largest of all."""
+    return b if b != b or b > a else a
+
+
+def _elements(group: SymmetryGroup, n_random: int) -> dict[str, Transformation]:
+    generator = torch.Generator().manual_seed(0)
+    named = group.generators()
+    for _ in range(n_random):
+        element = group.random_element(generator)
+        named[f"random element {element}"] = element
+    return named
+
+
+def _group_of(
+    field: VectorField, lattice: Lattice | None, group: SymmetryGroup | None
+) -> SymmetryGroup:
+    group = field.group if group is None else group
+    if lattice is not None and lattice != field.lattice:
+        raise ValueError(
+            f"The field lives on lattice {field.lattice.shape}, the test asks for {lattice.shape}."
+        )
+    return group
+
+
+def _dtype_and_device(module: nn.Module) -> tuple[torch.dtype, torch.device]:
+    for tensor in (*module.parameters(), *module.buffers()):
+        if tensor.is_floating_point():
+            return tensor.dtype, tensor.device
+    return torch.get_default_dtype(), torch.device("cpu")
+
+
+def _configurations(module: nn.Module, lattice: Lattice, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    dtype, device = _dtype_and_device(module)
+    noise = torch.randn((3, *lattice.shape), generator=generator, dtype=torch.float64)
+    return noise.to(device, dtype)
+
+
+def _noise_like(flow: Flow, n_samples: int, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn((n_samples, *flow.lattice.shape), generator=generator, dtype=torch.float64)
+    return flow.prior.colour(noise.to(flow.device, flow.dtype)).detach()
+
+
+def _tolerance(module: nn.Module, factor: float, given: float | None = None) -> float:
+    return factor * TOLERANCE[_dtype_and_device(module)[0]] if given is None else given
+
+
+def _refuse_zero(field: VectorField) -> None:
+    phi = _configurations(field, field.lattice)
+    with torch.no_grad():
+        if not any(bool(field.velocity(phi, t).any()) for t in TIMES):
+            raise AssertionError(
+                f"{type(field).__name__} is zero everywhere, which obeys every law. "
+                "Give it weights first: equiflow.testing.randomise(field)."
+            )
+
+
+def _demand(module: nn.Module, law: str, error: float, tolerance: float) -> None:
+    if not error <= tolerance:
+        raise AssertionError(
+            f"{type(module).__name__}: {law} is {error:.1e}, larger than {tolerance:.0e}."
+        )

@@ -1,0 +1,9 @@
+"""Vector fields: the place for new ideas. Subclass `VectorField`, fill in one method, run the harness."""
+
+from equiflow.vector_fields.base import PathRates, VectorField
+from equiflow.vector_fields.orbit_conv import OrbitConvField
+
+#: fields that a checkpoint can name; a field of your own is passed to `EquivariantCNF.load` instead
+VECTOR_FIELDS: dict[str, type[VectorField]] = {"OrbitConvField": OrbitConvField}
+
+__all__ = ["VECTOR_FIELDS", "OrbitConvField", "PathRates", "VectorField"]

@@ -1,0 +1,84 @@
+"""What a vector field is: the one abstract class behind every continuous flow."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from equiflow.lattice import Lattice
+from equiflow.symmetry import SymmetryGroup
+
+
+@dataclass(frozen=True)
+class PathRates:
+    """Rates of change along a trajectory. Only `velocity` keeps its graph.
+
+    Attributes:
+        velocity: `v(phi, t)`, `(batch, *lattice)`.
+        divergence: `tr dv/dphi`, `(batch,)`, detached.
+        score_rate: `d/dt grad log q = -(dv/dphi)^T grad log q - grad divergence`, detached.
+    """
+
+    velocity: Tensor
+    divergence: Tensor
+    score_rate: Tensor
+
+
+class VectorField(nn.Module, ABC):
+    """A time-dependent vector field `v(phi, t)` with the exact trace of its Jacobian.
+
+    Subclasses fill in `velocity_and_divergence`; they may override `path_rates` with a closed form,
+    and `config` if they take options. `equiflow.testing.assert_vector_field` tells whether it is right.
+
+    Args:
+        group: the symmetry that the field claims to respect; its lattice is the field's lattice.
+    """
+
+    def __init__(self, group: SymmetryGroup) -> None:
+        super().__init__()
+        self.group = group
+
+    @property
+    def lattice(self) -> Lattice:
+        """The lattice on which the field lives."""
+        return self.group.lattice
+
+    @abstractmethod
+    def velocity_and_divergence(self, phi: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
+        """Velocity and divergence at flow time `t`.
+
+        Args:
+            phi: `(batch, *lattice)`.
+            t: float or 0-d tensor in [0, 1].
+
+        Returns:
+            `v(phi, t)` of shape `(batch, *lattice)` and `tr dv/dphi` of shape `(batch,)`.
+        """
+
+    def velocity(self, phi: Tensor, t: Tensor | float) -> Tensor:
+        """`v(phi, t)` alone, `(batch, *lattice)`."""
+        return self.velocity_and_divergence(phi, t)[0]
+
+    def path_rates(self, phi: Tensor, t: Tensor | float, score: Tensor) -> PathRates:
+        """Velocity, divergence, and how fast the score changes along the flow (arXiv:2206.09016).
+
+        Here by one more evaluation and a vector-Jacobian product; closed forms are cheaper.
+
+        Args:
+            phi: `(batch, *lattice)`.
+            t: flow time.
+            score: `grad log q(phi)` at time t, shaped like `phi`.
+        """
+        with torch.enable_grad():
+            leaf = phi.detach().requires_grad_()
+            velocity, divergence = self.velocity_and_divergence(leaf, t)
+            scalar = (velocity * score.detach()).sum() + divergence.sum()
+            (gradient,) = torch.autograd.grad(scalar, leaf)
+        return PathRates(self.velocity(phi, t), divergence.detach(), -gradient)
+
+    def config(self) -> dict[str, object]:
+        """Keyword arguments that rebuild this field from its group (plain types only)."""
+        return {}

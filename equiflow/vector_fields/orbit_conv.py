@@ -1,0 +1,115 @@
+"""Shallow fields: sitewise features mixed by orbit-tied kernels, with exact divergence."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from equiflow.lattice import Lattice
+from equiflow.nn.features import SineFeatures
+from equiflow.nn.kernels import Kernel, KernelModes, MomentumKernel, OffsetKernel
+from equiflow.nn.time import CosineBasis
+from equiflow.symmetry import SymmetryGroup
+from equiflow.vector_fields.base import PathRates, VectorField
+
+
+class OrbitConvField(VectorField):
+    r"""`v(phi, t) = K_0(t) * phi + sum_f K_f(t) * h_f(phi)` with kernels tied on symmetry orbits.
+
+    The features are sitewise, so the Jacobian's trace is exact and costs one sum over sites:
+    `div v = V K_0(0) + sum_f K_f(0) sum_x h_f'(phi_x)`. (arXiv:2110.02673, 2207.00283)
+
+    Args:
+        lattice: where the field lives.
+        group: symmetry to build in; by default translations x the full point group x Z2.
+        kernel_size: offsets per axis, any parity; `None` lets the kernels span the lattice.
+        n_frequencies: number of sine features (as many cosine ones besides, without Z2).
+        n_time_modes: number of cosine modes of the kernels' time dependence.
+        max_frequency: largest initial frequency of the features, in units of 1/phi.
+
+    Raises:
+        ValueError: if the group acts on another lattice or the kernel does not fit.
+
+    >>> field = OrbitConvField(Lattice((4, 4)))
+    >>> velocity, divergence = field.velocity_and_divergence(torch.randn(3, 4, 4), 0.5)
+    >>> velocity.shape, divergence.shape
+    (torch.Size([3, 4, 4]), torch.Size([3]))
+    """
+
+    def __init__(
+        self,
+        lattice: Lattice,
+        *,
+        group: SymmetryGroup | None = None,
+        kernel_size: int | tuple[int, ...] | None = None,
+        n_frequencies: int = 8,
+        n_time_modes: int = 6,
+        max_frequency: float = 6.0,
+    ) -> None:
+        group = SymmetryGroup(lattice) if group is None else group
+        if group.lattice != lattice:
+            raise ValueError(
+                f"The group acts on lattice {group.lattice.shape}, the field lives on {lattice.shape}."
+            )
+        super().__init__(group)
+        self._config: dict[str, object] = {
+            "kernel_size": kernel_size,
+            "n_frequencies": n_frequencies,
+            "n_time_modes": n_time_modes,
+            "max_frequency": max_frequency,
+        }
+        self.features = SineFeatures(
+            n_frequencies, lattice.dim, max_frequency=max_frequency, odd=group.z2
+        )
+        self.time_basis = CosineBasis(n_time_modes)
+        n_kernels = 1 + len(self.features)
+        self.kernel: Kernel
+        if kernel_size is None and group.has_inversion:
+            self.kernel = MomentumKernel(group, n_time_modes, n_kernels)
+        else:
+            self.kernel = OffsetKernel(group, n_time_modes, n_kernels, kernel_size)
+        # A uniform drift is the one even feature that no kernel can give: allowed only without Z2.
+        self.drift = None if group.z2 else nn.Parameter(torch.zeros(n_time_modes))
+
+    def velocity_and_divergence(self, phi: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
+        """See `VectorField.velocity_and_divergence`."""
+        kernel, drift = self._at(t)
+        features = self.features.with_derivatives(phi)
+        velocity = self._convolve(phi, features.value, kernel) + drift
+        return velocity, self._divergence(features.first, kernel)
+
+    def velocity(self, phi: Tensor, t: Tensor | float) -> Tensor:
+        """`v(phi, t)` without the derivatives that the divergence needs."""
+        kernel, drift = self._at(t)
+        return self._convolve(phi, self.features(phi), kernel) + drift
+
+    def path_rates(self, phi: Tensor, t: Tensor | float, score: Tensor) -> PathRates:
+        """Closed form: `d score/dt = -K_0^T * s - sum_f h_f' (K_f^T * s) - sum_f K_f(0) h_f''`."""
+        kernel, drift = self._at(t)
+        features = self.features.with_derivatives(phi)
+        velocity = self._convolve(phi, features.value, kernel) + drift
+        with torch.no_grad():
+            score_k = self.lattice.fft(score).unsqueeze(1)
+            transposed = self.lattice.ifft(score_k * kernel.modes.conj())
+            rate = -transposed[:, 0]
+            rate -= (transposed[:, 1:] * features.first).sum(1)
+            rate -= torch.einsum("bf...,f->b...", features.second, kernel.at_origin[1:])
+            divergence = self._divergence(features.first, kernel)
+        return PathRates(velocity, divergence, rate)
+
+    def config(self) -> dict[str, object]:
+        """See `VectorField.config`."""
+        return dict(self._config)
+
+    def _at(self, t: Tensor | float) -> tuple[KernelModes, Tensor | float]:
+        time_values = self.time_basis(t)
+        drift = 0.0 if self.drift is None else self.drift @ time_values
+        return self.kernel(time_values), drift
+
+    def _convolve(self, phi: Tensor, values: Tensor, kernel: KernelModes) -> Tensor:
+        stacked = torch.cat([phi.unsqueeze(1), values], 1)
+        return self.lattice.ifft((self.lattice.fft(stacked) * kernel.modes).sum(1))
+
+    def _divergence(self, first: Tensor, kernel: KernelModes) -> Tensor:
+        per_feature = first.sum(self.lattice.axes)
+        return per_feature @ kernel.at_origin[1:] + self.lattice.volume * kernel.at_origin[0]
