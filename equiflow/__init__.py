@@ -1,1 +1,59 @@
 """Symmetry-equivariant continuous normalizing flows for lattice field theory."""
+
+from importlib.metadata import version as _version
+
+from equiflow.actions import Action, FreeScalar, Phi4
+from equiflow.flows import Certificate, EquivariantCNF, Flow
+from equiflow.lattice import Lattice
+from equiflow.ode import Solver, SolverError
+from equiflow.priors import FreeField, Prior, StandardNormal
+from equiflow.samplers import (
+    HMC,
+    Chain,
+    Ensemble,
+    IndependenceMetropolis,
+    importance_sample,
+    log_weights,
+    measure,
+)
+from equiflow.statistics import Estimate, effective_sample_size, forward_effective_sample_size
+from equiflow.storage import CheckpointError
+from equiflow.symmetry import SymmetryGroup
+from equiflow.training import PathGradient, ReverseKL, TrainingDivergedError, fit
+from equiflow.vector_fields import OrbitConvField, VectorField
+
+__version__ = _version("equiflow")
+
+__all__ = [
+    "HMC",
+    "Action",
+    "Certificate",
+    "Chain",
+    "CheckpointError",
+    "Ensemble",
+    "EquivariantCNF",
+    "Estimate",
+    "Flow",
+    "FreeField",
+    "FreeScalar",
+    "IndependenceMetropolis",
+    "Lattice",
+    "OrbitConvField",
+    "PathGradient",
+    "Phi4",
+    "Prior",
+    "ReverseKL",
+    "Solver",
+    "SolverError",
+    "StandardNormal",
+    "SymmetryGroup",
+    "TrainingDivergedError",
+    "VectorField",
+    "__version__",
+    "effective_sample_size",
+    "fit",
+    "forward_effective_sample_size",
+    "importance_sample",
+    "log_weights",
+    "measure",
+]

@@ -55,9 +55,7 @@ class Solver:
                 f"{self.method} chooses its own steps; set rtol and atol, or use rk4 with steps=N."
             )
         if not self.is_adaptive and (self.steps is None or self.steps < 1):
-            raise ValueError(
-                f"{self.method} takes fixed steps; expected steps >= 1, got {self.steps}."
-            )
+            raise ValueError(f"{self.method} takes fixed steps; expected steps >= 1, got {self.steps}.")
         if not (0 < self.rtol < 1 and 0 < self.atol < math.inf):
             raise ValueError(
                 f"Tolerances must be positive and rtol below 1; got rtol={self.rtol}, atol={self.atol}."
@@ -80,9 +78,7 @@ class Solver:
         return replace(self, rtol=max(self.rtol / 100, 1e-12), atol=max(self.atol / 100, 1e-12))
 
     def __str__(self) -> str:
-        detail = (
-            f"rtol={self.rtol:g}, atol={self.atol:g}" if self.is_adaptive else f"steps={self.steps}"
-        )
+        detail = f"rtol={self.rtol:g}, atol={self.atol:g}" if self.is_adaptive else f"steps={self.steps}"
         return f"{self.method}({detail})"
 
 

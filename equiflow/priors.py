@@ -127,9 +127,7 @@ class FreeField(Prior):
         total = torch.zeros(len(orbits), dtype=torch.float64)
         total.index_add_(0, orbits.index.flatten(), squared)
         log_sigma = -0.5 * (2 * (total / orbits.multiplicity + self.m2)).log()
-        self.log_sigma = nn.Parameter(
-            log_sigma.to(torch.get_default_dtype()), requires_grad=learnable
-        )
+        self.log_sigma = nn.Parameter(log_sigma.to(torch.get_default_dtype()), requires_grad=learnable)
 
     _orbit: Tensor
     _multiplicity: Tensor

@@ -38,10 +38,7 @@ class PointElement:
         """The element that applies `other` first, then `self`."""
         return PointElement(
             tuple(other.permutation[axis] for axis in self.permutation),
-            tuple(
-                sign * other.signs[axis]
-                for sign, axis in zip(self.signs, self.permutation, strict=True)
-            ),
+            tuple(sign * other.signs[axis] for sign, axis in zip(self.signs, self.permutation, strict=True)),
         )
 
     @property
@@ -56,17 +53,12 @@ class PointElement:
     def keeps(self, lattice: Lattice) -> bool:
         """Whether it maps the lattice to itself (it only permutes equal sides)."""
         return len(self.permutation) == lattice.dim and all(
-            lattice.shape[axis] == side
-            for axis, side in zip(self.permutation, lattice.shape, strict=True)
+            lattice.shape[axis] == side for axis, side in zip(self.permutation, lattice.shape, strict=True)
         )
 
     def __str__(self) -> str:
         images = ["xyzt"[axis] if len(self.signs) <= 4 else f"x{axis}" for axis in self.permutation]
-        return (
-            "("
-            + ", ".join("-" * (s < 0) + i for s, i in zip(self.signs, images, strict=True))
-            + ")"
-        )
+        return "(" + ", ".join("-" * (s < 0) + i for s, i in zip(self.signs, images, strict=True)) + ")"
 
 
 @dataclass(frozen=True)
@@ -274,9 +266,7 @@ class SymmetryGroup:
         shape = self.lattice.shape
         sizes = shape if kernel_size is None else kernel_size
         sizes = (sizes,) * self.lattice.dim if isinstance(sizes, int) else tuple(sizes)
-        if len(sizes) != len(shape) or any(
-            not 1 <= n <= side for n, side in zip(sizes, shape, strict=False)
-        ):
+        if len(sizes) != len(shape) or any(not 1 <= n <= side for n, side in zip(sizes, shape, strict=False)):
             raise ValueError(
                 f"kernel_size {kernel_size} does not fit the lattice {shape}; expected 1 to the side "
                 "along each axis, or None for the whole lattice."
@@ -295,8 +285,7 @@ class SymmetryGroup:
             (
                 short
                 for short, (selection, size) in names.items()
-                if size == order
-                and set(point_group_of(selection, self.lattice)) == set(self.point_elements)
+                if size == order and set(point_group_of(selection, self.lattice)) == set(self.point_elements)
             ),
             f"{self.point} point group ({order} elements)",
         )
@@ -306,6 +295,4 @@ class SymmetryGroup:
 
 def point_group_of(selection: str, lattice: Lattice) -> tuple[PointElement, ...]:
     """Elements of a named selection, without asking for its full order."""
-    return tuple(
-        e for e in hyperoctahedral(lattice.dim) if e.keeps(lattice) and _SELECTIONS[selection](e)
-    )
+    return tuple(e for e in hyperoctahedral(lattice.dim) if e.keeps(lattice) and _SELECTIONS[selection](e))

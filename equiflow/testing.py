@@ -8,6 +8,7 @@ assertions refuse it: call `randomise` first.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -90,7 +91,7 @@ def divergence_error(
     worst = 0.0
     for t in times:
         divergence = field.velocity_and_divergence(phi, t)[1].detach()
-        jacobian = dense_jacobian(lambda x, t=t: field.velocity(x, t), phi)
+        jacobian = dense_jacobian(partial(field.velocity, t=t), phi)
         trace = jacobian.diagonal(dim1=1, dim2=2)
         scale = trace.abs().sum(1).max().clamp(min=torch.finfo(phi.dtype).tiny)
         worst = _worse(worst, float((divergence - trace.sum(1)).abs().max() / scale))
@@ -196,9 +197,7 @@ def _elements(group: SymmetryGroup, n_random: int) -> dict[str, Transformation]:
     return named
 
 
-def _group_of(
-    field: VectorField, lattice: Lattice | None, group: SymmetryGroup | None
-) -> SymmetryGroup:
+def _group_of(field: VectorField, lattice: Lattice | None, group: SymmetryGroup | None) -> SymmetryGroup:
     group = field.group if group is None else group
     if lattice is not None and lattice != field.lattice:
         raise ValueError(
@@ -243,6 +242,4 @@ def _refuse_zero(field: VectorField) -> None:
 
 def _demand(module: nn.Module, law: str, error: float, tolerance: float) -> None:
     if not error <= tolerance:
-        raise AssertionError(
-            f"{type(module).__name__}: {law} is {error:.1e}, larger than {tolerance:.0e}."
-        )
+        raise AssertionError(f"{type(module).__name__}: {law} is {error:.1e}, larger than {tolerance:.0e}.")

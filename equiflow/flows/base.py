@@ -128,7 +128,7 @@ class FlowDistribution(Distribution):
         """None: the parameters belong to the flow."""
         return {}
 
-    def rsample(self, sample_shape: torch.Size | tuple[int, ...] = torch.Size()) -> Tensor:
+    def rsample(self, sample_shape: torch.Size | list[int] | tuple[int, ...] = ()) -> Tensor:
         """Differentiable samples, `(*sample_shape, *lattice)`."""
         shape = torch.Size(sample_shape)
         phi, _ = self.flow.rsample_and_log_prob(shape.numel())

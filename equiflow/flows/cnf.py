@@ -75,9 +75,7 @@ class EquivariantCNF(Flow):
                 f"The vector field lives on lattice {vector_field.lattice.shape}, the flow on "
                 f"{lattice.shape}. Build both from the same Lattice."
             )
-        super().__init__(
-            lattice, FreeField(lattice, group=vector_field.group) if prior is None else prior
-        )
+        super().__init__(lattice, FreeField(lattice, group=vector_field.group) if prior is None else prior)
         self.vector_field = vector_field
         self.solver = Solver() if solver is None else solver
 

@@ -10,18 +10,18 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class FeatureValues:
-    """Features and their first two derivatives, each `(batch, feature, *lattice)`."""
+    """Sitewise features and their derivatives with respect to phi, `(batch, feature, *lattice)` each."""
 
     value: Tensor
     first: Tensor
-    second: Tensor
 
 
 class SineFeatures(nn.Module):
-    """`phi` and `sin(omega_f phi) / omega_f`; without Z2 also `1` and `(1 - cos(omega_f phi)) / omega_f`.
+    """`sin(omega_f phi) / omega_f`; without Z2 also `(1 - cos(omega_f phi)) / omega_f`.
 
-    All of the first kind are odd, which makes a field built on them odd under phi -> -phi. The scale
-    `1/omega` gives every sine the slope 1 at phi = 0.
+    The first kind is odd, which makes a field built on it odd under phi -> -phi. With the scale
+    `1/omega` every sine has slope 1 at phi = 0, and all features share two identities,
+    `dh/domega = (phi h' - h) / omega` and `h'' = h''(0) - omega^2 h`, which closed-form gradients use.
 
     Args:
         n_frequencies: number of learnable frequencies omega_f.
@@ -33,9 +33,7 @@ class SineFeatures(nn.Module):
         ValueError: if there is less than one frequency or `max_frequency` is not positive.
     """
 
-    def __init__(
-        self, n_frequencies: int, dim: int, *, max_frequency: float = 6.0, odd: bool = True
-    ) -> None:
+    def __init__(self, n_frequencies: int, dim: int, *, max_frequency: float = 6.0, odd: bool = True) -> None:
         super().__init__()
         if n_frequencies < 1 or not max_frequency > 0:
             raise ValueError(
@@ -49,31 +47,27 @@ class SineFeatures(nn.Module):
         self.omega = nn.Parameter(start.to(torch.get_default_dtype()))
 
     def __len__(self) -> int:
-        return (1 + self.n_frequencies) * (1 if self.odd else 2)
+        return self.n_frequencies * (1 if self.odd else 2)
 
-    def _angles(self, phi: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        phi = phi.unsqueeze(-self.dim - 1)
+    def frequencies(self) -> Tensor:
+        """The frequency of each feature, `(feature,)`."""
+        return self.omega if self.odd else torch.cat([self.omega, self.omega])
+
+    def forward(self, phi: Tensor) -> FeatureValues:
+        """Values and first derivatives, sharing one sine and one cosine."""
         omega = self.omega.reshape(-1, *(1,) * self.dim)
-        return phi, omega, omega * phi
-
-    def forward(self, phi: Tensor) -> Tensor:
-        """Feature values, `(batch, feature, *lattice)`."""
-        phi, omega, angle = self._angles(phi)
-        odd = [phi, angle.sin() / omega]
-        even = [] if self.odd else [torch.ones_like(phi), (1 - angle.cos()) / omega]
-        return torch.cat(odd + even, -self.dim - 1)
-
-    def with_derivatives(self, phi: Tensor) -> FeatureValues:
-        """Values, first and second derivatives, sharing one sine and one cosine."""
-        phi, omega, angle = self._angles(phi)
+        angle = phi.unsqueeze(-self.dim - 1) * omega
         sin, cos = angle.sin(), angle.cos()
-        one, zero = torch.ones_like(phi), torch.zeros_like(phi)
-        value, first, second = [phi, sin / omega], [one, cos], [zero, -omega * sin]
-        if not self.odd:
-            value += [one, (1 - cos) / omega]
-            first += [zero, sin]
-            second += [zero, omega * cos]
+        if self.odd:
+            return FeatureValues(sin / omega, cos)
         axis = -self.dim - 1
         return FeatureValues(
-            torch.cat(value, axis), torch.cat(first, axis), torch.cat(second, axis)
+            torch.cat([sin, 1 - cos], axis) / torch.cat([omega, omega]), torch.cat([cos, sin], axis)
         )
+
+    def weighted_second(self, value: Tensor, weight: Tensor) -> Tensor:
+        """`sum_f weight_f h_f''(phi)` from the feature values, shaped like phi."""
+        omega = self.frequencies()
+        at_zero = weight.new_zeros(()) if self.odd else weight[self.n_frequencies :] @ self.omega
+        flat = torch.matmul(weight * omega.square(), value.flatten(-self.dim))
+        return at_zero - flat.unflatten(-1, value.shape[-self.dim :])

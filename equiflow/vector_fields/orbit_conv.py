@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from equiflow.lattice import Lattice
-from equiflow.nn.features import SineFeatures
+from equiflow.nn.convolution import feature_convolution, transposed_convolution
+from equiflow.nn.features import FeatureValues, SineFeatures
 from equiflow.nn.kernels import Kernel, KernelModes, MomentumKernel, OffsetKernel
 from equiflow.nn.time import CosineBasis
 from equiflow.symmetry import SymmetryGroup
@@ -58,9 +59,7 @@ class OrbitConvField(VectorField):
             "n_time_modes": n_time_modes,
             "max_frequency": max_frequency,
         }
-        self.features = SineFeatures(
-            n_frequencies, lattice.dim, max_frequency=max_frequency, odd=group.z2
-        )
+        self.features = SineFeatures(n_frequencies, lattice.dim, max_frequency=max_frequency, odd=group.z2)
         self.time_basis = CosineBasis(n_time_modes)
         n_kernels = 1 + len(self.features)
         self.kernel: Kernel
@@ -74,28 +73,25 @@ class OrbitConvField(VectorField):
     def velocity_and_divergence(self, phi: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
         """See `VectorField.velocity_and_divergence`."""
         kernel, drift = self._at(t)
-        features = self.features.with_derivatives(phi)
-        velocity = self._convolve(phi, features.value, kernel) + drift
+        velocity, features = self._convolve(phi, kernel, drift)
+        if torch.is_grad_enabled():
+            features = self.features(phi)
         return velocity, self._divergence(features.first, kernel)
 
     def velocity(self, phi: Tensor, t: Tensor | float) -> Tensor:
-        """`v(phi, t)` without the derivatives that the divergence needs."""
-        kernel, drift = self._at(t)
-        return self._convolve(phi, self.features(phi), kernel) + drift
+        """`v(phi, t)` alone, `(batch, *lattice)`."""
+        return self._convolve(phi, *self._at(t))[0]
 
     def path_rates(self, phi: Tensor, t: Tensor | float, score: Tensor) -> PathRates:
         """Closed form: `d score/dt = -K_0^T * s - sum_f h_f' (K_f^T * s) - sum_f K_f(0) h_f''`."""
         kernel, drift = self._at(t)
-        features = self.features.with_derivatives(phi)
-        velocity = self._convolve(phi, features.value, kernel) + drift
+        velocity, features = self._convolve(phi, kernel, drift)
         with torch.no_grad():
-            score_k = self.lattice.fft(score).unsqueeze(1)
-            transposed = self.lattice.ifft(score_k * kernel.modes.conj())
-            rate = -transposed[:, 0]
-            rate -= (transposed[:, 1:] * features.first).sum(1)
-            rate -= torch.einsum("bf...,f->b...", features.second, kernel.at_origin[1:])
+            back = transposed_convolution(score, kernel.modes, self.lattice)
+            rate = (back[:, 1:] * features.first).sum(1) + back[:, 0]
+            rate += self.features.weighted_second(features.value, kernel.at_origin[1:])
             divergence = self._divergence(features.first, kernel)
-        return PathRates(velocity, divergence, rate)
+        return PathRates(velocity, divergence, -rate)
 
     def config(self) -> dict[str, object]:
         """See `VectorField.config`."""
@@ -106,9 +102,15 @@ class OrbitConvField(VectorField):
         drift = 0.0 if self.drift is None else self.drift @ time_values
         return self.kernel(time_values), drift
 
-    def _convolve(self, phi: Tensor, values: Tensor, kernel: KernelModes) -> Tensor:
-        stacked = torch.cat([phi.unsqueeze(1), values], 1)
-        return self.lattice.ifft((self.lattice.fft(stacked) * kernel.modes).sum(1))
+    def _convolve(
+        self, phi: Tensor, kernel: KernelModes, drift: Tensor | float
+    ) -> tuple[Tensor, FeatureValues]:
+        """The velocity, and the features behind it without a graph."""
+        with torch.no_grad():
+            features = self.features(phi)
+        frequencies = self.features.frequencies()
+        velocity = feature_convolution(phi, frequencies, kernel.modes, features, self.lattice)
+        return (velocity if self.drift is None else velocity + drift), features
 
     def _divergence(self, first: Tensor, kernel: KernelModes) -> Tensor:
         per_feature = first.sum(self.lattice.axes)

@@ -1,0 +1,127 @@
+"""Figures of training and sampling. Needs the extra `report` (matplotlib)."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import Tensor
+
+from equiflow import observables
+from equiflow.samplers import Chain, Ensemble, Measurements
+from equiflow.statistics import Estimate
+from equiflow.training import History
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FLOW, REFERENCE, MUTED = "#1f5fa8", "#c8501e", "#8a8a8a"
+
+
+def training_curve(history: History) -> Figure:
+    """Loss, effective sample size and gradient norm against the step."""
+    figure, (top, middle, bottom) = _axes(3, 1, (7, 7), sharex=True)
+    top.plot(history.step, history.loss, color=FLOW, lw=0.8)
+    late = history.loss[len(history) // 10 :]
+    top.set_ylim(min(late) - 0.5, max(late) + 0.5)
+    top.set_ylabel(r"$\langle \log q + S \rangle$")
+    middle.plot(history.step, history.ess, color=FLOW, lw=0.8)
+    middle.set(ylabel="ESS on the batch", ylim=(0, 1))
+    bottom.semilogy(history.step, history.grad_norm, color=FLOW, lw=0.8)
+    bottom.set(ylabel="gradient norm", xlabel=f"optimiser step ({history.seconds[-1]:.0f} s in all)")
+    return figure
+
+
+def two_point(flow: Measurements, reference: Measurements, *, label: str = "HMC") -> Figure:
+    """Zero-momentum two-point function with error bars, and its difference to the reference."""
+    figure, (top, bottom) = _axes(2, 1, (7, 6), sharex=True, height_ratios=(3, 1))
+    t = np.arange(len(flow.correlator))
+    for source, name, colour, shift in (
+        (reference, label, REFERENCE, 0.08),
+        (flow, "flow, reweighted", FLOW, -0.08),
+    ):
+        mean, error = _columns(source.correlator)
+        top.errorbar(t + shift, mean, error, fmt="o", ms=4, capsize=2, color=colour, label=name)
+    top.set(yscale="log", ylabel=r"$C(t) = \sum_{\vec x} \langle \phi_0 \, \phi_{(t, \vec x)} \rangle$")
+    top.legend(frameon=False)
+    sigma = [a.sigmas_from(b) for a, b in zip(flow.correlator, reference.correlator, strict=True)]
+    bottom.axhspan(-1, 1, color=MUTED, alpha=0.2, lw=0)
+    bottom.plot(t, sigma, "o", ms=4, color=FLOW)
+    reach = max(3.0, 1.2 * max(map(abs, sigma)))
+    bottom.set(ylabel=r"difference / $\sigma$", xlabel="separation t", ylim=(-reach, reach))
+    return figure
+
+
+def magnetisation(ensemble: Ensemble, chain: Chain, *, label: str = "HMC") -> Figure:
+    """Histogram of M: model, reweighted model and reference. A dropped mode shows here."""
+    figure, axes = _axes(1, 1, (7, 4))
+    model = _numpy(observables.magnetisation(ensemble.phi))
+    reference = _numpy(observables.magnetisation(chain.configurations))
+    weight = _numpy((ensemble.log_weight - ensemble.log_weight.max()).exp())
+    reach = max(abs(model).max(), abs(reference).max())
+    bins = np.linspace(-reach, reach, 41)
+    axes.hist(reference, bins, density=True, color=REFERENCE, alpha=0.35, label=label)
+    axes.hist(model, bins, density=True, histtype="step", color=MUTED, label="flow")
+    axes.hist(
+        model, bins, weights=weight, density=True, histtype="step", color=FLOW, label="flow, reweighted"
+    )
+    axes.set(xlabel="magnetisation M", ylabel="density")
+    axes.legend(frameon=False)
+    return figure
+
+
+def weights(ensemble: Ensemble, forward_log_weight: Tensor | None = None) -> Figure:
+    """Histogram of `log w - log Z` on model samples and, if given, on target samples."""
+    figure, axes = _axes(1, 1, (7, 4))
+    log_z = ensemble.log_z().mean
+    reverse = _numpy(ensemble.log_weight) - log_z
+    bins = np.linspace(np.quantile(reverse, 0.0005) - 0.3, np.quantile(reverse, 0.9995) + 0.3, 61)
+    axes.hist(reverse, bins, density=True, color=FLOW, alpha=0.5, label="model samples")
+    if forward_log_weight is not None:
+        forward = _numpy(forward_log_weight) - log_z
+        axes.hist(forward, bins, density=True, histtype="step", color=REFERENCE, label="target samples (HMC)")
+    axes.set(xlabel=r"$\log w - \log Z$", ylabel="density")
+    axes.legend(frameon=False)
+    return figure
+
+
+def configurations(phi: Tensor, *, n_shown: int = 6) -> Figure:
+    """A few two-dimensional configurations on one colour scale."""
+    shown = _numpy(phi[:n_shown])
+    if shown.ndim != 3:
+        raise ValueError(f"Only 2D configurations can be drawn, got shape {tuple(phi.shape)}.")
+    figure, axes = _axes(2, -(-len(shown) // 2), (2.3 * -(-len(shown) // 2) + 0.8, 4.6))
+    reach = float(np.abs(shown).max())
+    for panel, configuration in zip(np.ravel(axes), shown, strict=False):
+        image = panel.imshow(configuration, cmap="RdBu_r", vmin=-reach, vmax=reach)
+        panel.set(xticks=[], yticks=[])
+    figure.colorbar(image, ax=axes, shrink=0.8, label=r"$\phi$")
+    return figure
+
+
+def save_figure(figure: Figure, path: str | Path) -> None:
+    """Write a PNG under a temporary name and rename it."""
+    path = Path(path)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, suffix=".png")
+    os.close(descriptor)
+    figure.savefig(temporary, dpi=130)
+    os.replace(temporary, path)
+
+
+def _axes(rows: int, columns: int, size: tuple[float, float], **options: Any) -> tuple[Figure, Any]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout="constrained")
+    return figure, figure.subplots(rows, columns, **options)
+
+
+def _columns(estimates: Sequence[Estimate]) -> tuple[list[float], list[float]]:
+    return [e.mean for e in estimates], [e.error for e in estimates]
+
+
+def _numpy(values: Tensor) -> np.ndarray:
+    return values.detach().double().cpu().numpy()

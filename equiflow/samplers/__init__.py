@@ -1,0 +1,18 @@
+"""Samplers: from a flow, or without one, to ensembles with errors."""
+
+from equiflow.samplers.chain import Chain
+from equiflow.samplers.hmc import HMC
+from equiflow.samplers.importance import Ensemble, importance_sample, log_weights
+from equiflow.samplers.measurements import Measurements, measure
+from equiflow.samplers.metropolis import IndependenceMetropolis
+
+__all__ = [
+    "HMC",
+    "Chain",
+    "Ensemble",
+    "IndependenceMetropolis",
+    "Measurements",
+    "importance_sample",
+    "log_weights",
+    "measure",
+]

@@ -1,0 +1,196 @@
+"""Estimates with errors: effective sample sizes, autocorrelation times, jackknife."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with its one-sigma statistical error.
+
+    Attributes:
+        mean: the value.
+        error: its standard error.
+        tau_int: integrated autocorrelation time of the series behind it, in units of its steps
+            (0.5 for independent samples); None where no series is behind it.
+
+    >>> print(Estimate(0.21053, 0.00009))
+    0.210530 ± 0.000090
+    """
+
+    mean: float
+    error: float
+    tau_int: float | None = None
+
+    def __str__(self) -> str:
+        if not (math.isfinite(self.error) and self.error > 0):
+            return f"{self.mean:.6g} ± {self.error:.2g}"
+        # Two significant digits of the error, and as many decimals of the mean.
+        digits = max(0, 1 - math.floor(math.log10(self.error)))
+        return f"{self.mean:.{digits}f} ± {self.error:.{digits}f}"
+
+    def sigmas_from(self, other: Estimate | float) -> float:
+        """Difference in units of the combined error, for independent estimates."""
+        value, error = (other.mean, other.error) if isinstance(other, Estimate) else (other, 0.0)
+        return (self.mean - value) / math.hypot(self.error, error)
+
+
+def jackknife(
+    function: Callable[..., Tensor], *columns: Tensor, n_blocks: int = 128
+) -> tuple[Tensor, Tensor]:
+    """A function of averages and its error, by leaving out one block of samples at a time.
+
+    Args:
+        function: takes the average of each column, `(...)`, and returns a tensor.
+        columns: `(n_samples, ...)` each, ordered as sampled, so that blocks absorb autocorrelations.
+        n_blocks: number of contiguous blocks (at most the number of samples).
+
+    Returns:
+        The function of the full averages and its jackknife error, both shaped like its result.
+
+    Raises:
+        ValueError: if there are less than two samples or the columns differ in length.
+    """
+    n_samples = len(columns[0])
+    if n_samples < 2 or any(len(column) != n_samples for column in columns):
+        raise ValueError("jackknife needs columns of one length >= 2; got " + str([len(c) for c in columns]))
+    n_blocks = min(n_blocks, n_samples)
+    blocks = [torch.tensor_split(column.double(), n_blocks) for column in columns]
+    totals = [column.double().sum(0) for column in columns]
+    full = function(*(total / n_samples for total in totals))
+    left_out = torch.stack(
+        [
+            function(
+                *(
+                    (total - block[b].sum(0)) / (n_samples - len(block[b]))
+                    for total, block in zip(totals, blocks, strict=True)
+                )
+            )
+            for b in range(n_blocks)
+        ]
+    )
+    spread = (left_out - left_out.mean(0)).square().sum(0)
+    return full, (spread * (n_blocks - 1) / n_blocks).sqrt()
+
+
+def jackknife_estimate(function: Callable[..., Tensor], *columns: Tensor, n_blocks: int = 128) -> Estimate:
+    """`jackknife` for a scalar function of averages."""
+    mean, error = jackknife(function, *columns, n_blocks=n_blocks)
+    return Estimate(float(mean), float(error))
+
+
+def normalised_weights(log_weight: Tensor) -> Tensor:
+    """`exp(log_weight)` scaled so that the largest is 1, in float64."""
+    log_weight = log_weight.detach().double()
+    if not bool(log_weight.isfinite().all()):
+        raise ValueError("log_weight has NaN or infinite values; expected finite ones.")
+    return (log_weight - log_weight.max()).exp() if len(log_weight) else log_weight
+
+
+def effective_sample_size(log_weight: Tensor, *, n_blocks: int = 128) -> Estimate:
+    """Reverse ESS per sample, `(sum w)^2 / (N sum w^2)`, on independent samples of the model.
+
+    It cannot see a mode that the model has dropped: look at `forward_effective_sample_size` too.
+
+    Args:
+        log_weight: `-S(phi) - log q(phi)` on model samples, `(n_samples,)`.
+        n_blocks: for the jackknife error.
+    """
+    w = normalised_weights(log_weight)
+    return jackknife_estimate(lambda m1, m2: m1.square() / m2, w, w.square(), n_blocks=n_blocks)
+
+
+def forward_effective_sample_size(log_weight: Tensor, *, n_blocks: int = 128) -> Estimate:
+    """Forward ESS per sample, `1 / (mean_p[w] mean_p[1/w])`, on samples of the target.
+
+    Args:
+        log_weight: `-S(phi) - log q(phi)` on target samples, `(n_samples,)`, ordered as sampled.
+        n_blocks: for the jackknife error; blocks should be longer than the autocorrelation time.
+    """
+    log_weight = log_weight.detach().double()
+    w = normalised_weights(log_weight - log_weight.mean())
+    inverse = normalised_weights(log_weight.mean() - log_weight)
+    # Both factors carry their own scale; undo it once, in the log, to stay clear of overflow.
+    scale = math.exp(float(log_weight.min() - log_weight.max()))
+    return jackknife_estimate(lambda a, b: scale / (a * b), w, inverse, n_blocks=n_blocks)
+
+
+def log_mean_exp(log_weight: Tensor, *, n_blocks: int = 128) -> Estimate:
+    """`log Z = log mean exp(log_weight)` with its error, on independent samples of the model."""
+    w = normalised_weights(log_weight)
+    estimate = jackknife_estimate(torch.log, w, n_blocks=n_blocks)
+    return Estimate(estimate.mean + float(log_weight.double().max()), estimate.error)
+
+
+def integrated_autocorrelation_time(series: Tensor, *, s_tau: float = 1.5) -> Estimate:
+    """`tau_int = 1/2 + sum_t rho(t)` by the Gamma method with automatic window (hep-lat/0306017).
+
+    Args:
+        series: `(n,)`, or `(n, n_chains)` for independent chains of the same process.
+        s_tau: assumed ratio of exponential to integrated autocorrelation time.
+
+    Returns:
+        tau_int in units of the series' steps, with its error. A constant series has no fluctuation to
+        speak of: its tau_int is reported as infinite.
+    """
+    values = _as_chains(series)
+    n, n_chains = values.shape
+    rho = _autocorrelation(values)
+    if rho is None:
+        return Estimate(math.inf, math.inf)
+    total = n * n_chains
+    tau = 0.5
+    for window in range(1, n // 2):
+        tau = 0.5 + float(rho[1 : window + 1].sum())
+        tau_exp = s_tau / math.log((2 * tau + 1) / (2 * tau - 1)) if tau > 0.5 else 1e-9
+        if math.exp(-window / tau_exp) - tau_exp / math.sqrt(window * total) < 0:
+            break
+    else:
+        window = max(1, n // 2 - 1)
+    # The subtraction of the sample mean biases rho by about -2 tau / N.
+    tau *= 1 + (2 * window + 1) / total
+    return Estimate(tau, 2 * tau * math.sqrt(max(window + 0.5 - tau, 0.5) / total))
+
+
+def mean_of_series(series: Tensor) -> Estimate:
+    """Mean of a Markov chain with its autocorrelation in the error: `error^2 = 2 tau_int var / N`.
+
+    Args:
+        series: `(n,)` or `(n, n_chains)`.
+    """
+    values = _as_chains(series)
+    mean = float(values.mean())
+    variance = float(values.var())
+    if variance == 0.0:
+        return Estimate(mean, 0.0)
+    tau = integrated_autocorrelation_time(series).mean
+    return Estimate(mean, math.sqrt(2 * max(tau, 0.5) * variance / values.size), tau)
+
+
+def _as_chains(series: Tensor) -> np.ndarray:
+    values = torch.as_tensor(series).detach().double().cpu().numpy()
+    values = values[:, None] if values.ndim == 1 else values
+    if values.ndim != 2 or len(values) < 4:
+        raise ValueError(
+            f"A series must be (n,) or (n, n_chains) with n >= 4; got shape {tuple(series.shape)}."
+        )
+    if not np.isfinite(values).all():
+        raise ValueError("The series has NaN or infinite values; expected finite ones.")
+    return values
+
+
+def _autocorrelation(values: np.ndarray) -> np.ndarray | None:
+    """Normalised autocorrelation averaged over chains, around the common mean; None if constant."""
+    n, n_chains = values.shape
+    centred = values - values.mean()
+    padded = np.fft.rfft(centred, 2 * n, axis=0)
+    gamma = np.fft.irfft(np.abs(padded) ** 2, 2 * n, axis=0)[:n].sum(1)
+    gamma /= n_chains * np.arange(n, 0, -1)
+    return None if gamma[0] <= 1e-28 * max(1.0, values.mean() ** 2) else gamma / gamma[0]

@@ -1,0 +1,15 @@
+"""Training a flow on an action."""
+
+from equiflow.training.history import History
+from equiflow.training.objectives import Objective, ObjectiveValue, PathGradient, ReverseKL
+from equiflow.training.trainer import TrainingDivergedError, fit
+
+__all__ = [
+    "History",
+    "Objective",
+    "ObjectiveValue",
+    "PathGradient",
+    "ReverseKL",
+    "TrainingDivergedError",
+    "fit",
+]

@@ -1,0 +1,216 @@
+"""The training loop: Adam with warm-up and cosine decay, checkpoints, a progress bar."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from equiflow.actions import Action
+from equiflow.flows import Flow
+from equiflow.ode import Solver, SolverError
+from equiflow.storage import CheckpointError, load_safely, save_atomically
+from equiflow.training.history import History
+from equiflow.training.objectives import Objective, ObjectiveValue, PathGradient
+
+#: Twelve steps of rk4: enough that training on the exact flow and on the discrete one agree.
+TRAINING_SOLVER = Solver(method="rk4", steps=12)
+
+
+class TrainingDivergedError(RuntimeError):
+    """Training ran into NaN or infinite values. `history` holds what went before."""
+
+    def __init__(self, message: str, history: History) -> None:
+        super().__init__(message)
+        self.history = history
+
+
+def fit(
+    flow: Flow,
+    action: Action,
+    *,
+    steps: int = 600,
+    batch_size: int = 128,
+    learning_rate: float = 2e-2,
+    warmup: int = 30,
+    clip_norm: float = 10.0,
+    objective: Objective | None = None,
+    seed: int = 0,
+    checkpoint: str | Path | None = None,
+    checkpoint_every: int = 50,
+    progress: bool | None = None,
+) -> History:
+    """Train a flow in place to sample `exp(-S)`. Deterministic given the seed.
+
+    Args:
+        flow: trained in place.
+        action: the target.
+        steps: optimiser steps in all (a resumed run counts the steps before).
+        batch_size: model samples per step.
+        learning_rate: Adam's, at the top of its schedule (linear warm-up, cosine decay to 0).
+        warmup: steps of the warm-up.
+        clip_norm: gradients with a larger norm are scaled down to it.
+        objective: by default `PathGradient` solved with 12 steps of rk4.
+        seed: of the noise that training draws; no global randomness is used.
+        checkpoint: file that keeps the state of the run; if it exists, the run goes on from there.
+        checkpoint_every: steps between checkpoints: what an interruption loses at most.
+        progress: a progress bar; `None` shows it on a terminal only.
+
+    Returns:
+        The history, one entry per step.
+
+    Raises:
+        ValueError: for counts or rates out of range, or a flow and an action on different lattices.
+        TrainingDivergedError: if loss or gradient is not finite; the checkpoint stays as it was.
+        CheckpointError: if the checkpoint belongs to another run.
+    """
+    _check(flow, action, steps, batch_size, learning_rate, warmup, clip_norm, checkpoint_every)
+    objective = PathGradient(solver=TRAINING_SOLVER) if objective is None else objective
+    generator = torch.Generator(flow.device).manual_seed(seed)
+    run = _Run(flow, steps, learning_rate, warmup, clip_norm, generator)
+    settings = {
+        "steps": steps,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "seed": seed,
+        "objective": repr(objective),
+    }
+    if checkpoint is not None and Path(checkpoint).exists():
+        run.restore(load_safely(checkpoint, "training", map_location=flow.device), settings)
+    hidden = None if progress is None else not progress
+    with tqdm(total=steps, initial=run.step, desc="training", unit="step", disable=hidden) as bar:
+        while run.step < steps:
+            run.advance(objective, action, batch_size)
+            bar.update()
+            if run.step % 10 == 0 or run.step == steps:
+                bar.set_postfix(loss=f"{run.history.loss[-1]:.3f}", ess=f"{run.history.ess[-1]:.3f}")
+            if checkpoint is not None and (run.step % checkpoint_every == 0 or run.step == steps):
+                save_atomically({"kind": "training", "settings": settings, **run.state()}, checkpoint)
+    return run.history
+
+
+@dataclass
+class _Run:
+    """State of a training run, and how to advance it by a step."""
+
+    flow: Flow
+    steps: int
+    learning_rate: float
+    warmup: int
+    clip_norm: float
+    generator: torch.Generator
+
+    def __post_init__(self) -> None:
+        self.trained = [p for p in self.flow.parameters() if p.requires_grad]
+        self.optimiser = torch.optim.Adam(self.trained, lr=self.learning_rate, betas=(0.9, 0.99))
+        self.history = History()
+        self.step = 0
+        self.before = 0.0
+        self.started = time.perf_counter()
+
+    def advance(self, objective: Objective, action: Action, batch_size: int) -> None:
+        """Take one optimiser step."""
+        self.step += 1
+        rate = self.learning_rate * _schedule(self.step, self.warmup, self.steps)
+        for parameters in self.optimiser.param_groups:
+            parameters["lr"] = rate
+        self.optimiser.zero_grad()
+        try:
+            value = objective(self.flow, action, batch_size, self.generator)
+            value.surrogate.backward()
+        except SolverError as failure:
+            raise self._diverged(str(failure)) from failure
+        norm = torch.nn.utils.clip_grad_norm_(self.trained, self.clip_norm)
+        self._record(value, norm, rate)
+        self.optimiser.step()
+
+    def _record(self, value: ObjectiveValue, norm: Tensor, rate: float) -> None:
+        # One transfer from the device per step, for everything that is looked at.
+        log_weight = value.log_weight.double()
+        log_n = math.log(len(log_weight))
+        log_ess = 2 * log_weight.logsumexp(0) - (2 * log_weight).logsumexp(0) - log_n
+        loss, ess, norm_value = torch.stack([value.loss.double(), log_ess.exp(), norm.double()]).tolist()
+        if not (math.isfinite(loss) and math.isfinite(norm_value)):
+            raise self._diverged(f"loss {loss}, gradient norm {norm_value}")
+        self.history.append(
+            step=self.step,
+            loss=loss,
+            ess=ess,
+            grad_norm=norm_value,
+            learning_rate=rate,
+            nfe=value.nfe,
+            seconds=self.before + time.perf_counter() - self.started,
+        )
+
+    def _diverged(self, what: str) -> TrainingDivergedError:
+        return TrainingDivergedError(
+            f"Training diverged at step {self.step}: {what}. Lower learning_rate, lengthen warmup, or "
+            "give the objective a finer solver.",
+            self.history,
+        )
+
+    def state(self) -> dict[str, Any]:
+        """Everything that a resumed run needs, as plain values and tensors."""
+        return {
+            "step": self.step,
+            "flow": self.flow.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "generator": self.generator.get_state(),
+            "history": self.history.to_dict(),
+        }
+
+    def restore(self, state: dict[str, Any], settings: dict[str, Any]) -> None:
+        """Go on from a saved state of the same run."""
+        changed = [k for k, v in settings.items() if state["settings"].get(k) != v]
+        if changed:
+            raise CheckpointError(
+                "The checkpoint belongs to another run: "
+                + ", ".join(f"{k} was {state['settings'].get(k)}, now {settings[k]}" for k in changed)
+                + ". Give another checkpoint file, or the same settings."
+            )
+        try:
+            self.flow.load_state_dict(state["flow"])
+            self.optimiser.load_state_dict(state["optimiser"])
+        except (RuntimeError, ValueError) as error:
+            raise CheckpointError(f"The checkpoint does not fit this flow: {error}") from error
+        self.generator.set_state(state["generator"].cpu())
+        self.history = History(**state["history"])
+        self.step = state["step"]
+        self.before = self.history.seconds[-1] if len(self.history) else 0.0
+
+
+def _schedule(step: int, warmup: int, steps: int) -> float:
+    """Linear warm-up times a cosine decay that reaches 0 one step after the last."""
+    return min(1.0, step / max(warmup, 1)) * 0.5 * (1 + math.cos(math.pi * (step - 1) / steps))
+
+
+def _check(
+    flow: Flow,
+    action: Action,
+    steps: int,
+    batch_size: int,
+    learning_rate: float,
+    warmup: int,
+    clip_norm: float,
+    checkpoint_every: int,
+) -> None:
+    if action.lattice != flow.lattice:
+        raise ValueError(
+            f"The action lives on lattice {action.lattice.shape}, the flow on {flow.lattice.shape}. "
+            "Build both from the same Lattice."
+        )
+    if min(steps, batch_size, checkpoint_every) < 1 or warmup < 0:
+        raise ValueError(
+            f"Expected counts >= 1, got steps={steps}, batch_size={batch_size}, "
+            f"checkpoint_every={checkpoint_every}, warmup={warmup}."
+        )
+    if not (learning_rate > 0 and clip_norm > 0):
+        raise ValueError(
+            f"Expected positive learning_rate and clip_norm, got {learning_rate} and {clip_norm}."
+        )
