@@ -33,7 +33,7 @@ class SineFeatures(nn.Module):
         ValueError: if there is less than one frequency or `max_frequency` is not positive.
     """
 
-    def __init__(self, n_frequencies: int, dim: int, *, max_frequency: float = 6.0, odd: bool = True) -> None:
+    def __init__(self, n_frequencies: int, dim: int, *, max_frequency: float = 8.0, odd: bool = True) -> None:
         super().__init__()
         if n_frequencies < 1 or not max_frequency > 0:
             raise ValueError(

@@ -45,7 +45,7 @@ class OrbitConvField(VectorField):
         kernel_size: int | tuple[int, ...] | None = None,
         n_frequencies: int = 8,
         n_time_modes: int = 6,
-        max_frequency: float = 6.0,
+        max_frequency: float = 8.0,
     ) -> None:
         group = SymmetryGroup(lattice) if group is None else group
         if group.lattice != lattice:
