@@ -100,28 +100,28 @@ class Phi4(Action):
         local = (4 * self.lattice.dim + 2 * self.m2 + 4 * self.lam * phi.square()) * phi
         return local - 2 * neighbours
 
-    @classmethod
-    def from_hopping(cls, lattice: Lattice, *, kappa: float, lam_hopping: float) -> Convention:
+    @staticmethod
+    def from_hopping(lattice: Lattice, *, kappa: float, lam_hopping: float) -> Convention:
         """From `S = -2 kappa sum phi phi' + (1 - 2 lam_hopping) phi^2 + lam_hopping phi^4`."""
         if kappa <= 0:
             raise ValueError(f"kappa must be positive to rescale the field, got {kappa}.")
         m2 = (1 - 2 * lam_hopping) / kappa - 2 * lattice.dim
         scale = 1 / math.sqrt(kappa)
-        return cls._converted(lattice, m2, lam_hopping / kappa**2, scale)
+        return Phi4._converted(lattice, m2, lam_hopping / kappa**2, scale)
 
-    @classmethod
-    def from_continuum(cls, lattice: Lattice, *, mu2: float, g: float) -> Convention:
+    @staticmethod
+    def from_continuum(lattice: Lattice, *, mu2: float, g: float) -> Convention:
         """From `S = sum 1/2 (d phi)^2 + 1/2 mu2 phi^2 + g/4 phi^4`."""
-        return cls._converted(lattice, mu2, g, math.sqrt(2))
+        return Phi4._converted(lattice, mu2, g, math.sqrt(2))
 
-    @classmethod
-    def from_factorial(cls, lattice: Lattice, *, mu2: float, g: float) -> Convention:
+    @staticmethod
+    def from_factorial(lattice: Lattice, *, mu2: float, g: float) -> Convention:
         """From `S = sum 1/2 (d phi)^2 + 1/2 mu2 phi^2 + g/4! phi^4`."""
-        return cls._converted(lattice, mu2, g / 6, math.sqrt(2))
+        return Phi4._converted(lattice, mu2, g / 6, math.sqrt(2))
 
-    @classmethod
-    def _converted(cls, lattice: Lattice, m2: float, lam: float, scale: float) -> Convention:
-        return Convention(cls(lattice, m2=m2, lam=lam), scale, lattice.volume * math.log(scale))
+    @staticmethod
+    def _converted(lattice: Lattice, m2: float, lam: float, scale: float) -> Convention:
+        return Convention(Phi4(lattice, m2=m2, lam=lam), scale, lattice.volume * math.log(scale))
 
     def extra_repr(self) -> str:
         """Couplings, for `repr`."""

@@ -65,10 +65,14 @@ class Lattice:
 
     def fft(self, phi: Tensor) -> Tensor:
         """Momentum modes `phi_k = sum_x exp(-ikx) phi_x`, shape `(..., *half_shape)`."""
+        if phi.numel() == 0:  # MKL refuses an empty transform
+            return torch.complex(phi, phi)[..., : self.half_shape[-1]]
         return torch.fft.rfftn(phi, dim=self.axes)
 
     def ifft(self, phi_k: Tensor) -> Tensor:
         """Real field whose momentum modes are `phi_k`: the inverse of `fft`."""
+        if phi_k.numel() == 0:
+            return phi_k.real.new_zeros((*phi_k.shape[: -self.dim], *self.shape))
         return torch.fft.irfftn(phi_k, s=self.shape, dim=self.axes)
 
     def half(self, values: Tensor) -> Tensor:

@@ -54,8 +54,11 @@ class Solver:
             raise ValueError(
                 f"{self.method} chooses its own steps; set rtol and atol, or use rk4 with steps=N."
             )
-        if not self.is_adaptive and (self.steps is None or self.steps < 1):
-            raise ValueError(f"{self.method} takes fixed steps; expected steps >= 1, got {self.steps}.")
+        if not self.is_adaptive and self.steps is None:
+            raise ValueError(f"{self.method} takes fixed steps; give it steps=N.")
+        for name, count in (("steps", self.steps), ("max_steps", self.max_steps)):
+            if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
+                raise ValueError(f"{name} must be an integer >= 1, got {count!r}.")
         if not (0 < self.rtol < 1 and 0 < self.atol < math.inf):
             raise ValueError(
                 f"Tolerances must be positive and rtol below 1; got rtol={self.rtol}, atol={self.atol}."
@@ -75,7 +78,7 @@ class Solver:
         """The finer solver of a certificate: twice the steps, or tolerances 100 times smaller."""
         if self.steps is not None:
             return replace(self, steps=2 * self.steps)
-        return replace(self, rtol=max(self.rtol / 100, 1e-12), atol=max(self.atol / 100, 1e-12))
+        return replace(self, rtol=self.rtol / 100, atol=self.atol / 100)
 
     def __str__(self) -> str:
         detail = f"rtol={self.rtol:g}, atol={self.atol:g}" if self.is_adaptive else f"steps={self.steps}"
@@ -124,7 +127,7 @@ def integrate(
     Raises:
         SolverError: if the solver gives up or the result is not finite.
     """
-    if state[0].numel() == 0:
+    if state[0].numel() == 0 or t0 == t1:
         return Solution(state, 0, solver, (0.0,) * len(state) if estimate_error else None)
     counter = _Counted(rates)
     final = _solve(counter, state, t0, t1, solver, tuple(parameters))
@@ -146,11 +149,16 @@ class _Counted:
         self.rates = rates
         self.calls = 0
         self.t: Tensor | float = math.nan
+        self.failure: AssertionError | None = None
 
     def __call__(self, t: Tensor, state: State) -> State:
         self.calls += 1
         self.t = t
-        return self.rates(t, state)
+        try:
+            return self.rates(t, state)
+        except AssertionError as failure:
+            self.failure = failure
+            raise
 
 
 def _solve(
@@ -163,18 +171,20 @@ def _solve(
 ) -> State:
     times = torch.tensor([t0, t1], dtype=state[0].dtype, device=state[0].device)
     common = {"method": solver.method, "rtol": solver.rtol, "atol": solver.atol}
-    common["options"] = _options(solver)
+    common["options"] = _options(solver, times)
     try:
         if solver.adjoint and torch.is_grad_enabled():
             trained = tuple(p for p in parameters if p.requires_grad)
             # The parameters' own adjoints follow from the rest: they need not limit the step size.
-            adjoint = {**_options(solver), "norm": "seminorm"} if solver.is_adaptive else None
+            adjoint = {**_options(solver, times), "norm": "seminorm"} if solver.is_adaptive else None
             trajectory = odeint_adjoint(
                 counter, state, times, adjoint_params=trained, adjoint_options=adjoint, **common
             )
         else:
             trajectory = odeint(counter, state, times, **common)
     except AssertionError as failure:  # torchdiffeq's way to say that it gives up
+        if failure is counter.failure:  # raised by the rates themselves, not by the solver
+            raise
         raise SolverError(_explain(counter, solver, f"gave up ({failure})")) from failure
     final = tuple(part[-1] for part in trajectory)
     if not all(bool(part.isfinite().all()) for part in final):
@@ -182,9 +192,10 @@ def _solve(
     return final
 
 
-def _options(solver: Solver) -> dict[str, object]:
+def _options(solver: Solver, times: Tensor) -> dict[str, object]:
     if solver.is_adaptive:
-        return {"max_num_steps": solver.max_steps}
+        # Without step_t the last step passes t1 and an interpolant of lower order steps back to it.
+        return {"max_num_steps": solver.max_steps, "step_t": times}
     steps = solver.steps or 1
 
     def grid(func: object, y0: Tensor, t: Tensor) -> Tensor:

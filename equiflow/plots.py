@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,7 +45,7 @@ def two_point(flow: Measurements, reference: Measurements, *, label: str = "HMC"
     ):
         mean, error = _columns(source.correlator)
         top.errorbar(t + shift, mean, error, fmt="o", ms=4, capsize=2, color=colour, label=name)
-    top.set(yscale="log", ylabel=r"$C(t) = \sum_{\vec x} \langle \phi_0 \, \phi_{(t, \vec x)} \rangle$")
+    top.set(yscale="log", ylabel="two-point function C(t)")
     top.legend(frameon=False)
     sigma = [a.sigmas_from(b) for a, b in zip(flow.correlator, reference.correlator, strict=True)]
     bottom.axhspan(-1, 1, color=MUTED, alpha=0.2, lw=0)
@@ -79,7 +78,7 @@ def weights(ensemble: Ensemble, forward_log_weight: Tensor | None = None) -> Fig
     figure, axes = _axes(1, 1, (7, 4))
     log_z = ensemble.log_z().mean
     reverse = _numpy(ensemble.log_weight) - log_z
-    bins = np.linspace(np.quantile(reverse, 0.0005) - 0.3, np.quantile(reverse, 0.9995) + 0.3, 61)
+    bins = np.linspace(np.quantile(reverse, 0.002) - 0.3, np.quantile(reverse, 0.998) + 0.3, 61)
     axes.hist(reverse, bins, density=True, color=FLOW, alpha=0.5, label="model samples")
     if forward_log_weight is not None:
         forward = _numpy(forward_log_weight) - log_z
@@ -106,9 +105,8 @@ def configurations(phi: Tensor, *, n_shown: int = 6) -> Figure:
 def save_figure(figure: Figure, path: str | Path) -> None:
     """Write a PNG under a temporary name and rename it."""
     path = Path(path)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, suffix=".png")
-    os.close(descriptor)
-    figure.savefig(temporary, dpi=130)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    figure.savefig(temporary, dpi=130, format="png")
     os.replace(temporary, path)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -165,9 +164,8 @@ def comparison_rows(flow: Measurements, reference: Measurements) -> list[tuple[s
 def write_json(content: Mapping[str, object], path: str | Path) -> None:
     """Write JSON under a temporary name and rename it."""
     path = Path(path)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, suffix=".json")
-    with os.fdopen(descriptor, "w") as file:
-        json.dump(content, file, indent=2, default=str, allow_nan=False)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(content, indent=2, default=str, allow_nan=False))
     os.replace(temporary, path)
 
 

@@ -20,6 +20,7 @@ class Estimate:
         error: its standard error.
         tau_int: integrated autocorrelation time of the series behind it, in units of its steps
             (0.5 for independent samples); None where no series is behind it.
+        systematic: size of the discretisation error of the flow behind it, see `Certificate`.
 
     >>> print(Estimate(0.21053, 0.00009))
     0.210530 ± 0.000090
@@ -28,8 +29,18 @@ class Estimate:
     mean: float
     error: float
     tau_int: float | None = None
+    systematic: float = 0.0
+
+    @property
+    def total_error(self) -> float:
+        """Statistical and discretisation error in quadrature."""
+        return math.hypot(self.error, self.systematic)
 
     def __str__(self) -> str:
+        solver = f" ± {self.systematic:.1g} (solver)" if self.systematic else ""
+        return self._with_error() + solver
+
+    def _with_error(self) -> str:
         if not (math.isfinite(self.error) and self.error > 0):
             return f"{self.mean:.6g} ± {self.error:.2g}"
         # Two significant digits of the error, and as many decimals of the mean.
@@ -37,9 +48,10 @@ class Estimate:
         return f"{self.mean:.{digits}f} ± {self.error:.{digits}f}"
 
     def sigmas_from(self, other: Estimate | float) -> float:
-        """Difference in units of the combined error, for independent estimates."""
-        value, error = (other.mean, other.error) if isinstance(other, Estimate) else (other, 0.0)
-        return (self.mean - value) / math.hypot(self.error, error)
+        """Difference in units of the combined total error, for independent estimates."""
+        if isinstance(other, Estimate):
+            return (self.mean - other.mean) / math.hypot(self.total_error, other.total_error)
+        return (self.mean - other) / self.total_error
 
 
 def jackknife(
@@ -127,6 +139,43 @@ def log_mean_exp(log_weight: Tensor, *, n_blocks: int = 128) -> Estimate:
     w = normalised_weights(log_weight)
     estimate = jackknife_estimate(torch.log, w, n_blocks=n_blocks)
     return Estimate(estimate.mean + float(log_weight.double().max()), estimate.error)
+
+
+def bridge_log_z(model_log_weight: Tensor, target_log_weight: Tensor, *, n_blocks: int = 64) -> Estimate:
+    """`log Z` from samples of both densities, by Bennett's acceptance ratio (1976).
+
+    Solves `sum_model f(C - log w) = sum_target f(log w - C)` with `f(x) = 1 / (1 + exp(x))` and
+    `C = log Z + log(n_model / n_target)`: the least-variance combination of both directions.
+
+    Args:
+        model_log_weight: `-S - log q` on samples of the model, `(n_model,)`.
+        target_log_weight: `-S - log q` on samples of the target, `(n_target,)`, ordered as sampled.
+        n_blocks: for the jackknife over blocks of both.
+    """
+    model, target = model_log_weight.detach().double(), target_log_weight.detach().double()
+    normalised_weights(model), normalised_weights(target)  # finite, or an error
+    n_blocks = min(n_blocks, len(model), len(target))
+    mean = _bennett(model, target)
+    model_blocks = torch.arange(len(model)) * n_blocks // len(model)
+    target_blocks = torch.arange(len(target)) * n_blocks // len(target)
+    left_out = torch.tensor(
+        [_bennett(model[model_blocks != b], target[target_blocks != b]) for b in range(n_blocks)],
+        dtype=torch.float64,
+    )
+    variance = float((left_out - left_out.mean()).square().sum()) * (n_blocks - 1) / n_blocks
+    return Estimate(mean, math.sqrt(variance))
+
+
+def _bennett(model: Tensor, target: Tensor) -> float:
+    """Root of Bennett's equation by bisection: its left side falls and its right side rises with C."""
+    low, high = float(min(model.min(), target.min())), float(max(model.max(), target.max()))
+    offset = math.log(len(model) / len(target))
+    for _ in range(100):
+        log_z = 0.5 * (low + high)
+        c = log_z + offset
+        excess = float(torch.sigmoid(model - c).sum() - torch.sigmoid(c - target).sum())
+        low, high = (log_z, high) if excess > 0 else (low, log_z)
+    return 0.5 * (low + high)
 
 
 def integrated_autocorrelation_time(series: Tensor, *, s_tau: float = 1.5) -> Estimate:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-import pickle
-import tempfile
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +18,15 @@ def save_atomically(content: dict[str, Any], path: str | Path) -> None:
     """Write `content` (plain types and tensors) to `path`, so that a crash leaves the old file intact."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with open(temporary, "wb") as file:
             torch.save(content, file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
@@ -46,10 +45,11 @@ def load_safely(
         CheckpointError: if it is damaged or of another kind.
     """
     try:
+        _check_sums(path)
         content = torch.load(path, map_location=map_location, weights_only=True)
     except FileNotFoundError:
         raise
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError, pickle.UnpicklingError) as error:
+    except Exception as error:  # whatever bytes can make an unpickler raise
         raise CheckpointError(
             f"{path} cannot be read as an equiflow {kind}: the file is truncated, damaged, or holds "
             f"more than tensors and plain values ({type(error).__name__})."
@@ -58,3 +58,12 @@ def load_safely(
     if found != kind:
         raise CheckpointError(f"{path} is not an equiflow {kind}; it holds {found!r}.")
     return content
+
+
+def _check_sums(path: str | Path) -> None:
+    """Compare the checksums of a zip archive, which torch.load does not."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise ValueError(f"bad checksum of {damaged}")

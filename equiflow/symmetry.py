@@ -236,7 +236,7 @@ class SymmetryGroup:
 
         Args:
             kernel_size: offsets per axis, `None` for the whole lattice. The offsets
-                `-(n-1)//2 ... n//2` are closed under the group, so that an even kernel smaller than
+                `-((n-1)//2) ... n//2` are closed under the group, so that an even kernel smaller than
                 the lattice grows by the mirror image of its last offset instead of breaking D4.
 
         Raises:
@@ -265,7 +265,9 @@ class SymmetryGroup:
     def _support(self, kernel_size: int | tuple[int, ...] | None) -> Tensor:
         shape = self.lattice.shape
         sizes = shape if kernel_size is None else kernel_size
-        sizes = (sizes,) * self.lattice.dim if isinstance(sizes, int) else tuple(sizes)
+        sizes = tuple(sizes) if isinstance(sizes, tuple | list) else (sizes,) * self.lattice.dim
+        if not all(isinstance(n, int) for n in sizes):
+            raise TypeError(f"kernel_size must be an integer or one per axis, got {kernel_size!r}.")
         if len(sizes) != len(shape) or any(not 1 <= n <= side for n, side in zip(sizes, shape, strict=False)):
             raise ValueError(
                 f"kernel_size {kernel_size} does not fit the lattice {shape}; expected 1 to the side "

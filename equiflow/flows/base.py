@@ -136,6 +136,12 @@ class FlowDistribution(Distribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """`log q`, shaped like the batch part of `value`."""
-        lead = value.shape[: value.dim() - self.flow.lattice.dim]
-        log_q = self.flow.log_prob(value.reshape(-1, *self.flow.lattice.shape))
+        event = self.flow.lattice.shape
+        if tuple(value.shape[-len(event) :]) != event:
+            raise ValueError(
+                f"value has shape {tuple(value.shape)}; expected any batch shape followed by the "
+                f"lattice {event}."
+            )
+        lead = value.shape[: value.dim() - len(event)]
+        log_q = self.flow.log_prob(value.reshape(-1, *event))
         return log_q.reshape(lead)

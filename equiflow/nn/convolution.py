@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from equiflow.lattice import Lattice
 from equiflow.nn.features import FeatureValues
@@ -52,8 +51,12 @@ class _FeatureConvolution(torch.autograd.Function):
         return lattice.ifft((value_k * modes[1:]).sum(1).addcmul_(lattice.fft(phi), modes[0]))
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "The velocity of an OrbitConvField can be differentiated once; create_graph=True is not "
+                "supported. Use path_rates for the gradient of the divergence."
+            )
         phi, frequencies, modes, value, first, value_k = ctx.saved_tensors
         lattice: Lattice = ctx.lattice
         gradient_k = lattice.fft(gradient)

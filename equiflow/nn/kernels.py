@@ -108,15 +108,14 @@ class OffsetKernel(Kernel):
         self.has_inversion = group.has_inversion
         self.register_buffer("_sites", (orbits.index.flatten() >= 0).nonzero().flatten(), False)
         self.register_buffer("_orbit", orbits.index.flatten()[self._sites], False)
-        scale = orbits.multiplicity.to(self.weight.dtype).rsqrt()
-        self.register_buffer("_scale", scale[self._orbit], False)
+        self.register_buffer("_multiplicity", orbits.multiplicity[self._orbit].to(self.weight.dtype), False)
 
     _sites: Tensor
     _orbit: Tensor
-    _scale: Tensor
+    _multiplicity: Tensor
 
     def _modes(self, weight: Tensor) -> KernelModes:
-        values = weight.index_select(1, self._orbit) * self._scale
+        values = weight.index_select(1, self._orbit) * self._multiplicity.rsqrt()
         kernel = values.new_zeros(len(weight), math.prod(self.lattice.shape))
         kernel = kernel.index_copy(1, self._sites, values).unflatten(1, self.lattice.shape)
         modes = self.lattice.fft(kernel)

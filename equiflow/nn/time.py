@@ -20,11 +20,11 @@ class CosineBasis(nn.Module):
         if n_modes < 1:
             raise ValueError(f"A time basis needs at least one mode, got {n_modes}.")
         self.n_modes = n_modes
-        frequency = math.pi * torch.arange(n_modes, dtype=torch.get_default_dtype())
+        frequency = torch.arange(n_modes, dtype=torch.get_default_dtype())
         self.register_buffer("frequency", frequency, False)
 
     frequency: Tensor
 
     def forward(self, t: Tensor | float) -> Tensor:
         """Values at time `t` (float or 0-d tensor), shape `(n_modes,)`."""
-        return torch.cos(self.frequency * t)
+        return torch.cos(math.pi * self.frequency * t)

@@ -1,6 +1,7 @@
 """Samplers: from a flow, or without one, to ensembles with errors."""
 
 from equiflow.samplers.chain import Chain
+from equiflow.samplers.diagnosis import Diagnosis, compare_directions, diagnose
 from equiflow.samplers.hmc import HMC
 from equiflow.samplers.importance import Ensemble, importance_sample, log_weights
 from equiflow.samplers.measurements import Measurements, measure
@@ -9,9 +10,12 @@ from equiflow.samplers.metropolis import IndependenceMetropolis
 __all__ = [
     "HMC",
     "Chain",
+    "Diagnosis",
     "Ensemble",
     "IndependenceMetropolis",
     "Measurements",
+    "compare_directions",
+    "diagnose",
     "importance_sample",
     "log_weights",
     "measure",

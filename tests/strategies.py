@@ -1,0 +1,168 @@
+"""What the laws are tested on: tiny lattices of every parity, groups, kernels, fields, priors, flows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from hypothesis import strategies as st
+from torch import Tensor
+
+from equiflow.flows import EquivariantCNF
+from equiflow.lattice import Lattice
+from equiflow.ode import Solver
+from equiflow.priors import PRIORS, FreeField, Prior, StandardNormal
+from equiflow.symmetry import SymmetryGroup
+from equiflow.testing import randomise
+from equiflow.vector_fields import OrbitConvField, VectorField
+
+SHAPES = (
+    (1,), (2,), (5,), (6,),
+    (1, 4), (2, 2), (3, 3), (3, 4), (4, 4), (4, 6), (5, 5), (6, 3),
+    (2, 2, 2), (2, 3, 4), (3, 3, 3), (4, 4, 3), (3, 1, 3),
+    (2, 2, 2, 2), (3, 2, 3, 2),
+)  # fmt: skip
+POINT_GROUPS = ("full", "rotations", "reflections", "inversion", "trivial")
+
+seeds = st.integers(0, 2**31 - 1)
+
+
+def configurations(lattice: Lattice, n: int = 3, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
+    """Reproducible white noise `(n, *lattice)`."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn((n, *lattice.shape), generator=generator, dtype=torch.float64).to(dtype)
+
+
+def log_integral(log_density: Callable[[Tensor], Tensor], lattice: Lattice, *, n_points: int = 481) -> float:
+    """`log int exp(log_density)` over all fields on one or two sites.
+
+    By the trapezoid rule, which converges exponentially for smooth densities that decay.
+    """
+    line = torch.linspace(-12, 12, n_points, dtype=torch.float64)
+    grid = torch.cartesian_prod(*[line] * lattice.volume).reshape(-1, *lattice.shape)
+    log_cell = lattice.volume * math.log(line[1] - line[0])
+    return float(log_density(grid).detach().logsumexp(0)) + log_cell
+
+
+def lattices(*, min_dim: int = 1, max_dim: int = 4, max_volume: int = 48) -> st.SearchStrategy:
+    shapes = [s for s in SHAPES if min_dim <= len(s) <= max_dim and math.prod(s) <= max_volume]
+    return st.sampled_from(shapes).map(Lattice)
+
+
+def groups(lattice: Lattice) -> st.SearchStrategy[SymmetryGroup]:
+    return st.builds(SymmetryGroup, st.just(lattice), point=st.sampled_from(POINT_GROUPS), z2=st.booleans())
+
+
+def kernel_sizes(lattice: Lattice) -> st.SearchStrategy[int | tuple[int, ...] | None]:
+    """The whole lattice, one size for all axes, or one per axis; any parity."""
+    return st.one_of(
+        st.none(),
+        st.integers(1, min(lattice.shape)),
+        st.tuples(*(st.integers(1, side) for side in lattice.shape)),
+    )
+
+
+@st.composite
+def orbit_conv_fields(draw: st.DrawFn, group: SymmetryGroup) -> OrbitConvField:
+    return OrbitConvField(
+        group.lattice,
+        group=group,
+        kernel_size=draw(kernel_sizes(group.lattice)),
+        n_frequencies=draw(st.integers(1, 3)),
+        n_time_modes=draw(st.integers(1, 3)),
+        max_frequency=3.0,
+    )
+
+
+#: how to draw each family; one entry per name in `VECTOR_FIELDS` puts it under every law
+FIELDS: dict[str, Callable[[SymmetryGroup], st.SearchStrategy[VectorField]]] = {
+    "OrbitConvField": orbit_conv_fields,
+}
+
+
+@st.composite
+def vector_fields(
+    draw: st.DrawFn,
+    where: st.SearchStrategy[Lattice] | None = None,
+    *,
+    scale: float = 0.3,
+) -> VectorField:
+    """Any field of the library, with random weights in float64."""
+    lattice = draw(lattices() if where is None else where)
+    family = draw(st.sampled_from(sorted(FIELDS)))
+    field = draw(FIELDS[family](draw(groups(lattice)))).double()
+    randomise(field, scale=scale, seed=draw(seeds))
+    return field
+
+
+@st.composite
+def priors_of(draw: st.DrawFn, group: SymmetryGroup) -> Prior:
+    """A prior tied by `group`, its spectrum away from the start."""
+    name = draw(st.sampled_from(sorted(PRIORS)))
+    if name == "FreeField":
+        m2 = draw(st.floats(0.2, 3.0))
+        prior: Prior = FreeField(group.lattice, m2=m2, group=group, learnable=draw(st.booleans()))
+    else:
+        prior = PRIORS[name](group.lattice, group=group)
+    prior.double()
+    randomise(prior, seed=draw(seeds))
+    return prior
+
+
+@st.composite
+def priors(draw: st.DrawFn, where: st.SearchStrategy[Lattice] | None = None) -> Prior:
+    lattice = draw(lattices() if where is None else where)
+    return draw(priors_of(draw(groups(lattice))))
+
+
+@st.composite
+def flows(
+    draw: st.DrawFn,
+    where: st.SearchStrategy[Lattice] | None = None,
+    *,
+    solver: Solver = Solver("dopri5", rtol=1e-8, atol=1e-8),  # noqa: B008 (frozen)
+) -> EquivariantCNF:
+    """A flow with random weights in float64, solved to 1e-8 unless told otherwise."""
+    small = lattices(max_volume=18) if where is None else where
+    field = draw(vector_fields(small, scale=0.15))
+    prior = draw(priors_of(field.group))
+    return EquivariantCNF(field.lattice, vector_field=field, prior=prior, solver=solver)
+
+
+def small_flow(
+    shape: tuple[int, ...] = (3, 3),
+    *,
+    solver: Solver | None = None,
+    prior: Prior | None = None,
+    scale: float = 0.2,
+    seed: int = 0,
+    **options: object,
+) -> EquivariantCNF:
+    """One reproducible flow with few parameters, for tests that need a particular one."""
+    lattice = Lattice(shape)
+    options = {"n_frequencies": 2, "n_time_modes": 2, "max_frequency": 2.0} | options
+    field = OrbitConvField(lattice, **options)
+    flow = EquivariantCNF(lattice, vector_field=field, prior=prior, solver=solver).double()
+    randomise(flow.vector_field, scale=scale, seed=seed)
+    return flow
+
+
+__all__ = [
+    "FIELDS",
+    "POINT_GROUPS",
+    "SHAPES",
+    "FreeField",
+    "StandardNormal",
+    "configurations",
+    "flows",
+    "groups",
+    "kernel_sizes",
+    "lattices",
+    "log_integral",
+    "priors",
+    "priors_of",
+    "seeds",
+    "small_flow",
+    "vector_fields",
+]
