@@ -44,10 +44,15 @@ class Prior(nn.Module, ABC):
         """Device of the samples."""
         return self._anchor.device
 
+    @property
+    def event_shape(self) -> tuple[int, ...]:
+        """Shape of one sample, `(*lattice)` or `(component, *lattice)`."""
+        return self.lattice.shape
+
     def noise(self, n_samples: int, generator: torch.Generator | None = None) -> Tensor:
         """White noise `(n_samples, *lattice)` on the device and in the dtype of the prior."""
         return torch.randn(
-            (n_samples, *self.lattice.shape),
+            (n_samples, *self.event_shape),
             generator=generator,
             dtype=self.dtype,
             device=self.device,

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -16,9 +17,21 @@ from equiflow import plots
 from equiflow.actions import Action
 from equiflow.flows import Certificate, EquivariantCNF, Flow
 from equiflow.observables import susceptibility
-from equiflow.samplers import Chain, Ensemble, IndependenceMetropolis, Measurements, log_weights, measure
-from equiflow.statistics import Estimate, forward_effective_sample_size
+from equiflow.samplers import (
+    Chain,
+    Diagnosis,
+    Ensemble,
+    IndependenceMetropolis,
+    Measurements,
+    compare_directions,
+    log_weights,
+    measure,
+)
+from equiflow.statistics import Estimate
 from equiflow.training import History
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 @dataclass(frozen=True)
@@ -31,7 +44,6 @@ class Report:
         history: record of the training.
         ensemble: fresh weighted samples of the flow.
         chain: samples of the target from a Markov chain such as HMC.
-        certificate: discretisation error of the flow's log-density.
     """
 
     flow: Flow
@@ -39,13 +51,31 @@ class Report:
     history: History
     ensemble: Ensemble
     chain: Chain
-    certificate: Certificate
+
+    @property
+    def certificate(self) -> Certificate:
+        """Discretisation error of the flow's log-density; measured here if the ensemble has none."""
+        return self._measured_certificate if self.ensemble.certificate is None else self.ensemble.certificate
+
+    @cached_property
+    def _measured_certificate(self) -> Certificate:
+        return self.flow.certificate(action=self.action)
+
+    @cached_property
+    def target_phi(self) -> torch.Tensor:
+        """The chain's samples, where and as the flow computes."""
+        return self.chain.configurations.to(self.flow.device, self.flow.dtype)
 
     @cached_property
     def forward_log_weight(self) -> torch.Tensor:
         """Log weights of the chain's samples, `(n_samples,)`."""
-        configurations = self.chain.configurations.to(self.flow.device, self.flow.dtype)
-        return log_weights(self.flow, self.action, configurations, batch_size=512)
+        return log_weights(self.flow, self.action, self.target_phi, batch_size=512)
+
+    @cached_property
+    def diagnosis(self) -> Diagnosis:
+        """Weights from both directions, and warnings where they disagree."""
+        n_blocks = max(self.chain.samples.shape[1], 16)
+        return compare_directions(self.ensemble, self.target_phi, self.forward_log_weight, n_blocks=n_blocks)
 
     @cached_property
     def metropolis(self) -> Chain:
@@ -55,14 +85,15 @@ class Report:
 
     @cached_property
     def estimates(self) -> dict[str, Estimate]:
-        """Quality of the flow and log Z, each with its statistical error."""
-        n_chains = self.chain.samples.shape[1]
+        """Quality of the flow and log Z, each with its errors."""
         return {
-            "reverse_ess": self.ensemble.effective_sample_size(),
-            "forward_ess": forward_effective_sample_size(self.forward_log_weight, n_blocks=max(n_chains, 16)),
+            "reverse_ess": self.diagnosis.reverse_ess,
+            "forward_ess": self.diagnosis.forward_ess,
             "acceptance": self.metropolis.acceptance_rate,
             "tau_int": self.metropolis.tau_int(susceptibility),
-            "log_z": self.ensemble.log_z(),
+            "log_z": self.diagnosis.log_z_reverse,
+            "log_z_forward": self.diagnosis.log_z_forward,
+            "log_z_bridge": self.diagnosis.log_z_bridge,
         }
 
     @cached_property
@@ -84,6 +115,7 @@ class Report:
             "round_trip_error": self.certificate.round_trip_error,
             "nfe": self.certificate.nfe,
             "solver": self.certificate.solver,
+            "warnings": list(self.diagnosis.warnings),
             "steps": len(self.history),
             "train_seconds": self.history.seconds[-1],
             "n_samples": len(self.ensemble.phi),
@@ -111,6 +143,8 @@ class Report:
             ("observable", "flow", "HMC", "sigma"),
             comparison_rows(*self.measurements),
         )
+        for warning in self.diagnosis.warnings:
+            _console().print(f"[bold red]warning[/] {warning}")
 
     def save(self, folder: str | Path, *, settings: Mapping[str, object] | None = None) -> None:
         """Write plots (PNG), `results.json` and, if the flow can be saved, `flow.pt` into a folder.
@@ -139,7 +173,6 @@ class Report:
 
 def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Print a table to the terminal, numbers aligned to the right."""
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(title=title, title_justify="left", title_style="bold")
@@ -147,9 +180,15 @@ def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[objec
         table.add_column(name, justify="left" if column == 0 else "right", overflow="fold")
     for row in rows:
         table.add_row(*map(str, row))
-    # A pipe has no width: keep rows on one line there.
+    _console().print(table)
+
+
+def _console() -> Console:
+    from rich.console import Console
+
     console = Console()
-    (console if console.is_terminal else Console(width=110)).print(table)
+    # A pipe has no width: keep rows on one line there.
+    return console if console.is_terminal else Console(width=110)
 
 
 def comparison_rows(flow: Measurements, reference: Measurements) -> list[tuple[str, ...]]:

@@ -37,8 +37,9 @@ class Estimate:
         return math.hypot(self.error, self.systematic)
 
     def __str__(self) -> str:
-        solver = f" ± {self.systematic:.1g} (solver)" if self.systematic else ""
-        return self._with_error() + solver
+        # Below a hundredth of the statistical error it changes no digit that is shown.
+        shown = self.systematic > 0.01 * self.error
+        return self._with_error() + (f" ± {self.systematic:.1g} (solver)" if shown else "")
 
     def _with_error(self) -> str:
         if not (math.isfinite(self.error) and self.error > 0):

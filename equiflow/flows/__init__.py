@@ -3,5 +3,19 @@
 from equiflow.flows.base import Flow, FlowDistribution
 from equiflow.flows.certificate import Certificate
 from equiflow.flows.cnf import EquivariantCNF, PathSample
+from equiflow.flows.extended import AugmentedFlow, ExtendedFlow, SymplecticFlow
+from equiflow.flows.phase_space import ExtendedAction, PhaseSpacePrior, split_state
 
-__all__ = ["Certificate", "EquivariantCNF", "Flow", "FlowDistribution", "PathSample"]
+__all__ = [
+    "AugmentedFlow",
+    "Certificate",
+    "EquivariantCNF",
+    "ExtendedAction",
+    "ExtendedFlow",
+    "Flow",
+    "FlowDistribution",
+    "PathSample",
+    "PhaseSpacePrior",
+    "SymplecticFlow",
+    "split_state",
+]

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
+from equiflow.actions import Action
+from equiflow.flows.certificate import Certificate, SolvedTwice, certify
 from equiflow.lattice import Lattice
 from equiflow.priors import Prior
 
@@ -90,6 +92,30 @@ class Flow(nn.Module, ABC):
         """The model as a `torch.distributions.Distribution` over configurations."""
         return FlowDistribution(self)
 
+    @torch.no_grad()
+    def certificate(
+        self,
+        n_samples: int = 256,
+        *,
+        action: Action | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Certificate:
+        """How far log q can be trusted. Here for discrete maps: exact, but for the round trip's rounding.
+
+        Args:
+            n_samples: how many samples to look at.
+            action: target whose log weights are compared; the model itself by default.
+            generator: source of randomness, on the flow's device.
+        """
+        z = self.prior.rsample(check_count(n_samples), generator)
+        phi, log_det = self.transform_and_log_det(z)
+        log_weight = torch.zeros_like(log_det)
+        if action is not None:
+            log_weight = -action(phi) - (self.prior.log_prob(z) - log_det)
+        samples = SolvedTwice(phi, log_weight, phi, log_weight)
+        round_trip = self.inverse_and_log_det(phi)[0] - z
+        return certify(samples, round_trip, nfe=0, solver="exact map", refined="the same map")
+
     def _check_input(self, phi: Tensor, name: str) -> Tensor:
         self.lattice.check_finite(phi, name)
         if phi.dtype != self.dtype:
@@ -116,12 +142,12 @@ class FlowDistribution(Distribution):
 
     def __init__(self, flow: Flow) -> None:
         self.flow = flow
-        super().__init__(event_shape=torch.Size(flow.lattice.shape), validate_args=False)
+        super().__init__(event_shape=torch.Size(flow.prior.event_shape), validate_args=False)
 
     @property
     def support(self) -> constraints.Constraint:
         """All real configurations."""
-        return constraints.independent(constraints.real, self.flow.lattice.dim)
+        return constraints.independent(constraints.real, len(self.event_shape))
 
     @property
     def arg_constraints(self) -> dict[str, constraints.Constraint]:
@@ -132,11 +158,11 @@ class FlowDistribution(Distribution):
         """Differentiable samples, `(*sample_shape, *lattice)`."""
         shape = torch.Size(sample_shape)
         phi, _ = self.flow.rsample_and_log_prob(shape.numel())
-        return phi.reshape(*shape, *self.flow.lattice.shape)
+        return phi.reshape(*shape, *self.event_shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """`log q`, shaped like the batch part of `value`."""
-        event = self.flow.lattice.shape
+        event = tuple(self.event_shape)
         if tuple(value.shape[-len(event) :]) != event:
             raise ValueError(
                 f"value has shape {tuple(value.shape)}; expected any batch shape followed by the "

@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from equiflow.ode import Solver
+
+@dataclass(frozen=True)
+class SolvedTwice:
+    """The same prior samples carried to the model by two solvers, with their log weights.
+
+    Attributes:
+        phi: `(n_samples, *lattice)` by the current solver.
+        log_weight: their log weights, `(n_samples,)`.
+        refined_phi: the same by the finer solver.
+        refined_log_weight: the same by the finer solver.
+    """
+
+    phi: Tensor
+    log_weight: Tensor
+    refined_phi: Tensor
+    refined_log_weight: Tensor
 
 
 @dataclass(frozen=True)
@@ -22,6 +38,7 @@ class Certificate:
         solver: the solver that is certified, as text.
         refined: the finer solver it was compared with, as text.
         n_samples: number of samples compared.
+        samples: the samples behind it.
     """
 
     log_z_shift: float
@@ -31,6 +48,19 @@ class Certificate:
     solver: str
     refined: str
     n_samples: int
+    samples: SolvedTwice = field(repr=False, compare=False)
+
+    def shift_of(self, functional: Callable[[Tensor, Tensor], Tensor]) -> float:
+        """Change of any result under the finer solve.
+
+        Args:
+            functional: of `phi` and `log_weight`, returning a 0-d tensor, such as a reweighted mean.
+        """
+        if self.n_samples == 0:
+            return 0.0
+        twice = self.samples
+        current = functional(twice.phi, twice.log_weight)
+        return float(functional(twice.refined_phi, twice.refined_log_weight) - current)
 
     def __str__(self) -> str:
         return (
@@ -40,24 +70,18 @@ class Certificate:
         )
 
 
-def compare_log_weights(
-    current: Tensor,
-    refined: Tensor,
-    round_trip: Tensor,
-    *,
-    nfe: int,
-    solver: Solver,
-    refined_solver: Solver,
-) -> Certificate:
-    """Certificate from the log weights of the same samples under two solvers, `(batch,)` each."""
-    current, refined = current.double(), refined.double()
+def certify(samples: SolvedTwice, round_trip: Tensor, *, nfe: int, solver: str, refined: str) -> Certificate:
+    """Certificate from the same samples under two solvers, and their round trips `(batch, ...)`."""
+    current = samples.log_weight.double()
+    finer = samples.refined_log_weight.double()
     empty = len(current) == 0
     return Certificate(
-        log_z_shift=0.0 if empty else float(refined.logsumexp(0) - current.logsumexp(0)),
-        max_log_q_error=0.0 if empty else float((refined - current).abs().max()),
-        round_trip_error=0.0 if empty else float(round_trip.max()),
+        log_z_shift=0.0 if empty else float(finer.logsumexp(0) - current.logsumexp(0)),
+        max_log_q_error=0.0 if empty else float((finer - current).abs().max()),
+        round_trip_error=0.0 if empty else float(round_trip.abs().max()),
         nfe=nfe,
-        solver=str(solver),
-        refined=str(refined_solver),
+        solver=solver,
+        refined=refined,
         n_samples=len(current),
+        samples=samples,
     )

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from equiflow.actions import Action
 from equiflow.flows.base import Flow, check_count
-from equiflow.flows.certificate import Certificate, compare_log_weights
+from equiflow.flows.certificate import Certificate, SolvedTwice, certify
 from equiflow.lattice import Lattice
 from equiflow.ode import Solution, Solver, State, integrate
 from equiflow.priors import PRIORS, FreeField, Prior
@@ -185,15 +185,14 @@ class EquivariantCNF(Flow):
         if action is None:
             back, back_log_det = self.solve(phi, 1.0, 0.0, solver=finer).state
             current = self.prior.log_prob(back) + back_log_det - (log_prior - log_det)
-            refined = torch.zeros_like(current)
+            samples = SolvedTwice(phi, current, phi, torch.zeros_like(current))
         else:
             fine_phi, fine_log_det = self.solve(z, 0.0, 1.0, solver=finer).state
             current = -action(phi) - (log_prior - log_det)
             refined = -action(fine_phi) - (log_prior - fine_log_det)
-        round_trip = (self.solve(phi, 1.0, 0.0).state[0] - z).abs()
-        return compare_log_weights(
-            current, refined, round_trip, nfe=coarse.nfe, solver=self.solver, refined_solver=finer
-        )
+            samples = SolvedTwice(phi, current, fine_phi, refined)
+        round_trip = self.solve(phi, 1.0, 0.0).state[0] - z
+        return certify(samples, round_trip, nfe=coarse.nfe, solver=str(self.solver), refined=str(finer))
 
     def save(self, path: str | Path) -> None:
         """Write the flow to one file of tensors and plain values; `load` rebuilds it."""

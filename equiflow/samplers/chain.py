@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
+from equiflow.flows import Certificate
+from equiflow.samplers.importance import reweighted_mean, with_shift
 from equiflow.statistics import Estimate, integrated_autocorrelation_time, mean_of_series
 
 
@@ -18,16 +21,18 @@ class Chain:
         samples: `(n_samples, n_chains, *lattice)`.
         acceptance: accepted fraction of the proposals behind each sample, `(n_samples, n_chains)`.
         step_size: integration step that was used, for samplers that have one.
+        certificate: of the flow that made the proposals, for samplers that have one.
     """
 
     samples: Tensor
     acceptance: Tensor
     step_size: float | None = None
+    certificate: Certificate | None = None
 
     @property
     def acceptance_rate(self) -> Estimate:
         """Fraction of accepted proposals, its error including autocorrelations."""
-        return mean_of_series(self.acceptance)
+        return with_shift(mean_of_series(self.acceptance), self.certificate, _acceptance)
 
     @property
     def configurations(self) -> Tensor:
@@ -43,8 +48,19 @@ class Chain:
 
     def mean(self, observable: Callable[[Tensor], Tensor]) -> Estimate:
         """Mean of an observable with autocorrelations in its error."""
-        return mean_of_series(self.series(observable))
+        return with_shift(
+            mean_of_series(self.series(observable)),
+            self.certificate,
+            lambda phi, log_w: reweighted_mean(observable(phi), log_w),
+        )
 
     def tau_int(self, observable: Callable[[Tensor], Tensor]) -> Estimate:
         """Integrated autocorrelation time of an observable, in units of samples."""
         return integrated_autocorrelation_time(self.series(observable))
+
+
+def _acceptance(phi: Tensor, log_weight: Tensor) -> Tensor:
+    """Mean of `min(1, w'/w)` when `w` is drawn from the target and `w'` from the model."""
+    log_weight = log_weight.double()
+    ratio = (log_weight[None, :] - log_weight[:, None]).clamp(max=0.0).exp()
+    return torch.softmax(log_weight, 0) @ ratio.mean(1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -97,15 +97,19 @@ def compare_directions(
     """
     model = ensemble.log_weight
     inverse = log_mean_exp(-target_log_weight, n_blocks=n_blocks)
+    log_z = ensemble.log_z()
     estimates = {
         "reverse_ess": ensemble.effective_sample_size(),
         "forward_ess": forward_effective_sample_size(target_log_weight, n_blocks=n_blocks),
         "lower_bound": jackknife_estimate(lambda mean: mean, model),
         "upper_bound": jackknife_estimate(lambda mean: mean, target_log_weight, n_blocks=n_blocks),
-        "log_z_reverse": ensemble.log_z(),
+        "log_z_reverse": log_z,
         "log_z_forward": Estimate(-inverse.mean, inverse.error),
         "log_z_bridge": bridge_log_z(model, target_log_weight, n_blocks=n_blocks),
     }
+    # An error of log q moves log Z alike in both directions.
+    for name in ("log_z_forward", "log_z_bridge"):
+        estimates[name] = replace(estimates[name], systematic=log_z.systematic)
     weight = normalised_weights(model)
     positive = (observables.magnetisation(ensemble.phi) > 0).double()
     sectors = (

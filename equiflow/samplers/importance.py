@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from equiflow.actions import Action
-from equiflow.flows import Flow
+from equiflow.flows import Certificate, Flow
 from equiflow.statistics import (
     Estimate,
     effective_sample_size,
@@ -27,24 +27,58 @@ class Ensemble:
         phi: `(n_samples, *lattice)`.
         log_q: absolute model log-density, `(n_samples,)`.
         log_weight: `-S(phi) - log_q`, `(n_samples,)`.
+        certificate: what a finer solve changes, measured on samples drawn besides; None if unknown.
+            Every estimate carries its share of it as `Estimate.systematic`.
     """
 
     phi: Tensor
     log_q: Tensor
     log_weight: Tensor
+    certificate: Certificate | None = None
 
     def effective_sample_size(self) -> Estimate:
         """Reverse ESS per sample."""
-        return effective_sample_size(self.log_weight)
+        estimate = effective_sample_size(self.log_weight)
+        return with_shift(estimate, self.certificate, lambda _, log_w: _ess(log_w))
 
     def log_z(self) -> Estimate:
         """`log Z` of the target."""
-        return log_mean_exp(self.log_weight)
+        estimate = log_mean_exp(self.log_weight)
+        return with_shift(estimate, self.certificate, lambda _, log_w: log_w.double().logsumexp(0))
 
     def mean(self, observable: Callable[[Tensor], Tensor]) -> Estimate:
         """Reweighted mean `sum w O / sum w` with jackknife error."""
         weight = normalised_weights(self.log_weight)
-        return jackknife_estimate(lambda wo, w: wo / w, weight * observable(self.phi).double(), weight)
+        estimate = jackknife_estimate(lambda wo, w: wo / w, weight * observable(self.phi).double(), weight)
+        return with_shift(
+            estimate, self.certificate, lambda phi, log_w: reweighted_mean(observable(phi), log_w)
+        )
+
+
+def with_shift(
+    estimate: Estimate,
+    certificate: Certificate | None,
+    functional: Callable[[Tensor, Tensor], Tensor],
+) -> Estimate:
+    """The estimate with the size of its change under a finer solve as its systematic error.
+
+    Args:
+        estimate: value with its statistical error.
+        certificate: of the flow behind it; None leaves the estimate as it is.
+        functional: the same quantity as a function of `phi` and `log_weight`.
+    """
+    if certificate is None:
+        return estimate
+    return replace(estimate, systematic=abs(certificate.shift_of(functional)))
+
+
+def reweighted_mean(values: Tensor, log_weight: Tensor) -> Tensor:
+    """`sum w O / sum w` of the values of an observable, `(n_samples,)`."""
+    return torch.softmax(log_weight.double(), 0) @ values.double()
+
+
+def _ess(log_weight: Tensor) -> Tensor:
+    return 1 / (len(log_weight) * torch.softmax(log_weight.double(), 0).square().sum())
 
 
 @torch.no_grad()
@@ -54,6 +88,7 @@ def importance_sample(
     n_samples: int,
     *,
     batch_size: int = 1024,
+    certify: int = 256,
     generator: torch.Generator | None = None,
 ) -> Ensemble:
     """Draw independent samples of a flow with their weights.
@@ -63,20 +98,22 @@ def importance_sample(
         action: the target, `exp(-S)`.
         n_samples: how many.
         batch_size: how many at a time, which bounds the memory.
+        certify: on how many further samples to measure the discretisation error; 0 skips it.
         generator: source of randomness, on the flow's device.
 
     Raises:
         ValueError: if `batch_size` is not positive.
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
+    if batch_size < 1 or certify < 0:
+        raise ValueError(f"Expected batch_size >= 1 and certify >= 0, got {batch_size} and {certify}.")
     drawn = [
         flow.sample_and_log_prob(min(batch_size, n_samples - start), generator=generator)
         for start in range(0, max(n_samples, 1), batch_size)
     ]
     phi = torch.cat([batch[0] for batch in drawn])
     log_q = torch.cat([batch[1] for batch in drawn])
-    return Ensemble(phi, log_q, -action(phi) - log_q)
+    certificate = flow.certificate(certify, action=action, generator=generator) if certify else None
+    return Ensemble(phi, log_q, -action(phi) - log_q, certificate)
 
 
 @torch.no_grad()

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -12,7 +11,7 @@ from torch import Tensor
 from equiflow import observables
 from equiflow.samplers.chain import Chain
 from equiflow.samplers.importance import Ensemble
-from equiflow.statistics import Estimate, jackknife, jackknife_estimate, normalised_weights
+from equiflow.statistics import Estimate, jackknife, normalised_weights
 
 
 @dataclass(frozen=True)
@@ -47,10 +46,14 @@ class Measurements:
         return {k: v for k, v in vars(self).items() if isinstance(v, Estimate)}
 
 
+_SINGLE = tuple(f.name for f in fields(Measurements) if f.name != "correlator")
+
+
 def measure(source: Ensemble | Chain, *, n_blocks: int = 64) -> Measurements:
     """Measure the standard observables on an ensemble (reweighted) or a chain.
 
-    On a square lattice the correlator is averaged over the axes of equal length.
+    The correlator is averaged over all axes that are as long as the first. If the source knows its
+    certificate, every estimate carries its change under a finer solve as `systematic`.
 
     Args:
         source: weighted samples of a flow, or the samples of a Markov chain.
@@ -61,44 +64,67 @@ def measure(source: Ensemble | Chain, *, n_blocks: int = 64) -> Measurements:
     else:
         phi = source.configurations
         weight = torch.ones(len(phi), dtype=torch.float64, device=phi.device)
-    magnetisation = observables.magnetisation(phi).double()
-    correlator = _correlator(phi).double()
-    side, volume = phi.shape[1], math.prod(phi.shape[1:])
-    phase = torch.cos(2 * math.pi * torch.arange(side, device=phi.device).double() / side)
+    values, volume, side = _per_configuration(phi), math.prod(phi.shape[1:]), phi.shape[1]
 
-    def mean_of(values: Tensor) -> Estimate:
-        return jackknife_estimate(lambda wo, w: wo / w, weight * values.double(), weight, n_blocks=n_blocks)
+    def derived(averages: Tensor) -> Tensor:
+        return _derived(averages, volume, side)
 
-    def of_correlator(function: Callable[[Tensor], Tensor]) -> Estimate:
-        return jackknife_estimate(
-            lambda wc, w: function(wc / w), weight[:, None] * correlator, weight, n_blocks=n_blocks
-        )
-
-    mean, error = jackknife(lambda wc, w: wc / w, weight[:, None] * correlator, weight, n_blocks=n_blocks)
-    mass = of_correlator(pole_mass)
-    return Measurements(
-        abs_magnetisation=mean_of(magnetisation.abs()),
-        susceptibility=mean_of(volume * magnetisation.square()),
-        phi_squared=mean_of(observables.phi_squared(phi)),
-        nearest_neighbour=mean_of(observables.nearest_neighbour(phi)),
-        binder=jackknife_estimate(
-            lambda m4, m2, w: 1 - m4 * w / (3 * m2.square()),
-            weight * magnetisation**4,
-            weight * magnetisation**2,
-            weight,
-            n_blocks=n_blocks,
-        ),
-        correlation_length=of_correlator(lambda c: second_moment_length(c, phase)),
-        pole_mass=mass,
-        mass_times_length=Estimate(mass.mean * side, mass.error * side),
-        correlator=tuple(Estimate(m, e) for m, e in zip(mean.tolist(), error.tolist(), strict=True)),
+    mean, error = jackknife(
+        lambda wo, w: derived(wo / w), weight[:, None] * values, weight, n_blocks=n_blocks
     )
+    averages = weight @ values / weight.sum()
+    shift = derived(averages + _shift(source, len(averages)).to(averages)) - derived(averages)
+    estimates = [
+        Estimate(m, e, systematic=abs(s))
+        for m, e, s in zip(mean.tolist(), error.tolist(), shift.tolist(), strict=True)
+    ]
+    single = zip(_SINGLE, estimates, strict=False)
+    return Measurements(**dict(single), correlator=tuple(estimates[len(_SINGLE) :]))
 
 
-def second_moment_length(correlator: Tensor, phase: Tensor) -> Tensor:
+def _per_configuration(phi: Tensor) -> Tensor:
+    """What is averaged: `|M|, M^2, M^4, phi^2, phi phi', C(t)`, `(batch, 5 + side)`."""
+    m = observables.magnetisation(phi)
+    single = (m.abs(), m**2, m**4, observables.phi_squared(phi), observables.nearest_neighbour(phi))
+    equal = [axis for axis in range(phi.dim() - 1) if phi.shape[axis + 1] == phi.shape[1]]
+    correlators = [observables.zero_momentum_correlator(phi, axis) for axis in equal]
+    return torch.cat([torch.stack(single, 1), torch.stack(correlators).mean(0)], 1).double()
+
+
+def _derived(averages: Tensor, volume: int, side: int) -> Tensor:
+    """All fields of `Measurements`, in their order, from averages over the target."""
+    abs_m, m2, m4, phi2, neighbour = averages[:5]
+    correlator = averages[5:]
+    mass = pole_mass(correlator)
+    single = (
+        abs_m,
+        volume * m2,
+        phi2,
+        neighbour,
+        1 - m4 / (3 * m2.square()),
+        second_moment_length(correlator),
+        mass,
+        mass * side,
+    )
+    return torch.cat([torch.stack(single), correlator])
+
+
+def _shift(source: Ensemble | Chain, size: int) -> Tensor:
+    """Change of the averages under a finer solve; zero where no flow is involved."""
+    certificate = source.certificate
+    if certificate is None or certificate.n_samples == 0:
+        return torch.zeros(size)
+    twice = certificate.samples
+    before = torch.softmax(twice.log_weight.double(), 0) @ _per_configuration(twice.phi)
+    after = torch.softmax(twice.refined_log_weight.double(), 0) @ _per_configuration(twice.refined_phi)
+    return after - before
+
+
+def second_moment_length(correlator: Tensor) -> Tensor:
     """`xi = sqrt(sum_t C(t) / sum_t C(t) cos(2 pi t / L) - 1) / (2 sin(pi / L))`."""
-    side = len(phase)
-    excess = correlator.sum() / (correlator @ phase) - 1
+    side = len(correlator)
+    phase = torch.cos(2 * math.pi * torch.arange(side, device=correlator.device) / side)
+    excess = correlator.sum() / (correlator @ phase.to(correlator)) - 1
     return excess.clamp(min=0).sqrt() / (2 * math.sin(math.pi / side))
 
 
@@ -114,8 +140,3 @@ def pole_mass(correlator: Tensor) -> Tensor:
     middle = torch.arange(max(1, side // 4), side // 2 + 1, device=correlator.device)
     around = correlator[(middle - 1) % side] + correlator[(middle + 1) % side]
     return torch.acosh(around.sum() / (2 * correlator[middle].sum()))
-
-
-def _correlator(phi: Tensor) -> Tensor:
-    equal = [axis for axis in range(phi.dim() - 1) if phi.shape[axis + 1] == phi.shape[1]]
-    return torch.stack([observables.zero_momentum_correlator(phi, axis) for axis in equal]).mean(0)

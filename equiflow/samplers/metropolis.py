@@ -65,7 +65,7 @@ class IndependenceMetropolis:
         latest = torch.where(accepted, steps, 0).cummax(0).values
         index = (latest * n_chains + torch.arange(n_chains, device=accepted.device)).flatten()
         samples = proposals.phi[index].unflatten(0, (n_samples, n_chains))
-        return Chain(samples, accepted[1:].double())
+        return Chain(samples, accepted[1:].double(), certificate=proposals.certificate)
 
 
 def metropolis_accept(log_weight: Tensor, uniform: Tensor) -> Tensor:

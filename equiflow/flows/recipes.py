@@ -1,0 +1,42 @@
+"""How a saved flow names its parts, and how they are built again without running anybody's code."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from equiflow.lattice import Lattice
+from equiflow.symmetry import SymmetryGroup
+
+
+class Part(Protocol):
+    """A part of a flow that can be rebuilt: a vector field, a prior."""
+
+    group: SymmetryGroup
+
+    def config(self) -> dict[str, object]:
+        """Keyword arguments that rebuild the part from its lattice and group."""
+
+
+def describe(part: Part) -> dict[str, Any]:
+    """Name, group and options of a part, as plain values."""
+    return {
+        "name": type(part).__name__,
+        "group": {"point": part.group.point, "z2": part.group.z2},
+        "config": part.config(),
+    }
+
+
+def rebuild(recipe: dict[str, Any], known: Mapping[str, Any], lattice: Lattice) -> Any:
+    """The part that a recipe describes, with fresh weights.
+
+    Raises:
+        ValueError: if its name is not among the `known` ones.
+    """
+    if recipe["name"] not in known:
+        raise ValueError(
+            f"{recipe['name']} is not part of equiflow; build it yourself and pass the instance, "
+            "as in EquivariantCNF.load(path, vector_field=MyField(lattice))."
+        )
+    group = SymmetryGroup(lattice, **recipe["group"])
+    return known[recipe["name"]](lattice, group=group, **recipe["config"])
