@@ -5,7 +5,6 @@ from importlib.metadata import version as _version
 from equiflow.actions import Action, FreeScalar, Phi4
 from equiflow.flows import Certificate, EquivariantCNF, Flow
 from equiflow.lattice import Lattice
-from equiflow.ode import Solver, SolverError
 from equiflow.priors import FreeField, Prior, StandardNormal
 from equiflow.samplers import (
     HMC,
@@ -16,6 +15,7 @@ from equiflow.samplers import (
     log_weights,
     measure,
 )
+from equiflow.solvers import Solver, SolverError
 from equiflow.statistics import Estimate, effective_sample_size, forward_effective_sample_size
 from equiflow.storage import CheckpointError
 from equiflow.symmetry import SymmetryGroup

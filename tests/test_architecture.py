@@ -14,13 +14,13 @@ import equiflow
 
 PACKAGE = Path(equiflow.__file__).parent
 LAYER = {
-    **dict.fromkeys(["lattice", "ode", "statistics", "storage"], 0),
+    **dict.fromkeys(["lattice", "ode", "solvers", "statistics", "storage"], 0),
     **dict.fromkeys(["symmetry", "actions", "priors", "observables"], 1),
     "nn": 2,
     "vector_fields": 3,
     "flows": 4,
     **dict.fromkeys(["training", "samplers", "presets"], 5),
-    **dict.fromkeys(["", "testing", "report", "plots", "cli"], 6),
+    **dict.fromkeys(["", "testing", "oracles", "report", "plots", "cli"], 6),
 }
 ONLY_IMPORTED_IN = {
     "torchdiffeq": {"ode"},

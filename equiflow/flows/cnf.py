@@ -13,8 +13,9 @@ from equiflow.actions import Action
 from equiflow.flows.base import Flow, check_count
 from equiflow.flows.certificate import Certificate, SolvedTwice, certify
 from equiflow.lattice import Lattice
-from equiflow.ode import Solution, Solver, State, integrate
+from equiflow.ode import Solution, State, integrate
 from equiflow.priors import PRIORS, FreeField, Prior
+from equiflow.solvers import Solver, SolverChoice, choose_solver
 from equiflow.storage import CheckpointError, load_safely, save_atomically
 from equiflow.symmetry import SymmetryGroup
 from equiflow.vector_fields import VECTOR_FIELDS, OrbitConvField, VectorField
@@ -178,21 +179,67 @@ class EquivariantCNF(Flow):
             generator: source of randomness, on the flow's device.
         """
         z = self.prior.rsample(check_count(n_samples), generator)
-        log_prior = self.prior.log_prob(z)
-        coarse = self.solve(z, 0.0, 1.0)
-        phi, log_det = coarse.state
         finer = self.solver.refined()
+        phi, log_weight, nfe = self._log_weight(z, self.solver, finer, action)
         if action is None:
-            back, back_log_det = self.solve(phi, 1.0, 0.0, solver=finer).state
-            current = self.prior.log_prob(back) + back_log_det - (log_prior - log_det)
-            samples = SolvedTwice(phi, current, phi, torch.zeros_like(current))
+            refined = phi, torch.zeros_like(log_weight)
         else:
-            fine_phi, fine_log_det = self.solve(z, 0.0, 1.0, solver=finer).state
-            current = -action(phi) - (log_prior - log_det)
-            refined = -action(fine_phi) - (log_prior - fine_log_det)
-            samples = SolvedTwice(phi, current, fine_phi, refined)
+            refined = self._log_weight(z, finer, finer, action)[:2]
         round_trip = self.solve(phi, 1.0, 0.0).state[0] - z
-        return certify(samples, round_trip, nfe=coarse.nfe, solver=str(self.solver), refined=str(finer))
+        samples = SolvedTwice(phi, log_weight, *refined)
+        return certify(samples, round_trip, nfe=nfe, solver=str(self.solver), refined=str(finer))
+
+    @torch.no_grad()
+    def tune_solver(
+        self,
+        target: float = 1e-3,
+        *,
+        action: Action | None = None,
+        n_samples: int = 128,
+        generator: torch.Generator | None = None,
+    ) -> SolverChoice:
+        """Give the flow, as trained, the solver with the fewest evaluations that reaches an error.
+
+        The error is the larger of `|shift of log Z|` and a tenth of the largest change of a log
+        weight, against dopri8 at a tolerance near rounding.
+
+        Args:
+            target: largest acceptable error.
+            action: target whose log weights are compared; the model itself by default.
+            n_samples: how many samples to compare.
+            generator: source of randomness, on the flow's device.
+
+        Returns:
+            What was chosen and what was tried; `print` shows it as a table.
+        """
+        z = self.prior.rsample(check_count(n_samples), generator)
+        tight = 1e-10 if self.dtype == torch.float64 else 1e-6
+        reference_solver = Solver("dopri8", rtol=tight, atol=tight)
+        reference = torch.zeros(len(z), dtype=torch.float64, device=z.device)
+        if action is not None:
+            reference = self._log_weight(z, reference_solver, reference_solver, action)[1].double()
+
+        def measure(solver: Solver) -> tuple[float, int]:
+            _, log_weight, nfe = self._log_weight(z, solver, reference_solver, action)
+            change = log_weight.double() - reference
+            shift = (reference + change).logsumexp(0) - reference.logsumexp(0)
+            return max(abs(float(shift)), 0.1 * float(change.abs().max())), nfe
+
+        choice = choose_solver(measure, target=target, adjoint=self.solver.adjoint)
+        self.solver = choice.solver
+        return choice
+
+    def _log_weight(
+        self, z: Tensor, solver: Solver, exact: Solver, action: Action | None
+    ) -> tuple[Tensor, Tensor, int]:
+        """Samples, log weights and nfe by a solver; without an action `exact` gives the target log q."""
+        solution = self.solve(z, 0.0, 1.0, solver=solver)
+        phi, log_det = solution.state
+        log_q = self.prior.log_prob(z) - log_det
+        if action is not None:
+            return phi, -action(phi) - log_q, solution.nfe
+        back, back_log_det = self.solve(phi, 1.0, 0.0, solver=exact).state
+        return phi, self.prior.log_prob(back) + back_log_det - log_q, solution.nfe
 
     def save(self, path: str | Path) -> None:
         """Write the flow to one file of tensors and plain values; `load` rebuilds it."""

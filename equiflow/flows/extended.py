@@ -51,9 +51,9 @@ class ExtendedFlow(Flow, ABC):
         group: SymmetryGroup | None = None,
         n_steps: int = 3,
         angle: float = math.pi / 2,
-        n_channels: int = 4,
-        n_frequencies: int = 4,
-        max_frequency: float = 4.0,
+        n_channels: int = 2,
+        n_frequencies: int = 6,
+        max_frequency: float = 6.0,
         position: Prior | None = None,
         momentum: Prior | None = None,
     ) -> None:
@@ -120,20 +120,36 @@ class ExtendedFlow(Flow, ABC):
         }
 
     @classmethod
-    def load(cls, path: str | Path, *, device: torch.device | str = "cpu") -> ExtendedFlow:
+    def load(
+        cls,
+        path: str | Path,
+        *,
+        position: Prior | None = None,
+        momentum: Prior | None = None,
+        device: torch.device | str = "cpu",
+    ) -> ExtendedFlow:
         """Rebuild a saved flow of this class. No code is run by loading.
 
+        Args:
+            path: a file written by `save`.
+            position: an instance to fill with the saved weights, for a prior of your own.
+            momentum: the same for the momentum.
+            device: where the flow goes.
+
         Raises:
-            CheckpointError: if the file is damaged, holds another flow, or a prior of your own.
+            CheckpointError: if the file is damaged, holds another flow, or a prior this library lacks.
         """
         content = load_safely(path, "flow", map_location=device)
         try:
             if content["flow"] != cls.__name__:
                 raise ValueError(f"it holds a {content['flow']}, not a {cls.__name__}")
             lattice = Lattice(tuple(content["lattice"]))
-            priors = {name: rebuild(content[name], PRIORS, lattice) for name in ("position", "momentum")}
             group = SymmetryGroup(lattice, **content["group"])
-            flow = cls(lattice, group=group, **priors, **content["config"])
+            if position is None:
+                position = rebuild(content["position"], PRIORS, lattice)
+            if momentum is None:
+                momentum = rebuild(content["momentum"], PRIORS, lattice)
+            flow = cls(lattice, group=group, position=position, momentum=momentum, **content["config"])
             flow.to(device, getattr(torch, content["dtype"])).load_state_dict(content["state_dict"])
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
             raise CheckpointError(f"{path} does not describe a flow: {error}") from error

@@ -35,8 +35,8 @@ def rebuild(recipe: dict[str, Any], known: Mapping[str, Any], lattice: Lattice) 
     """
     if recipe["name"] not in known:
         raise ValueError(
-            f"{recipe['name']} is not part of equiflow; build it yourself and pass the instance, "
-            "as in EquivariantCNF.load(path, vector_field=MyField(lattice))."
+            f"{recipe['name']} is not part of equiflow; build it yourself and pass the instance "
+            "to load, as in EquivariantCNF.load(path, vector_field=MyField(lattice))."
         )
     group = SymmetryGroup(lattice, **recipe["group"])
     return known[recipe["name"]](lattice, group=group, **recipe["config"])

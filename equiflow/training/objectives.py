@@ -10,7 +10,7 @@ from torch import Tensor
 
 from equiflow.actions import Action
 from equiflow.flows import EquivariantCNF, Flow
-from equiflow.ode import Solver
+from equiflow.solvers import Solver
 
 
 @dataclass(frozen=True)
