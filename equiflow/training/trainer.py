@@ -20,7 +20,7 @@ from equiflow.training.history import History
 from equiflow.training.objectives import Objective, ObjectiveValue, PathGradient
 
 #: Enough, with the kinetic penalty, that training climbs smoothly; results never depend on it.
-TRAINING_SOLVER = Solver(method="rk5", steps=6)
+TRAINING_SOLVER = Solver(method="rk5", steps=5)
 
 
 class TrainingDivergedError(RuntimeError):
@@ -56,7 +56,7 @@ def fit(
         learning_rate: Adam's, at the top of its schedule (linear warm-up, cosine decay to 0).
         warmup: steps of the warm-up.
         clip_norm: gradients with a larger norm are scaled down to it.
-        objective: by default `PathGradient` solved with 6 steps of rk5.
+        objective: by default `PathGradient` solved with 5 steps of rk5.
         seed: of the noise that training draws; no global randomness is used.
         checkpoint: file that keeps the state of the run; if it exists, the run goes on from there.
         checkpoint_every: steps between checkpoints: what an interruption loses at most.

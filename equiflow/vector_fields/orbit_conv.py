@@ -25,7 +25,9 @@ class OrbitConvField(VectorField):
         group: symmetry to build in; by default translations x the full point group x Z2.
         kernel_size: offsets per axis, any parity; `None` lets the kernels span the lattice.
         n_frequencies: number of sine features (as many cosine ones besides, without Z2).
-        n_time_modes: number of cosine modes of the kernels' time dependence.
+        n_time_modes: number of cosine modes of the kernels' time dependence. At L = 16 six reach an
+            ESS of 0.970 where four reach 0.962, but need 60 evaluations instead of 36 for the same
+            accuracy of log Z.
         max_frequency: largest initial frequency of the features, in units of 1/phi.
 
     Raises:
@@ -44,7 +46,7 @@ class OrbitConvField(VectorField):
         group: SymmetryGroup | None = None,
         kernel_size: int | tuple[int, ...] | None = None,
         n_frequencies: int = 8,
-        n_time_modes: int = 6,
+        n_time_modes: int = 4,
         max_frequency: float = 8.0,
     ) -> None:
         group = SymmetryGroup(lattice) if group is None else group

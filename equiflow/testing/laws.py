@@ -1,9 +1,4 @@
-"""The public harness: is a vector field really symmetric, its divergence and log-density really exact?
-
-Every `*_error` returns relative sizes of violations; every `assert_*` raises an AssertionError that
-names the law, the group element and the size. A field whose weights are zero obeys every law, so the
-assertions refuse it: call `randomise` first.
-"""
+"""The laws: each `*_error` measures one, each `assert_*` demands it."""
 
 from __future__ import annotations
 
@@ -56,7 +51,7 @@ def equivariance_error(
         Name of the group element -> relative violation.
     """
     group = _group_of(field, lattice, group)
-    phi = _configurations(field, group.lattice) if phi is None else phi
+    phi = configurations(field, group.lattice) if phi is None else phi
     return {
         name: max(_violation(field, phi, t, element) for t in times)
         for name, element in _elements(group, n_random).items()
@@ -71,8 +66,8 @@ def assert_equivariant(
     tolerance: float | None = None,
 ) -> None:
     """Raise an AssertionError that names the violated generators and by how much."""
-    tolerance = _tolerance(field, 1.0) if tolerance is None else tolerance
-    _refuse_zero(field)
+    tolerance = tolerance_of(field, 1.0) if tolerance is None else tolerance
+    refuse_zero(field)
     errors = equivariance_error(field, lattice, group=group)
     # Written so that NaN counts as a violation.
     broken = {name: error for name, error in errors.items() if not error <= tolerance}
@@ -87,7 +82,7 @@ def divergence_error(
     field: VectorField, *, phi: Tensor | None = None, times: tuple[float, ...] = TIMES
 ) -> float:
     """`max |div v - tr dv/dphi|` relative to the largest trace, with the dense Jacobian on all sites."""
-    phi = _configurations(field, field.lattice) if phi is None else phi
+    phi = configurations(field, field.lattice) if phi is None else phi
     worst = 0.0
     for t in times:
         divergence = field.velocity_and_divergence(phi, t)[1].detach()
@@ -100,19 +95,19 @@ def divergence_error(
 
 def assert_divergence_exact(field: VectorField, *, tolerance: float | None = None) -> None:
     """Raise an AssertionError if the divergence is not the trace of the dense Jacobian."""
-    _refuse_zero(field)
+    refuse_zero(field)
     _demand(
         field,
         "divergence minus dense trace",
         divergence_error(field),
-        _tolerance(field, 10.0, tolerance),
+        tolerance_of(field, 10.0, tolerance),
     )
 
 
 def path_rates_error(field: VectorField, *, phi: Tensor | None = None) -> float:
     """Largest relative difference between `path_rates` and automatic differentiation."""
-    phi = _configurations(field, field.lattice) if phi is None else phi
-    score = _configurations(field, field.lattice, seed=1)
+    phi = configurations(field, field.lattice) if phi is None else phi
+    score = configurations(field, field.lattice, seed=1)
     worst = 0.0
     for t in TIMES:
         rates = field.path_rates(phi, t, score)
@@ -129,12 +124,12 @@ def assert_vector_field(field: VectorField, lattice: Lattice | None = None) -> N
     """Run every law of a vector field: equivariance, exact divergence, rates of the score."""
     assert_equivariant(field, lattice)
     assert_divergence_exact(field)
-    _demand(field, "path_rates minus autograd", path_rates_error(field), _tolerance(field, 10.0))
+    _demand(field, "path_rates minus autograd", path_rates_error(field), tolerance_of(field, 10.0))
 
 
 def log_density_error(flow: Flow, *, n_samples: int = 3, seed: int = 0) -> float:
     """`max |log q - (log prior(z) - log |det dphi/dz|)|` with the dense Jacobian of the whole flow."""
-    z = _noise_like(flow, n_samples, seed)
+    z = noise_like(flow, n_samples, seed)
     with torch.no_grad():
         phi, _ = flow.transform_and_log_det(z)
         log_q = flow.log_prob(phi)
@@ -150,7 +145,7 @@ def assert_log_density_exact(flow: Flow, *, tolerance: float = 1e-4) -> None:
 
 def invariance_error(flow: Flow, group: SymmetryGroup, *, n_samples: int = 3) -> dict[str, float]:
     """`max |log q(g phi) - log q(phi)|` for each generator and some random elements."""
-    phi = _noise_like(flow, n_samples, 0)
+    phi = noise_like(flow, n_samples, 0)
     with torch.no_grad():
         log_q = flow.log_prob(phi)
         return {
@@ -191,9 +186,9 @@ def _worse(a: float, b: float) -> float:
 def _elements(group: SymmetryGroup, n_random: int) -> dict[str, Transformation]:
     generator = torch.Generator().manual_seed(0)
     named = group.generators()
-    for _ in range(n_random):
+    for n in range(n_random):
         element = group.random_element(generator)
-        named[f"random element {element}"] = element
+        named[f"random element {n}: {element}"] = element
     return named
 
 
@@ -213,25 +208,29 @@ def _dtype_and_device(module: nn.Module) -> tuple[torch.dtype, torch.device]:
     return torch.get_default_dtype(), torch.device("cpu")
 
 
-def _configurations(module: nn.Module, lattice: Lattice, seed: int = 0) -> Tensor:
+def configurations(module: nn.Module, lattice: Lattice, seed: int = 0) -> Tensor:
+    """Three random configurations in the dtype and on the device of the module."""
     generator = torch.Generator().manual_seed(seed)
     dtype, device = _dtype_and_device(module)
     noise = torch.randn((3, *lattice.shape), generator=generator, dtype=torch.float64)
     return noise.to(device, dtype)
 
 
-def _noise_like(flow: Flow, n_samples: int, seed: int) -> Tensor:
+def noise_like(flow: Flow, n_samples: int, seed: int) -> Tensor:
+    """Samples of the flow's prior, the same on every device."""
     generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn((n_samples, *flow.lattice.shape), generator=generator, dtype=torch.float64)
+    noise = torch.randn((n_samples, *flow.prior.event_shape), generator=generator, dtype=torch.float64)
     return flow.prior.colour(noise.to(flow.device, flow.dtype)).detach()
 
 
-def _tolerance(module: nn.Module, factor: float, given: float | None = None) -> float:
+def tolerance_of(module: nn.Module, factor: float, given: float | None = None) -> float:
+    """The given tolerance, or a multiple of what the dtype of the module allows."""
     return factor * TOLERANCE[_dtype_and_device(module)[0]] if given is None else given
 
 
-def _refuse_zero(field: VectorField) -> None:
-    phi = _configurations(field, field.lattice)
+def refuse_zero(field: VectorField) -> None:
+    """Raise an AssertionError if the field is zero everywhere, which obeys every law."""
+    phi = configurations(field, field.lattice)
     with torch.no_grad():
         if not any(bool(field.velocity(phi, t).any()) for t in TIMES):
             raise AssertionError(
