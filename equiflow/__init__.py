@@ -3,7 +3,14 @@
 from importlib.metadata import version as _version
 
 from equiflow.actions import Action, FreeScalar, Phi4
-from equiflow.flows import Certificate, EquivariantCNF, Flow
+from equiflow.flows import (
+    AugmentedFlow,
+    Certificate,
+    EquivariantCNF,
+    ExtendedAction,
+    Flow,
+    SymplecticFlow,
+)
 from equiflow.lattice import Lattice
 from equiflow.priors import FreeField, Prior, StandardNormal
 from equiflow.samplers import (
@@ -19,7 +26,7 @@ from equiflow.solvers import Solver, SolverError
 from equiflow.statistics import Estimate, effective_sample_size, forward_effective_sample_size
 from equiflow.storage import CheckpointError
 from equiflow.symmetry import SymmetryGroup
-from equiflow.training import PathGradient, ReverseKL, TrainingDivergedError, fit
+from equiflow.training import InversePathGradient, PathGradient, ReverseKL, TrainingDivergedError, fit
 from equiflow.vector_fields import OrbitConvField, VectorField
 
 __version__ = _version("equiflow")
@@ -27,16 +34,19 @@ __version__ = _version("equiflow")
 __all__ = [
     "HMC",
     "Action",
+    "AugmentedFlow",
     "Certificate",
     "Chain",
     "CheckpointError",
     "Ensemble",
     "EquivariantCNF",
     "Estimate",
+    "ExtendedAction",
     "Flow",
     "FreeField",
     "FreeScalar",
     "IndependenceMetropolis",
+    "InversePathGradient",
     "Lattice",
     "OrbitConvField",
     "PathGradient",
@@ -47,6 +57,7 @@ __all__ = [
     "SolverError",
     "StandardNormal",
     "SymmetryGroup",
+    "SymplecticFlow",
     "TrainingDivergedError",
     "VectorField",
     "__version__",

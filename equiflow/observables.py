@@ -57,6 +57,8 @@ def two_point(phi: Tensor) -> Tensor:
 
 def zero_momentum_correlator(phi: Tensor, axis: int = 0) -> Tensor:
     """`C(t) = sum over the other directions of G(x)` with `x_axis = t`, `(batch, sides[axis])`."""
+    if not 0 <= axis < phi.dim() - 1:
+        raise ValueError(f"axis must be 0 to {phi.dim() - 2}, a direction of the lattice; got {axis}.")
     across = tuple(a for a in _axes(phi) if a != axis + 1)
     return two_point(phi).sum(across) if across else two_point(phi)
 

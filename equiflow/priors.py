@@ -74,6 +74,10 @@ class Prior(nn.Module, ABC):
     def score(self, z: Tensor) -> Tensor:
         """`d log q / dz`, shaped like `z`."""
 
+    def extra_repr(self) -> str:
+        """What `repr` shows besides the modules."""
+        return ", ".join(f"{name}={value}" for name, value in self.config().items())
+
     def config(self) -> dict[str, object]:
         """Keyword arguments that rebuild this prior on the same lattice (plain types only)."""
         return {}

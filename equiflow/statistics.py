@@ -50,9 +50,11 @@ class Estimate:
 
     def sigmas_from(self, other: Estimate | float) -> float:
         """Difference in units of the combined total error, for independent estimates."""
-        if isinstance(other, Estimate):
-            return (self.mean - other.mean) / math.hypot(self.total_error, other.total_error)
-        return (self.mean - other) / self.total_error
+        value, error = (other.mean, other.total_error) if isinstance(other, Estimate) else (other, 0.0)
+        difference, combined = self.mean - value, math.hypot(self.total_error, error)
+        if combined == 0.0:
+            return 0.0 if difference == 0.0 else math.copysign(math.inf, difference)
+        return difference / combined
 
 
 def jackknife(
@@ -69,9 +71,11 @@ def jackknife(
         The function of the full averages and its jackknife error, both shaped like its result.
 
     Raises:
-        ValueError: if there are less than two samples or the columns differ in length.
+        ValueError: if there are less than two samples or blocks, or the columns differ in length.
     """
     n_samples = len(columns[0])
+    if n_blocks < 2:
+        raise ValueError(f"jackknife needs n_blocks >= 2, got {n_blocks}.")
     if n_samples < 2 or any(len(column) != n_samples for column in columns):
         raise ValueError("jackknife needs columns of one length >= 2; got " + str([len(c) for c in columns]))
     n_blocks = min(n_blocks, n_samples)
@@ -99,11 +103,42 @@ def jackknife_estimate(function: Callable[..., Tensor], *columns: Tensor, n_bloc
     return Estimate(float(mean), float(error))
 
 
-def normalised_weights(log_weight: Tensor) -> Tensor:
-    """`exp(log_weight)` scaled so that the largest is 1, in float64."""
+def jackknife_of_logs(function: Callable[..., Tensor], *log_columns: Tensor, n_blocks: int = 128) -> Estimate:
+    """`jackknife` of a function of log-averages `log mean exp(column)`: no weight is too large for it.
+
+    Args:
+        function: takes the log-average of each column, elementwise, and returns a tensor.
+        log_columns: `(n_samples,)` each, finite, ordered as sampled.
+        n_blocks: number of contiguous blocks (at most the number of samples).
+    """
+    columns = [_finite_logs(column) for column in log_columns]
+    n_samples = len(columns[0])
+    if n_samples < 2 or n_blocks < 2:
+        raise ValueError(f"Expected n_samples >= 2 and n_blocks >= 2, got {n_samples} and {n_blocks}.")
+    n_blocks = min(n_blocks, n_samples)
+    sizes = torch.tensor([len(block) for block in torch.tensor_split(columns[0], n_blocks)])
+    left = (n_samples - sizes).to(columns[0]).log()
+    left_out = []
+    for column in columns:
+        blocks = torch.stack([block.logsumexp(0) for block in torch.tensor_split(column, n_blocks)])
+        others = blocks.expand(n_blocks, n_blocks).clone().fill_diagonal_(-math.inf)
+        left_out.append(others.logsumexp(1) - left)
+    full = function(*(column.logsumexp(0) - math.log(n_samples) for column in columns))
+    values = function(*left_out)
+    variance = (values - values.mean()).square().sum() * (n_blocks - 1) / n_blocks
+    return Estimate(float(full), float(variance.sqrt()))
+
+
+def _finite_logs(log_weight: Tensor) -> Tensor:
     log_weight = log_weight.detach().double()
     if not bool(log_weight.isfinite().all()):
         raise ValueError("log_weight has NaN or infinite values; expected finite ones.")
+    return log_weight
+
+
+def normalised_weights(log_weight: Tensor) -> Tensor:
+    """`exp(log_weight)` scaled so that the largest is 1, in float64."""
+    log_weight = _finite_logs(log_weight)
     return (log_weight - log_weight.max()).exp() if len(log_weight) else log_weight
 
 
@@ -116,8 +151,9 @@ def effective_sample_size(log_weight: Tensor, *, n_blocks: int = 128) -> Estimat
         log_weight: `-S(phi) - log q(phi)` on model samples, `(n_samples,)`.
         n_blocks: for the jackknife error.
     """
-    w = normalised_weights(log_weight)
-    return jackknife_estimate(lambda m1, m2: m1.square() / m2, w, w.square(), n_blocks=n_blocks)
+    return jackknife_of_logs(
+        lambda log_m1, log_m2: (2 * log_m1 - log_m2).exp(), log_weight, 2 * log_weight, n_blocks=n_blocks
+    )
 
 
 def forward_effective_sample_size(log_weight: Tensor, *, n_blocks: int = 128) -> Estimate:
@@ -127,19 +163,14 @@ def forward_effective_sample_size(log_weight: Tensor, *, n_blocks: int = 128) ->
         log_weight: `-S(phi) - log q(phi)` on target samples, `(n_samples,)`, ordered as sampled.
         n_blocks: for the jackknife error; blocks should be longer than the autocorrelation time.
     """
-    log_weight = log_weight.detach().double()
-    w = normalised_weights(log_weight - log_weight.mean())
-    inverse = normalised_weights(log_weight.mean() - log_weight)
-    # Both factors carry their own scale; undo it once, in the log, to stay clear of overflow.
-    scale = math.exp(float(log_weight.min() - log_weight.max()))
-    return jackknife_estimate(lambda a, b: scale / (a * b), w, inverse, n_blocks=n_blocks)
+    return jackknife_of_logs(
+        lambda log_w, log_inverse: (-log_w - log_inverse).exp(), log_weight, -log_weight, n_blocks=n_blocks
+    )
 
 
 def log_mean_exp(log_weight: Tensor, *, n_blocks: int = 128) -> Estimate:
     """`log Z = log mean exp(log_weight)` with its error, on independent samples of the model."""
-    w = normalised_weights(log_weight)
-    estimate = jackknife_estimate(torch.log, w, n_blocks=n_blocks)
-    return Estimate(estimate.mean + float(log_weight.double().max()), estimate.error)
+    return jackknife_of_logs(lambda log_mean: log_mean, log_weight, n_blocks=n_blocks)
 
 
 def bridge_log_z(model_log_weight: Tensor, target_log_weight: Tensor, *, n_blocks: int = 64) -> Estimate:
@@ -153,8 +184,7 @@ def bridge_log_z(model_log_weight: Tensor, target_log_weight: Tensor, *, n_block
         target_log_weight: `-S - log q` on samples of the target, `(n_target,)`, ordered as sampled.
         n_blocks: for the jackknife over blocks of both.
     """
-    model, target = model_log_weight.detach().double(), target_log_weight.detach().double()
-    normalised_weights(model), normalised_weights(target)  # finite, or an error
+    model, target = _finite_logs(model_log_weight), _finite_logs(target_log_weight)
     n_blocks = min(n_blocks, len(model), len(target))
     mean = _bennett(model, target)
     model_blocks = torch.arange(len(model)) * n_blocks // len(model)
@@ -206,6 +236,8 @@ def integrated_autocorrelation_time(series: Tensor, *, s_tau: float = 1.5) -> Es
         window = max(1, n // 2 - 1)
     # The subtraction of the sample mean biases rho by about -2 tau / N.
     tau *= 1 + (2 * window + 1) / total
+    # Anticorrelated noise can push the sum below what any process has; one sample is the least.
+    tau = max(tau, 0.5 / n)
     return Estimate(tau, 2 * tau * math.sqrt(max(window + 0.5 - tau, 0.5) / total))
 
 
@@ -218,9 +250,9 @@ def mean_of_series(series: Tensor) -> Estimate:
     values = _as_chains(series)
     mean = float(values.mean())
     variance = float(values.var())
-    if variance == 0.0:
-        return Estimate(mean, 0.0)
     tau = integrated_autocorrelation_time(series).mean
+    if math.isinf(tau):
+        return Estimate(mean, 0.0)
     return Estimate(mean, math.sqrt(2 * max(tau, 0.5) * variance / values.size), tau)
 
 
@@ -243,4 +275,5 @@ def _autocorrelation(values: np.ndarray) -> np.ndarray | None:
     padded = np.fft.rfft(centred, 2 * n, axis=0)
     gamma = np.fft.irfft(np.abs(padded) ** 2, 2 * n, axis=0)[:n].sum(1)
     gamma /= n_chains * np.arange(n, 0, -1)
-    return None if gamma[0] <= 1e-28 * max(1.0, values.mean() ** 2) else gamma / gamma[0]
+    rounding = (1e-14 * np.abs(values).max()) ** 2
+    return None if gamma[0] <= rounding else gamma / gamma[0]

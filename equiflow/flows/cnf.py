@@ -12,6 +12,7 @@ from torch import Tensor
 from equiflow.actions import Action
 from equiflow.flows.base import Flow, check_count
 from equiflow.flows.certificate import Certificate, SolvedTwice, certify
+from equiflow.flows.recipes import describe, rebuild
 from equiflow.lattice import Lattice
 from equiflow.ode import Solution, State, integrate
 from equiflow.priors import PRIORS, FreeField, Prior
@@ -251,8 +252,8 @@ class EquivariantCNF(Flow):
             "lattice": list(self.lattice.shape),
             "dtype": str(self.dtype).removeprefix("torch."),
             "solver": asdict(self.solver),
-            "vector_field": _describe(self.vector_field, self.vector_field.group),
-            "prior": _describe(self.prior, self.prior.group),
+            "vector_field": describe(self.vector_field),
+            "prior": describe(self.prior),
             "state_dict": self.state_dict(),
         }
 
@@ -281,9 +282,9 @@ class EquivariantCNF(Flow):
             lattice = Lattice(tuple(content["lattice"]))
             dtype = getattr(torch, content["dtype"])
             if vector_field is None:
-                vector_field = _rebuild(content["vector_field"], VECTOR_FIELDS, lattice)
+                vector_field = rebuild(content["vector_field"], VECTOR_FIELDS, lattice)
             if prior is None:
-                prior = _rebuild(content["prior"], PRIORS, lattice)
+                prior = rebuild(content["prior"], PRIORS, lattice)
             solver = Solver(**content["solver"])
             flow = cls(lattice, vector_field=vector_field, prior=prior, solver=solver)
             flow.to(device, dtype).load_state_dict(content["state_dict"])
@@ -294,21 +295,3 @@ class EquivariantCNF(Flow):
     def extra_repr(self) -> str:
         """What `repr` shows besides the modules."""
         return f"lattice={self.lattice.shape}, group={self.group}, solver={self.solver}"
-
-
-def _describe(part: VectorField | Prior, group: SymmetryGroup) -> dict[str, Any]:
-    return {
-        "name": type(part).__name__,
-        "group": {"point": group.point, "z2": group.z2},
-        "config": part.config(),
-    }
-
-
-def _rebuild(recipe: dict[str, Any], known: dict[str, Any], lattice: Lattice) -> Any:
-    if recipe["name"] not in known:
-        raise ValueError(
-            f"{recipe['name']} is not part of equiflow; build it yourself and pass the instance, "
-            "as in EquivariantCNF.load(path, vector_field=MyField(lattice))."
-        )
-    group = SymmetryGroup(lattice, **recipe["group"])
-    return known[recipe["name"]](lattice, group=group, **recipe["config"])

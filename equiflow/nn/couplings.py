@@ -65,9 +65,9 @@ class Coupling(nn.Module, ABC):
         group: SymmetryGroup,
         *,
         linear: Tensor,
-        n_channels: int = 4,
-        n_frequencies: int = 4,
-        max_frequency: float = 4.0,
+        n_channels: int = 2,
+        n_frequencies: int = 6,
+        max_frequency: float = 6.0,
     ) -> None:
         super().__init__()
         if n_channels < 1:

@@ -17,7 +17,8 @@ class HMC:
     Args:
         action: target, `exp(-S)`.
         step_size: leapfrog step; `None` tunes it while thermalising.
-        trajectory_length: molecular-dynamics time of a trajectory.
+        trajectory_length: mean molecular-dynamics time of a trajectory. Each draws its own length, from
+            half to three halves of it: a fixed one would never mix a mode whose period it matches.
         target_acceptance: acceptance that the tuning aims for.
 
     Raises:
@@ -32,7 +33,7 @@ class HMC:
         trajectory_length: float = 2.0,
         target_acceptance: float = 0.8,
     ) -> None:
-        if trajectory_length <= 0 or (step_size is not None and step_size <= 0):
+        if not trajectory_length > 0 or not (step_size is None or step_size > 0):
             raise ValueError(
                 f"Expected positive lengths, got step_size={step_size}, "
                 f"trajectory_length={trajectory_length}."
@@ -83,6 +84,10 @@ class HMC:
             phi = 0.1 * torch.randn(shape, generator=generator, device=device, dtype=dtype)
         else:
             phi = self.action.lattice.check_finite(initial, "initial").clone()
+            if len(phi) != n_chains:
+                raise ValueError(
+                    f"initial holds {len(phi)} fields for n_chains={n_chains}; expected one each."
+                )
         phi, step_size = self._thermalise(phi, n_thermalisation, generator)
         samples, acceptance = [], []
         for _ in range(n_samples):
@@ -120,7 +125,8 @@ class HMC:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """One update: new fields, acceptance probabilities, and which chains moved."""
         momentum = torch.randn(phi.shape, generator=generator, dtype=phi.dtype, device=phi.device)
-        n_steps = max(1, round(self.trajectory_length / step_size))
+        stretch = 0.5 + float(torch.rand((), generator=generator, device=phi.device))
+        n_steps = max(1, round(stretch * self.trajectory_length / step_size))
         proposal, final = leapfrog(self.action, phi, momentum, step_size, n_steps)
         change = self.energy(proposal, final) - self.energy(phi, momentum)
         # A trajectory that left the range of floating point is a proposal of zero density.

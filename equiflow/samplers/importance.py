@@ -48,8 +48,14 @@ class Ensemble:
 
     def mean(self, observable: Callable[[Tensor], Tensor]) -> Estimate:
         """Reweighted mean `sum w O / sum w` with jackknife error."""
+        values = observable(self.phi)
+        if values.shape != self.log_weight.shape:
+            raise ValueError(
+                f"The observable returned shape {tuple(values.shape)}; expected one value per "
+                f"configuration, {tuple(self.log_weight.shape)}."
+            )
         weight = normalised_weights(self.log_weight)
-        estimate = jackknife_estimate(lambda wo, w: wo / w, weight * observable(self.phi).double(), weight)
+        estimate = jackknife_estimate(lambda wo, w: wo / w, weight * values.double(), weight)
         return with_shift(
             estimate, self.certificate, lambda phi, log_w: reweighted_mean(observable(phi), log_w)
         )

@@ -121,8 +121,10 @@ def _shift(source: Ensemble | Chain, size: int) -> Tensor:
 
 
 def second_moment_length(correlator: Tensor) -> Tensor:
-    """`xi = sqrt(sum_t C(t) / sum_t C(t) cos(2 pi t / L) - 1) / (2 sin(pi / L))`."""
+    """`xi = sqrt(sum_t C(t) / sum_t C(t) cos(2 pi t / L) - 1) / (2 sin(pi / L))`; NaN for L = 1."""
     side = len(correlator)
+    if side == 1:
+        return correlator.new_tensor(math.nan)
     phase = torch.cos(2 * math.pi * torch.arange(side, device=correlator.device) / side)
     excess = correlator.sum() / (correlator @ phase.to(correlator)) - 1
     return excess.clamp(min=0).sqrt() / (2 * math.sin(math.pi / side))

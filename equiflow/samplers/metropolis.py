@@ -50,11 +50,23 @@ class IndependenceMetropolis:
     def from_ensemble(
         proposals: Ensemble, *, n_chains: int = 1, generator: torch.Generator | None = None
     ) -> Chain:
-        """Run the chains on proposals that have been drawn already, each used once."""
-        n_samples = len(proposals.phi) // n_chains
+        """Run the chains on proposals that have been drawn already, each used once.
+
+        Args:
+            proposals: weighted samples of the flow.
+            n_chains: number of chains that share them.
+            generator: source of randomness. Give the one that drew the proposals, or a seed that is not
+                theirs: equal seeds make acceptances depend on the proposals.
+
+        Raises:
+            ValueError: if the proposals do not fill the chains, or a weight is NaN or infinite.
+        """
+        n_samples = len(proposals.phi) // n_chains if n_chains >= 1 else 0
         used = n_samples * n_chains
         if n_samples < 1:
             raise ValueError(f"{len(proposals.phi)} proposals do not fill {n_chains} chains.")
+        if not bool(proposals.log_weight.isfinite().all()):
+            raise ValueError("Some proposals have NaN or infinite log weights; expected finite ones.")
         log_weight = proposals.log_weight[:used].reshape(n_samples, n_chains)
         uniform = torch.rand(
             log_weight.shape, generator=generator, dtype=torch.float64, device=log_weight.device

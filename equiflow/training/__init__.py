@@ -1,11 +1,13 @@
 """Training a flow on an action."""
 
 from equiflow.training.history import History
+from equiflow.training.inverse_path import InversePathGradient
 from equiflow.training.objectives import Objective, ObjectiveValue, PathGradient, ReverseKL
 from equiflow.training.trainer import TrainingDivergedError, fit
 
 __all__ = [
     "History",
+    "InversePathGradient",
     "Objective",
     "ObjectiveValue",
     "PathGradient",

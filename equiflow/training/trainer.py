@@ -78,8 +78,12 @@ def fit(
         "steps": steps,
         "batch_size": batch_size,
         "learning_rate": learning_rate,
+        "warmup": warmup,
+        "clip_norm": clip_norm,
         "seed": seed,
         "objective": repr(objective),
+        "action": repr(action),
+        "flow": f"{flow.dtype} {flow!r}",
     }
     if checkpoint is not None and Path(checkpoint).exists():
         run.restore(load_safely(checkpoint, "training", map_location=flow.device), settings)
@@ -126,6 +130,10 @@ class _Run:
             value.surrogate.backward()
         except SolverError as failure:
             raise self._diverged(str(failure)) from failure
+        except ValueError as failure:
+            if all(bool(parameter.isfinite().all()) for parameter in self.trained):
+                raise
+            raise self._diverged(f"a parameter is NaN or infinite ({failure})") from failure
         norm = torch.nn.utils.clip_grad_norm_(self.trained, self.clip_norm)
         self._record(value, norm, rate)
         self.optimiser.step()

@@ -79,6 +79,11 @@ class VectorField(nn.Module, ABC):
             (gradient,) = torch.autograd.grad(scalar, leaf)
         return PathRates(self.velocity(phi, t), divergence.detach(), -gradient)
 
+    def extra_repr(self) -> str:
+        """What `repr` shows besides the modules."""
+        options = [f"{name}={value}" for name, value in self.config().items()]
+        return ", ".join([f"lattice={self.lattice.shape}", f"group={self.group}", *options])
+
     def config(self) -> dict[str, object]:
         """Keyword arguments that rebuild this field from its group (plain types only)."""
         return {}

@@ -1,0 +1,565 @@
+"""Does the suite notice wrong physics? Plants one mistake at a time in a copy and runs the tests on it.
+
+A mutant is a wrong version of one place of `equiflow/`; it is killed by the first test that fails. Nothing
+is written to the working tree: package, tests and `pyproject.toml` are copied to a temporary folder, the
+copy is shown to pass as it is, and then every mutant is planted in a copy of that copy. A mutant whose
+text is not found exactly once is an error, so that the list does not rot.
+
+Exit status: 0 if all mutants are killed, 1 if one survives, 2 if nothing can be concluded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from equiflow.report import print_table
+
+ROOT = Path(__file__).resolve().parents[1]
+COPIED = ("equiflow", "tests", "pyproject.toml")
+# One process imports equiflow, says from where, and runs pytest: the tests cannot see another copy.
+RUN_TESTS = """
+import sys, pytest, equiflow
+if not equiflow.__file__.startswith(sys.argv[1]):
+    sys.exit(f"imported {equiflow.__file__} instead of the copy in {sys.argv[1]}")
+sys.exit(pytest.main(sys.argv[2:]))
+"""
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A wrong version of one place in the package.
+
+    Attributes:
+        name: for `--only` and the table.
+        file: in `equiflow/`.
+        right: text of the file as it is, which must occur exactly once.
+        wrong: what takes its place.
+        breaks: the physics that is no longer true.
+        tests: arguments to pytest, the files or tests in `tests/` that ought to notice.
+    """
+
+    name: str
+    file: str
+    right: str
+    wrong: str
+    breaks: str
+    tests: tuple[str, ...]
+
+    def plant(self, root: Path) -> None:
+        """Replace the text in the package under `root`."""
+        path = root / "equiflow" / self.file
+        if not path.is_file():
+            raise ValueError(f"mutant {self.name}: equiflow/{self.file} does not exist. Update the list.")
+        source = path.read_text()
+        if (found := source.count(self.right)) != 1:
+            raise ValueError(
+                f"mutant {self.name}: expected its text once in equiflow/{self.file}, found it {found} "
+                f"times: {self.right!r}. The code has changed; update the list."
+            )
+        path.write_text(source.replace(self.right, self.wrong))
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What pytest made of a copy of the package.
+
+    Attributes:
+        failed: tests that failed, in order.
+        seconds: wall time.
+        problem: why nothing can be concluded, empty if something can.
+    """
+
+    failed: tuple[str, ...]
+    seconds: float
+    problem: str = ""
+
+
+FIELDS = ("test_vector_fields.py",)
+SYMMETRY = ("test_symmetry.py",)
+PRIORS = ("test_priors.py",)
+ACTIONS = ("test_actions.py",)
+FLOW = ("test_flow.py",)
+EXACT_FLOW = ("test_exact_flow.py",)
+IMPORTANCE = ("test_importance.py",)
+
+MUTANTS = (
+    # --- symmetry ---------------------------------------------------------------------------------
+    Mutant(
+        "orbit off by one",
+        "symmetry.py",
+        "torch.arange(-((n - 1) // 2), n // 2 + 1) % side",
+        "torch.arange(-((n - 1) // 2), n // 2) % side",
+        "kernels lose their last offset",
+        SYMMETRY,
+    ),
+    Mutant(
+        "even kernel not closed",
+        "symmetry.py",
+        "inside = torch.stack([element(inside) for element in self.point_elements]).any(0)",
+        "inside = inside.clone()",
+        "an even kernel smaller than the lattice breaks D4",
+        SYMMETRY,
+    ),
+    Mutant(
+        "flip without roll",
+        "symmetry.py",
+        "phi.flip(flipped).roll([1] * len(flipped), flipped)",
+        "phi.flip(flipped)",
+        "reflections do not fix site 0",
+        SYMMETRY,
+    ),
+    Mutant(
+        "momenta not tied to -k",
+        "symmetry.py",
+        "tied = torch.minimum(orbits, self._inversion(orbits))",
+        "tied = orbits",
+        "a real field has k and -k in one orbit",
+        SYMMETRY,
+    ),
+    # --- vector field -----------------------------------------------------------------------------
+    Mutant(
+        "divergence sign",
+        "vector_fields/orbit_conv.py",
+        "return per_feature @ kernel.at_origin[1:] + self.lattice.volume * kernel.at_origin[0]",
+        "return -(per_feature @ kernel.at_origin[1:] + self.lattice.volume * kernel.at_origin[0])",
+        "d log q / dt = - div v",
+        FIELDS,
+    ),
+    Mutant(
+        "divergence without linear kernel",
+        "vector_fields/orbit_conv.py",
+        " + self.lattice.volume * kernel.at_origin[0]",
+        "",
+        "div v contains V K_0(0)",
+        FIELDS,
+    ),
+    Mutant(
+        "even features under Z2",
+        "vector_fields/orbit_conv.py",
+        "odd=group.z2)",
+        "odd=False)",
+        "v(-phi) = -v(phi)",
+        FIELDS,
+    ),
+    Mutant(
+        "kernel not tied",
+        "nn/kernels.py",
+        "index = group.lattice.half(orbits.index).contiguous()",
+        "index = group.lattice.half(orbits.index.flatten().roll(1).reshape(orbits.index.shape)).contiguous()",
+        "kernels are constant on orbits",
+        FIELDS,
+    ),
+    Mutant(
+        "path rates without grad div",
+        "vector_fields/orbit_conv.py",
+        "            rate += self.features.weighted_second(features.value, kernel.at_origin[1:])\n",
+        "",
+        "d score/dt = -(dv/dphi)^T score - grad div",
+        FIELDS,
+    ),
+    Mutant(
+        "score rate sign",
+        "vector_fields/orbit_conv.py",
+        "return PathRates(velocity, divergence, -rate)",
+        "return PathRates(velocity, divergence, rate)",
+        "d score/dt = -(dv/dphi)^T score - grad div",
+        FIELDS,
+    ),
+    Mutant(
+        "conj dropped in transpose",
+        "nn/convolution.py",
+        "lattice.fft(field).unsqueeze(1) * modes.conj()",
+        "lattice.fft(field).unsqueeze(1) * modes",
+        "K^T(x) = K(-x) without inversion symmetry",
+        FIELDS,
+    ),
+    Mutant(
+        "conj dropped in backward",
+        "nn/convolution.py",
+        "gradient_k.unsqueeze(1) * modes.conj()",
+        "gradient_k.unsqueeze(1) * modes",
+        "gradient in phi without inversion symmetry",
+        FIELDS,
+    ),
+    Mutant(
+        "momenta counted once in backward",
+        "nn/convolution.py",
+        "lattice.half_multiplicity().to(phi) / lattice.volume",
+        "1.0 / lattice.volume",
+        "half the momenta of a real FFT stand for two",
+        FIELDS,
+    ),
+    Mutant(
+        "frequency gradient",
+        "nn/convolution.py",
+        "of_frequencies = (along_phi - along_value) / frequencies",
+        "of_frequencies = along_phi / frequencies",
+        "dh/domega = (phi h' - h) / omega",
+        FIELDS,
+    ),
+    # --- prior ------------------------------------------------------------------------------------
+    Mutant(
+        "momenta counted once in prior",
+        "priors.py",
+        "log_det = (self._multiplicity * self.log_sigma).sum()",
+        "log_det = self.log_sigma[self._orbit].sum()",
+        "each momentum orbit counts with its multiplicity",
+        PRIORS,
+    ),
+    Mutant(
+        "prior without log 2 pi",
+        "priors.py",
+        " - 0.5 * self.lattice.volume * LOG_2PI",
+        "",
+        "log q is absolute",
+        PRIORS,
+    ),
+    Mutant(
+        "prior score sign",
+        "priors.py",
+        "return -z\n",
+        "return z\n",
+        "score = grad log q",
+        PRIORS,
+    ),
+    Mutant(
+        "prior's factor 2",
+        "priors.py",
+        "log_sigma = -0.5 * (2 * (total",
+        "log_sigma = -0.5 * (1 * (total",
+        "sigma_k^2 = 1 / (2 (k^2 + m2)), no 1/2 in S",
+        PRIORS,
+    ),
+    # --- action -----------------------------------------------------------------------------------
+    Mutant(
+        "force 2 lam",
+        "actions.py",
+        "4 * self.lam * phi.square()",
+        "2 * self.lam * phi.square()",
+        "dS/dphi contains 4 lam phi^3",
+        ACTIONS,
+    ),
+    Mutant(
+        "force misses a neighbour",
+        "actions.py",
+        "phi.roll(1, mu) + phi.roll(-1, mu) for mu",
+        "phi.roll(1, mu) for mu",
+        "dS/dphi has both neighbours",
+        ACTIONS,
+    ),
+    Mutant(
+        "kinetic term halved",
+        "actions.py",
+        "return (kinetic + potential).sum",
+        "return (0.5 * kinetic + potential).sum",
+        "S has no factor 1/2",
+        ACTIONS,
+    ),
+    Mutant(
+        "Jacobian of a rescaling per site",
+        "actions.py",
+        "lattice.volume * math.log(scale)",
+        "math.log(scale)",
+        "a rescaling adds V log scale to log Z",
+        ACTIONS,
+    ),
+    # --- flow -------------------------------------------------------------------------------------
+    Mutant(
+        "log_det sign in log_prob",
+        "flows/base.py",
+        "return self.prior.log_prob(z) + log_det",
+        "return self.prior.log_prob(z) - log_det",
+        "log q(phi) = log prior(z) + log |det dz/dphi|",
+        FLOW,
+    ),
+    Mutant(
+        "lost Jacobian in sampling",
+        "flows/base.py",
+        "return phi, self.prior.log_prob(z) - log_det",
+        "return phi, self.prior.log_prob(z)",
+        "log q(phi) = log prior(z) - log |det dphi/dz|",
+        FLOW,
+    ),
+    Mutant(
+        "log_det sign in path sample",
+        "flows/cnf.py",
+        "PathSample(phi, log_q - log_det.detach()",
+        "PathSample(phi, log_q + log_det.detach()",
+        "a path sample knows its log q",
+        FLOW,
+    ),
+    Mutant(
+        "certificate against itself",
+        "flows/cnf.py",
+        "finer = self.solver.refined()",
+        "finer = self.solver",
+        "a certificate compares with a finer solve",
+        FLOW,
+    ),
+    Mutant(
+        "stage at the wrong time",
+        "ode.py",
+        "func(t0 + node * dt, y0",
+        "func(t0, y0",
+        "rk5 is of fifth order for v(phi, t)",
+        ("test_ode.py", "test_certificates.py"),
+    ),
+    Mutant(
+        "coupling forgets its stretch",
+        "nn/couplings.py",
+        " + self.log_stretch.total()",
+        "",
+        "log det = sum s + sum_k log C_k",
+        EXACT_FLOW,
+    ),
+    # --- training ---------------------------------------------------------------------------------
+    Mutant(
+        "path gradient without score",
+        "training/objectives.py",
+        "force = path.score + action.grad(phi)",
+        "force = action.grad(phi)",
+        "the gradient of the KL needs grad log q",
+        ("test_training.py",),
+    ),
+    # --- samplers ---------------------------------------------------------------------------------
+    Mutant(
+        "HMC forgets kinetic energy",
+        "samplers/hmc.py",
+        "change = self.energy(proposal, final) - self.energy(phi, momentum)",
+        "change = self.action(proposal) - self.action(phi)",
+        "acceptance is by the change of H",
+        (
+            "test_hmc.py::test_every_mode_of_the_free_field_has_its_variance",
+            "test_hmc.py::test_one_site_phi4_has_the_moments_of_quadrature",
+        ),
+    ),
+    Mutant(
+        "HMC accepts everything",
+        "samplers/hmc.py",
+        "moved = uniform < probability",
+        "moved = uniform < 2.0",
+        "HMC is exact at any step size",
+        (
+            "test_hmc.py::test_every_mode_of_the_free_field_has_its_variance",
+            "test_hmc.py::test_one_site_phi4_has_the_moments_of_quadrature",
+        ),
+    ),
+    Mutant(
+        "HMC last half step",
+        "samplers/hmc.py",
+        "kick = step_size if step < n_steps - 1 else 0.5 * step_size",
+        "kick = step_size",
+        "leapfrog is reversible, error O(step^2)",
+        (
+            "test_hmc.py::test_leapfrog_is_reversible",
+            "test_hmc.py::test_energy_error_falls_with_the_square_of_the_step",
+        ),
+    ),
+    Mutant(
+        "Metropolis ratio inverted",
+        "samplers/metropolis.py",
+        "log_weight[step] - current",
+        "current - log_weight[step]",
+        "acceptance min(1, w'/w)",
+        ("test_metropolis.py::test_accept_is_the_plain_loop",),
+    ),
+    Mutant(
+        "log weight sign of log q",
+        "samplers/importance.py",
+        "return Ensemble(phi, log_q, -action(phi) - log_q",
+        "return Ensemble(phi, log_q, -action(phi) + log_q",
+        "log w = -S - log q",
+        IMPORTANCE,
+    ),
+    # --- statistics -------------------------------------------------------------------------------
+    Mutant(
+        "ESS without square",
+        "statistics.py",
+        "m1.square() / m2",
+        "m1 / m2",
+        "ESS = (sum w)^2 / (N sum w^2)",
+        ("test_statistics.py::test_reverse_ess_is_its_formula",),
+    ),
+    Mutant(
+        "log mean exp without maximum",
+        "statistics.py",
+        "Estimate(estimate.mean + float(log_weight.double().max()), estimate.error)",
+        "Estimate(estimate.mean, estimate.error)",
+        "log Z is absolute",
+        (
+            "test_statistics.py::test_constant_weights_are_perfect",
+            "test_statistics.py::test_log_mean_exp_of_gaussian_log_weights_is_known",
+        ),
+    ),
+    Mutant(
+        "jackknife variance",
+        "statistics.py",
+        "return full, (spread * (n_blocks - 1) / n_blocks).sqrt()",
+        "return full, (spread / n_blocks).sqrt()",
+        "jackknife inflates by (n - 1) / n, not 1 / n",
+        ("test_statistics.py::test_jackknife_error_of_a_mean_is_the_standard_error",),
+    ),
+    Mutant(
+        "tau_int without its half",
+        "statistics.py",
+        "tau = 0.5 + float(rho[1 : window + 1].sum())",
+        "tau = float(rho[1 : window + 1].sum())",
+        "tau_int = 1/2 + sum rho",
+        ("test_statistics.py::test_tau_int_of_ar1_is_known",),
+    ),
+    Mutant(
+        "bridge without sample sizes",
+        "statistics.py",
+        "offset = math.log(len(model) / len(target))",
+        "offset = 0.0",
+        "Bennett's C = log Z + log(n_model / n_target)",
+        ("test_diagnosis.py",),
+    ),
+)
+
+
+def copy_to(target: Path, source: Path = ROOT) -> Path:
+    """Copy what the tests need; compiled files stay behind, they could outlive a replaced text."""
+    ignore = shutil.ignore_patterns("__pycache__", "*.pyc", ".hypothesis")
+    for name in COPIED:
+        if (source / name).is_dir():
+            shutil.copytree(source / name, target / name, ignore=ignore)
+        else:
+            target.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source / name, target / name)
+    return target
+
+
+def run_tests(root: Path, tests: Iterable[str], *options: str, timeout: float) -> Verdict:
+    """Run tests of the copy in `root` on the package of that copy, checked in the same process."""
+    environment = os.environ | {"PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1"}
+    pytest_options = ["-q", "--tb=no", "-rfE", "-p", "no:cacheprovider", "-o", "console_output_style=classic"]
+    command = [sys.executable, "-c", RUN_TESTS, f"{root / 'equiflow'}{os.sep}", *pytest_options, *options]
+    command += [f"tests/{test}" for test in tests]
+    start = time.perf_counter()
+    try:
+        done = subprocess.run(
+            command, cwd=root, env=environment, capture_output=True, text=True, timeout=timeout, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return Verdict((), time.perf_counter() - start, f"no end after {timeout:.0f} s")
+    failed = tuple(re.findall(r"^(?:FAILED|ERROR) tests/(\S+)", done.stdout, re.MULTILINE))
+    # 0: all passed, 1: some failed. Otherwise a test was not found or could not even be collected.
+    problem = "" if done.returncode in (0, 1) and bool(failed) == bool(done.returncode) else "pytest: "
+    if problem:
+        problem += " ".join((done.stdout + done.stderr).split()[-40:])
+    return Verdict(failed, time.perf_counter() - start, problem)
+
+
+def try_mutant(mutant: Mutant, snapshot: Path, folder: Path, *, timeout: float) -> Verdict:
+    """Plant a mutant in a copy of the snapshot and run the tests that ought to kill it."""
+    with tempfile.TemporaryDirectory(dir=folder) as name:
+        root = copy_to(Path(name), snapshot)
+        mutant.plant(root)
+        return run_tests(root, mutant.tests, "-x", timeout=timeout)
+
+
+def check_mutants(mutants: Iterable[Mutant], root: Path = ROOT) -> None:
+    """Raise unless every mutant's text is found exactly once and its wrong version is still Python."""
+    for mutant in mutants:
+        with tempfile.TemporaryDirectory() as name:
+            target = Path(name) / "equiflow" / mutant.file
+            target.parent.mkdir(parents=True)
+            if (source := root / "equiflow" / mutant.file).is_file():
+                shutil.copy2(source, target)
+            mutant.plant(Path(name))
+            compile(target.read_text(), mutant.file, "exec")
+
+
+def fitting(tests: Iterable[str]) -> list[str]:
+    """Tests without repetition, and without those in a file that is run anyhow."""
+    unique = list(dict.fromkeys(tests))
+    return [test for test in unique if test == test.split("::")[0] or test.split("::")[0] not in unique]
+
+
+def try_all(mutants: Sequence[Mutant], *, jobs: int, timeout: float) -> dict[str, Verdict]:
+    """First the unmutated copy, then the mutants; raises if the copy as it is does not pass."""
+    with tempfile.TemporaryDirectory(prefix="equiflow-mutations-") as name:
+        folder = Path(name).resolve()
+        # Others may be editing the working tree: everything is measured on one snapshot.
+        snapshot = copy_to(folder / "snapshot")
+        check_mutants(mutants, snapshot)
+        tests = fitting(test for mutant in mutants for test in mutant.tests)
+        sound = run_tests(snapshot, tests, timeout=timeout * len(tests))
+        if sound.failed or sound.problem:
+            culprits = "\n  ".join([*sound.failed, sound.problem])
+            raise RuntimeError(
+                f"The package as it is does not pass, so no mutant can be judged:\n  {culprits}"
+            )
+        print(f"the package as it is passes {' '.join(tests)} in {sound.seconds:.0f} s", flush=True)
+        verdicts = {}
+        with (
+            ThreadPoolExecutor(jobs) as pool,
+            tqdm(total=len(mutants), desc="mutants", unit="mutant") as bar,
+        ):
+            waiting = {pool.submit(try_mutant, m, snapshot, folder, timeout=timeout): m for m in mutants}
+            for done in as_completed(waiting):
+                verdicts[waiting[done].name] = done.result()
+                bar.set_postfix_str(waiting[done].name)
+                bar.update()
+    return {mutant.name: verdicts[mutant.name] for mutant in mutants}
+
+
+def summary(verdict: Verdict) -> str:
+    if verdict.problem:
+        return f"UNDECIDED, {verdict.problem}"
+    return verdict.failed[0].replace("::", " ", 1) if verdict.failed else "SURVIVED"
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", metavar="NAME", action="append", help="one mutant; may be repeated")
+    parser.add_argument("--list", action="store_true", help="print the mutants and stop")
+    parser.add_argument("--jobs", type=int, default=1, help="mutants tried at the same time (default 1)")
+    parser.add_argument("--timeout", type=float, default=300.0, help="seconds per mutant (default 300)")
+    args = parser.parse_args(arguments)
+    if args.jobs < 1 or not args.timeout > 0:
+        parser.error(f"expected --jobs >= 1 and --timeout > 0, got {args.jobs} and {args.timeout}")
+    if unknown := sorted(set(args.only or ()) - {mutant.name for mutant in MUTANTS}):
+        parser.error(f"no mutant is called {', '.join(unknown)}; --list shows the names")
+    return args
+
+
+def main() -> int:
+    args = parse_arguments()
+    mutants = [mutant for mutant in MUTANTS if args.only is None or mutant.name in args.only]
+    if args.list:
+        rows = [(m.name, f"equiflow/{m.file}", m.breaks, " ".join(m.tests)) for m in mutants]
+        print_table(f"{len(rows)} mutants", ("mutant", "file", "breaks", "tests"), rows)
+        return 0
+    try:
+        verdicts = try_all(mutants, jobs=args.jobs, timeout=args.timeout)
+    except (RuntimeError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    rows = [(m.name, m.breaks, summary(verdicts[m.name]), f"{verdicts[m.name].seconds:.0f}") for m in mutants]
+    survived = sum(not v.failed and not v.problem for v in verdicts.values())
+    undecided = sum(bool(v.problem) for v in verdicts.values())
+    killed = len(rows) - survived - undecided
+    title = f"{killed} of {len(rows)} mutants killed, {survived} survived, {undecided} undecided"
+    print_table(title, ("mutant", "breaks", "killed by", "s"), rows)
+    return 1 if survived else 2 if undecided else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

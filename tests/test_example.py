@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import ast
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from equiflow import EquivariantCNF
+
+EXAMPLE = Path(__file__).parents[1] / "examples" / "phi4_L16.py"
+REQUIRED = {
+    *("reverse_ess", "forward_ess", "acceptance", "log_z", "log_z_error", "log_z_shift"),
+    *("train_seconds", "total_seconds", "nfe", "steps", "seed"),
+}
+OPTIONS = ["--L", "--m2", "--lam", "--steps", "--batch-size", "--device", "--dtype", "--seed", "--out"]
+SMALL = ["--L", "4", "--lam", "7", "--steps", "20", "--samples", "256"]
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error"}
+    return subprocess.run(
+        [sys.executable, str(EXAMPLE), *arguments], capture_output=True, text=True, env=environment
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    out = tmp_path_factory.mktemp("example") / "out"
+    return out, run(*SMALL, "--out", str(out))
+
+
+def test_the_example_succeeds_and_prints_its_table(finished):
+    _, process = finished
+    assert process.returncode == 0, process.stderr
+    for words in ("reverse ess", "forward ess", "acceptance", "log z", "susceptibility", "HMC", "trained in"):
+        assert words in process.stdout
+
+
+def test_the_example_leaves_plots_and_a_readable_flow(finished):
+    out, _ = finished
+    plots = sorted(path.name for path in out.glob("*.png"))
+    assert plots == [
+        "configurations.png",
+        "magnetisation.png",
+        "training.png",
+        "two_point.png",
+        "weights.png",
+    ]
+    assert {path.name for path in out.iterdir()} == {*plots, "flow.pt", "results.json"}
+    flow = EquivariantCNF.load(out / "flow.pt")
+    assert (flow.lattice.shape, flow.dtype) == ((4, 4), torch.float32)
+    assert bool(flow.sample_and_log_prob(4)[1].isfinite().all())
+
+
+def test_the_example_leaves_the_required_numbers(finished):
+    results = json.loads((finished[0] / "results.json").read_text())
+    assert results.keys() >= REQUIRED
+    assert all(math.isfinite(results[key]) for key in REQUIRED)
+    assert (results["steps"], results["seed"], results["n_samples"]) == (20, 0, 256)
+    assert 0 < results["reverse_ess"] <= 1
+    assert 0 < results["forward_ess"] <= 1
+    assert 0 < results["acceptance"] <= 1
+    assert abs(results["log_z_shift"]) < 0.01
+    assert 0 < results["train_seconds"] <= results["total_seconds"]
+
+
+def test_the_example_is_reproducible(finished, tmp_path):
+    out = tmp_path / "again"
+    assert run(*SMALL, "--out", str(out)).returncode == 0
+    first, again = (json.loads((folder / "results.json").read_text()) for folder in (finished[0], out))
+    timings = {"train_seconds", "total_seconds", "out"}
+    assert {k: v for k, v in again.items() if k not in timings} == {
+        k: v for k, v in first.items() if k not in timings
+    }
+
+
+def test_help_explains_every_option_in_words():
+    process = run("--help")
+    assert process.returncode == 0
+    for option in OPTIONS:
+        assert option in process.stdout
+    for words in ("mass", "coupling", "lattice", "optimiser steps", "seed"):
+        assert words in process.stdout
+
+
+@pytest.mark.parametrize("arguments", [["--lam", "-1", "--L", "4"], ["--dtype", "float16"]])
+def test_bad_options_fail(arguments):
+    process = run(*arguments)
+    assert process.returncode != 0
+    assert process.stderr
+
+
+def test_the_example_is_short_and_uses_public_names_only():
+    source = EXAMPLE.read_text()
+    assert len(source.splitlines()) < 100
+    imported = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ImportFrom)]
+    modules = {node.module for node in imported if node.module.startswith("equiflow")}
+    assert modules <= {"equiflow", "equiflow.report"}
