@@ -115,6 +115,7 @@ class _Run:
         self.optimiser = torch.optim.Adam(self.trained, lr=self.learning_rate, betas=(0.9, 0.99))
         self.history = History()
         self.step = 0
+        self.advanced = False
         self.before = 0.0
         self.started = time.perf_counter()
 
@@ -131,9 +132,11 @@ class _Run:
         except SolverError as failure:
             raise self._diverged(str(failure)) from failure
         except ValueError as failure:
-            if all(bool(parameter.isfinite().all()) for parameter in self.trained):
+            if not self.advanced:
                 raise
-            raise self._diverged(f"a parameter is NaN or infinite ({failure})") from failure
+            # The arguments were right a step ago, so it is the trained values that are not.
+            raise self._diverged(str(failure)) from failure
+        self.advanced = True
         norm = torch.nn.utils.clip_grad_norm_(self.trained, self.clip_norm)
         self._record(value, norm, rate)
         self.optimiser.step()
