@@ -6,6 +6,9 @@ import pytest
 import torch
 from hypothesis import Phase, settings
 
+# The lattices are tiny: one thread a process, and a process a core, is fastest.
+torch.set_num_threads(1)
+
 settings.register_profile(
     "laws",
     deadline=None,
