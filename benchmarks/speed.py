@@ -28,6 +28,8 @@ parser.add_argument("--batch-size", type=int, default=128, help="samples per opt
 parser.add_argument("--samples", type=int, default=4096, help="fresh samples per ESS and per timing")
 parser.add_argument("--goal", type=float, default=0.9, help="reverse ESS to reach")
 parser.add_argument("--max-steps", type=int, default=800, help="longest training to try")
+parser.add_argument("--accuracy", type=float, default=1e-3, help="solver error of log Z while sampling")
+parser.add_argument("--threads", type=int, default=1, help="CPU threads")
 parser.add_argument("--device", default="cpu", help="where to compute")
 parser.add_argument("--dtype", default="float32", choices=["float32", "float64"], help="precision")
 parser.add_argument("--seed", type=int, default=0, help="of training and samples")
@@ -69,17 +71,18 @@ def steps_to_goal(
         flow = make()
         history = fit(flow, action, steps=steps, batch_size=args.batch_size, seed=args.seed)
         generator = torch.Generator(args.device).manual_seed(args.seed + 1)
+        flow.tune_solver(args.accuracy, action=action, generator=generator)
         ensemble = importance_sample(flow, action, args.samples, batch_size=512, generator=generator)
         ess = ensemble.effective_sample_size()
         if ess.mean >= args.goal:
-            certificate = flow.certificate(256, action=action, generator=generator)
             return {
                 "steps": steps,
                 "train_seconds": history.seconds[-1],
                 "ess": ess.mean,
                 "ess_error": ess.error,
-                "log_z_shift": certificate.log_z_shift,
-                "nfe": certificate.nfe,
+                "log_z_shift": ensemble.certificate.log_z_shift,
+                "nfe": ensemble.certificate.nfe,
+                "parameters": sum(p.numel() for p in flow.parameters()),
                 "flow": flow,
             }
         steps = round(steps * 1.4)
@@ -109,7 +112,7 @@ def measure_side(side: int, args: argparse.Namespace) -> dict[str, object]:
 
     one_velocity, one_step = median_seconds(velocity, repeats=50), median_seconds(training_step)
     sampling = median_seconds(
-        lambda: importance_sample(flow, action, args.samples, batch_size=512), repeats=3
+        lambda: importance_sample(flow, action, args.samples, batch_size=512, certify=0), repeats=3
     )
     return {
         "L": side,
@@ -126,6 +129,7 @@ def measure_side(side: int, args: argparse.Namespace) -> dict[str, object]:
 
 def main() -> None:
     args = parser.parse_args()
+    torch.set_num_threads(args.threads)
     machine = {
         "processor": platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),

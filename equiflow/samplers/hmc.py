@@ -11,6 +11,10 @@ from equiflow.actions import Action
 from equiflow.samplers.chain import Chain
 
 
+#: leapfrog steps of a mean trajectory beyond which tuning has failed
+MAX_STEPS = 1000
+
+
 class HMC:
     """Leapfrog HMC with unit mass, `H = sum_x p_x^2 / 2 + S[phi]` (Duane et al. 1987).
 
@@ -71,7 +75,7 @@ class HMC:
             dtype: of the field, unless `initial` says it.
 
         Raises:
-            RuntimeError: if a chain accepts no trajectory in the second half of the thermalisation.
+            RuntimeError: if the tuned step size collapses, or a chain accepts no trajectory in the second half of the thermalisation.
         """
         if min(n_samples, n_chains, thin) < 1 or n_thermalisation < 0:
             raise ValueError(
@@ -111,6 +115,11 @@ class HMC:
             if self.step_size is None:
                 # Robbins-Monro: steps that shrink, so that the step size settles.
                 log_step += (float(probability.mean()) - self.target_acceptance) / (1 + n / 10) ** 0.6
+        if self.step_size is None and self.trajectory_length > MAX_STEPS * math.exp(log_step):
+            raise RuntimeError(
+                f"The tuned step size collapsed to {math.exp(log_step):.1e}: energy is not conserved. Does "
+                "action.grad match action? If so, give a step_size."
+            )
         stuck = int((moves == 0).sum())
         if n_trajectories >= 20 and stuck:
             raise RuntimeError(
