@@ -11,8 +11,8 @@ from torch import Tensor
 
 from equiflow.flows import EquivariantCNF
 from equiflow.lattice import Lattice
-from equiflow.ode import Solver
 from equiflow.priors import PRIORS, FreeField, Prior, StandardNormal
+from equiflow.solvers import Solver
 from equiflow.symmetry import SymmetryGroup
 from equiflow.testing import randomise
 from equiflow.vector_fields import OrbitConvField, VectorField

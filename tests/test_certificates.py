@@ -77,11 +77,11 @@ def test_the_tuned_solver_reaches_its_target_and_a_cheaper_one_does_not(target, 
     assert all(error > target for _, _, error in cheaper)
     certificate = flow.certificate(256, action=action, generator=torch.Generator().manual_seed(3))
     assert abs(certificate.log_z_shift) <= 2 * target
-    assert certificate.max_log_q_error <= 30 * target
-    if cheaper:  # the counter-example: the last solver that was refused really is too coarse
-        flow.solver = max(cheaper, key=lambda trial: trial[1])[0]
-        worse = flow.certificate(256, action=action, generator=torch.Generator().manual_seed(3))
-        assert worse.max_log_q_error > certificate.max_log_q_error
+    assert certificate.max_log_q_error <= 10 * target
+    # The counter-example: a solver that is too coarse does not pass for a good one.
+    flow.solver = Solver("rk5", steps=2)
+    worse = flow.certificate(256, action=action, generator=torch.Generator().manual_seed(3))
+    assert worse.max_log_q_error > 10 * target
 
 
 def test_the_choice_prints_what_was_tried_and_what_was_chosen():

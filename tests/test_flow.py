@@ -13,8 +13,8 @@ from torch import Tensor
 from equiflow.actions import FreeScalar, Phi4
 from equiflow.flows import EquivariantCNF
 from equiflow.lattice import Lattice
-from equiflow.ode import Solver, SolverError
 from equiflow.priors import FreeField, StandardNormal
+from equiflow.solvers import Solver, SolverError
 from equiflow.storage import CheckpointError
 from equiflow.symmetry import SymmetryGroup
 from equiflow.testing import (
