@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from equiflow.lattice import Lattice
+from equiflow.lattice import Lattice, check_type
 
 
 class Action(nn.Module, ABC):
@@ -21,6 +21,7 @@ class Action(nn.Module, ABC):
 
     def __init__(self, lattice: Lattice) -> None:
         super().__init__()
+        check_type(lattice, Lattice, "lattice", "Write Lattice((16, 16)).")
         self.lattice = lattice
 
     @abstractmethod

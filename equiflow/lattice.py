@@ -119,6 +119,8 @@ class Lattice:
                 f"{name} has dtype {phi.dtype}; expected torch.float32 or torch.float64. "
                 "Convert it with .float() or .double()."
             )
+        if phi.is_meta:
+            raise ValueError(f"{name} lives on the meta device and has no values; expected cpu or cuda.")
         if phi.dim() != self.dim + 1 or tuple(phi.shape[1:]) != self.shape:
             expected = ", ".join(map(str, ("batch", *self.shape)))
             raise ValueError(
@@ -138,3 +140,20 @@ class Lattice:
                 "expected finite fields. Drop them or look at where they come from."
             )
         return phi
+
+
+def check_type(value: object, expected: type | tuple[type, ...], name: str, remedy: str = "") -> None:
+    """Raise a TypeError unless `value` is an instance of what is expected; a class is not."""
+    if not isinstance(value, expected) or (isinstance(value, bool) and expected is not bool):
+        kinds = expected if isinstance(expected, tuple) else (expected,)
+        wanted = " or ".join(kind.__name__ for kind in kinds)
+        raise TypeError(f"{name} must be of type {wanted}, got {value!r}. {remedy}".rstrip())
+
+
+def check_count(value: object, name: str, *, minimum: int = 1) -> int:
+    """Return `value` if it is an integer of at least `minimum`, else raise."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an integer, got {value!r}.")
+    if value < minimum:
+        raise ValueError(f"{name} must be an integer >= {minimum}, got {value}.")
+    return value

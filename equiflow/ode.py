@@ -14,6 +14,7 @@ from torchdiffeq._impl.dopri5 import _DORMAND_PRINCE_SHAMPINE_TABLEAU as DORMAND
 from torchdiffeq._impl.odeint import SOLVERS
 from torchdiffeq._impl.solvers import FixedGridODESolver
 
+from equiflow.precision import full_precision
 from equiflow.solvers import Solver, SolverError
 
 State = tuple[Tensor, ...]
@@ -119,6 +120,7 @@ class _Counted:
         self.t: Tensor | float = math.nan
         self.failure: AssertionError | None = None
 
+    @full_precision
     def __call__(self, t: Tensor, state: State) -> State:
         self.calls += 1
         self.t = t

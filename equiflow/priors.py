@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
-from equiflow.lattice import Lattice
+from equiflow.lattice import FIELD_DTYPES, Lattice, check_type
 from equiflow.symmetry import SymmetryGroup
 
 LOG_2PI = math.log(2 * math.pi)
@@ -22,7 +22,9 @@ class Prior(nn.Module, ABC):
 
     def __init__(self, lattice: Lattice, *, group: SymmetryGroup | None = None) -> None:
         super().__init__()
+        check_type(lattice, Lattice, "lattice", "Write Lattice((16, 16)).")
         group = SymmetryGroup(lattice) if group is None else group
+        check_type(group, SymmetryGroup, "group")
         if group.lattice != lattice:
             raise ValueError(
                 f"The group acts on lattice {group.lattice.shape}, the prior lives on {lattice.shape}."
@@ -51,6 +53,13 @@ class Prior(nn.Module, ABC):
 
     def noise(self, n_samples: int, generator: torch.Generator | None = None) -> Tensor:
         """White noise `(n_samples, *lattice)` on the device and in the dtype of the prior."""
+        if self.dtype not in FIELD_DTYPES:
+            raise TypeError(
+                f"The prior computes in {self.dtype}; expected torch.float32 or torch.float64. "
+                "Convert the flow with .float() or .double()."
+            )
+        if self.device.type == "meta":
+            raise ValueError("The prior lives on the meta device and has no values; move it to cpu or cuda.")
         return torch.randn(
             (n_samples, *self.event_shape),
             generator=generator,
@@ -92,10 +101,12 @@ class StandardNormal(Prior):
 
     def log_prob(self, z: Tensor) -> Tensor:
         """`-1/2 sum_x (z_x^2 + log 2 pi)`, `(batch,)`."""
+        self.lattice.check(z, "z")
         return -0.5 * (z.square() + LOG_2PI).sum(self.lattice.axes)
 
     def score(self, z: Tensor) -> Tensor:
         """`-z`."""
+        self.lattice.check(z, "z")
         return -z
 
 
@@ -125,6 +136,7 @@ class FreeField(Prior):
         learnable: bool = True,
     ) -> None:
         super().__init__(lattice, group=group)
+        check_type(m2, (float, int), "m2")
         if not m2 > 0 or not math.isfinite(m2):
             raise ValueError(f"The spectrum needs a positive, finite m2; got {m2}.")
         self.m2 = float(m2)
@@ -157,6 +169,7 @@ class FreeField(Prior):
 
     def score(self, z: Tensor) -> Tensor:
         """`-z_k / sigma_k^2` back in position space, shaped like `z`."""
+        self.lattice.check(z, "z")
         return -self.lattice.ifft(self.lattice.fft(z) * (-2 * self.log_sigma).exp()[self._orbit])
 
     def config(self) -> dict[str, object]:

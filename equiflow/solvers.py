@@ -41,7 +41,7 @@ class Solver:
     max_steps: int = 10_000
 
     def __post_init__(self) -> None:
-        if self.method not in FIXED_STEP_ORDER | ADAPTIVE_ORDER:
+        if not isinstance(self.method, str) or self.method not in FIXED_STEP_ORDER | ADAPTIVE_ORDER:
             known = ", ".join(FIXED_STEP_ORDER | ADAPTIVE_ORDER)
             raise ValueError(f"Unknown method {self.method!r}; expected one of {known}.")
         if self.is_adaptive and self.steps is not None:
@@ -50,9 +50,17 @@ class Solver:
             )
         if not self.is_adaptive and self.steps is None:
             raise ValueError(f"{self.method} takes fixed steps; give it steps=N.")
-        for name, count in (("steps", self.steps), ("max_steps", self.max_steps)):
-            if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
+        for name, count in (
+            ("steps", 1 if self.steps is None else self.steps),
+            ("max_steps", self.max_steps),
+        ):
+            if isinstance(count, bool) or not isinstance(count, int) or count < 1:
                 raise ValueError(f"{name} must be an integer >= 1, got {count!r}.")
+        for name, value in (("rtol", self.rtol), ("atol", self.atol)):
+            if isinstance(value, bool) or not isinstance(value, (float, int)):
+                raise TypeError(f"{name} must be a number, got {value!r}.")
+        if not isinstance(self.adjoint, bool):
+            raise TypeError(f"adjoint must be True or False, got {self.adjoint!r}.")
         if not (0 < self.rtol < 1 and 0 < self.atol < math.inf):
             raise ValueError(
                 f"Tolerances must be positive and rtol below 1; got rtol={self.rtol}, atol={self.atol}."

@@ -151,6 +151,9 @@ def effective_sample_size(log_weight: Tensor, *, n_blocks: int = 128) -> Estimat
         log_weight: `-S(phi) - log q(phi)` on model samples, `(n_samples,)`.
         n_blocks: for the jackknife error.
     """
+    log_weight = _finite_logs(log_weight)
+    # Relative to the largest: log-averages that share a huge offset would lose their difference.
+    log_weight = log_weight - log_weight.max() if len(log_weight) else log_weight
     return jackknife_of_logs(
         lambda log_m1, log_m2: (2 * log_m1 - log_m2).exp(), log_weight, 2 * log_weight, n_blocks=n_blocks
     )

@@ -15,7 +15,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from equiflow.lattice import Lattice
+from equiflow.lattice import Lattice, check_type
 
 
 @dataclass(frozen=True)
@@ -176,6 +176,9 @@ class SymmetryGroup:
     z2: bool = True
 
     def __post_init__(self) -> None:
+        check_type(self.lattice, Lattice, "lattice", "Write Lattice((16, 16)).")
+        check_type(self.point, str, "The name of a point group")
+        check_type(self.z2, bool, "z2")
         point_group(self.lattice, self.point)
 
     @cached_property
@@ -266,7 +269,7 @@ class SymmetryGroup:
         shape = self.lattice.shape
         sizes = shape if kernel_size is None else kernel_size
         sizes = tuple(sizes) if isinstance(sizes, tuple | list) else (sizes,) * self.lattice.dim
-        if not all(isinstance(n, int) for n in sizes):
+        if not all(isinstance(n, int) and not isinstance(n, bool) for n in sizes):
             raise TypeError(f"kernel_size must be an integer or one per axis, got {kernel_size!r}.")
         if len(sizes) != len(shape) or any(not 1 <= n <= side for n, side in zip(sizes, shape, strict=False)):
             raise ValueError(

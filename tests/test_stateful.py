@@ -18,6 +18,7 @@ from hypothesis.stateful import (
     RuleBasedStateMachine,
     initialize,
     invariant,
+    precondition,
     rule,
     run_state_machine_as_test,
 )
@@ -90,8 +91,10 @@ def identical(one: list[Tensor], other: list[Tensor]) -> bool:
 
 
 class FlowMachine(RuleBasedStateMachine):
+    mathematics = True
     clone = staticmethod(copy.deepcopy)
     revive = staticmethod(lambda flow: pickle.loads(pickle.dumps(flow)))
+    load = staticmethod(EquivariantCNF.load)
     field: Callable[..., OrbitConvField] = OrbitConvField
 
     @initialize(
@@ -126,6 +129,10 @@ class FlowMachine(RuleBasedStateMachine):
         )
         prior = (FreeField if self.free else StandardNormal)(self.lattice, group=self.group)
         return EquivariantCNF(self.lattice, vector_field=field, prior=prior, solver=solver)
+
+    def tolerance(self) -> float:
+        """Rounding; where steps adapt, also what a step more or less can change."""
+        return ROUNDING[self.flow.dtype] + (1e-4 if self.flow.solver.is_adaptive else 0.0)
 
     def replace_by(self, other: EquivariantCNF) -> None:
         """Go on with another flow that must be the same in every bit; keep this one to compare with."""
@@ -176,7 +183,7 @@ class FlowMachine(RuleBasedStateMachine):
     @rule()
     def save_and_load(self):
         self.flow.save(self.path / "flow.pt")
-        self.replace_by(EquivariantCNF.load(self.path / "flow.pt"))
+        self.replace_by(self.load(self.path / "flow.pt"))
 
     @rule()
     def fill_a_fresh_flow(self):
@@ -209,22 +216,28 @@ class FlowMachine(RuleBasedStateMachine):
         assert one[1].shape == (n,)
         assert {tensor.dtype for tensor in one} == {self.flow.dtype}
 
+    @precondition(lambda self: self.mathematics)
     @invariant()
     def symmetry_holds_under_every_generator(self):
         tolerance = SYMMETRY[self.flow.dtype]
-        assert max(equivariance_error(self.flow.vector_field).values()) < tolerance
+        errors = equivariance_error(self.flow.vector_field, times=(0.4,), n_random=1)
+        assert max(errors.values()) < tolerance
 
+    @precondition(lambda self: self.mathematics)
     @invariant()
     def density_is_invariant(self):
-        assert max(invariance_error(self.flow, self.group).values()) < ROUNDING[self.flow.dtype]
+        errors = invariance_error(self.flow, self.group, n_samples=1)
+        assert max(errors.values()) < self.tolerance()
 
+    @precondition(lambda self: self.mathematics)
     @invariant()
     def divergence_is_the_dense_trace(self):
-        assert divergence_error(self.flow.vector_field) < 10 * SYMMETRY[self.flow.dtype]
+        assert divergence_error(self.flow.vector_field, times=(0.4,)) < 10 * SYMMETRY[self.flow.dtype]
 
+    @precondition(lambda self: self.mathematics)
     @invariant()
     def log_prob_of_a_sample_is_what_came_with_it(self):
-        flow, rounding = self.flow, ROUNDING[self.flow.dtype]
+        flow = self.flow
         with torch.no_grad():
             phi, log_q = flow.sample_and_log_prob(3, generator=torch.Generator().manual_seed(1))
             error = float((flow.log_prob(phi) - log_q).abs().max())
@@ -232,7 +245,8 @@ class FlowMachine(RuleBasedStateMachine):
         assert bool(phi.isfinite().all())
         assert bool(log_q.isfinite().all())
         assert error < 0.02
-        assert error < 5 * bound + rounding
+        # Both ways may err where the certificate happens to be small.
+        assert error < 30 * bound + 1e-6 + self.tolerance()
 
     @invariant()
     def what_was_left_behind_stays_as_it_was(self):
@@ -251,24 +265,32 @@ class FlowMachine(RuleBasedStateMachine):
 
 
 def run(machine: type[FlowMachine], *, examples: int, steps: int = 8) -> None:
-    run_state_machine_as_test(machine, settings=settings(max_examples=examples, stateful_step_count=steps))
+    options = settings(max_examples=examples, stateful_step_count=steps, report_multiple_bugs=False)
+    run_state_machine_as_test(machine, settings=options)
 
 
 def test_a_flow_keeps_its_laws_whatever_is_done_to_it():
-    run(FlowMachine, examples=30)
+    run(FlowMachine, examples=18)
 
 
 class SharesWeights(FlowMachine):
+    mathematics = False
     clone = staticmethod(copy.copy)
 
 
 class LosesDigits(FlowMachine):
+    mathematics = False
     revive = staticmethod(lambda flow: copy.deepcopy(flow).float().to(flow.dtype))
 
 
 class ForgetsTheSolver(FlowMachine):
-    def build(self, solver):
-        return super().build(replace(solver, max_steps=99))
+    mathematics = False
+
+    @staticmethod
+    def load(path):
+        flow = EquivariantCNF.load(path)
+        flow.solver = Solver(rtol=1e-6)
+        return flow
 
 
 class BreaksTheSymmetry(FlowMachine):
@@ -288,6 +310,8 @@ class NegatesTheDivergence(FlowMachine):
 
 
 class ForgetsWhereItStopped(FlowMachine):
+    mathematics = False
+
     @rule(seed=seeds)
     def train_with_an_interruption(self, seed):
         whole = copy.deepcopy(self.flow)

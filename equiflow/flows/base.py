@@ -10,7 +10,7 @@ from torch.distributions import Distribution, constraints
 
 from equiflow.actions import Action
 from equiflow.flows.certificate import Certificate, SolvedTwice, certify
-from equiflow.lattice import Lattice
+from equiflow.lattice import Lattice, check_type
 from equiflow.priors import Prior
 
 
@@ -19,6 +19,8 @@ class Flow(nn.Module, ABC):
 
     def __init__(self, lattice: Lattice, prior: Prior) -> None:
         super().__init__()
+        check_type(lattice, Lattice, "lattice", "Write Lattice((16, 16)).")
+        check_type(prior, Prior, "prior", "Give an instance, such as FreeField(lattice).")
         if prior.lattice != lattice:
             raise ValueError(
                 f"The prior lives on lattice {prior.lattice.shape}, the flow on {lattice.shape}. "

@@ -12,8 +12,8 @@ from torch import Tensor
 from equiflow.actions import Action
 from equiflow.flows.base import Flow, check_count
 from equiflow.flows.certificate import Certificate, SolvedTwice, certify
-from equiflow.flows.recipes import describe, rebuild
-from equiflow.lattice import Lattice
+from equiflow.flows.recipes import describe, dtype_named, load_weights, rebuild
+from equiflow.lattice import Lattice, check_type
 from equiflow.ode import Solution, State, integrate
 from equiflow.priors import PRIORS, FreeField, Prior
 from equiflow.solvers import Solver, SolverChoice, choose_solver
@@ -72,6 +72,10 @@ class EquivariantCNF(Flow):
         solver: Solver | None = None,
     ) -> None:
         vector_field = OrbitConvField(lattice) if vector_field is None else vector_field
+        check_type(lattice, Lattice, "lattice", "Write Lattice((16, 16)).")
+        check_type(
+            vector_field, VectorField, "vector_field", "Give an instance, such as OrbitConvField(lattice)."
+        )
         if vector_field.lattice != lattice:
             raise ValueError(
                 f"The vector field lives on lattice {vector_field.lattice.shape}, the flow on "
@@ -80,6 +84,7 @@ class EquivariantCNF(Flow):
         super().__init__(lattice, FreeField(lattice, group=vector_field.group) if prior is None else prior)
         self.vector_field = vector_field
         self.solver = Solver() if solver is None else solver
+        check_type(self.solver, Solver, "solver", 'Write Solver("dopri5", rtol=1e-5, atol=1e-5).')
 
     @property
     def group(self) -> SymmetryGroup:
@@ -280,15 +285,15 @@ class EquivariantCNF(Flow):
         content = load_safely(path, "flow", map_location=device)
         try:
             lattice = Lattice(tuple(content["lattice"]))
-            dtype = getattr(torch, content["dtype"])
+            dtype = dtype_named(content["dtype"])
             if vector_field is None:
                 vector_field = rebuild(content["vector_field"], VECTOR_FIELDS, lattice)
             if prior is None:
                 prior = rebuild(content["prior"], PRIORS, lattice)
             solver = Solver(**content["solver"])
             flow = cls(lattice, vector_field=vector_field, prior=prior, solver=solver)
-            flow.to(device, dtype).load_state_dict(content["state_dict"])
-        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+            load_weights(flow.to(device, dtype), content["state_dict"])
+        except Exception as error:  # whatever a recipe that fits nothing can make constructors raise
             raise CheckpointError(f"{path} does not describe a flow: {error}") from error
         return flow
 

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from equiflow.flows.base import Flow
 from equiflow.flows.phase_space import PhaseSpacePrior, split_state
-from equiflow.flows.recipes import describe, rebuild
+from equiflow.flows.recipes import describe, dtype_named, load_weights, rebuild
 from equiflow.lattice import Lattice
 from equiflow.nn.couplings import AffineCoupling, Coupling, Shear
+from equiflow.precision import full_precision
 from equiflow.priors import PRIORS, Prior
 from equiflow.storage import CheckpointError, load_safely, save_atomically
 from equiflow.symmetry import SymmetryGroup
@@ -76,6 +77,7 @@ class ExtendedFlow(Flow, ABC):
         """The symmetry of every step."""
         return self.prior.group
 
+    @full_precision
     def transform_and_log_det(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """See `Flow.transform_and_log_det`; states are `(batch, 2, *lattice)`."""
         driver, moved = self._split(z, "z")
@@ -87,6 +89,7 @@ class ExtendedFlow(Flow, ABC):
         # Kicks are one more than drifts: after the last exchange the momentum is the driver.
         return torch.stack([moved, driver], 1), log_det
 
+    @full_precision
     def inverse_and_log_det(self, phi: Tensor) -> tuple[Tensor, Tensor]:
         """See `Flow.inverse_and_log_det`; states are `(batch, 2, *lattice)`."""
         driver, moved = self._split(phi, "phi")
@@ -150,8 +153,8 @@ class ExtendedFlow(Flow, ABC):
             if momentum is None:
                 momentum = rebuild(content["momentum"], PRIORS, lattice)
             flow = cls(lattice, group=group, position=position, momentum=momentum, **content["config"])
-            flow.to(device, getattr(torch, content["dtype"])).load_state_dict(content["state_dict"])
-        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+            load_weights(flow.to(device, dtype_named(content["dtype"])), content["state_dict"])
+        except Exception as error:  # whatever a recipe that fits nothing can make constructors raise
             raise CheckpointError(f"{path} does not describe a flow: {error}") from error
         return flow
 

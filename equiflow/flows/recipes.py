@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from equiflow.lattice import Lattice
+import torch
+from torch import Tensor, nn
+
+from equiflow.lattice import FIELD_DTYPES, Lattice
 from equiflow.symmetry import SymmetryGroup
 
 
@@ -40,3 +43,20 @@ def rebuild(recipe: dict[str, Any], known: Mapping[str, Any], lattice: Lattice) 
         )
     group = SymmetryGroup(lattice, **recipe["group"])
     return known[recipe["name"]](lattice, group=group, **recipe["config"])
+
+
+def dtype_named(name: str) -> torch.dtype:
+    """The floating-point type of a saved flow: `"float32"` or `"float64"`."""
+    known = {str(dtype).removeprefix("torch."): dtype for dtype in FIELD_DTYPES}
+    if name not in known:
+        raise ValueError(f"dtype is {name!r}; expected one of {', '.join(known)}")
+    return known[name]
+
+
+def load_weights(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """`load_state_dict`, but weights of another dtype are refused instead of rounded."""
+    own = module.state_dict()
+    for name, weight in state.items():
+        if name in own and isinstance(weight, Tensor) and weight.dtype != own[name].dtype:
+            raise ValueError(f"{name} has dtype {weight.dtype}; expected {own[name].dtype}")
+    module.load_state_dict(state)

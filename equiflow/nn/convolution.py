@@ -9,6 +9,7 @@ from torch import Tensor
 
 from equiflow.lattice import Lattice
 from equiflow.nn.features import FeatureValues
+from equiflow.precision import full_precision
 
 
 def feature_convolution(
@@ -51,6 +52,7 @@ class _FeatureConvolution(torch.autograd.Function):
         return lattice.ifft((value_k * modes[1:]).sum(1).addcmul_(lattice.fft(phi), modes[0]))
 
     @staticmethod
+    @full_precision
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():
             raise RuntimeError(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+
+from equiflow.lattice import check_type
 
 
 @dataclass(frozen=True)
@@ -35,9 +38,11 @@ class SineFeatures(nn.Module):
 
     def __init__(self, n_frequencies: int, dim: int, *, max_frequency: float = 8.0, odd: bool = True) -> None:
         super().__init__()
-        if n_frequencies < 1 or not max_frequency > 0:
+        check_type(n_frequencies, int, "n_frequencies")
+        check_type(max_frequency, (float, int), "max_frequency")
+        if n_frequencies < 1 or not 0 < max_frequency < math.inf:
             raise ValueError(
-                "SineFeatures needs n_frequencies >= 1 and max_frequency > 0; "
+                "SineFeatures needs n_frequencies >= 1 and max_frequency > 0, finite; "
                 f"got {n_frequencies} and {max_frequency}."
             )
         self.odd = odd

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from equiflow.lattice import check_type
+
 
 class CosineBasis(nn.Module):
     """`T_j(t) = cos(pi j t)` for `j = 0 ... n_modes - 1`: complete and infinitely smooth on [0, 1].
@@ -17,6 +19,7 @@ class CosineBasis(nn.Module):
 
     def __init__(self, n_modes: int) -> None:
         super().__init__()
+        check_type(n_modes, int, "The number of time modes")
         if n_modes < 1:
             raise ValueError(f"A time basis needs at least one mode, got {n_modes}.")
         self.n_modes = n_modes

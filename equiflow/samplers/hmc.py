@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from equiflow.actions import Action
+from equiflow.lattice import check_type
 from equiflow.samplers.chain import Chain
-
 
 #: leapfrog steps of a mean trajectory beyond which tuning has failed
 MAX_STEPS = 1000
@@ -37,9 +37,10 @@ class HMC:
         trajectory_length: float = 2.0,
         target_acceptance: float = 0.8,
     ) -> None:
-        if not trajectory_length > 0 or not (step_size is None or step_size > 0):
+        check_type(action, Action, "action")
+        if not 0 < trajectory_length < math.inf or not (step_size is None or 0 < step_size < math.inf):
             raise ValueError(
-                f"Expected positive lengths, got step_size={step_size}, "
+                f"Expected positive, finite lengths, got step_size={step_size}, "
                 f"trajectory_length={trajectory_length}."
             )
         if not 0 < target_acceptance < 1:
@@ -75,8 +76,11 @@ class HMC:
             dtype: of the field, unless `initial` says it.
 
         Raises:
-            RuntimeError: if the tuned step size collapses, or a chain accepts no trajectory in the second half of the thermalisation.
+            RuntimeError: if the tuned step size collapses, or a chain accepts no trajectory in the
+                second half of the thermalisation.
         """
+        for name, count in (("n_samples", n_samples), ("n_chains", n_chains), ("thin", thin)):
+            check_type(count, int, name)
         if min(n_samples, n_chains, thin) < 1 or n_thermalisation < 0:
             raise ValueError(
                 f"Expected counts >= 1, got n_samples={n_samples}, n_chains={n_chains}, thin={thin}, "

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from equiflow.actions import Action
 from equiflow.flows import Certificate, Flow
+from equiflow.lattice import check_count
 from equiflow.statistics import (
     Estimate,
     effective_sample_size,
@@ -110,6 +111,7 @@ def importance_sample(
     Raises:
         ValueError: if `batch_size` is not positive.
     """
+    check_count(n_samples, "n_samples", minimum=0)
     if batch_size < 1 or certify < 0:
         raise ValueError(f"Expected batch_size >= 1 and certify >= 0, got {batch_size} and {certify}.")
     drawn = [

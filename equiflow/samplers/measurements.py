@@ -64,6 +64,8 @@ def measure(source: Ensemble | Chain, *, n_blocks: int = 64) -> Measurements:
     else:
         phi = source.configurations
         weight = torch.ones(len(phi), dtype=torch.float64, device=phi.device)
+    if len(phi) < 2:
+        raise ValueError(f"measure needs at least 2 samples, got {len(phi)}.")
     values, volume, side = _per_configuration(phi), math.prod(phi.shape[1:]), phi.shape[1]
 
     def derived(averages: Tensor) -> Tensor:

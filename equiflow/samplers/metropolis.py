@@ -7,6 +7,7 @@ from torch import Tensor
 
 from equiflow.actions import Action
 from equiflow.flows import Flow
+from equiflow.lattice import check_type
 from equiflow.samplers.chain import Chain
 from equiflow.samplers.importance import Ensemble, importance_sample
 
@@ -39,6 +40,8 @@ class IndependenceMetropolis:
             batch_size: proposals drawn at a time.
             generator: source of randomness, on the flow's device.
         """
+        check_type(n_samples, int, "n_samples")
+        check_type(n_chains, int, "n_chains")
         if n_samples < 1 or n_chains < 1:
             raise ValueError(f"Expected n_samples >= 1 and n_chains >= 1, got {n_samples} and {n_chains}.")
         proposals = importance_sample(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from tqdm import tqdm
 
 from equiflow.actions import Action
 from equiflow.flows import Flow
+from equiflow.lattice import check_count, check_type
+from equiflow.precision import full_precision
 from equiflow.solvers import Solver, SolverError
 from equiflow.storage import CheckpointError, load_safely, save_atomically
 from equiflow.training.history import History
@@ -31,6 +34,7 @@ class TrainingDivergedError(RuntimeError):
         self.history = history
 
 
+@full_precision
 def fit(
     flow: Flow,
     action: Action,
@@ -140,6 +144,8 @@ class _Run:
         norm = torch.nn.utils.clip_grad_norm_(self.trained, self.clip_norm)
         self._record(value, norm, rate)
         self.optimiser.step()
+        if self.step == self.steps and not all(bool(p.isfinite().all()) for p in self.trained):
+            raise self._diverged("weights are not finite after the last step")
 
     def _record(self, value: ObjectiveValue, norm: Tensor, rate: float) -> None:
         # One transfer from the device per step, for everything that is looked at.
@@ -178,22 +184,62 @@ class _Run:
 
     def restore(self, state: dict[str, Any], settings: dict[str, Any]) -> None:
         """Go on from a saved state of the same run."""
-        changed = [k for k, v in settings.items() if state["settings"].get(k) != v]
-        if changed:
-            raise CheckpointError(
-                "The checkpoint belongs to another run: "
-                + ", ".join(f"{k} was {state['settings'].get(k)}, now {settings[k]}" for k in changed)
-                + ". Give another checkpoint file, or the same settings."
-            )
+        before = {name: value.clone() for name, value in self.flow.state_dict().items()}
         try:
-            self.flow.load_state_dict(state["flow"])
-            self.optimiser.load_state_dict(state["optimiser"])
-        except (RuntimeError, ValueError) as error:
-            raise CheckpointError(f"The checkpoint does not fit this flow: {error}") from error
+            _compare(state["settings"], settings)
+            self._restore(state)
+        except Exception as error:  # whatever entries that fit nothing can make torch raise
+            self.flow.load_state_dict(before)
+            if isinstance(error, CheckpointError):
+                raise
+            raise CheckpointError(f"The checkpoint does not fit this flow: {error!r}") from error
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        history = History(**state["history"])
+        step = check_count(state["step"], "step", minimum=0)
+        for name, column in vars(history).items():
+            if not isinstance(column, list) or len(column) != step:
+                raise ValueError(f"history.{name} is not a list of {step} steps")
+            if not all(isinstance(entry, (int, float)) for entry in column):
+                raise ValueError(f"history.{name} holds more than numbers")
+        if history.step != list(range(1, step + 1)) or step > self.steps:
+            raise ValueError(f"its history does not count the steps from 1 to {step}")
+        self.flow.load_state_dict(state["flow"])
+        _check_moments(state["optimiser"]["state"], self.trained)
+        if state["optimiser"]["param_groups"] != _with_rate(self.optimiser, state["optimiser"]):
+            raise ValueError("the optimiser had other options or parameters")
+        self.optimiser.load_state_dict(state["optimiser"])
         self.generator.set_state(state["generator"].cpu())
-        self.history = History(**state["history"])
-        self.step = state["step"]
+        self.history = history
+        self.step = step
         self.before = self.history.seconds[-1] if len(self.history) else 0.0
+
+
+def _compare(old: dict[str, Any], new: dict[str, Any]) -> None:
+    """Raise if the settings of two runs differ."""
+    changed = [k for k, v in new.items() if type(old.get(k)) is not type(v) or old[k] != v]
+    if changed:
+        raise CheckpointError(
+            "The checkpoint belongs to another run: "
+            + ", ".join(f"{k} was {old.get(k)}, now {new[k]}" for k in changed)
+            + ". Give another checkpoint file, or the same settings."
+        )
+
+
+def _check_moments(moments: dict[int, Any], trained: Sequence[Tensor]) -> None:
+    """Raise unless Adam's moments are shaped like the parameters that they belong to."""
+    for index, found in moments.items():
+        if {name for name in found} != {"step", "exp_avg", "exp_avg_sq"}:
+            raise ValueError(f"the optimiser's state of parameter {index} is not Adam's")
+        for name in ("exp_avg", "exp_avg_sq"):
+            if found[name].shape != trained[index].shape:
+                raise ValueError(f"{name} of parameter {index} has shape {tuple(found[name].shape)}")
+
+
+def _with_rate(optimiser: torch.optim.Optimizer, saved: dict[str, Any]) -> list[dict[str, Any]]:
+    """The optimiser's own options, with the learning rate of a saved state."""
+    groups = optimiser.state_dict()["param_groups"]
+    return [group | {"lr": old["lr"]} for group, old in zip(groups, saved["param_groups"], strict=True)]
 
 
 def _schedule(step: int, warmup: int, steps: int) -> float:
@@ -211,6 +257,10 @@ def _check(
     clip_norm: float,
     checkpoint_every: int,
 ) -> None:
+    check_type(flow, Flow, "flow")
+    check_type(action, Action, "action")
+    for name, count in (("steps", steps), ("batch_size", batch_size), ("checkpoint_every", checkpoint_every)):
+        check_type(count, int, name)
     if action.lattice != flow.lattice:
         raise ValueError(
             f"The action lives on lattice {action.lattice.shape}, the flow on {flow.lattice.shape}. "
@@ -221,7 +271,7 @@ def _check(
             f"Expected counts >= 1, got steps={steps}, batch_size={batch_size}, "
             f"checkpoint_every={checkpoint_every}, warmup={warmup}."
         )
-    if not (learning_rate > 0 and clip_norm > 0):
+    if not (0 < learning_rate < math.inf and clip_norm > 0):
         raise ValueError(
             f"Expected positive learning_rate and clip_norm, got {learning_rate} and {clip_norm}."
         )

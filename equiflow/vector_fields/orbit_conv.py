@@ -5,11 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from equiflow.lattice import Lattice
+from equiflow.lattice import Lattice, check_type
 from equiflow.nn.convolution import feature_convolution, transposed_convolution
 from equiflow.nn.features import FeatureValues, SineFeatures
 from equiflow.nn.kernels import Kernel, KernelModes, MomentumKernel, OffsetKernel
 from equiflow.nn.time import CosineBasis
+from equiflow.precision import full_precision
 from equiflow.symmetry import SymmetryGroup
 from equiflow.vector_fields.base import PathRates, VectorField
 
@@ -49,7 +50,9 @@ class OrbitConvField(VectorField):
         n_time_modes: int = 4,
         max_frequency: float = 8.0,
     ) -> None:
+        check_type(lattice, Lattice, "lattice", "Write Lattice((16, 16)).")
         group = SymmetryGroup(lattice) if group is None else group
+        check_type(group, SymmetryGroup, "group")
         if group.lattice != lattice:
             raise ValueError(
                 f"The group acts on lattice {group.lattice.shape}, the field lives on {lattice.shape}."
@@ -61,8 +64,8 @@ class OrbitConvField(VectorField):
             "n_time_modes": n_time_modes,
             "max_frequency": max_frequency,
         }
-        self.features = SineFeatures(n_frequencies, lattice.dim, max_frequency=max_frequency, odd=group.z2)
         self.time_basis = CosineBasis(n_time_modes)
+        self.features = SineFeatures(n_frequencies, lattice.dim, max_frequency=max_frequency, odd=group.z2)
         n_kernels = 1 + len(self.features)
         self.kernel: Kernel
         if kernel_size is None and group.has_inversion:
@@ -72,20 +75,27 @@ class OrbitConvField(VectorField):
         # A uniform drift is the one even feature that no kernel can give: allowed only without Z2.
         self.drift = None if group.z2 else nn.Parameter(torch.zeros(n_time_modes))
 
+    @full_precision
     def velocity_and_divergence(self, phi: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
         """See `VectorField.velocity_and_divergence`."""
+        self.lattice.check(phi)
         kernel, drift = self._at(t)
         velocity, features = self._convolve(phi, kernel, drift)
         if torch.is_grad_enabled():
             features = self.features(phi)
         return velocity, self._divergence(features.first, kernel)
 
+    @full_precision
     def velocity(self, phi: Tensor, t: Tensor | float) -> Tensor:
         """`v(phi, t)` alone, `(batch, *lattice)`."""
+        self.lattice.check(phi)
         return self._convolve(phi, *self._at(t))[0]
 
+    @full_precision
     def path_rates(self, phi: Tensor, t: Tensor | float, score: Tensor) -> PathRates:
         """Closed form: `d score/dt = -K_0^T * s - sum_f h_f' (K_f^T * s) - sum_f K_f(0) h_f''`."""
+        self.lattice.check(phi)
+        self.lattice.check(score, "score")
         kernel, drift = self._at(t)
         velocity, features = self._convolve(phi, kernel, drift)
         with torch.no_grad():
