@@ -87,18 +87,37 @@ class Verdict:
     problem: str = ""
 
 
-FIELDS = ("test_vector_fields.py",)
 SYMMETRY = ("test_symmetry.py",)
 PRIORS = ("test_priors.py",)
 ACTIONS = ("test_actions.py",)
-FLOW = ("test_flow.py",)
-EXACT_FLOW = ("test_exact_flow.py",)
+CERTIFICATES = (
+    "test_certificates.py::test_the_solver_error_of_a_result_predicts_its_change_under_a_much_finer_solve",
+)
+TUNING = ("test_gaps.py::test_the_errors_a_solver_is_chosen_by_are_true_errors",)
+RK5 = ("test_certificates.py::test_rk5_uses_the_same_formula_as_dopri5",)
+DIAGNOSIS = ("test_diagnosis.py",)
 IMPORTANCE = ("test_importance.py",)
-HMC = ("test_hmc.py",)
 METROPOLIS = ("test_metropolis.py",)
 STATISTICS = ("test_statistics.py",)
 
 MUTANTS = (
+    # --- lattice ----------------------------------------------------------------------------------
+    Mutant(
+        "momenta of the continuum",
+        "lattice.py",
+        "(4 * torch.sin(momentum / 2) ** 2)",
+        "(momentum**2)",
+        "-Laplacian = sum 4 sin^2(p / 2)",
+        ("test_lattice.py",),
+    ),
+    Mutant(
+        "last momentum counted twice",
+        "lattice.py",
+        "count[..., last // 2] = 1.0",
+        "count[..., last // 2] = 2.0",
+        "on even sides the last mode is its own conjugate",
+        ("test_lattice.py",),
+    ),
     # --- symmetry ---------------------------------------------------------------------------------
     Mutant(
         "orbit off by one",
@@ -132,6 +151,14 @@ MUTANTS = (
         "a real field has k and -k in one orbit",
         SYMMETRY,
     ),
+    Mutant(
+        "product in the other order",
+        "symmetry.py",
+        "tuple(other.permutation[axis] for axis in self.permutation)",
+        "tuple(self.permutation[axis] for axis in other.permutation)",
+        "g @ h applies h first",
+        SYMMETRY,
+    ),
     # --- vector field -----------------------------------------------------------------------------
     Mutant(
         "divergence sign",
@@ -139,7 +166,7 @@ MUTANTS = (
         "return per_feature @ kernel.at_origin[1:] + self.lattice.volume * kernel.at_origin[0]",
         "return -(per_feature @ kernel.at_origin[1:] + self.lattice.volume * kernel.at_origin[0])",
         "d log q / dt = - div v",
-        FIELDS,
+        ("test_vector_fields.py::test_divergence_is_the_dense_trace",),
     ),
     Mutant(
         "divergence without linear kernel",
@@ -147,7 +174,7 @@ MUTANTS = (
         " + self.lattice.volume * kernel.at_origin[0]",
         "",
         "div v contains V K_0(0)",
-        FIELDS,
+        ("test_vector_fields.py::test_divergence_is_the_dense_trace",),
     ),
     Mutant(
         "even features under Z2",
@@ -155,7 +182,7 @@ MUTANTS = (
         "odd=group.z2)",
         "odd=False)",
         "v(-phi) = -v(phi)",
-        FIELDS,
+        ("test_vector_fields.py::test_velocity_is_equivariant_and_divergence_invariant",),
     ),
     Mutant(
         "kernel not tied",
@@ -163,7 +190,15 @@ MUTANTS = (
         "index = group.lattice.half(orbits.index).contiguous()",
         "index = group.lattice.half(orbits.index.flatten().roll(1).reshape(orbits.index.shape)).contiguous()",
         "kernels are constant on orbits",
-        FIELDS,
+        ("test_vector_fields.py::test_velocity_is_equivariant_and_divergence_invariant",),
+    ),
+    Mutant(
+        "kernel's value at the wrong site",
+        "nn/kernels.py",
+        "values[:, 0])",
+        "values[:, -1])",
+        "the divergence needs K(0)",
+        ("test_vector_fields.py::test_divergence_is_the_dense_trace",),
     ),
     Mutant(
         "path rates without grad div",
@@ -171,7 +206,7 @@ MUTANTS = (
         "            rate += self.features.weighted_second(features.value, kernel.at_origin[1:])\n",
         "",
         "d score/dt = -(dv/dphi)^T score - grad div",
-        FIELDS,
+        ("test_vector_fields.py::test_path_rates_agree_with_automatic_differentiation",),
     ),
     Mutant(
         "score rate sign",
@@ -179,7 +214,7 @@ MUTANTS = (
         "return PathRates(velocity, divergence, -rate)",
         "return PathRates(velocity, divergence, rate)",
         "d score/dt = -(dv/dphi)^T score - grad div",
-        FIELDS,
+        ("test_vector_fields.py::test_path_rates_agree_with_automatic_differentiation",),
     ),
     Mutant(
         "conj dropped in transpose",
@@ -187,7 +222,7 @@ MUTANTS = (
         "lattice.fft(field).unsqueeze(1) * modes.conj()",
         "lattice.fft(field).unsqueeze(1) * modes",
         "K^T(x) = K(-x) without inversion symmetry",
-        FIELDS,
+        ("test_vector_fields.py::test_path_rates_agree_with_automatic_differentiation",),
     ),
     Mutant(
         "conj dropped in backward",
@@ -195,7 +230,7 @@ MUTANTS = (
         "gradient_k.unsqueeze(1) * modes.conj()",
         "gradient_k.unsqueeze(1) * modes",
         "gradient in phi without inversion symmetry",
-        FIELDS,
+        ("test_vector_fields.py::test_gradients_agree_with_finite_differences",),
     ),
     Mutant(
         "momenta counted once in backward",
@@ -203,7 +238,7 @@ MUTANTS = (
         "lattice.half_multiplicity().to(phi) / lattice.volume",
         "1.0 / lattice.volume",
         "half the momenta of a real FFT stand for two",
-        FIELDS,
+        ("test_vector_fields.py::test_gradients_agree_with_finite_differences",),
     ),
     Mutant(
         "frequency gradient",
@@ -211,7 +246,7 @@ MUTANTS = (
         "of_frequencies = (along_phi - along_value) / frequencies",
         "of_frequencies = along_phi / frequencies",
         "dh/domega = (phi h' - h) / omega",
-        FIELDS,
+        ("test_vector_fields.py::test_gradients_agree_with_finite_differences",),
     ),
     # --- prior ------------------------------------------------------------------------------------
     Mutant(
@@ -279,6 +314,14 @@ MUTANTS = (
         "a rescaling adds V log scale to log Z",
         ACTIONS,
     ),
+    Mutant(
+        "susceptibility without volume",
+        "observables.py",
+        "return math.prod(phi.shape[1:]) * magnetisation(phi).square()",
+        "return magnetisation(phi).square()",
+        "chi = V <M^2>",
+        ("test_observables.py",),
+    ),
     # --- flow -------------------------------------------------------------------------------------
     Mutant(
         "log_det sign in log_prob",
@@ -286,7 +329,7 @@ MUTANTS = (
         "return self.prior.log_prob(z) + log_det",
         "return self.prior.log_prob(z) - log_det",
         "log q(phi) = log prior(z) + log |det dz/dphi|",
-        FLOW,
+        ("test_flow.py::test_log_prob_is_prior_minus_the_dense_log_determinant",),
     ),
     Mutant(
         "lost Jacobian in sampling",
@@ -294,7 +337,7 @@ MUTANTS = (
         "return phi, self.prior.log_prob(z) - log_det",
         "return phi, self.prior.log_prob(z)",
         "log q(phi) = log prior(z) - log |det dphi/dz|",
-        FLOW,
+        ("test_flow.py::test_sampled_log_prob_is_log_prob_of_the_sample",),
     ),
     Mutant(
         "log_det sign in path sample",
@@ -302,7 +345,7 @@ MUTANTS = (
         "PathSample(phi, log_q - log_det.detach()",
         "PathSample(phi, log_q + log_det.detach()",
         "a path sample knows its log q",
-        FLOW,
+        ("test_flow.py::test_path_samples_are_the_flow_s_samples",),
     ),
     Mutant(
         "certificate against itself",
@@ -310,7 +353,35 @@ MUTANTS = (
         "finer = self.solver.refined()",
         "finer = self.solver",
         "a certificate compares with a finer solve",
-        FLOW,
+        ("test_flow.py::test_certificate_shrinks_with_a_finer_solver_and_fires_for_a_coarse_one",),
+    ),
+    Mutant(
+        "certificate sees one sign only",
+        "flows/certificate.py",
+        "float((finer - current).abs().max())",
+        "float((finer - current).max())",
+        "the largest error of a log weight has no sign",
+        (
+            "test_flow.py::test_certificate_predicts_the_true_error_of_the_log_weights",
+            "test_flow.py::test_certificate_without_action_sees_the_error_of_the_sampled_log_prob",
+            "test_flow.py::test_certificate_shrinks_with_a_finer_solver_and_fires_for_a_coarse_one",
+        ),
+    ),
+    Mutant(
+        "solver error not passed on",
+        "samplers/importance.py",
+        "systematic=abs(certificate.shift_of(functional))",
+        "systematic=0.0",
+        "every estimate carries its solver error",
+        CERTIFICATES,
+    ),
+    Mutant(
+        "solver tuned against itself",
+        "flows/cnf.py",
+        "self._log_weight(z, solver, reference_solver, action)",
+        "self._log_weight(z, solver, solver, action)",
+        "a solver is judged by a finer one",
+        TUNING,
     ),
     Mutant(
         "stage at the wrong time",
@@ -318,7 +389,7 @@ MUTANTS = (
         "func(t0 + node * dt, y0",
         "func(t0, y0",
         "rk5 is of fifth order for v(phi, t)",
-        ("test_ode.py", "test_certificates.py"),
+        RK5,
     ),
     Mutant(
         "coupling forgets its stretch",
@@ -326,7 +397,7 @@ MUTANTS = (
         " + self.log_stretch.total()",
         "",
         "log det = sum s + sum_k log C_k",
-        EXACT_FLOW,
+        ("test_exact_flow.py::test_log_det_is_that_of_the_dense_jacobian",),
     ),
     Mutant(
         "couplings inverted in order",
@@ -334,7 +405,23 @@ MUTANTS = (
         "for coupling in reversed(self.couplings):",
         "for coupling in self.couplings:",
         "the inverse undoes the last step first",
-        EXACT_FLOW,
+        ("test_exact_flow.py::test_the_inverse_is_exact_to_rounding",),
+    ),
+    Mutant(
+        "inverse shear",
+        "nn/couplings.py",
+        "return moved - self.gradient(driver)",
+        "return moved + self.gradient(driver)",
+        "the inverse of a shear takes back its kick",
+        ("test_exact_flow.py::test_the_inverse_is_exact_to_rounding",),
+    ),
+    Mutant(
+        "momentum energy without its half",
+        "flows/phase_space.py",
+        "self.action(phi) + 0.5 * momentum.square()",
+        "self.action(phi) + momentum.square()",
+        "H = S + p^2 / 2",
+        ("test_exact_flow.py::test_the_extended_action_and_its_gradient",),
     ),
     Mutant(
         "adjoint forgets the weights",
@@ -342,7 +429,7 @@ MUTANTS = (
         "trained = tuple(p for p in parameters if p.requires_grad)",
         "trained = tuple(p for p in parameters if p.requires_grad)[:1]",
         "adjoint = backpropagation for every parameter",
-        FLOW,
+        ("test_flow.py::test_gradient_reaches_every_parameter",),
     ),
     # --- training ---------------------------------------------------------------------------------
     Mutant(
@@ -351,7 +438,26 @@ MUTANTS = (
         "force = path.score + action.grad(phi)",
         "force = action.grad(phi)",
         "the gradient of the KL needs grad log q",
-        ("test_training.py",),
+        (
+            "test_training.py::test_training_finds_the_spectrum_of_a_free_field",
+            "test_training.py::test_training_lowers_the_loss_and_raises_the_ess",
+        ),
+    ),
+    Mutant(
+        "inverse path without score",
+        "training/inverse_path.py",
+        "force = score + action.grad(phi.detach())",
+        "force = action.grad(phi.detach())",
+        "the gradient of the KL needs grad log q",
+        ("test_exact_flow.py::test_the_path_gradient_is_the_gradient_of_the_reverse_kl",),
+    ),
+    Mutant(
+        "kinetic penalty sign",
+        "training/objectives.py",
+        "surrogate + self.kinetic_penalty * path",
+        "surrogate - self.kinetic_penalty * path",
+        "the penalty slows trajectories",
+        ("test_training.py::test_kinetic_penalty_slows_the_trajectories",),
     ),
     # --- samplers ---------------------------------------------------------------------------------
     Mutant(
@@ -360,7 +466,7 @@ MUTANTS = (
         "change = self.energy(proposal, final) - self.energy(phi, momentum)",
         "change = self.action(proposal) - self.action(phi)",
         "acceptance is by the change of H",
-        HMC,
+        ("test_hmc.py::test_one_site_phi4_has_the_moments_of_quadrature",),
     ),
     Mutant(
         "HMC accepts everything",
@@ -368,7 +474,7 @@ MUTANTS = (
         "moved = uniform < probability",
         "moved = uniform < 2.0",
         "HMC is exact at any step size",
-        HMC,
+        ("test_hmc.py::test_one_site_phi4_has_the_moments_of_quadrature",),
     ),
     Mutant(
         "HMC last half step",
@@ -376,7 +482,7 @@ MUTANTS = (
         "kick = step_size if step < n_steps - 1 else 0.5 * step_size",
         "kick = step_size",
         "leapfrog is reversible, error O(step^2)",
-        HMC,
+        ("test_hmc.py::test_leapfrog_is_reversible",),
     ),
     Mutant(
         "HMC fixed length",
@@ -384,7 +490,7 @@ MUTANTS = (
         "stretch = 0.5 + float(",
         "stretch = 1.0 + 0.0 * float(",
         "no mode's period traps a trajectory",
-        HMC,
+        ("test_hmc.py::test_trajectories_of_a_mode_s_half_period_do_not_trap_it",),
     ),
     Mutant(
         "Metropolis ratio inverted",
@@ -409,6 +515,14 @@ MUTANTS = (
         "values.double(), torch.ones_like(weight))",
         "<O> = sum w O / sum w",
         IMPORTANCE,
+    ),
+    Mutant(
+        "forward log Z sign",
+        "samplers/diagnosis.py",
+        "log_mean_exp(-target_log_weight, n_blocks",
+        "log_mean_exp(target_log_weight, n_blocks",
+        "log Z = -log mean_p(1 / w)",
+        DIAGNOSIS,
     ),
     # --- statistics -------------------------------------------------------------------------------
     Mutant(
@@ -465,7 +579,7 @@ MUTANTS = (
         "offset = math.log(len(model) / len(target))",
         "offset = 0.0",
         "Bennett's C = log Z + log(n_model / n_target)",
-        ("test_diagnosis.py",),
+        DIAGNOSIS,
     ),
 )
 
@@ -485,7 +599,8 @@ def copy_to(target: Path, source: Path = ROOT) -> Path:
 def run_tests(root: Path, tests: Iterable[str], *options: str, timeout: float) -> Verdict:
     """Run tests of the copy in `root` on the package of that copy, checked in the same process."""
     environment = os.environ | {"PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1"}
-    pytest_options = ["-q", "--tb=no", "-rfE", "-p", "no:cacheprovider", "-o", "console_output_style=classic"]
+    # The project's own options may spread tests over processes, whose imports would not be checked.
+    pytest_options = ["-q", "--tb=no", "-rfE", "-m", "not slow", "-o", "addopts=", "-p", "no:cacheprovider"]
     command = [sys.executable, "-c", RUN_TESTS, f"{root / 'equiflow'}{os.sep}", *pytest_options, *options]
     command += [f"tests/{test}" for test in tests]
     start = time.perf_counter()
@@ -495,7 +610,8 @@ def run_tests(root: Path, tests: Iterable[str], *options: str, timeout: float) -
         )
     except subprocess.TimeoutExpired:
         return Verdict((), time.perf_counter() - start, f"no end after {timeout:.0f} s")
-    failed = tuple(re.findall(r"^(?:FAILED|ERROR) tests/(\S+)", done.stdout, re.MULTILINE))
+    found = re.findall(r"^(?:FAILED|ERROR) tests/(\S+)", done.stdout, re.MULTILINE)
+    failed = tuple(dict.fromkeys(found))
     # 0: all passed, 1: some failed. Otherwise a test was not found or could not even be collected.
     problem = "" if done.returncode in (0, 1) and bool(failed) == bool(done.returncode) else "pytest: "
     if problem:
@@ -537,18 +653,22 @@ def try_all(mutants: Sequence[Mutant], *, jobs: int, timeout: float) -> dict[str
         snapshot = copy_to(folder / "snapshot")
         check_mutants(mutants, snapshot)
         tests = fitting(test for mutant in mutants for test in mutant.tests)
-        sound = run_tests(snapshot, tests, timeout=timeout * len(tests))
-        if sound.failed or sound.problem:
-            culprits = "\n  ".join([*sound.failed, sound.problem])
-            raise RuntimeError(
-                f"The package as it is does not pass, so no mutant can be judged:\n  {culprits}"
-            )
-        print(f"the package as it is passes {' '.join(tests)} in {sound.seconds:.0f} s", flush=True)
-        verdicts = {}
         with (
             ThreadPoolExecutor(jobs) as pool,
-            tqdm(total=len(mutants), desc="mutants", unit="mutant") as bar,
+            tqdm(total=len(tests) + len(mutants), desc="tests without mutant", unit="run") as bar,
         ):
+            sound = []
+            for verdict in pool.map(lambda test: run_tests(snapshot, [test], timeout=timeout), tests):
+                sound.append(verdict)
+                bar.update()
+            if culprits := [text for v in sound for text in (*v.failed, v.problem) if text]:
+                raise RuntimeError(
+                    "The package as it is does not pass, so no mutant can be judged:\n  "
+                    + "\n  ".join(culprits)
+                )
+            bar.write(f"without a mutant {len(tests)} test files or tests pass", file=sys.stdout)
+            bar.set_description("mutants")
+            verdicts = {}
             waiting = {pool.submit(try_mutant, m, snapshot, folder, timeout=timeout): m for m in mutants}
             for done in as_completed(waiting):
                 verdicts[waiting[done].name] = done.result()
