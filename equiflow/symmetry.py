@@ -145,17 +145,18 @@ def point_group(lattice: Lattice, name: str = "full") -> tuple[PointElement, ...
         raise ValueError(
             f"Unknown point group {name!r} in {lattice.dim}D; expected one of {', '.join(known)}."
         )
-    elements = tuple(
-        element
-        for element in hyperoctahedral(lattice.dim)
-        if element.keeps(lattice) and _SELECTIONS[selection](element)
-    )
+    elements = _select(lattice, selection)
     if order is not None and len(elements) != order:
         raise ValueError(
             f"A lattice of shape {lattice.shape} does not have the point group {name}. "
             "Use 'full' for the largest group that its sides allow."
         )
     return elements
+
+
+def _select(lattice: Lattice, selection: str) -> tuple[PointElement, ...]:
+    keep = _SELECTIONS[selection]
+    return tuple(e for e in hyperoctahedral(lattice.dim) if e.keeps(lattice) and keep(e))
 
 
 @dataclass(frozen=True)
@@ -290,14 +291,9 @@ class SymmetryGroup:
             (
                 short
                 for short, (selection, size) in names.items()
-                if size == order and set(point_group_of(selection, self.lattice)) == set(self.point_elements)
+                if size == order and set(_select(self.lattice, selection)) == set(self.point_elements)
             ),
             f"{self.point} point group ({order} elements)",
         )
         parts = ["translations"] + ([point] if order > 1 else []) + (["Z2"] if self.z2 else [])
         return " x ".join(parts)
-
-
-def point_group_of(selection: str, lattice: Lattice) -> tuple[PointElement, ...]:
-    """Elements of a named selection, without asking for its full order."""
-    return tuple(e for e in hyperoctahedral(lattice.dim) if e.keeps(lattice) and _SELECTIONS[selection](e))

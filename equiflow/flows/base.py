@@ -10,7 +10,7 @@ from torch.distributions import Distribution, constraints
 
 from equiflow.actions import Action
 from equiflow.flows.certificate import Certificate, SolvedTwice, certify
-from equiflow.lattice import Lattice, check_type
+from equiflow.lattice import Lattice, check_count, check_type
 from equiflow.priors import Prior
 
 
@@ -70,7 +70,7 @@ class Flow(nn.Module, ABC):
         self, n_samples: int, *, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
         """Draw `phi` and `log q(phi)`, both differentiable in the parameters of the flow."""
-        z = self.prior.rsample(check_count(n_samples), generator)
+        z = self.prior.rsample(check_count(n_samples, "n_samples", minimum=0), generator)
         phi, log_det = self.transform_and_log_det(z)
         return phi, self.prior.log_prob(z) - log_det
 
@@ -109,7 +109,7 @@ class Flow(nn.Module, ABC):
             action: target whose log weights are compared; the model itself by default.
             generator: source of randomness, on the flow's device.
         """
-        z = self.prior.rsample(check_count(n_samples), generator)
+        z = self.prior.rsample(check_count(n_samples, "n_samples", minimum=0), generator)
         phi, log_det = self.transform_and_log_det(z)
         log_weight = torch.zeros_like(log_det)
         if action is not None:
@@ -126,15 +126,6 @@ class Flow(nn.Module, ABC):
                 f"Convert one: {name}.to(flow.dtype), or flow.to({phi.dtype})."
             )
         return phi
-
-
-def check_count(n_samples: int) -> int:
-    """Return `n_samples` if it is a count, else raise."""
-    if isinstance(n_samples, bool) or not isinstance(n_samples, int):
-        raise TypeError(f"n_samples must be an integer, got {n_samples!r}.")
-    if n_samples < 0:
-        raise ValueError(f"n_samples must not be negative, got {n_samples}.")
-    return n_samples
 
 
 class FlowDistribution(Distribution):

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from equiflow.actions import Action
-from equiflow.flows.base import Flow, check_count
+from equiflow.flows.base import Flow
 from equiflow.flows.certificate import Certificate, SolvedTwice, certify
 from equiflow.flows.recipes import describe, dtype_named, load_weights, rebuild
-from equiflow.lattice import Lattice, check_type
+from equiflow.lattice import Lattice, check_count, check_type
 from equiflow.ode import Solution, State, integrate
 from equiflow.priors import PRIORS, FreeField, Prior
 from equiflow.solvers import Solver, SolverChoice, choose_solver
@@ -136,7 +136,7 @@ class EquivariantCNF(Flow):
             solver: instead of the flow's own, for instance a cheaper one while training.
         """
         solver = solver or self.solver
-        z = self.prior.rsample(check_count(n_samples), generator)
+        z = self.prior.rsample(check_count(n_samples, "n_samples", minimum=0), generator)
         with torch.no_grad():
             score, log_q = self.prior.score(z), self.prior.log_prob(z)
         zeros = z.new_zeros(n_samples)
@@ -184,7 +184,7 @@ class EquivariantCNF(Flow):
             action: target whose log weights and log Z are compared.
             generator: source of randomness, on the flow's device.
         """
-        z = self.prior.rsample(check_count(n_samples), generator)
+        z = self.prior.rsample(check_count(n_samples, "n_samples", minimum=0), generator)
         finer = self.solver.refined()
         phi, log_weight, nfe = self._log_weight(z, self.solver, finer, action)
         if action is None:
@@ -218,7 +218,7 @@ class EquivariantCNF(Flow):
         Returns:
             What was chosen and what was tried; `print` shows it as a table.
         """
-        z = self.prior.rsample(check_count(n_samples), generator)
+        z = self.prior.rsample(check_count(n_samples, "n_samples", minimum=0), generator)
         tight = 1e-10 if self.dtype == torch.float64 else 1e-6
         reference_solver = Solver("dopri8", rtol=tight, atol=tight)
         reference = torch.zeros(len(z), dtype=torch.float64, device=z.device)
