@@ -127,8 +127,8 @@ def second_moment_length(correlator: Tensor) -> Tensor:
     side = len(correlator)
     if side == 1:
         return correlator.new_tensor(math.nan)
-    phase = torch.cos(2 * math.pi * torch.arange(side, device=correlator.device) / side)
-    excess = correlator.sum() / (correlator @ phase.to(correlator)) - 1
+    phase = torch.cos(2 * math.pi * torch.arange(side).to(correlator) / side)
+    excess = correlator.sum() / (correlator @ phase) - 1
     return excess.clamp(min=0).sqrt() / (2 * math.sin(math.pi / side))
 
 
