@@ -53,8 +53,8 @@ class Kernel(nn.Module, ABC):
 class MomentumKernel(Kernel):
     """Kernels that span the lattice, one number per orbit of momenta.
 
-    The modes decouple, so that a diagonal optimiser such as Adam gives each its own step: measured
-    at L = 16, training needs about half the steps it does with numbers per orbit of offsets.
+    The modes decouple, so that a diagonal optimiser such as Adam gives each its own step: training
+    tolerates twice the learning rate that numbers per orbit of offsets do, and starts faster.
 
     Args:
         group: ties the momenta; must contain x -> -x, which makes the modes real.
