@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from torch import Tensor
 from equiflow import observables
 from equiflow.samplers import Chain, Ensemble, Measurements
 from equiflow.statistics import Estimate
+from equiflow.storage import written_atomically
 from equiflow.training import History
 
 if TYPE_CHECKING:
@@ -104,10 +104,8 @@ def configurations(phi: Tensor, *, n_shown: int = 6) -> Figure:
 
 def save_figure(figure: Figure, path: str | Path) -> None:
     """Write a PNG under a temporary name and rename it."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    figure.savefig(temporary, dpi=130, format="png")
-    os.replace(temporary, path)
+    with written_atomically(path) as temporary:
+        figure.savefig(temporary, dpi=130, format="png")
 
 
 def _axes(rows: int, columns: int, size: tuple[float, float], **options: Any) -> tuple[Figure, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,6 +27,7 @@ from equiflow.samplers import (
     measure,
 )
 from equiflow.statistics import Estimate
+from equiflow.storage import written_atomically
 from equiflow.training import History
 
 if TYPE_CHECKING:
@@ -206,10 +206,8 @@ def comparison_rows(flow: Measurements, reference: Measurements) -> list[tuple[s
 
 def write_json(content: Mapping[str, object], path: str | Path) -> None:
     """Write JSON under a temporary name and rename it."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(content, indent=2, default=str, allow_nan=False))
-    os.replace(temporary, path)
+    with written_atomically(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, default=str, allow_nan=False))
 
 
 def _finite(value: object) -> object:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import threading
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +17,26 @@ class CheckpointError(RuntimeError):
     """A file is truncated, damaged, or not what it should be."""
 
 
-def save_atomically(content: dict[str, Any], path: str | Path) -> None:
-    """Write `content` (plain types and tensors) to `path`, so that a crash leaves the old file intact."""
+@contextmanager
+def written_atomically(path: str | Path) -> Iterator[Path]:
+    """A temporary name to write to, renamed to `path` at the end: a crash leaves the old file intact."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     try:
-        with open(temporary, "wb") as file:
-            torch.save(content, file)
-            file.flush()
+        yield temporary
+        with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def save_atomically(content: dict[str, Any], path: str | Path) -> None:
+    """Write `content` (plain types and tensors) to `path`, so that a crash leaves the old file intact."""
+    with written_atomically(path) as temporary, open(temporary, "wb") as file:
+        torch.save(content, file)
 
 
 def load_safely(
