@@ -26,7 +26,14 @@ from equiflow.solvers import Solver, SolverError
 from equiflow.statistics import Estimate, effective_sample_size, forward_effective_sample_size
 from equiflow.storage import CheckpointError
 from equiflow.symmetry import SymmetryGroup
-from equiflow.training import InversePathGradient, PathGradient, ReverseKL, TrainingDivergedError, fit
+from equiflow.training import (
+    InversePathGradient,
+    PathGradient,
+    ReverseKL,
+    TrainingDivergedError,
+    fit,
+    fit_ladder,
+)
 from equiflow.vector_fields import OrbitConvField, VectorField
 
 __version__ = _version("equiflow")
@@ -63,6 +70,7 @@ __all__ = [
     "__version__",
     "effective_sample_size",
     "fit",
+    "fit_ladder",
     "forward_effective_sample_size",
     "importance_sample",
     "log_weights",

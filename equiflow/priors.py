@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from equiflow.lattice import FIELD_DTYPES, Lattice, check_type
+from equiflow.resizing import check_resizable, momenta_on
 from equiflow.symmetry import SymmetryGroup
 
 LOG_2PI = math.log(2 * math.pi)
@@ -83,6 +84,15 @@ class Prior(nn.Module, ABC):
     def score(self, z: Tensor) -> Tensor:
         """`d log q / dz`, shaped like `z`."""
 
+    def resized(self, lattice: Lattice) -> Prior:
+        """The same density on another lattice, with what was learned carried over.
+
+        Raises:
+            ValueError: if the lattice has another number of dimensions or lacks the symmetry.
+            TypeError: if this kind of prior does not say how its weights carry over.
+        """
+        raise TypeError(f"{type(self).__name__} does not carry over to another lattice; override `resized`.")
+
     def extra_repr(self) -> str:
         """What `repr` shows besides the modules."""
         return ", ".join(f"{name}={value}" for name, value in self.config().items())
@@ -108,6 +118,12 @@ class StandardNormal(Prior):
         """`-z`."""
         self.lattice.check(z, "z")
         return -z
+
+    def resized(self, lattice: Lattice) -> StandardNormal:
+        """The same density per site."""
+        check_resizable(self.lattice, lattice)
+        prior = StandardNormal(lattice, group=self.group.on(lattice))
+        return prior.to(self.device, self.dtype)
 
 
 class FreeField(Prior):
@@ -144,14 +160,15 @@ class FreeField(Prior):
         orbits = self.group.momentum_orbits()
         self.register_buffer("_orbit", lattice.half(orbits.index).contiguous(), False)
         self.register_buffer("_multiplicity", orbits.multiplicity.clone(), False)
-        squared = lattice.squared_momenta().flatten()
-        total = torch.zeros(len(orbits), dtype=torch.float64)
-        total.index_add_(0, orbits.index.flatten(), squared)
-        log_sigma = -0.5 * (2 * (total / orbits.multiplicity + self.m2)).log()
+        log_sigma = orbits.mean(self._free_log_sigma())
         self.log_sigma = nn.Parameter(log_sigma.to(torch.get_default_dtype()), requires_grad=learnable)
 
     _orbit: Tensor
     _multiplicity: Tensor
+
+    def _free_log_sigma(self) -> Tensor:
+        """`log sigma_k` of the free field of mass squared `m2` on all momenta, `(*lattice)`."""
+        return -0.5 * (2 * (self.lattice.squared_momenta() + self.m2)).log()
 
     def mode_variance(self) -> Tensor:
         """`sigma_k^2 = <|z_k|^2> / V` on the momenta of `Lattice.fft`, `(*half_shape)`."""
@@ -175,6 +192,18 @@ class FreeField(Prior):
     def config(self) -> dict[str, object]:
         """See `Prior.config`."""
         return {"m2": self.m2, "learnable": self.learnable}
+
+    @torch.no_grad()
+    def resized(self, lattice: Lattice) -> FreeField:
+        """The spectrum as a function of momentum: its ratio to the free one is interpolated."""
+        check_resizable(self.lattice, lattice)
+        prior = FreeField(lattice, group=self.group.on(lattice), m2=self.m2, learnable=self.learnable)
+        prior.to(self.device, self.dtype)
+        own = self.log_sigma.double().cpu()[self.group.momentum_orbits().index]
+        ratio = momenta_on(own - self._free_log_sigma(), self.lattice, lattice)
+        log_sigma = prior.group.momentum_orbits().mean(ratio + prior._free_log_sigma())
+        prior.log_sigma.copy_(log_sigma)
+        return prior
 
 
 PRIORS: dict[str, type[Prior]] = {"FreeField": FreeField, "StandardNormal": StandardNormal}

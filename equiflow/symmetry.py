@@ -95,6 +95,14 @@ class OffsetOrbits:
     def __len__(self) -> int:
         return len(self.multiplicity)
 
+    def mean(self, values: Tensor) -> Tensor:
+        """Average `(..., *lattice)` over each orbit: `(..., orbit)`."""
+        flat = self.index.flatten().to(values.device)
+        inside = (flat >= 0).nonzero().flatten()
+        flat_values = values.flatten(-self.index.dim()).index_select(-1, inside)
+        total = values.new_zeros(*flat_values.shape[:-1], len(self))
+        return total.index_add_(-1, flat[inside], flat_values) / self.multiplicity.to(values.device)
+
 
 def hyperoctahedral(dim: int) -> tuple[PointElement, ...]:
     """All `2^d d!` signed permutations of d axes (D4 for d=2, O_h for d=3)."""
@@ -199,6 +207,10 @@ class SymmetryGroup:
     @property
     def _inversion(self) -> PointElement:
         return PointElement(tuple(range(self.lattice.dim)), (-1,) * self.lattice.dim)
+
+    def on(self, lattice: Lattice) -> SymmetryGroup:
+        """The group of the same name on another lattice."""
+        return SymmetryGroup(lattice, self.point, self.z2)
 
     def elements(self) -> Iterable[Transformation]:
         """All elements at the origin, without translations: point group x Z2."""

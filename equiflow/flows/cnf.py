@@ -91,6 +91,31 @@ class EquivariantCNF(Flow):
         """The symmetry of the vector field."""
         return self.vector_field.group
 
+    def resized(self, lattice: Lattice) -> EquivariantCNF:
+        """The flow on a lattice of another size: what was learned carries over, nothing is shared.
+
+        Kernels carry over as functions of the offset, the prior's spectrum as a function of momentum.
+        A flow trained on a small lattice is a good start for training on a large one (`fit_ladder`).
+
+        Args:
+            lattice: of the same dimension, larger or smaller.
+
+        Raises:
+            ValueError: if the lattice has another number of dimensions or lacks the symmetry.
+            TypeError: if the field or the prior does not say how its weights carry over.
+
+        >>> flow = EquivariantCNF(Lattice((4, 4)))
+        >>> flow.resized(Lattice((6, 6))).sample(2).shape
+        torch.Size([2, 6, 6])
+        """
+        check_type(lattice, Lattice, "lattice", "Write Lattice((16, 16)).")
+        return EquivariantCNF(
+            lattice,
+            vector_field=self.vector_field.resized(lattice),
+            prior=self.prior.resized(lattice),
+            solver=self.solver,
+        )
+
     def transform_and_log_det(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """See `Flow.transform_and_log_det`."""
         phi, log_det = self.solve(self._check_input(z, "z"), 0.0, 1.0).state

@@ -31,9 +31,7 @@ class OrbitSpectrum(nn.Module):
     def __init__(self, group: SymmetryGroup, start: Tensor) -> None:
         super().__init__()
         orbits = group.momentum_orbits()
-        total = torch.zeros(len(start), len(orbits), dtype=start.dtype)
-        total.index_add_(1, orbits.index.flatten(), start.flatten(1))
-        self.weight = nn.Parameter((total / orbits.multiplicity).to(torch.get_default_dtype()))
+        self.weight = nn.Parameter(orbits.mean(start).to(torch.get_default_dtype()))
         self.register_buffer("_orbit", group.lattice.half(orbits.index).contiguous(), False)
         self.register_buffer("_multiplicity", orbits.multiplicity.to(self.weight.dtype), False)
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from equiflow.lattice import Lattice
+from equiflow.resizing import offsets_on
 from equiflow.symmetry import SymmetryGroup
 
 
@@ -36,8 +37,9 @@ class Kernel(nn.Module, ABC):
 
     weight: nn.Parameter
 
-    def __init__(self, n_time_modes: int, n_features: int, n_orbits: int) -> None:
+    def __init__(self, group: SymmetryGroup, n_time_modes: int, n_features: int, n_orbits: int) -> None:
         super().__init__()
+        self.group = group
         self.weight = nn.Parameter(torch.zeros(n_time_modes, n_features, n_orbits))
 
     def forward(self, time_values: Tensor) -> KernelModes:
@@ -48,6 +50,18 @@ class Kernel(nn.Module, ABC):
     @abstractmethod
     def _modes(self, weight: Tensor) -> KernelModes:
         """Fourier modes and value at the origin for weights `(feature, orbit)` at one time."""
+
+    @abstractmethod
+    def values(self) -> Tensor:
+        """The kernels as functions of offset, `(time_mode, feature, *lattice)`, detached, in float64."""
+
+    @abstractmethod
+    def set_values(self, values: Tensor) -> None:
+        """Take over kernels `(time_mode, feature, *lattice)`, averaged over the orbits of the group."""
+
+    def resize_from(self, other: Kernel) -> None:
+        """Take over the kernels of another lattice, see `equiflow.resizing.offsets_on`."""
+        self.set_values(offsets_on(other.values(), other.group.lattice, self.group.lattice))
 
 
 class MomentumKernel(Kernel):
@@ -68,7 +82,7 @@ class MomentumKernel(Kernel):
                 f"MomentumKernel needs a group with x -> -x; {group} lacks it. Use OffsetKernel."
             )
         orbits = group.momentum_orbits()
-        super().__init__(n_time_modes, n_features, len(orbits))
+        super().__init__(group, n_time_modes, n_features, len(orbits))
         self.volume = group.lattice.volume
         index = group.lattice.half(orbits.index).contiguous()
         self.register_buffer("_orbit", index, False)
@@ -80,6 +94,17 @@ class MomentumKernel(Kernel):
     def _modes(self, weight: Tensor) -> KernelModes:
         modes = weight.index_select(1, self._orbit.flatten()).unflatten(1, self._orbit.shape)
         return KernelModes(modes, weight @ self._multiplicity / self.volume)
+
+    def values(self) -> Tensor:
+        """See `Kernel.values`."""
+        modes = self.weight.detach().double().cpu()[..., self.group.momentum_orbits().index]
+        return torch.fft.ifftn(modes, dim=self.group.lattice.axes).real
+
+    @torch.no_grad()
+    def set_values(self, values: Tensor) -> None:
+        """See `Kernel.set_values`."""
+        modes = torch.fft.fftn(values, dim=self.group.lattice.axes).real
+        self.weight.copy_(self.group.momentum_orbits().mean(modes))
 
 
 class OffsetKernel(Kernel):
@@ -103,7 +128,8 @@ class OffsetKernel(Kernel):
         kernel_size: int | tuple[int, ...] | None = None,
     ) -> None:
         orbits = group.offset_orbits(kernel_size)
-        super().__init__(n_time_modes, n_features, len(orbits))
+        super().__init__(group, n_time_modes, n_features, len(orbits))
+        self.kernel_size = kernel_size
         self.lattice: Lattice = group.lattice
         self.has_inversion = group.has_inversion
         self.register_buffer("_sites", (orbits.index.flatten() >= 0).nonzero().flatten(), False)
@@ -120,3 +146,21 @@ class OffsetKernel(Kernel):
         kernel = kernel.index_copy(1, self._sites, values).unflatten(1, self.lattice.shape)
         modes = self.lattice.fft(kernel)
         return KernelModes(modes.real if self.has_inversion else modes, values[:, 0])
+
+    def values(self) -> Tensor:
+        """See `Kernel.values`."""
+        orbits = self.group.offset_orbits(self.kernel_size)
+        per_offset = self.weight.detach().double().cpu() / orbits.multiplicity.double().sqrt()
+        return per_offset[..., orbits.index] * (orbits.index >= 0)
+
+    @torch.no_grad()
+    def set_values(self, values: Tensor) -> None:
+        """See `Kernel.set_values`."""
+        orbits = self.group.offset_orbits(self.kernel_size)
+        if bool((values[..., orbits.index < 0] != 0).any()):
+            raise ValueError(
+                f"kernel_size {self.kernel_size} on {self.lattice.shape} does not hold the kernels: an even "
+                "kernel as large as its lattice, in a group without reflections, covers L/2 but not -L/2. "
+                "Use kernel_size=None, an odd one, or a group with reflections."
+            )
+        self.weight.copy_(orbits.mean(values) * orbits.multiplicity.double().sqrt())

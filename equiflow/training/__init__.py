@@ -2,6 +2,7 @@
 
 from equiflow.training.history import History
 from equiflow.training.inverse_path import InversePathGradient
+from equiflow.training.ladder import Rung, fit_ladder
 from equiflow.training.objectives import Objective, ObjectiveValue, PathGradient, ReverseKL
 from equiflow.training.trainer import TrainingDivergedError, fit
 
@@ -12,6 +13,8 @@ __all__ = [
     "ObjectiveValue",
     "PathGradient",
     "ReverseKL",
+    "Rung",
     "TrainingDivergedError",
     "fit",
+    "fit_ladder",
 ]

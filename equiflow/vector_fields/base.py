@@ -79,6 +79,15 @@ class VectorField(nn.Module, ABC):
             (gradient,) = torch.autograd.grad(scalar, leaf)
         return PathRates(self.velocity(phi, t), divergence.detach(), -gradient)
 
+    def resized(self, lattice: Lattice) -> VectorField:
+        """The same field on a lattice of another size, with its weights carried over.
+
+        Raises:
+            ValueError: if the lattice has another number of dimensions or lacks the symmetry.
+            TypeError: if this kind of field does not say how its weights carry over.
+        """
+        raise TypeError(f"{type(self).__name__} does not carry over to another lattice; override `resized`.")
+
     def extra_repr(self) -> str:
         """What `repr` shows besides the modules."""
         options = [f"{name}={value}" for name, value in self.config().items()]

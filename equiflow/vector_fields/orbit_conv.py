@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -11,6 +13,7 @@ from equiflow.nn.features import FeatureValues, SineFeatures
 from equiflow.nn.kernels import Kernel, KernelModes, MomentumKernel, OffsetKernel
 from equiflow.nn.time import CosineBasis
 from equiflow.precision import full_precision
+from equiflow.resizing import check_resizable
 from equiflow.symmetry import SymmetryGroup
 from equiflow.vector_fields.base import PathRates, VectorField
 
@@ -58,7 +61,7 @@ class OrbitConvField(VectorField):
                 f"The group acts on lattice {group.lattice.shape}, the field lives on {lattice.shape}."
             )
         super().__init__(group)
-        self._config: dict[str, object] = {
+        self._config: dict[str, Any] = {
             "kernel_size": kernel_size,
             "n_frequencies": n_frequencies,
             "n_time_modes": n_time_modes,
@@ -108,6 +111,17 @@ class OrbitConvField(VectorField):
     def config(self) -> dict[str, object]:
         """See `VectorField.config`."""
         return dict(self._config)
+
+    def resized(self, lattice: Lattice) -> OrbitConvField:
+        """Kernels as functions of offset, everything else as it is, see `VectorField.resized`."""
+        check_resizable(self.lattice, lattice)
+        field = OrbitConvField(lattice, group=self.group.on(lattice), **self._config)
+        weight = self.kernel.weight
+        field.to(weight.device, weight.dtype)
+        shared = {name: value for name, value in self.state_dict().items() if name != "kernel.weight"}
+        field.load_state_dict(shared, strict=False)
+        field.kernel.resize_from(self.kernel)
+        return field
 
     def _at(self, t: Tensor | float) -> tuple[KernelModes, Tensor | float]:
         time_values = self.time_basis(t)

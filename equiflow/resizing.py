@@ -1,0 +1,60 @@
+"""Carrying what was learned on one lattice to another: kernels by offset, spectra by momentum."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from equiflow.lattice import Lattice
+
+
+def check_resizable(source: Lattice, target: Lattice) -> None:
+    """Raise a ValueError unless two lattices have the same number of dimensions."""
+    if source.dim != target.dim:
+        raise ValueError(
+            f"Nothing carries over from a {source.dim}D lattice to a {target.dim}D one; expected a shape "
+            f"with {source.dim} sides, got {target.shape}."
+        )
+
+
+def offsets_on(kernel: Tensor, source: Lattice, target: Lattice) -> Tensor:
+    """A kernel `(..., *source)` as a function of the signed offset, on another lattice.
+
+    Offsets that the larger lattice adds get zero, offsets that the smaller one identifies are summed:
+    on fields of a period that fits both lattices the two convolutions agree exactly. The offset L/2 of
+    an even side, which stands for both L/2 and -L/2, is split between them.
+    """
+    check_resizable(source, target)
+    for axis, old, new in zip(source.axes, source.shape, target.shape, strict=True):
+        if old == new:
+            continue
+        index = torch.arange(old, device=kernel.device)
+        share = torch.ones(old, dtype=kernel.dtype, device=kernel.device)
+        if old % 2 == 0:
+            share[old // 2] = 0.5
+        along = (-1,) + (1,) * (-axis - 1)
+        shape = list(kernel.shape)
+        shape[axis] = new
+        carried = kernel.new_zeros(shape)
+        kernel = kernel * share.reshape(along)
+        signed = torch.where(index <= old // 2, index, index - old)
+        carried.index_add_(kernel.dim() + axis, signed % new, kernel)
+        if old % 2 == 0:
+            carried.select(axis, -(old // 2) % new).add_(kernel.select(axis, old // 2))
+        kernel = carried
+    return kernel
+
+
+def momenta_on(values: Tensor, source: Lattice, target: Lattice) -> Tensor:
+    """A function of momentum `(..., *source)`, periodic, interpolated linearly on another lattice."""
+    check_resizable(source, target)
+    for axis, old, new in zip(source.axes, source.shape, target.shape, strict=True):
+        if old == new:
+            continue
+        # Integers, so that a momentum that both lattices have is hit exactly.
+        scaled = torch.arange(new, device=values.device) * old
+        below = scaled // new
+        weight = ((scaled % new).to(values.dtype) / new).reshape((-1,) + (1,) * (-axis - 1))
+        lower, upper = values.index_select(axis, below), values.index_select(axis, (below + 1) % old)
+        values = lower + weight * (upper - lower)
+    return values
