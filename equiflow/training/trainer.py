@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import Optimizer
 from tqdm import tqdm
 
 from equiflow.actions import Action
@@ -34,6 +35,11 @@ class TrainingDivergedError(RuntimeError):
         self.history = history
 
 
+def adam(parameters: list[nn.Parameter], learning_rate: float) -> Optimizer:
+    """What `fit` takes unless told otherwise: Adam with a short memory of the squared gradient."""
+    return torch.optim.Adam(parameters, lr=learning_rate, betas=(0.9, 0.99))
+
+
 @full_precision
 def fit(
     flow: Flow,
@@ -45,6 +51,7 @@ def fit(
     warmup: int = 30,
     clip_norm: float = 10.0,
     objective: Objective | None = None,
+    optimiser: Callable[[list[nn.Parameter], float], Optimizer] = adam,
     seed: int = 0,
     checkpoint: str | Path | None = None,
     checkpoint_every: int = 50,
@@ -61,6 +68,9 @@ def fit(
         warmup: steps of the warm-up.
         clip_norm: gradients with a larger norm are scaled down to it.
         objective: by default `PathGradient` solved with 5 steps of rk5.
+        optimiser: makes one from the trained parameters and the learning rate, whose schedule sets
+            `lr` of its parameter groups; `adam` was the fastest of those compared
+            (`benchmarks/optimisers.py`).
         seed: of the noise that training draws; no global randomness is used.
         checkpoint: file that keeps the state of the run; if it exists, the run goes on from there.
         checkpoint_every: steps between checkpoints: what an interruption loses at most.
@@ -77,7 +87,7 @@ def fit(
     _check(flow, action, steps, batch_size, learning_rate, warmup, clip_norm, checkpoint_every)
     objective = PathGradient(solver=TRAINING_SOLVER) if objective is None else objective
     generator = torch.Generator(flow.device).manual_seed(seed)
-    run = _Run(flow, steps, learning_rate, warmup, clip_norm, generator)
+    run = _Run(flow, steps, learning_rate, warmup, clip_norm, generator, optimiser)
     settings = {
         "steps": steps,
         "batch_size": batch_size,
@@ -86,6 +96,7 @@ def fit(
         "clip_norm": clip_norm,
         "seed": seed,
         "objective": repr(objective),
+        "optimiser": getattr(optimiser, "__qualname__", repr(optimiser)),
         "action": repr(action),
         "flow": f"{flow.dtype} {flow!r}",
     }
@@ -113,10 +124,11 @@ class _Run:
     warmup: int
     clip_norm: float
     generator: torch.Generator
+    make_optimiser: Callable[[list[nn.Parameter], float], Optimizer]
 
     def __post_init__(self) -> None:
         self.trained = [p for p in self.flow.parameters() if p.requires_grad]
-        self.optimiser = torch.optim.Adam(self.trained, lr=self.learning_rate, betas=(0.9, 0.99))
+        self.optimiser = self.make_optimiser(self.trained, self.learning_rate)
         self.history = History()
         self.step = 0
         self.advanced = False
@@ -205,7 +217,8 @@ class _Run:
         if history.step != list(range(1, step + 1)) or step > self.steps:
             raise ValueError(f"its history does not count the steps from 1 to {step}")
         self.flow.load_state_dict(state["flow"])
-        _check_moments(state["optimiser"]["state"], self.trained)
+        if isinstance(self.optimiser, torch.optim.Adam):
+            _check_moments(state["optimiser"]["state"], self.trained)
         if state["optimiser"]["param_groups"] != _with_rate(self.optimiser, state["optimiser"]):
             raise ValueError("the optimiser had other options or parameters")
         self.optimiser.load_state_dict(state["optimiser"])
