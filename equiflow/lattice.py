@@ -105,6 +105,16 @@ class Lattice:
             total = total + (4 * torch.sin(momentum / 2) ** 2).reshape(along)
         return total
 
+    def differences(self) -> Tensor:
+        """Flat index of `x - y` modulo the lattice for all pairs of sites, `(V, V)` int64, at [y, x]."""
+        site = torch.arange(self.volume)
+        flat, stride = torch.zeros(self.volume, self.volume, dtype=torch.int64), 1
+        for side in reversed(self.shape):
+            along = site // stride % side
+            flat += (along[None, :] - along[:, None]) % side * stride
+            stride *= side
+        return flat
+
     def check(self, phi: Tensor, name: str = "phi") -> Tensor:
         """Return `phi` if it is a real batch of configurations `(batch, *lattice)`, else raise.
 

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 from torchdiffeq import odeint, odeint_adjoint
 from torchdiffeq._impl.dopri5 import _DORMAND_PRINCE_SHAMPINE_TABLEAU as DORMAND_PRINCE
 from torchdiffeq._impl.odeint import SOLVERS
@@ -150,6 +151,8 @@ def _solve(
             trajectory = odeint_adjoint(
                 counter, state, times, adjoint_params=trained, adjoint_options=adjoint, **common
             )
+        elif solver.checkpoint and torch.is_grad_enabled():
+            trajectory = _solve_by_checkpoints(counter, state, times, solver)
         else:
             trajectory = odeint(counter, state, times, **common)
     except AssertionError as failure:  # torchdiffeq's way to say that it gives up
@@ -162,16 +165,31 @@ def _solve(
     return final
 
 
+def _solve_by_checkpoints(
+    rates: Rates, state: State, times: Tensor, solver: Solver
+) -> tuple[tuple[Tensor, ...], ...]:
+    """The parts of the final state, each in a tuple as if it were a trajectory."""
+    grid = _grid(times, solver)
+
+    def step(i: int, *now: Tensor) -> State:
+        trajectory = odeint(rates, now, grid[i : i + 2], method=solver.method)
+        return tuple(part[-1] for part in trajectory)
+
+    for i in range(len(grid) - 1):
+        state = checkpoint(step, i, *state, use_reentrant=False, preserve_rng_state=False)
+    return tuple((part,) for part in state)
+
+
+def _grid(times: Tensor, solver: Solver) -> Tensor:
+    steps = (solver.steps or 1) + 1
+    return torch.linspace(float(times[0]), float(times[-1]), steps, dtype=times.dtype, device=times.device)
+
+
 def _options(solver: Solver, times: Tensor) -> dict[str, object]:
     if solver.is_adaptive:
         # Without step_t the last step passes t1 and an interpolant of lower order steps back to it.
         return {"max_num_steps": solver.max_steps, "step_t": times}
-    steps = solver.steps or 1
-
-    def grid(func: object, y0: Tensor, t: Tensor) -> Tensor:
-        return torch.linspace(float(t[0]), float(t[-1]), steps + 1, dtype=t.dtype, device=t.device)
-
-    return {"grid_constructor": grid}
+    return {"grid_constructor": lambda func, y0, t: _grid(t, solver)}
 
 
 def _explain(counter: _Counted, solver: Solver, what: str) -> str:

@@ -27,6 +27,9 @@ class Solver:
         atol: absolute tolerance per step, for adaptive methods.
         adjoint: gradients by the adjoint equation (memory independent of the number of steps) instead
             of backpropagation through the steps (gradients exact for the discrete map).
+        checkpoint: backpropagation that keeps the state after each step and computes the step again
+            when its gradient is due (gradients exact for the discrete map, memory of one step), for
+            fixed-step methods only.
         max_steps: an adaptive solver gives up after this many.
 
     Raises:
@@ -39,6 +42,7 @@ class Solver:
     atol: float = 1e-5
     adjoint: bool = False
     max_steps: int = 10_000
+    checkpoint: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.method, str) or self.method not in FIXED_STEP_ORDER | ADAPTIVE_ORDER:
@@ -59,8 +63,14 @@ class Solver:
         for name, value in (("rtol", self.rtol), ("atol", self.atol)):
             if isinstance(value, bool) or not isinstance(value, (float, int)):
                 raise TypeError(f"{name} must be a number, got {value!r}.")
-        if not isinstance(self.adjoint, bool):
-            raise TypeError(f"adjoint must be True or False, got {self.adjoint!r}.")
+        for name, choice in (("adjoint", self.adjoint), ("checkpoint", self.checkpoint)):
+            if not isinstance(choice, bool):
+                raise TypeError(f"{name} must be True or False, got {choice!r}.")
+        if self.checkpoint and (self.is_adaptive or self.adjoint):
+            raise ValueError(
+                "checkpoint=True is for backpropagation through fixed steps: take rk4 or rk5 with steps=N "
+                "and adjoint=False."
+            )
         if not (0 < self.rtol < 1 and 0 < self.atol < math.inf):
             raise ValueError(
                 f"Tolerances must be positive and rtol below 1; got rtol={self.rtol}, atol={self.atol}."

@@ -1,7 +1,13 @@
-"""Features mixed by kernels in momentum space, with the backward pass in closed form."""
+"""How kernels act on fields, and features mixed by kernels with the backward pass in closed form.
+
+Two ways that agree to rounding: by FFT, `O(V log V)`, and by one dense matrix product, `O(V^2)`, which
+wins on small lattices, where a processor multiplies matrices far faster than it starts FFTs.
+"""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -11,11 +17,91 @@ from equiflow.lattice import Lattice
 from equiflow.nn.features import FeatureValues
 from equiflow.precision import full_precision
 
+#: Lattices up to this volume are convolved by dense products (`benchmarks/crossover.py` measures it).
+DENSE_VOLUME = 100
+
+
+class Convolution(ABC):
+    """Kernels `K_c` applied to fields, by way of an operand that stands for the kernels."""
+
+    def __init__(self, lattice: Lattice) -> None:
+        self.lattice = lattice
+
+    @abstractmethod
+    def encode(self, fields: Tensor) -> Tensor:
+        """What the other methods take for fields `(batch, channel, *lattice)`."""
+
+    @abstractmethod
+    def mix(self, linear: Tensor, encoded: Tensor, operand: Tensor) -> Tensor:
+        """`K_0 * linear + sum_f K_f * field_f`, `(batch, *lattice)`."""
+
+    @abstractmethod
+    def transpose(self, encoded: Tensor, operand: Tensor) -> Tensor:
+        """`K_c^T * field` for every kernel, `(batch, channel, *lattice)`, of encoded `(batch, 1, ...)`."""
+
+    @abstractmethod
+    def overlap(self, encoded: Tensor, gradient: Tensor, operand: Tensor) -> Tensor:
+        """Gradient of `sum(g . mix(encoded, operand))` in the operand, from the encoded g."""
+
+
+class FourierConvolution(Convolution):
+    """The operand is the kernels' Fourier modes, `(channel, *half_shape)`, real if the kernels are even."""
+
+    def encode(self, fields: Tensor) -> Tensor:
+        """See `Convolution.encode`."""
+        return self.lattice.fft(fields)
+
+    def mix(self, linear: Tensor, encoded: Tensor, operand: Tensor) -> Tensor:
+        """See `Convolution.mix`."""
+        return self.lattice.ifft((encoded * operand[1:]).sum(1).addcmul_(linear[:, 0], operand[0]))
+
+    def transpose(self, encoded: Tensor, operand: Tensor) -> Tensor:
+        """See `Convolution.transpose`."""
+        return self.lattice.ifft(encoded * operand.conj())
+
+    def overlap(self, encoded: Tensor, gradient: Tensor, operand: Tensor) -> Tensor:
+        """See `Convolution.overlap`."""
+        # Parseval on the half grid: sum_x a v = sum_k multiplicity Re(conj(a_k) v_k) / V.
+        total = (gradient * encoded.conj()).sum(0)
+        total = total if operand.is_complex() else total.real
+        return total * self._measure.to(total.real)
+
+    @cached_property
+    def _measure(self) -> Tensor:
+        return self.lattice.half_multiplicity() / self.lattice.volume
+
+
+class DenseConvolution(Convolution):
+    """The operand is the kernels as matrices, `D_c(y, x) = K_c(x - y)`, `(channel, V, V)`."""
+
+    def encode(self, fields: Tensor) -> Tensor:
+        """See `Convolution.encode`: `(batch, channel, V)`."""
+        return fields.flatten(2)
+
+    def mix(self, linear: Tensor, encoded: Tensor, operand: Tensor) -> Tensor:
+        """See `Convolution.mix`."""
+        mixed = torch.addmm(linear[:, 0] @ operand[0], encoded.flatten(1), operand[1:].flatten(0, 1))
+        return mixed.unflatten(1, self.lattice.shape)
+
+    def transpose(self, encoded: Tensor, operand: Tensor) -> Tensor:
+        """See `Convolution.transpose`."""
+        back = encoded[:, 0] @ operand.flatten(0, 1).mT
+        return back.view(len(encoded), len(operand), *self.lattice.shape)
+
+    def overlap(self, encoded: Tensor, gradient: Tensor, operand: Tensor) -> Tensor:
+        """See `Convolution.overlap`."""
+        return (encoded.flatten(1).mT @ gradient[:, 0]).view(operand.shape)
+
+
+def convolution_for(lattice: Lattice) -> Convolution:
+    """The faster way on a lattice."""
+    return (DenseConvolution if lattice.volume <= DENSE_VOLUME else FourierConvolution)(lattice)
+
 
 def feature_convolution(
-    phi: Tensor, frequencies: Tensor, modes: Tensor, features: FeatureValues, lattice: Lattice
+    phi: Tensor, frequencies: Tensor, operand: Tensor, features: FeatureValues, convolution: Convolution
 ) -> Tensor:
-    """`K_0 * phi + sum_f K_f * h_f(phi)`, differentiable once in phi, the frequencies and the modes.
+    """`K_0 * phi + sum_f K_f * h_f(phi)`, differentiable once in phi, the frequencies and the operand.
 
     Automatic differentiation of the same formula costs about twice the time and the memory: it
     recomputes the cosines and turns the real FFTs' adjoints into complex ones.
@@ -23,16 +109,11 @@ def feature_convolution(
     Args:
         phi: `(batch, *lattice)`.
         frequencies: `(feature,)`, of features that obey `dh/domega = (phi h' - h) / omega`.
-        modes: `(1 + feature, *half_shape)`, Fourier modes of the kernels.
+        operand: the convolution's, of the `1 + feature` kernels.
         features: values and derivatives at phi, computed without a graph.
-        lattice: gives the Fourier transform.
+        convolution: how kernels act.
     """
-    return _FeatureConvolution.apply(phi, frequencies, modes, features.value, features.first, lattice)
-
-
-def transposed_convolution(field: Tensor, modes: Tensor, lattice: Lattice) -> Tensor:
-    """`K_f^T * field` for every kernel, `(batch, kernel, *lattice)`."""
-    return lattice.ifft(lattice.fft(field).unsqueeze(1) * modes.conj())
+    return _FeatureConvolution.apply(phi, frequencies, operand, features.value, features.first, convolution)
 
 
 class _FeatureConvolution(torch.autograd.Function):
@@ -41,15 +122,15 @@ class _FeatureConvolution(torch.autograd.Function):
         ctx: Any,
         phi: Tensor,
         frequencies: Tensor,
-        modes: Tensor,
+        operand: Tensor,
         value: Tensor,
         first: Tensor,
-        lattice: Lattice,
+        convolution: Convolution,
     ) -> Tensor:
-        value_k = lattice.fft(value)
-        ctx.save_for_backward(phi, frequencies, modes, value, first, value_k)
-        ctx.lattice = lattice
-        return lattice.ifft((value_k * modes[1:]).sum(1).addcmul_(lattice.fft(phi), modes[0]))
+        linear, encoded = convolution.encode(phi.unsqueeze(1)), convolution.encode(value)
+        ctx.save_for_backward(phi, frequencies, operand, value, first, linear, encoded)
+        ctx.convolution = convolution
+        return convolution.mix(linear, encoded, operand)
 
     @staticmethod
     @full_precision
@@ -59,22 +140,19 @@ class _FeatureConvolution(torch.autograd.Function):
                 "The velocity of an OrbitConvField can be differentiated once; create_graph=True is not "
                 "supported. Use path_rates for the gradient of the divergence."
             )
-        phi, frequencies, modes, value, first, value_k = ctx.saved_tensors
-        lattice: Lattice = ctx.lattice
-        gradient_k = lattice.fft(gradient)
-        back = lattice.ifft(gradient_k.unsqueeze(1) * modes.conj())
+        phi, frequencies, operand, value, first, linear, encoded = ctx.saved_tensors
+        convolution: Convolution = ctx.convolution
+        sent = convolution.encode(gradient.unsqueeze(1))
+        back = convolution.transpose(sent, operand)
         through = back[:, 1:] * first
         of_phi = through.sum(1) + back[:, 0]
-        of_frequencies = of_modes = None
+        of_frequencies = of_operand = None
         if ctx.needs_input_grad[1]:
             along_phi = torch.einsum("bfx,bx->f", through.flatten(2), phi.flatten(1))
             along_value = (back[:, 1:] * value).flatten(2).sum((0, 2))
             of_frequencies = (along_phi - along_value) / frequencies
         if ctx.needs_input_grad[2]:
-            # Parseval on the half grid: sum_x a v = sum_k multiplicity Re(conj(a_k) v_k) / V.
-            measure = lattice.half_multiplicity().to(phi) / lattice.volume
-            overlap_phi = (gradient_k * lattice.fft(phi).conj()).sum(0, keepdim=True)
-            overlap = (gradient_k.unsqueeze(1) * value_k.conj()).sum(0)
-            of_modes = torch.cat([overlap_phi, overlap]) * measure
-            of_modes = of_modes if modes.is_complex() else of_modes.real
-        return of_phi, of_frequencies, of_modes, None, None, None
+            parts = [convolution.overlap(linear, sent, operand[:1])]
+            parts.append(convolution.overlap(encoded, sent, operand[1:]))
+            of_operand = torch.cat(parts)
+        return of_phi, of_frequencies, of_operand, None, None, None

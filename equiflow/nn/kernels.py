@@ -15,20 +15,21 @@ import torch
 from torch import Tensor, nn
 
 from equiflow.lattice import Lattice
+from equiflow.nn.convolution import DenseConvolution, convolution_for
 from equiflow.resizing import offsets_on
 from equiflow.symmetry import SymmetryGroup
 
 
 @dataclass(frozen=True)
-class KernelModes:
+class KernelValues:
     """Kernels of several features at one time.
 
     Attributes:
-        modes: Fourier modes `(feature, *half_shape)`; real if the group contains x -> -x.
+        operand: what the kernel's `convolution` applies to fields: Fourier modes or matrices.
         at_origin: `K_f(0)`, `(feature,)`.
     """
 
-    modes: Tensor
+    operand: Tensor
     at_origin: Tensor
 
 
@@ -40,20 +41,37 @@ class Kernel(nn.Module, ABC):
     def __init__(self, group: SymmetryGroup, n_time_modes: int, n_features: int, n_orbits: int) -> None:
         super().__init__()
         self.group = group
+        self.convolution = convolution_for(group.lattice)
+        self._matrices: dict[tuple[torch.dtype, torch.device], Tensor] = {}
         self.weight = nn.Parameter(torch.zeros(n_time_modes, n_features, n_orbits))
 
-    def forward(self, time_values: Tensor) -> KernelModes:
+    def forward(self, time_values: Tensor) -> KernelValues:
         """Kernels at the time whose basis values are `time_values`, `(time_mode,)`."""
-        flat = time_values @ self.weight.flatten(1)
-        return self._modes(flat.unflatten(0, self.weight.shape[1:]))
+        weight = (time_values @ self.weight.flatten(1)).unflatten(0, self.weight.shape[1:])
+        if isinstance(self.convolution, DenseConvolution):
+            return self._as_matrices(weight)
+        return self._modes(weight)
 
     @abstractmethod
-    def _modes(self, weight: Tensor) -> KernelModes:
+    def _modes(self, weight: Tensor) -> KernelValues:
         """Fourier modes and value at the origin for weights `(feature, orbit)` at one time."""
 
+    def _as_matrices(self, weight: Tensor) -> KernelValues:
+        key = weight.dtype, weight.device
+        if key not in self._matrices:  # rounded from float64 once for each precision
+            volume = self.group.lattice.volume
+            basis = self.basis().flatten(1)[:, self.group.lattice.differences()]
+            self._matrices[key] = basis.reshape(-1, volume * volume).to(weight)
+        matrices = (weight @ self._matrices[key]).unflatten(1, (self.group.lattice.volume,) * 2)
+        return KernelValues(matrices, matrices[:, 0, 0])
+
     @abstractmethod
+    def basis(self) -> Tensor:
+        """The kernel that a weight of 1 on each orbit gives, `(orbit, *lattice)`, in float64."""
+
     def values(self) -> Tensor:
         """The kernels as functions of offset, `(time_mode, feature, *lattice)`, detached, in float64."""
+        return torch.tensordot(self.weight.detach().double().cpu(), self.basis(), 1)
 
     @abstractmethod
     def set_values(self, values: Tensor) -> None:
@@ -91,13 +109,14 @@ class MomentumKernel(Kernel):
     _orbit: Tensor
     _multiplicity: Tensor
 
-    def _modes(self, weight: Tensor) -> KernelModes:
+    def _modes(self, weight: Tensor) -> KernelValues:
         modes = weight.index_select(1, self._orbit.flatten()).unflatten(1, self._orbit.shape)
-        return KernelModes(modes, weight @ self._multiplicity / self.volume)
+        return KernelValues(modes, weight @ self._multiplicity / self.volume)
 
-    def values(self) -> Tensor:
-        """See `Kernel.values`."""
-        modes = self.weight.detach().double().cpu()[..., self.group.momentum_orbits().index]
+    def basis(self) -> Tensor:
+        """See `Kernel.basis`."""
+        index = self.group.momentum_orbits().index
+        modes = (index == torch.arange(self.weight.shape[2]).view(-1, *(1,) * index.dim())).double()
         return torch.fft.ifftn(modes, dim=self.group.lattice.axes).real
 
     @torch.no_grad()
@@ -140,18 +159,19 @@ class OffsetKernel(Kernel):
     _orbit: Tensor
     _multiplicity: Tensor
 
-    def _modes(self, weight: Tensor) -> KernelModes:
+    def _modes(self, weight: Tensor) -> KernelValues:
         values = weight.index_select(1, self._orbit) * self._multiplicity.rsqrt()
         kernel = values.new_zeros(len(weight), math.prod(self.lattice.shape))
         kernel = kernel.index_copy(1, self._sites, values).unflatten(1, self.lattice.shape)
         modes = self.lattice.fft(kernel)
-        return KernelModes(modes.real if self.has_inversion else modes, values[:, 0])
+        return KernelValues(modes.real if self.has_inversion else modes, values[:, 0])
 
-    def values(self) -> Tensor:
-        """See `Kernel.values`."""
+    def basis(self) -> Tensor:
+        """See `Kernel.basis`."""
         orbits = self.group.offset_orbits(self.kernel_size)
-        per_offset = self.weight.detach().double().cpu() / orbits.multiplicity.double().sqrt()
-        return per_offset[..., orbits.index] * (orbits.index >= 0)
+        along = (-1,) + (1,) * orbits.index.dim()
+        inside = orbits.index == torch.arange(len(orbits)).view(along)
+        return inside * orbits.multiplicity.double().rsqrt().view(along)
 
     @torch.no_grad()
     def set_values(self, values: Tensor) -> None:

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from equiflow.lattice import Lattice, check_type
-from equiflow.nn.convolution import feature_convolution, transposed_convolution
+from equiflow.nn.convolution import feature_convolution
 from equiflow.nn.features import FeatureValues, SineFeatures
-from equiflow.nn.kernels import Kernel, KernelModes, MomentumKernel, OffsetKernel
+from equiflow.nn.kernels import Kernel, KernelValues, MomentumKernel, OffsetKernel
 from equiflow.nn.time import CosineBasis
 from equiflow.precision import full_precision
 from equiflow.resizing import check_resizable
@@ -102,7 +102,8 @@ class OrbitConvField(VectorField):
         kernel, drift = self._at(t)
         velocity, features = self._convolve(phi, kernel, drift)
         with torch.no_grad():
-            back = transposed_convolution(score, kernel.modes, self.lattice)
+            convolution = self.kernel.convolution
+            back = convolution.transpose(convolution.encode(score.unsqueeze(1)), kernel.operand)
             rate = (back[:, 1:] * features.first).sum(1) + back[:, 0]
             rate += self.features.weighted_second(features.value, kernel.at_origin[1:])
             divergence = self._divergence(features.first, kernel)
@@ -123,21 +124,21 @@ class OrbitConvField(VectorField):
         field.kernel.resize_from(self.kernel)
         return field
 
-    def _at(self, t: Tensor | float) -> tuple[KernelModes, Tensor | float]:
+    def _at(self, t: Tensor | float) -> tuple[KernelValues, Tensor | float]:
         time_values = self.time_basis(t)
         drift = 0.0 if self.drift is None else self.drift @ time_values
         return self.kernel(time_values), drift
 
     def _convolve(
-        self, phi: Tensor, kernel: KernelModes, drift: Tensor | float
+        self, phi: Tensor, kernel: KernelValues, drift: Tensor | float
     ) -> tuple[Tensor, FeatureValues]:
         """The velocity, and the features behind it without a graph."""
         with torch.no_grad():
             features = self.features(phi)
         frequencies = self.features.frequencies()
-        velocity = feature_convolution(phi, frequencies, kernel.modes, features, self.lattice)
+        velocity = feature_convolution(phi, frequencies, kernel.operand, features, self.kernel.convolution)
         return (velocity if self.drift is None else velocity + drift), features
 
-    def _divergence(self, first: Tensor, kernel: KernelModes) -> Tensor:
+    def _divergence(self, first: Tensor, kernel: KernelValues) -> Tensor:
         per_feature = first.sum(self.lattice.axes)
         return per_feature @ kernel.at_origin[1:] + self.lattice.volume * kernel.at_origin[0]
