@@ -125,8 +125,8 @@ class Worker:
         """Compile one training step, and start the optimiser."""
         return self.models[name].prepare(solver, steps, batch_size, learning_rate, decay_steps)
 
-    def train(self, name, repeats, limit):
-        return self.models[name].train(repeats, limit)
+    def train(self, name, repeats, limit, clock):
+        return self.models[name].train(repeats, limit, clock)
 
     def sample(self, name, solver, steps, n_samples, batch_size, repeats):
         return self.models[name].time_samples(solver, steps, n_samples, batch_size, repeats)
@@ -172,16 +172,16 @@ class Model:
         self.update = update.lower(self.params, self.state, self.key).compile()
         return {"compile_seconds": time.perf_counter() - start, "nfe": evaluations(solver, steps)}
 
-    def train(self, repeats, limit):
-        """Optimiser steps until there are `repeats` or the processor time is spent; times of each."""
-        wall, busy, loss = [], [], float("nan")
-        while len(wall) < repeats and sum(busy) < limit:
+    def train(self, repeats, limit, clock):
+        """Optimiser steps until there are `repeats` or the time by the clock is spent; seconds of each."""
+        seconds, loss = {"wall": [], "cpu": []}, float("nan")
+        while len(seconds[clock]) < repeats and sum(seconds[clock]) < limit:
             start, cpu = time.perf_counter(), time.process_time()
             self.params, self.state, self.key, value = self.update(self.params, self.state, self.key)
             loss = float(value)  # waits for the device
-            wall.append(time.perf_counter() - start)
-            busy.append(time.process_time() - cpu)
-        return {"wall": wall, "cpu": busy, "loss": loss}
+            seconds["wall"].append(time.perf_counter() - start)
+            seconds["cpu"].append(time.process_time() - cpu)
+        return {**seconds, "loss": loss}
 
     def _sampling(self, solver, steps, batch_size):
         """Compiled, with the time that it took: samples' log q and log weights, as float32."""

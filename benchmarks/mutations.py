@@ -276,10 +276,64 @@ MUTANTS = (
     Mutant(
         "prior's factor 2",
         "priors.py",
-        "log_sigma = -0.5 * (2 * (total",
-        "log_sigma = -0.5 * (1 * (total",
+        "return -0.5 * (2 * (self.lattice.squared_momenta()",
+        "return -0.5 * (1 * (self.lattice.squared_momenta()",
         "sigma_k^2 = 1 / (2 (k^2 + m2)), no 1/2 in S",
         PRIORS,
+    ),
+    # --- another lattice --------------------------------------------------------------------------
+    Mutant(
+        "last offset counted twice",
+        "resizing.py",
+        "share[old // 2] = 0.5",
+        "share[old // 2] = 1.0",
+        "L/2 and -L/2 share one value of an even side",
+        ("test_resizing.py::test_velocity_of_a_field_that_fits_both_lattices_is_the_same",),
+    ),
+    Mutant(
+        "last offset not split",
+        "resizing.py",
+        "carried.select(axis, -(old // 2) % new)",
+        "carried.select(axis, (old // 2) % new)",
+        "L/2 of an even side stands for -L/2 too",
+        ("test_resizing.py::test_changing_the_lattice_commutes_with_reflections",),
+    ),
+    Mutant(
+        "offsets without sign",
+        "resizing.py",
+        "signed = torch.where(index <= old // 2, index, index - old)",
+        "signed = index",
+        "the left neighbour stays the left neighbour",
+        ("test_resizing.py::test_a_localised_field_moves_the_same_on_a_larger_lattice",),
+    ),
+    Mutant(
+        "spectrum by index",
+        "resizing.py",
+        "below = scaled // new",
+        "below = torch.arange(new, device=values.device) % old",
+        "spectra are functions of k / L",
+        ("test_resizing.py::test_spectra_agree_at_every_momentum_that_both_lattices_have",),
+    ),
+    Mutant(
+        "spectrum in steps",
+        "resizing.py",
+        "values = lower + weight * (upper - lower)",
+        "values = lower",
+        "between two momenta a spectrum is interpolated",
+        ("test_resizing.py::test_offsets_and_momenta_are_those_of_plain_loops",),
+    ),
+    Mutant(
+        "free spectrum interpolated",
+        "priors.py",
+        """momenta_on(own - self._free_log_sigma(), self.lattice, lattice)
+        log_sigma = prior.group.momentum_orbits().mean(ratio + prior._free_log_sigma())""",
+        """momenta_on(own, self.lattice, lattice)
+        log_sigma = prior.group.momentum_orbits().mean(ratio)""",
+        "a free field is one on every lattice",
+        (
+            "test_resizing.py::"
+            "test_a_free_field_that_has_learned_nothing_is_the_free_field_of_its_new_lattice",
+        ),
     ),
     # --- action -----------------------------------------------------------------------------------
     Mutant(
@@ -458,6 +512,30 @@ MUTANTS = (
         "surrogate - self.kinetic_penalty * path",
         "the penalty slows trajectories",
         ("test_training.py::test_kinetic_penalty_slows_the_trajectories",),
+    ),
+    Mutant(
+        "rung from nothing",
+        "training/ladder.py",
+        "flow = flow.resized(action.lattice)",
+        "flow = EquivariantCNF(action.lattice)",
+        "each rung starts from what the one before has learned",
+        ("test_ladder.py::test_a_ladder_is_fit_and_resized_in_turn",),
+    ),
+    Mutant(
+        "rungs share a checkpoint",
+        "training/ladder.py",
+        'f"{path.stem}-{shape}{path.suffix}"',
+        'f"{path.stem}{path.suffix}"',
+        "each rung has a checkpoint of its own",
+        ("test_ladder.py::test_each_rung_writes_a_checkpoint_of_its_shape",),
+    ),
+    Mutant(
+        "optimiser starts anew",
+        "training/trainer.py",
+        'self.optimiser.load_state_dict(state["optimiser"])',
+        "pass",
+        "a resumed run is the uninterrupted one",
+        ("test_training.py::test_any_optimiser_goes_on_from_its_checkpoint_as_if_nothing_had_happened",),
     ),
     # --- samplers ---------------------------------------------------------------------------------
     Mutant(

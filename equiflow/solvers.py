@@ -63,6 +63,13 @@ class Solver:
         for name, value in (("rtol", self.rtol), ("atol", self.atol)):
             if isinstance(value, bool) or not isinstance(value, (float, int)):
                 raise TypeError(f"{name} must be a number, got {value!r}.")
+        if not (0 < self.rtol < 1 and 0 < self.atol < math.inf):
+            raise ValueError(
+                f"Tolerances must be positive and rtol below 1; got rtol={self.rtol}, atol={self.atol}."
+            )
+        self._check_gradient()
+
+    def _check_gradient(self) -> None:
         for name, choice in (("adjoint", self.adjoint), ("checkpoint", self.checkpoint)):
             if not isinstance(choice, bool):
                 raise TypeError(f"{name} must be True or False, got {choice!r}.")
@@ -70,10 +77,6 @@ class Solver:
             raise ValueError(
                 "checkpoint=True is for backpropagation through fixed steps: take rk4 or rk5 with steps=N "
                 "and adjoint=False."
-            )
-        if not (0 < self.rtol < 1 and 0 < self.atol < math.inf):
-            raise ValueError(
-                f"Tolerances must be positive and rtol below 1; got rtol={self.rtol}, atol={self.atol}."
             )
 
     @property

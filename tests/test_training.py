@@ -2,13 +2,17 @@ from __future__ import annotations
 
 import math
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
+from torch.optim import Optimizer
 
 from equiflow import (
     Action,
@@ -31,6 +35,7 @@ from equiflow import (
 from equiflow.flows import Flow
 from equiflow.testing import assert_log_density_exact, assert_vector_field, invariance_error, randomise
 from equiflow.training import History, Objective, ObjectiveValue
+from equiflow.training.trainer import adam
 
 SQUARE = Lattice((4, 4))
 ACTION = Phi4(SQUARE, m2=-4.0, lam=7.0)
@@ -253,6 +258,178 @@ def test_the_checkpoint_of_another_run_is_refused(changed, tmp_path):
     with pytest.raises(CheckpointError, match=f"{named}|{changed}"):
         fit(**other)
     assert same(weights(other["flow"]), before)
+
+
+def heavy_ball(parameters: list[nn.Parameter], learning_rate: float) -> Optimizer:
+    return torch.optim.SGD(parameters, lr=learning_rate, momentum=0.9, nesterov=True)
+
+
+def amsgrad(parameters: list[nn.Parameter], learning_rate: float) -> Optimizer:
+    return torch.optim.Adam(parameters, lr=learning_rate, amsgrad=True)
+
+
+def group_each(parameters: list[nn.Parameter], learning_rate: float) -> Optimizer:
+    return torch.optim.RMSprop([{"params": [p]} for p in parameters], lr=learning_rate, centered=True)
+
+
+OPTIMISERS = [
+    torch.optim.SGD,
+    heavy_ball,
+    torch.optim.AdamW,
+    torch.optim.RMSprop,
+    group_each,
+    partial(torch.optim.RMSprop, momentum=0.5),
+    torch.optim.NAdam,
+    pytest.param(
+        amsgrad,
+        marks=pytest.mark.xfail(
+            strict=True, raises=CheckpointError, reason="amsgrad's third moment is taken for damage"
+        ),
+    ),
+]
+
+
+def name_of(optimiser: object) -> str:
+    return getattr(optimiser, "__name__", "partial")
+
+
+@pytest.mark.parametrize("optimiser", OPTIMISERS, ids=name_of)
+@pytest.mark.parametrize("at", [3, 6, 8])
+def test_any_optimiser_goes_on_from_its_checkpoint_as_if_nothing_had_happened(optimiser, at, tmp_path):
+    options = SHORT | {"steps": 8, "checkpoint_every": 2, "optimiser": optimiser, "learning_rate": 1e-3}
+    whole, resumed, counting = build(), build(), Tampered(OBJECTIVES[0], 0)
+    expected = fit(whole, ACTION, objective=OBJECTIVES[0], **options)
+    options["checkpoint"] = tmp_path / "run.pt"
+    with pytest.raises(InterruptionError):
+        fit(build(), ACTION, objective=Tampered(OBJECTIVES[0], at), **options)
+    history = fit(resumed, ACTION, objective=counting, **options)
+    assert len(counting.calls) == 8 - (at - 1) // 2 * 2
+    assert columns(history) == columns(expected)
+    assert same(weights(resumed), weights(whole))
+    assert not same(weights(whole), weights(build()))
+
+
+@pytest.mark.parametrize("optimiser", [heavy_ball, torch.optim.AdamW, group_each], ids=name_of)
+def test_resuming_without_the_state_of_another_optimiser_would_be_noticed(optimiser, tmp_path):
+    path = tmp_path / "run.pt"
+    options = SHORT | {"optimiser": optimiser, "objective": OBJECTIVES[0], "learning_rate": 1e-3}
+    whole, resumed = build(), build()
+    fit(whole, ACTION, **options)
+    options |= {"checkpoint": path, "checkpoint_every": 3}
+    with pytest.raises(InterruptionError):
+        fit(build(), ACTION, **options | {"objective": Tampered(OBJECTIVES[0], 5)})
+    content = torch.load(path, weights_only=True)
+    torch.save(content | {"optimiser": content["optimiser"] | {"state": {}}}, path)
+    fit(resumed, ACTION, **options)
+    assert not same(weights(resumed), weights(whole))
+
+
+def one_of_many(**settings: object) -> Callable[[list[nn.Parameter], float], Optimizer]:
+    return lambda parameters, learning_rate: torch.optim.SGD(parameters, lr=learning_rate, **settings)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        (adam, torch.optim.Adam, "optimiser was adam, now Adam"),
+        (torch.optim.Adam, torch.optim.AdamW, "optimiser was Adam, now AdamW"),
+        (torch.optim.SGD, torch.optim.RMSprop, "optimiser was SGD, now RMSprop"),
+        (heavy_ball, torch.optim.SGD, "optimiser was heavy_ball, now SGD"),
+        (one_of_many(momentum=0.9), one_of_many(momentum=0.8), "other options"),
+        (one_of_many(), one_of_many(weight_decay=1e-3), "other options"),
+        (
+            partial(torch.optim.SGD, momentum=0.9),
+            partial(torch.optim.SGD, momentum=0.8),
+            r"momentum=0\.9.*momentum=0\.8",
+        ),
+    ],
+)
+def test_a_run_does_not_go_on_with_another_optimiser(first, second, message, tmp_path):
+    options = SHORT | {"objective": OBJECTIVES[0], "checkpoint": tmp_path / "run.pt", "learning_rate": 1e-3}
+    fit(build(), ACTION, optimiser=first, **options)
+    other, before = build(), (tmp_path / "run.pt").read_bytes()
+    with pytest.raises(CheckpointError, match=message):
+        fit(other, ACTION, optimiser=second, **options)
+    assert same(weights(other), weights(build()))
+    assert (tmp_path / "run.pt").read_bytes() == before
+
+
+@pytest.mark.xfail(strict=True, raises=CheckpointError, reason="its repr holds an address in memory")
+def test_a_run_goes_on_with_a_partial_of_a_function_that_was_imported_anew(tmp_path):
+    def imported() -> Callable[..., Optimizer]:
+        def sgd(parameters: list[nn.Parameter], learning_rate: float, *, momentum: float) -> Optimizer:
+            return torch.optim.SGD(parameters, lr=learning_rate, momentum=momentum)
+
+        return partial(sgd, momentum=0.9)
+
+    options = SHORT | {"checkpoint": tmp_path / "run.pt", "learning_rate": 1e-3}
+    once, again = imported(), imported()
+    expected = fit(build(), ACTION, optimiser=once, **options)
+    assert fit(build(), ACTION, optimiser=again, **options) == expected
+
+
+def test_unless_told_otherwise_it_is_adam_with_a_short_memory():
+    runs = []
+    for optimiser in (
+        {},
+        {"optimiser": adam},
+        {"optimiser": partial(torch.optim.Adam, betas=(0.9, 0.99))},
+        {"optimiser": torch.optim.Adam},
+    ):
+        flow = build()
+        fit(flow, ACTION, objective=OBJECTIVES[0], **SHORT | optimiser)
+        runs.append(weights(flow))
+    assert same(runs[0], runs[1])
+    assert same(runs[0], runs[2])
+    assert not same(runs[0], runs[3])
+
+
+def test_an_optimiser_gets_what_is_trained_and_the_rate_and_is_scheduled_in_every_group():
+    made: list[Optimizer] = []
+    seen: list[tuple[list[nn.Parameter], float]] = []
+
+    class Watching(torch.optim.SGD):
+        def step(self, closure: None = None) -> None:
+            rates.append([group["lr"] for group in self.param_groups])
+
+    def make(parameters: list[nn.Parameter], learning_rate: float) -> Optimizer:
+        seen.append((parameters, learning_rate))
+        made.append(Watching([{"params": [p], "lr": 7.0} for p in parameters], lr=learning_rate))
+        return made[-1]
+
+    rates: list[list[float]] = []
+    flow = build()
+    flow.prior = FreeField(SQUARE, learnable=False).double()
+    history = fit(flow, ACTION, optimiser=make, learning_rate=0.01, objective=OBJECTIVES[0], **SHORT)
+    ((parameters, rate),) = seen
+    assert rate == 0.01
+    assert [id(p) for p in parameters] == [id(p) for p in flow.vector_field.parameters()]
+    assert rates == [[rate] * len(parameters) for rate in history.learning_rate]
+
+
+def test_plain_gradient_descent_is_done_by_hand():
+    flow, by_hand = build(), build()
+    history = fit(
+        flow,
+        ACTION,
+        optimiser=torch.optim.SGD,
+        objective=OBJECTIVES[0],
+        learning_rate=1e-3,
+        clip_norm=2.0,
+        **SHORT,
+    )
+    generator = torch.Generator().manual_seed(0)
+    trained = list(by_hand.parameters())
+    for rate in history.learning_rate:
+        value = OBJECTIVES[0](by_hand, ACTION, SHORT["batch_size"], generator)
+        slopes = torch.autograd.grad(value.surrogate, trained)
+        norm = torch.stack([slope.square().sum() for slope in slopes]).sum().sqrt()
+        with torch.no_grad():
+            for parameter, slope in zip(trained, slopes, strict=True):
+                parameter -= rate * slope * min(1.0, 2.0 / float(norm))
+    for found, expected in zip(weights(flow), weights(by_hand), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-10)
+    assert max(history.grad_norm) > 2.0
 
 
 @pytest.mark.parametrize("content", [b"", b"no checkpoint at all"])
