@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -48,17 +47,17 @@ class Lattice:
         """Number of space-time dimensions."""
         return len(self.shape)
 
-    @cached_property
+    @property
     def volume(self) -> int:
         """Number of sites V."""
         return math.prod(self.shape)
 
-    @cached_property
+    @property
     def axes(self) -> tuple[int, ...]:
         """Tensor axes of the lattice directions, counted from the end: `(-d, ..., -1)`."""
         return tuple(range(-self.dim, 0))
 
-    @cached_property
+    @property
     def half_shape(self) -> tuple[int, ...]:
         """Shape of the momentum grid that a real field needs (the last side is halved)."""
         return (*self.shape[:-1], self.shape[-1] // 2 + 1)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from equiflow.lattice import Lattice
+from equiflow.lattice import Lattice, check_type
 
 
 def check_resizable(source: Lattice, target: Lattice) -> None:
-    """Raise a ValueError unless two lattices have the same number of dimensions."""
+    """Raise unless `target` is a lattice of as many dimensions as `source`."""
+    check_type(target, Lattice, "lattice", "Write Lattice((16, 16)).")
     if source.dim != target.dim:
         raise ValueError(
             f"Nothing carries over from a {source.dim}D lattice to a {target.dim}D one; expected a shape "

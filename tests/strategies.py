@@ -72,6 +72,7 @@ def orbit_conv_fields(draw: st.DrawFn, group: SymmetryGroup) -> OrbitConvField:
         n_frequencies=draw(st.integers(1, 3)),
         n_time_modes=draw(st.integers(1, 3)),
         max_frequency=3.0,
+        convolution=draw(st.sampled_from(["dense", "fourier"])),
     )
 
 

@@ -7,7 +7,6 @@ wins on small lattices, where a processor multiplies matrices far faster than it
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -47,6 +46,10 @@ class Convolution(ABC):
 class FourierConvolution(Convolution):
     """The operand is the kernels' Fourier modes, `(channel, *half_shape)`, real if the kernels are even."""
 
+    def __init__(self, lattice: Lattice) -> None:
+        super().__init__(lattice)
+        self._measure = lattice.half_multiplicity() / lattice.volume
+
     def encode(self, fields: Tensor) -> Tensor:
         """See `Convolution.encode`."""
         return self.lattice.fft(fields)
@@ -65,10 +68,6 @@ class FourierConvolution(Convolution):
         total = (gradient * encoded.conj()).sum(0)
         total = total if operand.is_complex() else total.real
         return total * self._measure.to(total.real)
-
-    @cached_property
-    def _measure(self) -> Tensor:
-        return self.lattice.half_multiplicity() / self.lattice.volume
 
 
 class DenseConvolution(Convolution):
@@ -93,9 +92,20 @@ class DenseConvolution(Convolution):
         return (encoded.flatten(1).mT @ gradient[:, 0]).view(operand.shape)
 
 
-def convolution_for(lattice: Lattice) -> Convolution:
-    """The faster way on a lattice."""
-    return (DenseConvolution if lattice.volume <= DENSE_VOLUME else FourierConvolution)(lattice)
+CONVOLUTIONS: dict[str, type[Convolution]] = {"dense": DenseConvolution, "fourier": FourierConvolution}
+
+
+def convolution_for(lattice: Lattice, name: str = "auto") -> Convolution:
+    """The way of the name `"fourier"` or `"dense"`; `"auto"` is the faster one on the lattice.
+
+    Raises:
+        ValueError: for another name.
+    """
+    if name == "auto":
+        name = "dense" if lattice.volume <= DENSE_VOLUME else "fourier"
+    if name not in CONVOLUTIONS:
+        raise ValueError(f"Unknown convolution {name!r}; expected auto, {', '.join(CONVOLUTIONS)}.")
+    return CONVOLUTIONS[name](lattice)
 
 
 def feature_convolution(

@@ -38,10 +38,12 @@ class Kernel(nn.Module, ABC):
 
     weight: nn.Parameter
 
-    def __init__(self, group: SymmetryGroup, n_time_modes: int, n_features: int, n_orbits: int) -> None:
+    def __init__(
+        self, group: SymmetryGroup, n_time_modes: int, n_features: int, n_orbits: int, convolution: str
+    ) -> None:
         super().__init__()
         self.group = group
-        self.convolution = convolution_for(group.lattice)
+        self.convolution = convolution_for(group.lattice, convolution)
         self._matrices: dict[tuple[torch.dtype, torch.device], Tensor] = {}
         self.weight = nn.Parameter(torch.zeros(n_time_modes, n_features, n_orbits))
 
@@ -92,15 +94,18 @@ class MomentumKernel(Kernel):
         group: ties the momenta; must contain x -> -x, which makes the modes real.
         n_time_modes: size of the time basis.
         n_features: number of kernels.
+        convolution: how they act, see `convolution_for`.
     """
 
-    def __init__(self, group: SymmetryGroup, n_time_modes: int, n_features: int) -> None:
+    def __init__(
+        self, group: SymmetryGroup, n_time_modes: int, n_features: int, *, convolution: str = "auto"
+    ) -> None:
         if not group.has_inversion:
             raise ValueError(
                 f"MomentumKernel needs a group with x -> -x; {group} lacks it. Use OffsetKernel."
             )
         orbits = group.momentum_orbits()
-        super().__init__(group, n_time_modes, n_features, len(orbits))
+        super().__init__(group, n_time_modes, n_features, len(orbits), convolution)
         self.volume = group.lattice.volume
         index = group.lattice.half(orbits.index).contiguous()
         self.register_buffer("_orbit", index, False)
@@ -137,6 +142,7 @@ class OffsetKernel(Kernel):
         n_time_modes: size of the time basis.
         n_features: number of kernels.
         kernel_size: offsets per axis, see `SymmetryGroup.offset_orbits`.
+        convolution: how they act, see `convolution_for`.
     """
 
     def __init__(
@@ -145,9 +151,11 @@ class OffsetKernel(Kernel):
         n_time_modes: int,
         n_features: int,
         kernel_size: int | tuple[int, ...] | None = None,
+        *,
+        convolution: str = "auto",
     ) -> None:
         orbits = group.offset_orbits(kernel_size)
-        super().__init__(group, n_time_modes, n_features, len(orbits))
+        super().__init__(group, n_time_modes, n_features, len(orbits), convolution)
         self.kernel_size = kernel_size
         self.lattice: Lattice = group.lattice
         self.has_inversion = group.has_inversion
@@ -179,8 +187,8 @@ class OffsetKernel(Kernel):
         orbits = self.group.offset_orbits(self.kernel_size)
         if bool((values[..., orbits.index < 0] != 0).any()):
             raise ValueError(
-                f"kernel_size {self.kernel_size} on {self.lattice.shape} does not hold the kernels: an even "
-                "kernel as large as its lattice, in a group without reflections, covers L/2 but not -L/2. "
-                "Use kernel_size=None, an odd one, or a group with reflections."
+                f"kernel_size {self.kernel_size} with {self.group} on {self.lattice.shape} covers fewer "
+                "offsets and does not hold the kernels. Use kernel_size=None, or an odd one, the same along "
+                "every axis."
             )
         self.weight.copy_(orbits.mean(values) * orbits.multiplicity.double().sqrt())

@@ -72,6 +72,7 @@ def fit_ladder(
     >>> rungs[-1].flow.lattice.shape, len(rungs[-1].history)
     ((6, 6), 2)
     """
+    check_type(actions, Sequence, "actions", "Give a list, from the smallest lattice to the largest.")
     if not actions:
         raise ValueError("A ladder needs at least one action.")
     for action in actions:
@@ -79,12 +80,14 @@ def fit_ladder(
     rungs: list[Rung] = []
     flow = EquivariantCNF(actions[0].lattice) if flow is None else flow
     check_type(flow, EquivariantCNF, "flow")
+    for action in actions[1:]:  # what cannot be climbed is refused before anything is trained
+        flow.resized(action.lattice)
+    paths = _beside(checkpoint, actions)
     settings = _one_each(len(actions), steps=steps, batch_size=batch_size, learning_rate=learning_rate)
-    for action, setting in zip(actions, settings, strict=True):
+    for action, setting, path in zip(actions, settings, paths, strict=True):
         if rungs:
             setting.setdefault("learning_rate", FINE_TUNING_RATE)
             flow = flow.resized(action.lattice)
-        path = None if checkpoint is None else _beside(Path(checkpoint), action)
         history = fit(flow, action, checkpoint=path, **setting, **options)
         rungs.append(Rung(action, flow, history))
     return rungs
@@ -100,6 +103,12 @@ def _one_each(n_rungs: int, **settings: Any) -> Iterator[dict[str, Any]]:
         yield {name: value for name, value in chosen.items() if value is not None}
 
 
-def _beside(path: Path, action: Action) -> Path:
-    shape = "x".join(map(str, action.lattice.shape))
-    return path.with_name(f"{path.stem}-{shape}{path.suffix}")
+def _beside(checkpoint: str | Path | None, actions: Sequence[Action]) -> list[Path | None]:
+    """A file for each rung, named by its shape; numbered from the second rung of one shape on."""
+    if checkpoint is None:
+        return [None] * len(actions)
+    path = Path(checkpoint)
+    shapes = ["x".join(map(str, action.lattice.shape)) for action in actions]
+    earlier = [shapes[:rung].count(shape) for rung, shape in enumerate(shapes)]
+    numbers = [f"-{n + 1}" if n else "" for n in earlier]
+    return [path.with_name(f"{path.stem}-{s}{n}{path.suffix}") for s, n in zip(shapes, numbers, strict=True)]

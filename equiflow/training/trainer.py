@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,7 @@ def fit(
         "clip_norm": clip_norm,
         "seed": seed,
         "objective": repr(objective),
-        "optimiser": getattr(optimiser, "__qualname__", repr(optimiser)),
+        "optimiser": _name(optimiser),
         "action": repr(action),
         "flow": f"{flow.dtype} {flow!r}",
     }
@@ -218,7 +219,9 @@ class _Run:
             raise ValueError(f"its history does not count the steps from 1 to {step}")
         self.flow.load_state_dict(state["flow"])
         if isinstance(self.optimiser, torch.optim.Adam):
-            _check_moments(state["optimiser"]["state"], self.trained)
+            # A checkpoint counts the parameters in the order of the optimiser's groups.
+            parameters = [p for group in self.optimiser.param_groups for p in group["params"]]
+            _check_moments(state["optimiser"]["state"], parameters)
         if state["optimiser"]["param_groups"] != _with_rate(self.optimiser, state["optimiser"]):
             raise ValueError("the optimiser had other options or parameters")
         self.optimiser.load_state_dict(state["optimiser"])
@@ -242,11 +245,20 @@ def _compare(old: dict[str, Any], new: dict[str, Any]) -> None:
 def _check_moments(moments: dict[int, Any], trained: Sequence[Tensor]) -> None:
     """Raise unless Adam's moments are shaped like the parameters that they belong to."""
     for index, found in moments.items():
-        if {name for name in found} != {"step", "exp_avg", "exp_avg_sq"}:
+        two = {"step", "exp_avg", "exp_avg_sq"}
+        if not two <= set(found) <= two | {"max_exp_avg_sq"}:
             raise ValueError(f"the optimiser's state of parameter {index} is not Adam's")
-        for name in ("exp_avg", "exp_avg_sq"):
+        for name in sorted(set(found) - {"step"}):
             if found[name].shape != trained[index].shape:
                 raise ValueError(f"{name} of parameter {index} has shape {tuple(found[name].shape)}")
+
+
+def _name(optimiser: Callable[..., Optimizer]) -> str:
+    """The same in every process: no addresses in memory."""
+    if isinstance(optimiser, partial):
+        given = [*map(repr, optimiser.args), *(f"{k}={v!r}" for k, v in sorted(optimiser.keywords.items()))]
+        return f"{_name(optimiser.func)}({', '.join(given)})"
+    return getattr(optimiser, "__qualname__", repr(optimiser))
 
 
 def _with_rate(optimiser: torch.optim.Optimizer, saved: dict[str, Any]) -> list[dict[str, Any]]:

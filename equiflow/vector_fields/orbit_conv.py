@@ -33,6 +33,8 @@ class OrbitConvField(VectorField):
             ESS of 0.970 where four reach 0.962, but need 60 evaluations instead of 36 for the same
             accuracy of log Z.
         max_frequency: largest initial frequency of the features, in units of 1/phi.
+        convolution: `"fourier"`, `"dense"` (one matrix product), or `"auto"`: dense up to 100 sites,
+            where it is up to twice as fast (`benchmarks/crossover.py`). They agree to rounding.
 
     Raises:
         ValueError: if the group acts on another lattice or the kernel does not fit.
@@ -52,6 +54,7 @@ class OrbitConvField(VectorField):
         n_frequencies: int = 8,
         n_time_modes: int = 4,
         max_frequency: float = 8.0,
+        convolution: str = "auto",
     ) -> None:
         check_type(lattice, Lattice, "lattice", "Write Lattice((16, 16)).")
         group = SymmetryGroup(lattice) if group is None else group
@@ -66,15 +69,16 @@ class OrbitConvField(VectorField):
             "n_frequencies": n_frequencies,
             "n_time_modes": n_time_modes,
             "max_frequency": max_frequency,
+            "convolution": convolution,
         }
         self.time_basis = CosineBasis(n_time_modes)
         self.features = SineFeatures(n_frequencies, lattice.dim, max_frequency=max_frequency, odd=group.z2)
         n_kernels = 1 + len(self.features)
         self.kernel: Kernel
         if kernel_size is None and group.has_inversion:
-            self.kernel = MomentumKernel(group, n_time_modes, n_kernels)
+            self.kernel = MomentumKernel(group, n_time_modes, n_kernels, convolution=convolution)
         else:
-            self.kernel = OffsetKernel(group, n_time_modes, n_kernels, kernel_size)
+            self.kernel = OffsetKernel(group, n_time_modes, n_kernels, kernel_size, convolution=convolution)
         # A uniform drift is the one even feature that no kernel can give: allowed only without Z2.
         self.drift = None if group.z2 else nn.Parameter(torch.zeros(n_time_modes))
 

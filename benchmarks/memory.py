@@ -1,0 +1,280 @@
+"""Peak memory of a training step against the solver's steps: backpropagation, adjoint, checkpoints.
+
+Each peak is that of one gradient in a process of its own: how far its resident set (on cuda: what torch has
+allocated) rises above where it stood just before. Times are medians of ratios to backpropagation, all
+computed in turn in one process; with one CPU thread they are processor time, else wall-clock time. Errors
+are relative L2 distances from the gradient by backpropagation with as many steps.
+"""
+
+import argparse
+import gc
+import json
+import multiprocessing
+import platform
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import equiflow
+from equiflow import (
+    EquivariantCNF,
+    Estimate,
+    Lattice,
+    OrbitConvField,
+    PathGradient,
+    Phi4,
+    ReverseKL,
+    Solver,
+)
+from equiflow.plots import FLOW, MUTED, REFERENCE, save_figure
+from equiflow.report import print_table, write_json
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+METHODS = {"backprop": {}, "adjoint": {"adjoint": True}, "checkpoint": {"checkpoint": True}}
+OBJECTIVES = {"path": PathGradient, "reverse-kl": ReverseKL}
+STYLE = {
+    "backprop": {"color": MUTED, "fmt": "s-"},
+    "adjoint": {"color": REFERENCE, "fmt": "^-"},
+    "checkpoint": {"color": FLOW, "fmt": "o-"},
+}
+MB = 1e6
+
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+parser.add_argument("--L", type=int, default=32, help="side of the square lattice")
+parser.add_argument("--batch-size", type=int, default=64, help="samples per gradient")
+parser.add_argument("--steps", type=int, nargs="+", default=[2, 4, 8, 16, 32, 64], help="rk5 steps")
+parser.add_argument("--objective", default="path", choices=list(OBJECTIVES), help="whose gradient")
+parser.add_argument("--weights", type=float, default=0.2, help="scale of the random kernels")
+parser.add_argument("--repeats", type=int, default=3, help="rounds of timings")
+parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+parser.add_argument("--device", default="cpu", help="where to compute")
+parser.add_argument("--dtype", default="float32", choices=["float32", "float64"], help="precision")
+parser.add_argument("--seed", type=int, default=0, help="of weights and samples")
+parser.add_argument("--out", type=Path, help="JSON file for the figures")
+parser.add_argument("--plot", type=Path, help="PNG file for the plot")
+
+
+def random_flow(args: argparse.Namespace) -> EquivariantCNF:
+    """A flow with random kernels, moving about as fast as a trained one."""
+    lattice = Lattice((args.L, args.L))
+    field = OrbitConvField(lattice)
+    generator = torch.Generator().manual_seed(args.seed)
+    with torch.no_grad():
+        field.kernel.weight += args.weights * torch.randn(field.kernel.weight.shape, generator=generator)
+    return EquivariantCNF(lattice, vector_field=field).to(args.device, getattr(torch, args.dtype))
+
+
+def gradient(
+    flow: EquivariantCNF, method: str, steps: int, args: argparse.Namespace, *, batch_size: int | None = None
+) -> Tensor:
+    """All parameters' gradients in a row; the same samples every time."""
+    flow.zero_grad()
+    flow.solver = Solver("rk5", steps=steps, **METHODS[method])
+    action = Phi4(flow.lattice, m2=-4.0, lam=4.572)
+    generator = torch.Generator(args.device).manual_seed(args.seed)
+    objective = OBJECTIVES[args.objective]()
+    objective(flow, action, batch_size or args.batch_size, generator).surrogate.backward()
+    return torch.cat([p.grad.flatten() for p in flow.parameters()])
+
+
+def measure_peak(method: str, steps: int, args: argparse.Namespace) -> int:
+    """Bytes that one gradient needs; to be called in a fresh process."""
+    torch.set_num_threads(args.threads)
+    flow = random_flow(args)
+    gradient(flow, method, 1, args, batch_size=1)  # loads libraries and plans transforms
+    gc.collect()
+    if torch.device(args.device).type != "cuda":
+        return rise_resident(lambda: gradient(flow, method, steps, args))
+    torch.cuda.reset_peak_memory_stats(args.device)
+    before = torch.cuda.memory_allocated(args.device)
+    gradient(flow, method, steps, args)
+    return torch.cuda.max_memory_allocated(args.device) - before
+
+
+def rise_resident(function: Callable[[], object]) -> int:
+    """How far the resident set rises while the function runs."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak starts again from here
+        before, peak = linux_memory("VmRSS"), lambda: linux_memory("VmHWM")
+    except OSError:
+        before, peak = peak_resident(), peak_resident
+    function()
+    return peak() - before
+
+
+def linux_memory(field: str) -> int:
+    """Bytes, now (VmRSS) or at most (VmHWM)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(field))
+
+
+def peak_resident() -> int:
+    """Bytes, at most since the process began."""
+    import resource  # Unix only
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def peak_of(method: str, steps: int, args: argparse.Namespace) -> int:
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as fresh:
+        return fresh.submit(measure_peak, method, steps, args).result()
+
+
+def clock(device: str) -> float:
+    """Seconds, once the device has done all that it was given."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
+    elif torch.get_num_threads() == 1:
+        return time.process_time()
+    return time.perf_counter()
+
+
+def timed_gradient(
+    flow: EquivariantCNF, method: str, steps: int, args: argparse.Namespace
+) -> tuple[Tensor, float]:
+    start = clock(args.device)
+    found = gradient(flow, method, steps, args)
+    return found, clock(args.device) - start
+
+
+def compare(flow: EquivariantCNF, steps: int, args: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """Time and error of each method beside backpropagation."""
+    rounds = [
+        {method: timed_gradient(flow, method, steps, args) for method in METHODS} for _ in range(args.repeats)
+    ]
+    exact = rounds[0]["backprop"][0]
+    found = {}
+    for method in METHODS:
+        ratios = [done[method][1] / done["backprop"][1] for done in rounds]
+        found[method] = {
+            "seconds": float(np.median([done[method][1] for done in rounds])),
+            "time_ratio": float(np.median(ratios)),
+            "time_ratio_spread": float(np.ptp(ratios) / 2),
+            "gradient_error": float((rounds[0][method][0] - exact).norm() / exact.norm()),
+        }
+    return found
+
+
+def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """One row per number of steps: for each method its peak, time and error."""
+    flow = random_flow(args)
+    for method in METHODS:
+        gradient(flow, method, 1, args)  # so that no first call is timed
+    rows = []
+    for steps in args.steps:
+        found = compare(flow, steps, args)
+        for method in METHODS:
+            found[method]["peak_mb"] = peak_of(method, steps, args) / MB
+        rows.append({"steps": steps, **found})
+    return rows
+
+
+def slope(method: str, rows: list[dict[str, Any]]) -> tuple[Estimate, Estimate]:
+    """Peak memory as a straight line in the steps: MB per step, and MB that no step adds to."""
+    steps, peaks = ([row["steps"] for row in rows], [row[method]["peak_mb"] for row in rows])
+    coefficients, covariance = np.polyfit(steps, peaks, 1, cov=True)
+    per_step, offset = map(Estimate, coefficients.tolist(), np.sqrt(np.diag(covariance)).tolist())
+    return per_step, offset
+
+
+def state_mb(args: argparse.Namespace) -> float:
+    """What an integration carries along: phi, log det and, with the path gradient, score and energy."""
+    fields = 2 if args.objective == "path" else 1
+    return args.batch_size * fields * (args.L**2 + 1) * getattr(torch, args.dtype).itemsize / MB
+
+
+def draw(
+    rows: list[dict[str, Any]], fits: dict[str, tuple[Estimate, Estimate]], args: argparse.Namespace
+) -> "Figure":
+    """Peak memory, time and error of the gradient against the number of steps."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(13, 4.2), layout="constrained")
+    memory, ratio, error = figure.subplots(1, 3)
+    steps = np.array([row["steps"] for row in rows])
+    for method, style in STYLE.items():
+        column = {key: np.array([row[method][key] for row in rows]) for key in rows[0][method]}
+        label = f"{method}, {fits[method][0]} MB per step"
+        memory.errorbar(steps, column["peak_mb"], ms=5, lw=1, label=label, **style)
+        spread = column["time_ratio_spread"]
+        ratio.errorbar(steps, column["time_ratio"], spread, ms=5, lw=1, capsize=2, label=method, **style)
+        if method != "backprop":
+            shown = np.where(column["gradient_error"] > 0, column["gradient_error"], np.nan)
+            zero = "" if np.isfinite(shown).any() else ": exactly 0"
+            error.errorbar(steps, shown, ms=5, lw=1, label=method + zero, **style)
+    rounding = torch.finfo(getattr(torch, args.dtype)).eps
+    error.axhline(rounding, color=MUTED, ls="--", lw=1, label=f"rounding of {args.dtype}")
+    memory.set(title="peak memory of a training step", ylabel="MB", yscale="log")
+    memory.set_ylim(top=8 * memory.get_ylim()[1])  # room for the legend
+    ratio.set(title="time of a training step", ylabel="relative to backprop", ylim=(0, None))
+    error.set(title="distance from backprop's gradient", ylabel="relative L2", yscale="log")
+    for panel in (memory, ratio, error):
+        panel.set(xscale="log", xlabel="rk5 steps")
+        panel.set_xticks(steps, [str(n) for n in steps])
+        panel.set_xticks([], minor=True)
+        panel.grid(alpha=0.3, lw=0.5)
+        panel.legend(frameon=False)
+    return figure
+
+
+def print_results(
+    rows: list[dict[str, Any]], fits: dict[str, tuple[Estimate, Estimate]], args: argparse.Namespace
+) -> None:
+    others = [method for method in METHODS if method != "backprop"]
+    shown = [
+        (
+            row["steps"],
+            *(f"{row[m]['peak_mb']:.1f}" for m in METHODS),
+            *(f"{row[m]['time_ratio']:.2f} ± {row[m]['time_ratio_spread']:.2f}" for m in others),
+            *(f"{row[m]['gradient_error']:.1e}" for m in others),
+        )
+        for row in rows
+    ]
+    header = (
+        "steps",
+        *(f"{m}, MB" for m in METHODS),
+        *(f"{m}, time / backprop" for m in others),
+        *(f"{m}, gradient error" for m in others),
+    )
+    print_table(f"a training step at L={args.L}, batch {args.batch_size}", header, shown)
+    lines = [(method, *map(str, fit)) for method, fit in fits.items()]
+    title = f"peak memory as a line in the steps (the state of the integration is {state_mb(args):.2f} MB)"
+    print_table(title, ("method", "MB per step", "MB besides"), lines)
+
+
+def main() -> None:
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    machine = {
+        "processor": platform.processor() or platform.machine(),
+        "torch": torch.__version__,
+        "equiflow": equiflow.__version__,
+        "clock": "wall" if "cuda" in args.device or args.threads > 1 else "processor time",
+        **{k: v for k, v in vars(args).items() if k not in ("out", "plot")},
+    }
+    print(json.dumps(machine))
+    rows = measure(args)
+    fits = {method: slope(method, rows) for method in METHODS}
+    print_results(rows, fits, args)
+    if args.plot is not None:
+        save_figure(draw(rows, fits, args), args.plot)
+    if args.out is not None:
+        lines = {
+            method: {"mb_per_step": per_step.mean, "error": per_step.error, "mb_besides": besides.mean}
+            for method, (per_step, besides) in fits.items()
+        }
+        write_json({"machine": machine, "rows": rows, "lines": lines, "state_mb": state_mb(args)}, args.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,127 @@
+"""Dense products and FFTs are two ways to the same convolution."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from strategies import configurations, groups, kernel_sizes, lattices, randomise, seeds
+from torch import Tensor
+
+from equiflow import EquivariantCNF, Lattice, OrbitConvField, PathGradient, Solver, SymmetryGroup
+from equiflow.actions import Phi4
+from equiflow.nn.convolution import DENSE_VOLUME, DenseConvolution, FourierConvolution
+
+
+def both_ways(group: SymmetryGroup, kernel_size: object = None) -> list[OrbitConvField]:
+    fields = []
+    for convolution in ("dense", "fourier"):
+        field = OrbitConvField(
+            group.lattice,
+            group=group,
+            kernel_size=kernel_size,
+            n_frequencies=2,
+            n_time_modes=2,
+            max_frequency=3.0,
+            convolution=convolution,
+        )
+        randomise(field.double(), seed=3)
+        fields.append(field)
+    return fields
+
+
+def everything(field: OrbitConvField, seed: int) -> list[Tensor]:
+    """Velocity, divergence, score rate and all gradients."""
+    phi, score = (configurations(field.lattice, seed=seed + i) for i in (0, 1))
+    phi.requires_grad_()
+    rates = field.path_rates(phi, 0.3, score)
+    velocity, divergence = field.velocity_and_divergence(phi, 0.3)
+    scalar = (velocity * score).sum() + divergence.sum() + rates.velocity.square().sum()
+    gradients = torch.autograd.grad(scalar, [phi, *field.parameters()])
+    return [velocity, divergence, rates.divergence, rates.score_rate, *gradients]
+
+
+def mismatch(fields: list[OrbitConvField], seed: int) -> float:
+    pairs = zip(*(everything(field, seed) for field in fields), strict=True)
+    return max(float(((a - b).abs().max() / (1 + a.abs().max())).detach()) for a, b in pairs)
+
+
+@given(
+    lattices(max_volume=24)
+    .flatmap(groups)
+    .flatmap(lambda group: kernel_sizes(group.lattice).map(lambda size: (group, size))),
+    seeds,
+)
+def test_dense_and_fourier_convolutions_agree(case, seed):
+    assert mismatch(both_ways(*case), seed) < 1e-12
+
+
+@pytest.mark.parametrize("point", ["full", "trivial"])
+def test_the_agreement_sees_a_transposed_matrix(point, monkeypatch):
+    group = SymmetryGroup(Lattice((3, 4)), point)
+    differences = Lattice.differences
+    monkeypatch.setattr(Lattice, "differences", lambda self: differences(self).mT.contiguous())
+    assert (mismatch(both_ways(group), 0) > 1e-3) is (point == "trivial")
+
+
+def test_the_faster_way_is_chosen_by_the_volume():
+    small, large = (OrbitConvField(Lattice((L, L))).kernel.convolution for L in (10, 11))
+    assert isinstance(small, DenseConvolution)
+    assert isinstance(large, FourierConvolution)
+    assert 10**2 <= DENSE_VOLUME < 11**2
+
+
+def test_an_unknown_convolution_is_refused():
+    with pytest.raises(ValueError, match="Unknown convolution 'sparse'; expected auto, dense, fourier"):
+        OrbitConvField(Lattice((4, 4)), convolution="sparse")
+
+
+def test_matrices_follow_the_precision_of_the_field():
+    rough = OrbitConvField(Lattice((4, 4)), convolution="dense")
+    randomise(rough, seed=0)
+    rough.velocity(torch.randn(2, 4, 4), 0.2)
+    exact = OrbitConvField(Lattice((4, 4)), convolution="fourier").double()
+    exact.load_state_dict(rough.double().state_dict())
+    phi = configurations(rough.lattice)
+    assert (rough.velocity(phi, 0.2) - exact.velocity(phi, 0.2)).abs().max() < 1e-14
+
+
+@pytest.mark.parametrize("objective_solver", [Solver("rk4", steps=3), Solver("rk5", steps=2)])
+def test_recomputed_steps_give_the_gradient_of_backpropagation(objective_solver):
+    lattice = Lattice((4, 4))
+    flow = EquivariantCNF(lattice, vector_field=OrbitConvField(lattice, n_frequencies=2)).double()
+    randomise(flow, seed=1)
+    gradients = []
+    for recompute in (False, True):
+        solver = Solver(objective_solver.method, steps=objective_solver.steps, checkpoint=recompute)
+        flow.zero_grad()
+        value = PathGradient(solver=solver)(
+            flow, Phi4(lattice, m2=-4.0, lam=8.0), 6, torch.Generator().manual_seed(0)
+        )
+        value.surrogate.backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in flow.parameters()]))
+    torch.testing.assert_close(*gradients, rtol=1e-13, atol=1e-13)
+    assert gradients[0].abs().max() > 1e-3
+
+
+def test_recomputing_keeps_fewer_tensors():
+    lattice = Lattice((4, 4))
+    flow = EquivariantCNF(lattice)
+    kept = {}
+    for recompute in (False, True):
+        sizes = []
+        flow.solver = Solver("rk5", steps=8, checkpoint=recompute)
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda x, s=sizes: s.append(x.numel()) or x, lambda x: x
+        ):
+            flow.rsample_and_log_prob(16)
+        kept[recompute] = sum(sizes)
+    assert kept[True] < 0.1 * kept[False]
+
+
+def test_recomputing_is_for_backpropagation_through_fixed_steps():
+    for wrong in ({"method": "dopri5"}, {"method": "rk5", "steps": 2, "adjoint": True}):
+        with pytest.raises(ValueError, match="checkpoint=True is for backpropagation through fixed steps"):
+            Solver(checkpoint=True, **wrong)
+    with pytest.raises(TypeError, match="checkpoint must be True or False"):
+        Solver("rk5", steps=2, checkpoint=1)
