@@ -44,18 +44,18 @@ PARTS = ("scan", "goal", "rates", "options")
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
 parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS, help="what to measure")
 parser.add_argument("--scan-L", type=int, default=8, choices=list(M_PL_4), help="side of the scan")
-parser.add_argument("--L", type=int, nargs="+", default=[8, 12, 16], choices=list(M_PL_4), help="of the goal")
+parser.add_argument("--L", type=int, nargs="+", default=[8, 16], choices=list(M_PL_4), help="of the goal")
 parser.add_argument(
     "--rates-L", type=int, nargs="+", default=[4, 8, 16, 32], help="sides of the table of rates"
 )
 parser.add_argument("--optimisers", nargs="+", help="names to compare, instead of all")
-parser.add_argument("--finalists", type=int, default=3, help="how many go on from the scan, besides Adam")
-parser.add_argument("--steps", type=int, default=60, help="optimiser steps per training of the tables")
+parser.add_argument("--finalists", type=int, default=2, help="how many go on from the scan, besides Adam")
+parser.add_argument("--steps", type=int, default=40, help="optimiser steps per training of the tables")
 parser.add_argument("--max-steps", type=int, default=400, help="longest training to try for the goal")
 parser.add_argument("--goal", type=float, default=0.9, help="reverse ESS to reach")
 parser.add_argument("--batch-size", type=int, default=128, help="samples per optimiser step")
 parser.add_argument("--samples", type=int, default=4096, help="fresh samples per ESS")
-parser.add_argument("--seeds", type=int, default=2, help="trainings per optimiser at its best rate")
+parser.add_argument("--seeds", type=int, default=1, help="trainings per optimiser at its best rate")
 parser.add_argument("--threads", type=int, default=1, help="CPU threads")
 parser.add_argument("--device", default="cpu", help="where to compute")
 parser.add_argument("--dtype", default="float32", choices=["float32", "float64"], help="precision")
@@ -250,7 +250,7 @@ def optional(name: str, **options: object) -> Factory | None:
         return None
 
 
-ADAM = Candidate("Adam", plain(torch.optim.Adam, betas=(0.9, 0.99)), (1e-2, 2e-2, 4e-2))
+ADAM = Candidate("Adam", plain(torch.optim.Adam, betas=(0.9, 0.99)), (1e-2, 2e-2, 4e-2, 8e-2))
 NOT_INSTALLED = {"SOAP", "Shampoo"}
 
 
@@ -261,17 +261,17 @@ def candidates() -> list[Candidate]:
         Candidate("AdamW", plain(optim.AdamW, betas=(0.9, 0.99), weight_decay=1e-2), ADAM.rates),
         Candidate("NAdam", plain(optim.NAdam, betas=(0.9, 0.99)), ADAM.rates),
         Candidate("RAdam", plain(optim.RAdam, betas=(0.9, 0.99)), ADAM.rates),
-        Candidate("RMSprop", plain(optim.RMSprop, alpha=0.99), (3e-3, 1e-2, 2e-2)),
-        Candidate("Adafactor", plain(optim.Adafactor, beta2_decay=-0.8), (2e-2, 1e-1, 5e-1)),
-        Candidate("SGD, momentum", plain(optim.SGD, momentum=0.9), (1e-3, 3e-3, 1e-2)),
-        Candidate("natural gradient", NaturalGradient, (0.25, 0.5, 1.0), warmup=5, clip_norm=math.inf),
+        Candidate("RMSprop", plain(optim.RMSprop, alpha=0.99), (5e-3, 1e-2, 2e-2, 4e-2)),
+        Candidate("Adafactor", plain(optim.Adafactor, beta2_decay=-0.8), (1e-1, 5e-1, 2.0)),
+        Candidate("SGD, momentum", plain(optim.SGD, momentum=0.9), (3e-3, 1e-2, 3e-2)),
+        Candidate("natural gradient", NaturalGradient, (0.5, 1.0, 2.0), warmup=5, clip_norm=math.inf),
     ]
     if hasattr(optim, "Muon"):
-        known.append(Candidate("Muon + Adam", plain(MuonAndAdam), (2e-2, 5e-2, 1e-1)))
+        known.append(Candidate("Muon + Adam", plain(MuonAndAdam), (5e-2, 1e-1, 2e-1)))
     soap = optional("SOAP", betas=(0.9, 0.99), precondition_frequency=5)
     shampoo = optional("Shampoo", momentum=0.9, preconditioning_compute_steps=5)
-    known += [] if soap is None else [Candidate("SOAP", soap, (5e-3, 1e-2, 2e-2))]
-    known += [] if shampoo is None else [Candidate("Shampoo", shampoo, (1e-2, 3e-2, 1e-1))]
+    known += [] if soap is None else [Candidate("SOAP", soap, (2e-2, 5e-2, 1e-1))]
+    known += [] if shampoo is None else [Candidate("Shampoo", shampoo, (1e-4, 1e-3, 1e-2))]
     return known
 
 
@@ -287,6 +287,10 @@ class Trained:
 
     def __str__(self) -> str:
         return "diverged" if math.isnan(self.ess) else f"{self.ess:.3f}({1e3 * self.ess_error:.0f})"
+
+
+def ess_cell(ess: float) -> str:
+    return "diverged" if math.isnan(ess) else f"{ess:.2f}"
 
 
 def seconds_now(device: str) -> float:
@@ -358,7 +362,7 @@ def scan(chosen: list[Candidate], args: argparse.Namespace) -> tuple[dict[str, f
             {
                 "optimiser": candidate.name,
                 "rate": best,
-                "scan": {str(rate): str(run) for rate, run in tried.items()},
+                "scan": {f"{rate:g}": run.ess for rate, run in tried.items()},
                 "ess": [run.ess for run in seeds],
                 "step_ms": 1e3 * statistics.median(run.seconds / run.steps for run in seeds),
             }
@@ -367,9 +371,9 @@ def scan(chosen: list[Candidate], args: argparse.Namespace) -> tuple[dict[str, f
     shown = [
         [
             row["optimiser"],
-            "  ".join(f"{float(rate):g}: {value}" for rate, value in row["scan"].items()),
+            "  ".join(f"{rate}: {ess_cell(ess)}" for rate, ess in row["scan"].items()),
             f"{row['rate']:g}",
-            " ".join("diverged" if math.isnan(ess) else f"{ess:.3f}" for ess in row["ess"]),
+            " ".join(ess_cell(ess) for ess in row["ess"]),
             f"{row['step_ms'] / adam_ms:.2f}",
         ]
         for row in rows
@@ -386,14 +390,19 @@ def missing(chosen: list[Candidate], args: argparse.Namespace) -> set[str]:
 
 
 def steps_to_goal(
-    candidate: Candidate, rate: float, side: int, args: argparse.Namespace, *, seed: int
-) -> Trained | None:
-    """The shortest of a geometric ladder of complete trainings whose fresh ESS reaches the goal."""
+    candidate: Candidate, best: float, side: int, args: argparse.Namespace, *, seed: int
+) -> tuple[float, Trained] | None:
+    """The shortest of a geometric ladder of complete trainings whose fresh ESS reaches the goal.
+
+    At the best rate of the scan, or half of it: larger lattices bear less.
+    """
     steps = 12
     while steps <= args.max_steps:
-        trained = train(candidate, rate, new_flow(side, args), action_of(side), args, steps=steps, seed=seed)
-        if trained.ess >= args.goal:
-            return trained
+        for rate in (best, best / 2):
+            flow = new_flow(side, args)
+            trained = train(candidate, rate, flow, action_of(side), args, steps=steps, seed=seed)
+            if trained.ess >= args.goal:
+                return rate, trained
         steps = round(steps * 1.4)
     return None
 
@@ -401,30 +410,29 @@ def steps_to_goal(
 def goal(finalists: list[tuple[Candidate, float]], args: argparse.Namespace) -> list[dict]:
     rows = []
     for side in args.L:
-        for candidate, rate in finalists:
+        for candidate, best in finalists:
             for seed in range(args.seeds):
-                reached = steps_to_goal(candidate, rate, side, args, seed=seed)
-                rows.append(
-                    {"L": side, "optimiser": candidate.name, "rate": rate, "seed": seed} | describe(reached)
-                )
-    shown = [[row["L"], row["optimiser"], f"{row['rate']:g}", row["seed"], *goal_cells(row)] for row in rows]
-    header = ["L", "optimiser", "rate", "seed", "steps", "seconds", "ESS"]
-    print_table(f"shortest complete training to a reverse ESS of {args.goal:g}", header, shown)
+                row: dict = {"L": side, "optimiser": candidate.name, "seed": seed}
+                reached = steps_to_goal(candidate, best, side, args, seed=seed)
+                if reached is not None:
+                    rate, trained = reached
+                    row |= {
+                        "rate": rate,
+                        "steps": trained.steps,
+                        "seconds": trained.seconds,
+                        "ess": str(trained),
+                    }
+                rows.append(row)
+    columns = ["L", "optimiser", "seed", "rate", "steps", "seconds", "ess"]
+    shown = [[goal_cell(row.get(name)) for name in columns] for row in rows]
+    print_table(f"shortest complete training to a reverse ESS of {args.goal:g}", columns, shown)
     return rows
 
 
-def describe(reached: Trained | None) -> dict[str, object]:
-    if reached is None:
-        return {"steps": None, "seconds": None, "ess": "not reached"}
-    return {"steps": reached.steps, "seconds": reached.seconds, "ess": str(reached)}
-
-
-def goal_cells(row: dict) -> list[str]:
-    return (
-        ["-", "-", row["ess"]]
-        if row["steps"] is None
-        else [row["steps"], f"{row['seconds']:.1f}", row["ess"]]
-    )
+def goal_cell(value: object) -> object:
+    if value is None:
+        return "not reached"
+    return f"{value:.3g}" if isinstance(value, float) else value
 
 
 def started(side: int, args: argparse.Namespace) -> Callable[[], EquivariantCNF]:
@@ -449,14 +457,12 @@ def rates(args: argparse.Namespace) -> list[dict]:
         start, action = started(side, args), action_of(side)
         steps = args.steps if side < 20 else args.steps // 3
         found = {rate: train(ADAM, rate, start(), action, args, steps=steps) for rate in tried}
-        rows.append({"L": side, "steps": steps} | {f"{r:g}": batch_cell(run) for r, run in found.items()})
+        rows.append(
+            {"L": side, "steps": steps} | {f"{r:g}": ess_cell(run.batch_ess) for r, run in found.items()}
+        )
     header = ["L", "steps", *(f"{rate:g}" for rate in tried)]
     print_table("Adam: batch ESS at the end by learning rate", header, [list(row.values()) for row in rows])
     return rows
-
-
-def batch_cell(run: Trained) -> str:
-    return "diverged" if math.isnan(run.ess) else f"{run.batch_ess:.2f}"
 
 
 def options(args: argparse.Namespace) -> list[dict]:

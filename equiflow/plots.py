@@ -13,7 +13,7 @@ from equiflow import observables
 from equiflow.samplers import Chain, Ensemble, Measurements
 from equiflow.statistics import Estimate
 from equiflow.storage import written_atomically
-from equiflow.training import History
+from equiflow.training import History, Rung
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -32,6 +32,26 @@ def training_curve(history: History) -> Figure:
     middle.set(ylabel="ESS on the batch", ylim=(0, 1))
     bottom.semilogy(history.step, history.grad_norm, color=FLOW, lw=0.8)
     bottom.set(ylabel="gradient norm", xlabel=f"optimiser step ({history.seconds[-1]:.0f} s in all)")
+    return figure
+
+
+def ladder_curve(rungs: Sequence[Rung]) -> Figure:
+    """ESS on the batch against wall time, rung after rung."""
+    figure, axes = _axes(1, 1, (7.5, 4))
+    start = 0.0
+    for i, rung in enumerate(rungs):
+        history = rung.history
+        minutes = (start + np.array(history.seconds)) / 60
+        colour = f"C{i}"
+        width = max(1, len(history) // 100)
+        smooth = np.convolve(history.ess, np.full(width, 1 / width), "valid")
+        axes.plot(minutes, history.ess, color=colour, lw=0.4, alpha=0.3)
+        label = " x ".join(map(str, rung.flow.lattice.shape))
+        axes.plot(minutes[width - 1 :], smooth, color=colour, lw=1.8, label=label)
+        start += history.seconds[-1]
+    axes.set(xlabel="training time / min", ylabel="reverse ESS on the batch", ylim=(0, 1))
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False, loc="lower right")
     return figure
 
 

@@ -14,7 +14,9 @@ import equiflow
 
 PACKAGE = Path(equiflow.__file__).parent
 LAYER = {
-    **dict.fromkeys(["lattice", "ode", "precision", "resizing", "solvers", "statistics", "storage"], 0),
+    **dict.fromkeys(
+        ["compilation", "lattice", "ode", "precision", "resizing", "solvers", "statistics", "storage"], 0
+    ),
     **dict.fromkeys(["symmetry", "actions", "priors", "observables"], 1),
     "nn": 2,
     "vector_fields": 3,
