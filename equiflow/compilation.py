@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -29,12 +30,12 @@ class Compiled:
             self._warm.add(mode)
             return self.function(*arguments)
         if self._compiled is None:
-            self._compiled = torch.compile(self.function, fullgraph=True)
+            self._compiled = torch.compile(_with_code_of_its_own(self.function), fullgraph=True)
         if self._compiled is self.function:
             return self.function(*arguments)
         try:
             with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message=".*complex operators.*")
+                warnings.simplefilter("ignore")  # torch's own, while it traces
                 return self._compiled(*arguments)
         except Exception as failure:
             result = self.function(*arguments)  # raises by itself if the arguments are to blame
@@ -51,3 +52,12 @@ class Compiled:
     def __reduce__(self) -> tuple[type[Compiled], tuple[Callable[..., Any]]]:
         """Copies and pickles are compiled anew."""
         return Compiled, (self.function,)
+
+
+def _with_code_of_its_own(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same function in a frame that no other shares: torch limits compilations per code object."""
+
+    def call(*arguments: Any) -> Any:
+        return function(*arguments)
+
+    return FunctionType(call.__code__.replace(), call.__globals__, call.__name__, None, call.__closure__)

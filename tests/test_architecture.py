@@ -15,7 +15,18 @@ import equiflow
 PACKAGE = Path(equiflow.__file__).parent
 LAYER = {
     **dict.fromkeys(
-        ["compilation", "lattice", "ode", "precision", "resizing", "solvers", "statistics", "storage"], 0
+        [
+            "allocation",
+            "compilation",
+            "lattice",
+            "ode",
+            "precision",
+            "resizing",
+            "solvers",
+            "statistics",
+            "storage",
+        ],
+        0,
     ),
     **dict.fromkeys(["symmetry", "actions", "priors", "observables"], 1),
     "nn": 2,

@@ -16,7 +16,7 @@ from equiflow.lattice import Lattice
 from equiflow.nn.features import FeatureValues
 from equiflow.precision import full_precision
 
-#: Lattices up to this volume are convolved by dense products (`benchmarks/crossover.py` measures it).
+#: Lattices up to this volume are convolved by dense products (`benchmarks/velocity.py` measures it).
 DENSE_VOLUME = 100
 
 

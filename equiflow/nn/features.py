@@ -62,6 +62,8 @@ class SineFeatures(nn.Module):
         """Values and first derivatives, sharing one sine and one cosine."""
         omega = self.omega.reshape(-1, *(1,) * self.dim)
         angle = phi.unsqueeze(-self.dim - 1) * omega
+        if self.odd and not torch.is_grad_enabled():  # in place, which saves a third of the memory traffic
+            return FeatureValues(angle.sin().div_(omega), angle.cos_())
         sin, cos = angle.sin(), angle.cos()
         if self.odd:
             return FeatureValues(sin / omega, cos)

@@ -34,7 +34,7 @@ class OrbitConvField(VectorField):
             accuracy of log Z.
         max_frequency: largest initial frequency of the features, in units of 1/phi.
         convolution: `"fourier"`, `"dense"` (one matrix product), or `"auto"`: dense up to 100 sites,
-            where it is up to twice as fast (`benchmarks/crossover.py`). They agree to rounding.
+            where it is up to twice as fast (`benchmarks/velocity.py`). They agree to rounding.
 
     Raises:
         ValueError: if the group acts on another lattice or the kernel does not fit.
