@@ -20,13 +20,14 @@ from importlib import import_module
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 import equiflow
 from equiflow import (
     EquivariantCNF,
     Lattice,
+    NaturalGradient,
     Phi4,
     Solver,
     SolverError,
@@ -35,7 +36,6 @@ from equiflow import (
     fit_ladder,
     importance_sample,
 )
-from equiflow.ode import integrate
 from equiflow.report import print_table, write_json
 
 M_PL_4 = {4: 8.0, 6: 6.975, 8: 6.008, 10: 5.550, 12: 5.276, 14: 5.113, 16: 4.97, 20: 4.807, 32: 4.572}
@@ -61,142 +61,6 @@ parser.add_argument("--device", default="cpu", help="where to compute")
 parser.add_argument("--dtype", default="float32", choices=["float32", "float64"], help="precision")
 parser.add_argument("--quick", action="store_true", help="small lattices, one seed: a minute or two")
 parser.add_argument("--out", type=Path, help="JSON file for the figures")
-
-
-class FlowTangents:
-    """`d log q(phi) / d theta` at fixed phi for every sample and parameter, without a backward pass.
-
-    Along a trajectory `d/dt (delta log q) = -div(delta v) - delta v . grad log q`: the continuity
-    equation, varied. The score comes with the path, so all that is left is a quadrature in time. For an
-    `OrbitConvField` on a `MomentumKernel` with odd features, and a `FreeField` prior.
-    """
-
-    def __init__(self, flow: EquivariantCNF, *, intervals: int = 6) -> None:
-        self.flow, self.field, self.lattice = flow, flow.vector_field, flow.lattice
-        orbits = flow.group.momentum_orbits()
-        self.orbit = self.lattice.half(orbits.index).flatten().to(flow.device)
-        self.multiplicity = orbits.multiplicity.to(flow.device, flow.dtype)
-        self.measure = (self.lattice.half_multiplicity().flatten() / self.lattice.volume).to(
-            self.multiplicity
-        )
-        # Gauss-Legendre nodes on [0, 1], by Golub and Welsch.
-        n = torch.arange(1, intervals, dtype=torch.float64)
-        beta = n / (4 * n.square() - 1).sqrt()
-        nodes, vectors = torch.linalg.eigh(torch.diag(beta, 1) + torch.diag(beta, -1))
-        self.nodes, self.weights = ((nodes + 1) / 2).tolist(), vectors[0].square().tolist()
-
-    def parameters(self) -> list[nn.Parameter]:
-        """Those that the columns belong to, in their order."""
-        return [self.field.kernel.weight, self.flow.prior.log_sigma, self.field.features.omega]
-
-    @torch.no_grad()
-    def sample(self, n_samples: int, generator: torch.Generator) -> Tensor:
-        """Tangents at fresh model samples, `(n_samples, parameter)`."""
-        phi = self.flow.prior.rsample(n_samples, generator)
-        score, t = self.flow.prior.score(phi), 0.0
-        of_sigma = -self._overlaps(score, phi[:, None])[:, 0] - self.multiplicity
-        of_kernel = of_omega = torch.zeros(())
-        for node, weight in zip(self.nodes, self.weights, strict=True):
-            phi, score = integrate(self._path, (phi, score), t, node, Solver("rk5", steps=1)).state
-            t = node
-            kernel_rate, omega_rate = self._rates(phi, score, t)
-            of_kernel, of_omega = of_kernel - weight * kernel_rate, of_omega - weight * omega_rate
-        return torch.cat([of_kernel.flatten(1), of_sigma, of_omega], 1)
-
-    def _path(self, t: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        rates = self.field.path_rates(state[0], t, state[1])
-        return rates.velocity, rates.score_rate
-
-    def _rates(self, phi: Tensor, score: Tensor, t: float) -> tuple[Tensor, Tensor]:
-        """`div(dv/dtheta) + score . dv/dtheta` of the kernels and of the frequencies."""
-        features, omega = self.field.features(phi), self.field.features.frequencies()[:, None, None]
-        site, basis = phi[:, None], self.field.time_basis(t)
-        at_origin = self.multiplicity / self.lattice.volume
-        slopes = torch.cat([torch.ones_like(site), features.first], 1).sum(self.lattice.axes)
-        per_orbit = self._overlaps(score, torch.cat([site, features.value], 1))
-        per_orbit = per_orbit + slopes[..., None] * at_origin
-        # dh/domega = (phi h' - h) / omega, whose slope is -phi omega h.
-        moved = self._overlaps(score, (site * features.first - features.value) / omega)
-        slopes = -(site * omega * features.value).sum(self.lattice.axes)
-        kernel = torch.einsum("j,jfo->fo", basis, self.field.kernel.weight)[1:]
-        of_omega = ((moved + slopes[..., None] * at_origin) * kernel).sum(-1)
-        return torch.einsum("j,bfo->bjfo", basis, per_orbit), of_omega
-
-    def _overlaps(self, score: Tensor, values: Tensor) -> Tensor:
-        """`sum_{k in orbit} Re(score_k^* value_k) / V`, `(batch, feature, orbit)`."""
-        a, b = self.lattice.fft(score)[:, None], self.lattice.fft(values)
-        product = (a.real * b.real + a.imag * b.imag).flatten(2) * self.measure
-        return product.new_zeros(*product.shape[:2], len(self.multiplicity)).index_add_(
-            -1, self.orbit, product
-        )
-
-
-class NaturalGradient(Optimizer):
-    """Steps along `F^-1 g`, with the Fisher matrix `F = E_q[d log q d log q^T]` of the flow's own samples.
-
-    The rows of the last few batches stand for F, which is never formed: by Woodbury's identity a step
-    solves as many equations as there are rows (stochastic reconfiguration, arXiv:2302.01941).
-    A step longer than `radius` in KL divergence is cut to it, and the damping follows as Levenberg and
-    Marquardt's does: up when a step was cut, down when not.
-    """
-
-    def __init__(
-        self,
-        flow: EquivariantCNF,
-        parameters: list[nn.Parameter],
-        lr: float,
-        *,
-        refresh: int = 2,
-        rows: int = 128,
-        window: int = 4,
-        damping: float = 1e-2,
-        momentum: float = 0.5,
-        radius: float = 0.25,
-    ) -> None:
-        super().__init__(parameters, {"lr": lr})
-        self.tangents = FlowTangents(flow)
-        self.generator = torch.Generator(flow.device).manual_seed(0)
-        self.refresh, self.rows, self.window = refresh, rows, window
-        self.damping, self.momentum, self.radius = damping, momentum, radius
-        self.relative, self.taken, self.batches, self.velocity = 1.0, 0, [], 0.0
-
-    @torch.no_grad()
-    def step(self, closure: None = None) -> None:
-        if self.taken % self.refresh == 0:
-            self._update()
-        self.taken += 1
-        trained = self.tangents.parameters()
-        gradient = torch.cat([p.grad.flatten() for p in trained]) / self.scale
-        inner = torch.cholesky_solve((self.factors @ gradient)[:, None], self.cholesky)[:, 0]
-        direction = (gradient - self.factors.T @ inner) / self.shift
-        length = math.sqrt(2 * self.radius / max(float(direction @ gradient), 1e-30))
-        self.relative = min(1.0, 1.3 * self.relative) if length < 1 else max(1e-2, 0.8 * self.relative)
-        fresh = min(1.0, length) * direction / self.scale
-        self.velocity = self.momentum * self.velocity + (1 - self.momentum) * fresh
-        update = self.velocity / (1 - self.momentum**self.taken)
-        for parameter, change in zip(trained, update.split([p.numel() for p in trained]), strict=True):
-            parameter.sub_(change.view_as(parameter), alpha=self.param_groups[0]["lr"])
-
-    def _update(self) -> None:
-        rows = self.tangents.sample(self.rows, self.generator)
-        self.batches = [*self.batches, (rows - rows.mean(0)) / math.sqrt(len(rows))][-self.window :]
-        factors = torch.cat(self.batches) / math.sqrt(len(self.batches))
-        self.scale = (factors.square().sum(0) + self._floor(factors) + 1e-2).sqrt()
-        self.factors = factors / self.scale
-        gram = (self.factors @ self.factors.T).double()
-        self.shift = self.relative * self.damping * float(torch.linalg.matrix_norm(gram, 2))
-        gram.diagonal().add_(self.shift)
-        self.cholesky = torch.linalg.cholesky(gram).to(factors)
-
-    def _floor(self, factors: Tensor) -> Tensor:
-        """A tenth of the largest diagonal entry of each orbit: time modes start without any effect."""
-        kernel, sigma, omega = self.tangents.parameters()
-        of_kernel, of_sigma, of_omega = (
-            factors.square().sum(0).split([kernel.numel(), len(sigma), len(omega)])
-        )
-        per_orbit = of_kernel.unflatten(0, (-1, len(sigma))).amax(0)
-        parts = [per_orbit.expand(kernel.shape).flatten(), of_sigma, of_omega.max().expand(len(omega))]
-        return 0.1 * self.relative * torch.cat(parts)
 
 
 Factory = Callable[[EquivariantCNF, list[nn.Parameter], float], Optimizer]

@@ -28,6 +28,7 @@ from equiflow.storage import CheckpointError
 from equiflow.symmetry import SymmetryGroup
 from equiflow.training import (
     InversePathGradient,
+    NaturalGradient,
     PathGradient,
     ReverseKL,
     TrainingDivergedError,
@@ -55,6 +56,7 @@ __all__ = [
     "IndependenceMetropolis",
     "InversePathGradient",
     "Lattice",
+    "NaturalGradient",
     "OrbitConvField",
     "PathGradient",
     "Phi4",

@@ -84,6 +84,16 @@ class Prior(nn.Module, ABC):
     def score(self, z: Tensor) -> Tensor:
         """`d log q / dz`, shaped like `z`."""
 
+    def parameter_score(self, z: Tensor) -> Tensor:
+        """`d log q(z) / d theta` of each sample, `(batch, parameter)`, in the order of `parameters()`."""
+        trained = [p for p in self.parameters() if p.requires_grad]
+        rows = []
+        for one in z.detach().split(1) if trained else ():
+            with torch.enable_grad():
+                gradients = torch.autograd.grad(self.log_prob(one).sum(), trained)
+            rows.append(torch.cat([gradient.flatten() for gradient in gradients]))
+        return torch.stack(rows) if rows else z.new_zeros(len(z), 0)
+
     def resized(self, lattice: Lattice) -> Prior:
         """The same density on another lattice, with what was learned carried over.
 
@@ -188,6 +198,16 @@ class FreeField(Prior):
         """`-z_k / sigma_k^2` back in position space, shaped like `z`."""
         self.lattice.check(z, "z")
         return -self.lattice.ifft(self.lattice.fft(z) * (-2 * self.log_sigma).exp()[self._orbit])
+
+    @torch.no_grad()
+    def parameter_score(self, z: Tensor) -> Tensor:
+        """`sum_{k in orbit} (|z_k|^2 / (V sigma_k^2) - 1)`, see `Prior.parameter_score`."""
+        if not self.log_sigma.requires_grad:
+            return z.new_zeros(len(z), 0)
+        power = self.lattice.fft(z).abs().square().flatten(1)
+        power = power * self.lattice.half_multiplicity().to(z).flatten() / self.lattice.volume
+        total = z.new_zeros(len(z), len(self.log_sigma)).index_add_(1, self._orbit.flatten(), power)
+        return total * (-2 * self.log_sigma).exp() - self._multiplicity
 
     def config(self) -> dict[str, object]:
         """See `Prior.config`."""

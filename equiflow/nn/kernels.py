@@ -118,6 +118,25 @@ class MomentumKernel(Kernel):
         modes = weight.index_select(1, self._orbit.flatten()).unflatten(1, self._orbit.shape)
         return KernelValues(modes, weight @ self._multiplicity / self.volume)
 
+    def overlaps(self, score: Tensor, values: Tensor, slopes: Tensor) -> Tensor:
+        """`d/dK_f(k) (score . sum_f K_f * h_f + sum_f K_f(0) sum_x h_f')` of each configuration.
+
+        Args:
+            score: `(batch, *lattice)`.
+            values: `h_f`, `(batch, feature, *lattice)`.
+            slopes: `sum_x h_f'`, `(batch, feature)`.
+
+        Returns:
+            `(batch, feature, orbit)`.
+        """
+        lattice = self.group.lattice
+        measure = (lattice.half_multiplicity() / self.volume).to(score)
+        a, b = lattice.fft(score.unsqueeze(1)), lattice.fft(values)
+        product = ((a.real * b.real + a.imag * b.imag) * measure).flatten(2)
+        total = product.new_zeros(*product.shape[:2], len(self._multiplicity))
+        total.index_add_(2, self._orbit.flatten(), product)
+        return total + slopes.unsqueeze(2) * (self._multiplicity / self.volume)
+
     def basis(self) -> Tensor:
         """See `Kernel.basis`."""
         index = self.group.momentum_orbits().index

@@ -79,6 +79,30 @@ class VectorField(nn.Module, ABC):
             (gradient,) = torch.autograd.grad(scalar, leaf)
         return PathRates(self.velocity(phi, t), divergence.detach(), -gradient)
 
+    @torch.no_grad()
+    def parameter_rates(self, phi: Tensor, t: Tensor | float, score: Tensor) -> Tensor:
+        """`d/dtheta (div v + v . score)` of each configuration: what natural gradients are made of.
+
+        Here by one backward pass for each configuration; closed forms are much cheaper.
+
+        Args:
+            phi: `(batch, *lattice)`.
+            t: flow time.
+            score: `grad log q(phi)` at time t, shaped like `phi`.
+
+        Returns:
+            `(batch, parameter)`, the trained parameters flattened in the order of `parameters()`.
+        """
+        trained = [p for p in self.parameters() if p.requires_grad]
+        rows = []
+        for one, its_score in zip(phi.detach().split(1), score.detach().split(1), strict=True):
+            with torch.enable_grad():
+                velocity, divergence = self.velocity_and_divergence(one, t)
+                scalar = divergence.sum() + (velocity * its_score).sum()
+                gradients = torch.autograd.grad(scalar, trained, allow_unused=True, materialize_grads=True)
+            rows.append(torch.cat([gradient.flatten() for gradient in gradients]))
+        return torch.stack(rows) if rows and trained else phi.new_zeros(len(phi), 0)
+
     def resized(self, lattice: Lattice) -> VectorField:
         """The same field on a lattice of another size, with its weights carried over.
 

@@ -113,6 +113,29 @@ class OrbitConvField(VectorField):
             divergence = self._divergence(features.first, kernel)
         return PathRates(velocity, divergence, -rate)
 
+    @torch.no_grad()
+    def parameter_rates(self, phi: Tensor, t: Tensor | float, score: Tensor) -> Tensor:
+        """Closed form for kernels that span the lattice with Z2, see `VectorField.parameter_rates`."""
+        kernel = self.kernel
+        if not (isinstance(kernel, MomentumKernel) and self.features.odd and self._all_trained()):
+            return super().parameter_rates(phi, t, score)
+        time_values, omega = self.time_basis(t), self.features.omega.reshape(-1, *(1,) * self.lattice.dim)
+        site, features = phi.unsqueeze(1), self.features(phi)
+        slopes = torch.cat([torch.ones_like(site), features.first], 1).sum(self.lattice.axes)
+        per_orbit = kernel.overlaps(score, torch.cat([site, features.value], 1), slopes)
+        # dh/domega = (phi h' - h) / omega, whose slope is -phi omega h.
+        slopes = -(site * omega * features.value).sum(self.lattice.axes)
+        moved = kernel.overlaps(score, (site * features.first - features.value) / omega, slopes)
+        weight = torch.tensordot(time_values, kernel.weight, 1)[1:]
+        own = {
+            "features.omega": (moved * weight).sum(-1),
+            "kernel.weight": torch.einsum("j,bfo->bjfo", time_values, per_orbit).flatten(1),
+        }
+        return torch.cat([own[name] for name, _ in self.named_parameters()], 1)
+
+    def _all_trained(self) -> bool:
+        return all(p.requires_grad for p in self.parameters())
+
     def config(self) -> dict[str, object]:
         """See `VectorField.config`."""
         return dict(self._config)

@@ -1,0 +1,67 @@
+"""How log q answers to the weights of a flow, sample by sample, without a backward pass."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from equiflow.flows.cnf import EquivariantCNF
+from equiflow.lattice import check_count, check_type
+from equiflow.ode import State, integrate
+from equiflow.solvers import Solver
+
+
+def trained_parameters(flow: EquivariantCNF) -> list[nn.Parameter]:
+    """Those that the columns of `log_q_tangents` belong to, in their order."""
+    return [p for p in (*flow.prior.parameters(), *flow.vector_field.parameters()) if p.requires_grad]
+
+
+@torch.no_grad()
+def log_q_tangents(
+    flow: EquivariantCNF,
+    n_samples: int,
+    *,
+    generator: torch.Generator | None = None,
+    intervals: int = 6,
+) -> Tensor:
+    r"""`d log q(phi) / d theta` at fixed phi, for fresh samples phi of the flow and every parameter.
+
+    The continuity equation, varied: along a trajectory
+    `d/dt (d log q / d theta) = -div(dv/dtheta) - dv/dtheta . grad log q`, and the score `grad log q`
+    comes with the path, so that all that is left is a quadrature in time (Gauss and Legendre's).
+    Its second moment is the Fisher matrix of the flow.
+
+    Args:
+        flow: whose log-density.
+        n_samples: how many samples.
+        generator: source of randomness, on the flow's device.
+        intervals: nodes of the quadrature, with one step of rk5 from each to the next.
+
+    Returns:
+        `(n_samples, parameter)`, the parameters flattened in the order of `trained_parameters`.
+    """
+    check_type(flow, EquivariantCNF, "flow")
+    check_count(intervals, "intervals")
+    phi = flow.prior.rsample(check_count(n_samples, "n_samples"), generator)
+    score, field = flow.prior.score(phi), flow.vector_field
+    of_prior = flow.prior.parameter_score(phi)
+    of_field = of_prior.new_zeros(n_samples, sum(p.numel() for p in field.parameters() if p.requires_grad))
+
+    def path(t: Tensor, state: State) -> State:
+        rates = field.path_rates(state[0], t, state[1])
+        return rates.velocity, rates.score_rate
+
+    now = 0.0
+    for node, weight in zip(*_gauss_legendre(intervals), strict=True):
+        phi, score = integrate(path, (phi, score), now, node, Solver("rk5", steps=1)).state
+        now = node
+        of_field -= weight * field.parameter_rates(phi, node, score)
+    return torch.cat([of_prior, of_field], 1)
+
+
+def _gauss_legendre(n: int) -> tuple[list[float], list[float]]:
+    """Nodes and weights on [0, 1], by Golub and Welsch."""
+    order = torch.arange(1, n, dtype=torch.float64)
+    beta = order / (4 * order.square() - 1).sqrt()
+    nodes, vectors = torch.linalg.eigh(torch.diag(beta, 1) + torch.diag(beta, -1))
+    return ((nodes + 1) / 2).tolist(), vectors[0].square().tolist()
