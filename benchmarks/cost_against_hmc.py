@@ -350,7 +350,7 @@ def trained(args: argparse.Namespace) -> dict[int, tuple[EquivariantCNF, float]]
 
 
 def loaded(args: argparse.Namespace) -> dict[int, tuple[EquivariantCNF, float | None]]:
-    """Flows of `--flow`, else those that come with the package, with what `--training-seconds` says."""
+    """Flows of `--flow` or the package, with the training time that they or `--training-seconds` say."""
     paths, seconds = dict(args.flow), {side: float(value) for side, value in args.training_seconds}
     flows = {
         side: EquivariantCNF.load(paths[side])
@@ -359,7 +359,10 @@ def loaded(args: argparse.Namespace) -> dict[int, tuple[EquivariantCNF, float | 
         for side in args.L
     }
     return {
-        side: (flow.to(args.device, getattr(torch, args.dtype)), seconds.get(side))
+        side: (
+            flow.to(args.device, getattr(torch, args.dtype)),
+            seconds.get(side, flow.about.get("ladder_seconds")),
+        )
         for side, flow in flows.items()
     }
 

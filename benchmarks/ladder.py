@@ -6,8 +6,8 @@ the solver's share of its error, and the training time. Writes a flow per rung
 as JSON and the training curve as a picture. Interrupted, it goes on where it was.
 
     python benchmarks/ladder.py --out runs/ladder                                     # 8 -> 16 -> 32
-    python benchmarks/ladder.py --L 8 12 --steps 300 1500 --batch-size 128 128 --out runs/L12
-    python benchmarks/ladder.py --L 8 16 20 --steps 300 500 1500 --batch-size 128 128 128 --out runs/L20
+    python benchmarks/ladder.py --L 8 12 --steps 300 600 --batch-size 128 128 --out runs/L12
+    python benchmarks/ladder.py --L 8 16 20 --steps 300 500 700 --batch-size 128 128 128 --out runs/L20
     python benchmarks/ladder.py --start runs/ladder/phi4-2d-L32.pt --L 64 --steps 2800 \
         --batch-size 32 --learning-rate 1e-2 --accuracy 5e-3 --samples 2048 --out runs/ladder64
 """
@@ -134,9 +134,10 @@ def main() -> None:
         checkpoint=args.out / "training.pt",
         seed=args.seed,
     )
-    rows = []
+    rows: list[dict[str, Any]] = []
     for rung in rungs:
-        rows.append(measure(rung, args))
+        before = rows[-1]["ladder_seconds"] if rows else 0.0
+        rows.append(measure(rung, args) | {"ladder_seconds": before + rung.history.seconds[-1]})
         rung.flow.about = {"action": repr(rung.action), "m2": -4.0, **rows[-1]}
         rung.flow.save(args.out / f"phi4-2d-L{rows[-1]['L']}.pt")
         curves = {str(r.flow.lattice.shape): r.history.to_dict() for r in rungs}

@@ -1,7 +1,8 @@
 """Peak memory of a training step against the solver's steps: backpropagation, adjoint, checkpoints.
 
-Each peak is that of one gradient in a process of its own: how far its resident set (on cuda: what torch has
-allocated) rises above where it stood just before. Times are medians of ratios to backpropagation, all
+Each peak is that of one gradient in a process of its own: how far its resident set rises above where it stood
+just before, once as it is and once with every freed block given back at once (glibc only), which leaves what
+is alive. On cuda both are what torch has allocated. Times are medians of ratios to backpropagation, all
 computed in turn in one process; with one CPU thread they are processor time, else wall-clock time. Errors
 are relative L2 distances from the gradient by backpropagation with as many steps.
 """
@@ -10,6 +11,7 @@ import argparse
 import gc
 import json
 import multiprocessing
+import os
 import platform
 import sys
 import time
@@ -36,6 +38,8 @@ from equiflow import (
 from equiflow.plots import FLOW, MUTED, REFERENCE, save_figure
 from equiflow.report import print_table, write_json
 
+Lines = dict[tuple[str, str], tuple[Estimate, Estimate]]
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -46,6 +50,7 @@ STYLE = {
     "adjoint": {"color": REFERENCE, "fmt": "^-"},
     "checkpoint": {"color": FLOW, "fmt": "o-"},
 }
+PEAKS = {"resident_mb": {}, "live_mb": {"MALLOC_MMAP_THRESHOLD_": "65536"}}
 MB = 1e6
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
@@ -125,9 +130,16 @@ def peak_resident() -> int:
     return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def peak_of(method: str, steps: int, args: argparse.Namespace) -> int:
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as fresh:
-        return fresh.submit(measure_peak, method, steps, args).result()
+def peaks(method: str, steps: int, args: argparse.Namespace) -> dict[str, float]:
+    """Peaks in MB, each measured in a fresh process with the settings of the C library that belong to it."""
+    found = {}
+    for name, settings in PEAKS.items():
+        os.environ.update(settings)  # read by a process when it starts: this one stays as it is
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as fresh:
+            found[name] = fresh.submit(measure_peak, method, steps, args).result() / MB
+        for setting in settings:
+            del os.environ[setting]
+    return found
 
 
 def clock(device: str) -> float:
@@ -174,15 +186,15 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
     for steps in args.steps:
         found = compare(flow, steps, args)
         for method in METHODS:
-            found[method]["peak_mb"] = peak_of(method, steps, args) / MB
+            found[method] |= peaks(method, steps, args)
         rows.append({"steps": steps, **found})
     return rows
 
 
-def slope(method: str, rows: list[dict[str, Any]]) -> tuple[Estimate, Estimate]:
+def line(method: str, peak: str, rows: list[dict[str, Any]]) -> tuple[Estimate, Estimate]:
     """Peak memory as a straight line in the steps: MB per step, and MB that no step adds to."""
-    steps, peaks = ([row["steps"] for row in rows], [row[method]["peak_mb"] for row in rows])
-    coefficients, covariance = np.polyfit(steps, peaks, 1, cov=True)
+    steps, found = ([row["steps"] for row in rows], [row[method][peak] for row in rows])
+    coefficients, covariance = np.polyfit(steps, found, 1, cov=True)
     per_step, offset = map(Estimate, coefficients.tolist(), np.sqrt(np.diag(covariance)).tolist())
     return per_step, offset
 
@@ -193,9 +205,7 @@ def state_mb(args: argparse.Namespace) -> float:
     return args.batch_size * fields * (args.L**2 + 1) * getattr(torch, args.dtype).itemsize / MB
 
 
-def draw(
-    rows: list[dict[str, Any]], fits: dict[str, tuple[Estimate, Estimate]], args: argparse.Namespace
-) -> "Figure":
+def draw(rows: list[dict[str, Any]], fits: Lines, args: argparse.Namespace) -> "Figure":
     """Peak memory, time and error of the gradient against the number of steps."""
     from matplotlib.figure import Figure
 
@@ -204,8 +214,9 @@ def draw(
     steps = np.array([row["steps"] for row in rows])
     for method, style in STYLE.items():
         column = {key: np.array([row[method][key] for row in rows]) for key in rows[0][method]}
-        label = f"{method}, {fits[method][0]} MB per step"
-        memory.errorbar(steps, column["peak_mb"], ms=5, lw=1, label=label, **style)
+        label = f"{method}, {fits['live_mb', method][0]} MB per step"
+        memory.errorbar(steps, column["live_mb"], ms=5, lw=1, label=label, **style)
+        memory.plot(steps, column["resident_mb"], ":", lw=1.2, color=style["color"])
         spread = column["time_ratio_spread"]
         ratio.errorbar(steps, column["time_ratio"], spread, ms=5, lw=1, capsize=2, label=method, **style)
         if method != "backprop":
@@ -215,7 +226,8 @@ def draw(
     rounding = torch.finfo(getattr(torch, args.dtype)).eps
     error.axhline(rounding, color=MUTED, ls="--", lw=1, label=f"rounding of {args.dtype}")
     memory.set(title="peak memory of a training step", ylabel="MB", yscale="log")
-    memory.set_ylim(top=8 * memory.get_ylim()[1])  # room for the legend
+    memory.plot([], [], "k:", lw=1.2, label="with freed blocks that the heap holds")
+    memory.set_ylim(top=12 * memory.get_ylim()[1])  # room for the legend
     ratio.set(title="time of a training step", ylabel="relative to backprop", ylim=(0, None))
     error.set(title="distance from backprop's gradient", ylabel="relative L2", yscale="log")
     for panel in (memory, ratio, error):
@@ -227,29 +239,27 @@ def draw(
     return figure
 
 
-def print_results(
-    rows: list[dict[str, Any]], fits: dict[str, tuple[Estimate, Estimate]], args: argparse.Namespace
-) -> None:
+def print_results(rows: list[dict[str, Any]], fits: Lines, args: argparse.Namespace) -> None:
+    where = f"a training step at L={args.L}, batch {args.batch_size}"
+    memory = [
+        (row["steps"], *(f"{row[method][peak]:.1f}" for peak in PEAKS for method in METHODS)) for row in rows
+    ]
+    names = [f"{peak.removesuffix('_mb')}, {method}" for peak in PEAKS for method in METHODS]
+    print_table(f"{where}: peak memory in MB", ("steps", *names), memory)
+    lines = [(peak.removesuffix("_mb"), method, *fit) for (peak, method), fit in fits.items()]
+    title = f"peak memory as a line in the steps; the state is {state_mb(args):.2f} MB"
+    print_table(title, ("memory", "method", "MB per step", "MB besides"), lines)
     others = [method for method in METHODS if method != "backprop"]
-    shown = [
+    compared = [
         (
             row["steps"],
-            *(f"{row[m]['peak_mb']:.1f}" for m in METHODS),
             *(f"{row[m]['time_ratio']:.2f} ± {row[m]['time_ratio_spread']:.2f}" for m in others),
             *(f"{row[m]['gradient_error']:.1e}" for m in others),
         )
         for row in rows
     ]
-    header = (
-        "steps",
-        *(f"{m}, MB" for m in METHODS),
-        *(f"{m}, time / backprop" for m in others),
-        *(f"{m}, gradient error" for m in others),
-    )
-    print_table(f"a training step at L={args.L}, batch {args.batch_size}", header, shown)
-    lines = [(method, *map(str, fit)) for method, fit in fits.items()]
-    title = f"peak memory as a line in the steps (the state of the integration is {state_mb(args):.2f} MB)"
-    print_table(title, ("method", "MB per step", "MB besides"), lines)
+    header = ("steps", *(f"time, {m}" for m in others), *(f"gradient error, {m}" for m in others))
+    print_table(f"{where}: beside backprop", header, compared)
 
 
 def main() -> None:
@@ -264,15 +274,16 @@ def main() -> None:
     }
     print(json.dumps(machine))
     rows = measure(args)
-    fits = {method: slope(method, rows) for method in METHODS}
+    fits = {(peak, method): line(method, peak, rows) for peak in PEAKS for method in METHODS}
     print_results(rows, fits, args)
     if args.plot is not None:
         save_figure(draw(rows, fits, args), args.plot)
     if args.out is not None:
-        lines = {
-            method: {"mb_per_step": per_step.mean, "error": per_step.error, "mb_besides": besides.mean}
-            for method, (per_step, besides) in fits.items()
-        }
+        lines = [
+            {"memory": peak, "method": method, "mb_per_step": per_step.mean, "error": per_step.error}
+            | {"mb_besides": besides.mean, "besides_error": besides.error}
+            for (peak, method), (per_step, besides) in fits.items()
+        ]
         write_json({"machine": machine, "rows": rows, "lines": lines, "state_mb": state_mb(args)}, args.out)
 
 

@@ -248,6 +248,49 @@ MUTANTS = (
         "dh/domega = (phi h' - h) / omega",
         ("test_vector_fields.py::test_gradients_agree_with_finite_differences",),
     ),
+    # --- natural gradient -------------------------------------------------------------------------
+    Mutant(
+        "tangents of the wrong sign",
+        "flows/tangents.py",
+        "of_field -= weight * field.parameter_rates",
+        "of_field += weight * field.parameter_rates",
+        "d/dt (d log q / d theta) = -div(dv/dtheta) - dv/dtheta . score",
+        ("test_natural_gradient.py::test_tangents_are_the_gradients_of_log_prob",),
+    ),
+    Mutant(
+        "momenta counted once in the tangents",
+        "nn/kernels.py",
+        "measure = (lattice.half_multiplicity() / self.volume).to(score)",
+        "measure = (lattice.half_multiplicity() * 0 + 1 / self.volume).to(score)",
+        "half the momenta of a real FFT stand for two",
+        ("test_natural_gradient.py::test_parameter_rates_agree_with_automatic_differentiation",),
+    ),
+    Mutant(
+        "spectrum's normalisation lost in the tangents",
+        "priors.py",
+        "(-2 * self.log_sigma).exp() - self._multiplicity",
+        "(-2 * self.log_sigma).exp()",
+        "d(-log sigma) / d log sigma",
+        (
+            "test_natural_gradient.py::test_the_parameter_score_of_a_prior_agrees_with_automatic_differentiation",
+        ),
+    ),
+    Mutant(
+        "steps never cut",
+        "training/natural_gradient.py",
+        "return min(1.0, length) * direction / scale",
+        "return direction / scale",
+        "a step stays within the radius",
+        ("test_natural_gradient.py::test_a_long_step_is_cut_to_the_radius_and_raises_the_damping",),
+    ),
+    Mutant(
+        "matrices keep their first precision",
+        "nn/kernels.py",
+        "key = weight.dtype, weight.device",
+        "key = torch.float32, weight.device",
+        "a cache per precision",
+        ("test_convolution.py::test_matrices_follow_the_precision_of_the_field",),
+    ),
     # --- prior ------------------------------------------------------------------------------------
     Mutant(
         "momenta counted once in prior",
@@ -524,7 +567,7 @@ MUTANTS = (
     Mutant(
         "rungs share a checkpoint",
         "training/ladder.py",
-        'f"{path.stem}-{shape}{path.suffix}"',
+        'f"{path.stem}-{s}{n}{path.suffix}"',
         'f"{path.stem}{path.suffix}"',
         "each rung has a checkpoint of its own",
         ("test_ladder.py::test_each_rung_writes_a_checkpoint_of_its_shape",),
