@@ -15,7 +15,6 @@ from torchdiffeq._impl.dopri5 import _DORMAND_PRINCE_SHAMPINE_TABLEAU as DORMAND
 from torchdiffeq._impl.odeint import SOLVERS
 from torchdiffeq._impl.solvers import FixedGridODESolver
 
-from equiflow.allocation import keep_freed_memory
 from equiflow.precision import full_precision
 from equiflow.solvers import Solver, SolverError
 
@@ -100,7 +99,6 @@ def integrate(
     """
     if state[0].numel() == 0 or t0 == t1:
         return Solution(state, 0, solver, (0.0,) * len(state) if estimate_error else None)
-    keep_freed_memory()
     counter = _Counted(rates)
     final = _solve(counter, state, t0, t1, solver, tuple(parameters))
     nfe = counter.calls

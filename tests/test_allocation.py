@@ -10,10 +10,10 @@ import pytest
 
 EVALUATIONS = """
 import resource, torch
-from equiflow import EquivariantCNF, Lattice
+from equiflow import EquivariantCNF, Lattice, OrbitConvField
 torch.set_num_threads(1)
 {first}
-field, phi = EquivariantCNF(Lattice((64, 64))).vector_field, torch.randn(8, 64, 64)
+field, phi = OrbitConvField(Lattice((64, 64))), torch.randn(8, 64, 64)
 
 @torch.no_grad()
 def faults():
@@ -45,5 +45,5 @@ def test_temporaries_are_not_faulted_in_again():
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="about the C library's own rule")
-def test_a_solve_teaches_it():
-    assert page_faults("EquivariantCNF(Lattice((2, 2))).sample(1)") < 1000
+def test_a_flow_teaches_it():
+    assert page_faults("EquivariantCNF(Lattice((2, 2)))") < 1000

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from equiflow.actions import Action
+from equiflow.allocation import keep_freed_memory
 from equiflow.compilation import Compiled
 from equiflow.flows.base import Flow
 from equiflow.flows.certificate import Certificate, SolvedTwice, certify
@@ -92,6 +93,7 @@ class EquivariantCNF(Flow):
         check_type(self.solver, Solver, "solver", 'Write Solver("dopri5", rtol=1e-5, atol=1e-5).')
         #: what a file should say about the flow: plain values, saved and loaded with it
         self.about: dict[str, Any] = {}
+        keep_freed_memory()
         self.compiled = compile
         self._compiled: dict[str, Compiled] = {}
 
