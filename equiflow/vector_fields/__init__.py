@@ -2,8 +2,16 @@
 
 from equiflow.vector_fields.base import PathRates, VectorField
 from equiflow.vector_fields.orbit_conv import OrbitConvField
+from equiflow.vector_fields.two_convolutions import TwoConvolutionField, TwoKernels
 
 #: fields that a checkpoint can name; a field of your own is passed to `EquivariantCNF.load` instead
 VECTOR_FIELDS: dict[str, type[VectorField]] = {"OrbitConvField": OrbitConvField}
 
-__all__ = ["VECTOR_FIELDS", "OrbitConvField", "PathRates", "VectorField"]
+__all__ = [
+    "VECTOR_FIELDS",
+    "OrbitConvField",
+    "PathRates",
+    "TwoConvolutionField",
+    "TwoKernels",
+    "VectorField",
+]
