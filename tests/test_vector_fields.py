@@ -123,6 +123,17 @@ def test_divergence_is_the_dense_trace(field, t, seed):
 
 
 @settings(max_examples=40)
+@given(vector_fields(), times, seeds)
+def test_values_do_not_depend_on_whether_a_graph_is_kept(field, t, seed):
+    phi = configurations(field.lattice, seed=seed)
+    with torch.no_grad():
+        without = field.velocity_and_divergence(phi, t)
+    for alone, beside in zip(without, field.velocity_and_divergence(phi, t), strict=True):
+        torch.testing.assert_close(alone, beside.detach(), rtol=1e-12, atol=1e-12)
+    assert torch.equal(phi, configurations(field.lattice, seed=seed))
+
+
+@settings(max_examples=40)
 @given(vector_fields())
 def test_path_rates_agree_with_automatic_differentiation(field):
     assert path_rates_error(field) < 1e-11

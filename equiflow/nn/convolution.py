@@ -34,6 +34,10 @@ class Convolution(ABC):
     def mix(self, linear: Tensor, encoded: Tensor, operand: Tensor) -> Tensor:
         """`K_0 * linear + sum_f K_f * field_f`, `(batch, *lattice)`."""
 
+    def mix_(self, linear: Tensor, encoded: Tensor, operand: Tensor) -> Tensor:
+        """The same, and what is encoded may be overwritten."""
+        return self.mix(linear, encoded, operand)
+
     @abstractmethod
     def transpose(self, encoded: Tensor, operand: Tensor) -> Tensor:
         """`K_c^T * field` for every kernel, `(batch, channel, *lattice)`, of encoded `(batch, 1, ...)`."""
@@ -57,6 +61,10 @@ class FourierConvolution(Convolution):
     def mix(self, linear: Tensor, encoded: Tensor, operand: Tensor) -> Tensor:
         """See `Convolution.mix`."""
         return self.lattice.ifft((encoded * operand[1:]).sum(1).addcmul_(linear[:, 0], operand[0]))
+
+    def mix_(self, linear: Tensor, encoded: Tensor, operand: Tensor) -> Tensor:
+        """See `Convolution.mix_`."""
+        return self.lattice.ifft(encoded.mul_(operand[1:]).sum(1).addcmul_(linear[:, 0], operand[0]))
 
     def transpose(self, encoded: Tensor, operand: Tensor) -> Tensor:
         """See `Convolution.transpose`."""

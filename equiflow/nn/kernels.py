@@ -47,9 +47,15 @@ class Kernel(nn.Module, ABC):
         self._matrices: dict[tuple[torch.dtype, torch.device], Tensor] = {}
         self.weight = nn.Parameter(torch.zeros(n_time_modes, n_features, n_orbits))
 
-    def forward(self, time_values: Tensor) -> KernelValues:
-        """Kernels at the time whose basis values are `time_values`, `(time_mode,)`."""
+    def forward(self, time_values: Tensor, scale: Tensor | None = None) -> KernelValues:
+        """Kernels at the time whose basis values are `time_values`, `(time_mode,)`.
+
+        Args:
+            time_values: see above.
+            scale: factors of the kernels, `(feature,)`; 1 by default.
+        """
         weight = (time_values @ self.weight.flatten(1)).unflatten(0, self.weight.shape[1:])
+        weight = weight if scale is None else weight * scale.unsqueeze(1)
         if isinstance(self.convolution, DenseConvolution):
             return self._as_matrices(weight)
         return self._modes(weight)
@@ -115,7 +121,9 @@ class MomentumKernel(Kernel):
     _multiplicity: Tensor
 
     def _modes(self, weight: Tensor) -> KernelValues:
-        modes = weight.index_select(1, self._orbit.flatten()).unflatten(1, self._orbit.shape)
+        # gather is index_select along the last axis, in float64 five times as fast.
+        index = self._orbit.flatten().expand(len(weight), -1)
+        modes = weight.gather(1, index).unflatten(1, self._orbit.shape)
         return KernelValues(modes, weight @ self._multiplicity / self.volume)
 
     def overlaps(self, score: Tensor, values: Tensor, slopes: Tensor) -> Tensor:
@@ -187,7 +195,7 @@ class OffsetKernel(Kernel):
     _multiplicity: Tensor
 
     def _modes(self, weight: Tensor) -> KernelValues:
-        values = weight.index_select(1, self._orbit) * self._multiplicity.rsqrt()
+        values = weight.gather(1, self._orbit.expand(len(weight), -1)) * self._multiplicity.rsqrt()
         kernel = values.new_zeros(len(weight), math.prod(self.lattice.shape))
         kernel = kernel.index_copy(1, self._sites, values).unflatten(1, self.lattice.shape)
         modes = self.lattice.fft(kernel)
