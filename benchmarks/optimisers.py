@@ -33,12 +33,22 @@ from equiflow import (
     SolverError,
     TrainingDivergedError,
     fit,
-    fit_ladder,
     importance_sample,
 )
 from equiflow.report import print_table, write_json
 
-M_PL_4 = {4: 8.0, 6: 6.975, 8: 6.008, 10: 5.550, 12: 5.276, 14: 5.113, 16: 4.97, 20: 4.807, 32: 4.572}
+M_PL_4 = {
+    4: 8.0,
+    6: 6.975,
+    8: 6.008,
+    10: 5.550,
+    12: 5.276,
+    14: 5.113,
+    16: 4.97,
+    20: 4.807,
+    32: 4.572,
+    64: 4.398,
+}
 PARTS = ("scan", "goal", "rates", "options")
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
@@ -46,8 +56,9 @@ parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS, he
 parser.add_argument("--scan-L", type=int, default=8, choices=list(M_PL_4), help="side of the scan")
 parser.add_argument("--L", type=int, nargs="+", default=[8, 16], choices=list(M_PL_4), help="of the goal")
 parser.add_argument(
-    "--rates-L", type=int, nargs="+", default=[4, 8, 16, 32], help="sides of the table of rates"
+    "--rates-L", type=int, nargs="+", default=[4, 8, 16, 32, 64], help="sides of the table of rates"
 )
+parser.add_argument("--rates", type=float, nargs="+", default=[5e-3, 1e-2, 2e-2, 4e-2, 8e-2], help="to try")
 parser.add_argument("--optimisers", nargs="+", help="names to compare, instead of all")
 parser.add_argument("--finalists", type=int, default=2, help="how many go on from the scan, besides Adam")
 parser.add_argument("--steps", type=int, default=40, help="optimiser steps per training of the tables")
@@ -299,33 +310,27 @@ def goal_cell(value: object) -> object:
     return f"{value:.3g}" if isinstance(value, float) else value
 
 
-def started(side: int, args: argparse.Namespace) -> Callable[[], EquivariantCNF]:
-    """New flows on small lattices; from L = 20 on, copies of one that a ladder has brought there."""
+def started(side: int, args: argparse.Namespace) -> EquivariantCNF:
+    """A new flow on a small lattice; from L = 20 on what a ladder would start from, a size below."""
     if side < 20:
-        return partial(new_flow, side, args)
-    below = [action_of(8), action_of(16)]
-    rungs = fit_ladder(
-        below,
-        flow=new_flow(8, args),
-        steps=[args.steps, args.steps // 2],
-        batch_size=args.batch_size,
-        progress=False,
-    )
-    return lambda: rungs[-1].flow.resized(Lattice((side, side)))
+        return new_flow(side, args)
+    below = EquivariantCNF.pretrained(f"phi4-2d-L{16 if side < 64 else 32}", device=args.device)
+    return below.to(getattr(torch, args.dtype)).resized(Lattice((side, side)))
 
 
 def rates(args: argparse.Namespace) -> list[dict]:
-    """Where Adam is stable: batch ESS of the last tenth of the steps."""
-    rows, tried = [], (5e-3, 1e-2, 2e-2, 4e-2)
+    """Where Adam is stable: batch ESS at the end of a complete training (the mean of its last tenth)."""
+    rows = []
     for side in args.rates_L:
-        start, action = started(side, args), action_of(side)
-        steps = args.steps if side < 20 else args.steps // 3
-        found = {rate: train(ADAM, rate, start(), action, args, steps=steps) for rate in tried}
-        rows.append(
-            {"L": side, "steps": steps} | {f"{r:g}": ess_cell(run.batch_ess) for r, run in found.items()}
-        )
-    header = ["L", "steps", *(f"{rate:g}" for rate in tried)]
-    print_table("Adam: batch ESS at the end by learning rate", header, [list(row.values()) for row in rows])
+        small = argparse.Namespace(**vars(args) | {"batch_size": args.batch_size if side < 32 else 32})
+        runs = {
+            rate: train(ADAM, rate, started(side, args), action_of(side), small, steps=args.steps)
+            for rate in args.rates
+        }
+        found = {f"{rate:g}": ess_cell(run.batch_ess) for rate, run in runs.items()}
+        rows.append({"L": side, "batch": small.batch_size, "steps": args.steps, **found})
+    title = "Adam: batch ESS at the end by learning rate"
+    print_table(title, list(rows[0]), [list(row.values()) for row in rows])
     return rows
 
 

@@ -151,45 +151,65 @@ def _solve(
             trajectory = odeint_adjoint(
                 counter, state, times, adjoint_params=trained, adjoint_options=adjoint, **common
             )
-        elif solver.checkpoint and torch.is_grad_enabled():
-            trajectory = _solve_by_checkpoints(counter, state, times, solver)
-        else:
+        elif solver.is_adaptive:
             trajectory = odeint(counter, state, times, **common)
+        else:
+            trajectory = _solve_in_equal_steps(counter, state, t0, t1, solver)
     except AssertionError as failure:  # torchdiffeq's way to say that it gives up
         if failure is counter.failure:  # raised by the rates themselves, not by the solver
             raise
         raise SolverError(_explain(counter, solver, f"gave up ({failure})")) from failure
     final = tuple(part[-1] for part in trajectory)
-    if not all(bool(part.isfinite().all()) for part in final):
+    if not bool(torch.stack([part.isfinite().all() for part in final]).all()):
         raise SolverError(_explain(counter, solver, "returned NaN or infinite values"))
     return final
 
 
-def _solve_by_checkpoints(
-    rates: Rates, state: State, times: Tensor, solver: Solver
+def _solve_in_equal_steps(
+    rates: Rates, state: State, t0: float, t1: float, solver: Solver
 ) -> tuple[tuple[Tensor, ...], ...]:
-    """The parts of the final state, each in a tuple as if it were a trajectory."""
-    grid = _grid(times, solver)
+    """The parts of the final state, each in a tuple as if it were a trajectory.
 
-    def step(i: int, *now: Tensor) -> State:
-        trajectory = odeint(rates, now, grid[i : i + 2], method=solver.method)
-        return tuple(part[-1] for part in trajectory)
+    The formula of a step is torchdiffeq's. Its loop over steps compares times on their device, and a GPU
+    would wait for the answer at every step; this one asks nothing of the device.
+    """
+    sizes = [part.numel() for part in state]
 
-    for i in range(len(grid) - 1):
-        state = checkpoint(step, i, *state, use_reentrant=False, preserve_rng_state=False)
-    return tuple((part,) for part in state)
+    def parts(flat: Tensor) -> State:
+        return tuple(p.view_as(like) for p, like in zip(flat.split(sizes), state, strict=True))
+
+    def flat_rates(t: Tensor, flat: Tensor, **_: object) -> Tensor:
+        return _flat(rates(t, parts(flat)))
+
+    formula = SOLVERS[solver.method](func=flat_rates, y0=_flat(state), rtol=None, atol=None)
+    keep_each = solver.checkpoint and torch.is_grad_enabled()
+
+    def step(t: Tensor, end: Tensor, flat: Tensor) -> Tensor:
+        return flat + formula._step_func(flat_rates, t, end - t, end, flat)[0]
+
+    now = formula.y0
+    grid = _grid(t0, t1, solver, now).unbind()
+    for t, end in zip(grid[:-1], grid[1:], strict=True):
+        if keep_each:
+            now = checkpoint(step, t, end, now, use_reentrant=False, preserve_rng_state=False)
+        else:
+            now = step(t, end, now)
+    return tuple((part,) for part in parts(now))
 
 
-def _grid(times: Tensor, solver: Solver) -> Tensor:
-    steps = (solver.steps or 1) + 1
-    return torch.linspace(float(times[0]), float(times[-1]), steps, dtype=times.dtype, device=times.device)
+def _flat(state: State) -> Tensor:
+    return torch.cat([part.reshape(-1) for part in state])
+
+
+def _grid(t0: float, t1: float, solver: Solver, like: Tensor) -> Tensor:
+    return torch.linspace(t0, t1, (solver.steps or 1) + 1, dtype=like.dtype, device=like.device)
 
 
 def _options(solver: Solver, times: Tensor) -> dict[str, object]:
     if solver.is_adaptive:
         # Without step_t the last step passes t1 and an interpolant of lower order steps back to it.
         return {"max_num_steps": solver.max_steps, "step_t": times}
-    return {"grid_constructor": lambda func, y0, t: _grid(t, solver)}
+    return {"grid_constructor": lambda func, y0, t: _grid(float(t[0]), float(t[-1]), solver, t)}
 
 
 def _explain(counter: _Counted, solver: Solver, what: str) -> str:

@@ -5,7 +5,10 @@ import re
 
 import pytest
 import torch
+from strategies import configurations, small_flow
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torchdiffeq import odeint
 
 from equiflow.ode import integrate
 from equiflow.solvers import ADAPTIVE_ORDER, FIXED_STEP_ORDER, Solver, SolverError
@@ -260,3 +263,56 @@ def test_dtype_and_device_are_kept(method, dtype, device):
     y0 = START.to(device, dtype)
     (y,) = integrate(growth, (y0,), 0.0, 1.0, solver).state
     assert (y.dtype, y.device.type) == (dtype, device.type)
+
+
+class CountsQuestions(TorchDispatchMode):
+    """Counts how often a value is read from tensors: each time a GPU would have to be waited for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.questions = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.questions += function is torch.ops.aten._local_scalar_dense.default
+        return function(*args, **(kwargs or {}))
+
+
+def questions(solver: Solver, *, gradient: bool = False) -> int:
+    flow = small_flow((4, 4))
+    flow.sample(1)  # constants are made, on the CPU, at the first evaluation
+    with CountsQuestions() as mode, torch.set_grad_enabled(gradient):
+        if gradient:
+            phi = flow.rsample_path(3, generator=torch.Generator().manual_seed(0), solver=solver).phi
+            phi.square().sum().backward()
+        else:
+            flow.solve(configurations(flow.lattice), 0.0, 1.0, solver=solver)
+    return mode.questions
+
+
+@pytest.mark.parametrize("method", ["euler", "midpoint", "heun2", "heun3", "rk4", "rk5"])
+def test_equal_steps_ask_the_device_nothing(method):
+    # One question at the end: is the result finite?
+    assert questions(Solver(method, steps=2)) == questions(Solver(method, steps=9)) == 1
+
+
+@pytest.mark.parametrize("checkpoint", [False, True])
+def test_gradients_ask_the_device_nothing(checkpoint):
+    few, many = (questions(Solver("rk5", steps=n, checkpoint=checkpoint), gradient=True) for n in (1, 4))
+    assert few == many == 1
+
+
+def test_questions_are_counted():
+    adaptive = Solver("dopri5", rtol=1e-3, atol=1e-3)
+    assert questions(adaptive) > 10
+
+
+@pytest.mark.parametrize("method", ["euler", "midpoint", "heun2", "heun3", "rk4", "rk5"])
+@pytest.mark.parametrize("times", [(0.0, 1.0), (1.0, 0.2)])
+def test_equal_steps_are_those_of_torchdiffeq(method, times):
+    def rates(t, state):
+        return torch.stack([-state[0, 1] * t, state[0, 0].sin()])[None]
+
+    start, solver = torch.tensor([[1.0, 0.5]], dtype=torch.float64), Solver(method, steps=5)
+    ours = integrate(lambda t, state: (rates(t, state[0]),), (start,), *times, solver).state[0]
+    grid = torch.linspace(*times, 6, dtype=torch.float64)
+    torch.testing.assert_close(ours, odeint(rates, start, grid, method=method)[-1], rtol=1e-13, atol=0)
