@@ -3,9 +3,11 @@
 from importlib.metadata import version as _version
 
 from equiflow.actions import Action, FreeScalar, Phi4
+from equiflow.families import ActionFamily
 from equiflow.flows import (
     AugmentedFlow,
     Certificate,
+    ConditionalFlow,
     EquivariantCNF,
     ExtendedAction,
     Flow,
@@ -29,6 +31,7 @@ from equiflow.symmetry import SymmetryGroup
 from equiflow.training import (
     InversePathGradient,
     NaturalGradient,
+    OverCouplings,
     PathGradient,
     ReverseKL,
     TrainingDivergedError,
@@ -42,10 +45,12 @@ __version__ = _version("equiflow")
 __all__ = [
     "HMC",
     "Action",
+    "ActionFamily",
     "AugmentedFlow",
     "Certificate",
     "Chain",
     "CheckpointError",
+    "ConditionalFlow",
     "Ensemble",
     "EquivariantCNF",
     "Estimate",
@@ -58,6 +63,7 @@ __all__ = [
     "Lattice",
     "NaturalGradient",
     "OrbitConvField",
+    "OverCouplings",
     "PathGradient",
     "Phi4",
     "Prior",

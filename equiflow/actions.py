@@ -42,6 +42,16 @@ class Action(nn.Module, ABC):
             (gradient,) = torch.autograd.grad(self(leaf).sum(), leaf)
         return gradient
 
+    def coupling_grad(self, phi: Tensor, name: str) -> Tensor:
+        """`dS/d coupling` of each configuration, `(batch,)`: `d log Z / d coupling = -<dS/d coupling>`.
+
+        Raises:
+            TypeError: if this kind of action does not say how it depends on its couplings.
+        """
+        raise TypeError(
+            f"{type(self).__name__} has no derivative in its couplings; override `coupling_grad`."
+        )
+
     def log_prob_unnormalised(self, phi: Tensor) -> Tensor:
         """`-S[phi]`, the log of the target density up to `-log Z`."""
         return -self(phi)
@@ -100,6 +110,14 @@ class Phi4(Action):
         neighbours = sum(phi.roll(1, mu) + phi.roll(-1, mu) for mu in self.lattice.axes)
         local = (4 * self.lattice.dim + 2 * self.m2 + 4 * self.lam * phi.square()) * phi
         return local - 2 * neighbours
+
+    def coupling_grad(self, phi: Tensor, name: str) -> Tensor:
+        """`dS/dm2 = sum_x phi^2` and `dS/dlam = sum_x phi^4`, `(batch,)`."""
+        self.lattice.check(phi)
+        powers = {"m2": 2, "lam": 4}
+        if name not in powers:
+            raise ValueError(f"{type(self).__name__} has the couplings m2 and lam, not {name!r}.")
+        return phi.pow(powers[name]).sum(self.lattice.axes)
 
     @staticmethod
     def from_hopping(lattice: Lattice, *, kappa: float, lam_hopping: float) -> Convention:

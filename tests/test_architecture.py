@@ -28,7 +28,7 @@ LAYER = {
         ],
         0,
     ),
-    **dict.fromkeys(["symmetry", "actions", "priors", "observables"], 1),
+    **dict.fromkeys(["symmetry", "actions", "families", "priors", "observables"], 1),
     "nn": 2,
     "vector_fields": 3,
     "flows": 4,

@@ -3,12 +3,14 @@
 from equiflow.flows.base import Flow, FlowDistribution
 from equiflow.flows.certificate import Certificate
 from equiflow.flows.cnf import EquivariantCNF, PathSample
+from equiflow.flows.conditional import ConditionalFlow
 from equiflow.flows.extended import AugmentedFlow, ExtendedFlow, SymplecticFlow
 from equiflow.flows.phase_space import ExtendedAction, PhaseSpacePrior, split_state
 
 __all__ = [
     "AugmentedFlow",
     "Certificate",
+    "ConditionalFlow",
     "EquivariantCNF",
     "ExtendedAction",
     "ExtendedFlow",

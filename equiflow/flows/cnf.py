@@ -332,18 +332,33 @@ class EquivariantCNF(Flow):
         """
         content = load_safely(path, "flow", map_location=device)
         try:
-            lattice = Lattice(tuple(content["lattice"]))
-            dtype = dtype_named(content["dtype"])
-            if vector_field is None:
-                vector_field = rebuild(content["vector_field"], VECTOR_FIELDS, lattice)
-            if prior is None:
-                prior = rebuild(content["prior"], PRIORS, lattice)
-            solver = Solver(**content["solver"])
-            flow = cls(lattice, vector_field=vector_field, prior=prior, solver=solver, compile=compile)
-            load_weights(flow.to(device, dtype), content["state_dict"])
-            flow.about = dict(content.get("about", {}))
+            return cls.from_dict(
+                content, vector_field=vector_field, prior=prior, device=device, compile=compile
+            )
         except Exception as error:  # whatever a recipe that fits nothing can make constructors raise
             raise CheckpointError(f"{path} does not describe a flow: {error}") from error
+
+    @classmethod
+    def from_dict(
+        cls,
+        content: dict[str, Any],
+        *,
+        vector_field: VectorField | None = None,
+        prior: Prior | None = None,
+        device: torch.device | str = "cpu",
+        compile: bool = False,
+    ) -> EquivariantCNF:
+        """The flow that `to_dict` describes, see `load`; what is not its output can raise anything."""
+        lattice = Lattice(tuple(content["lattice"]))
+        dtype = dtype_named(content["dtype"])
+        if vector_field is None:
+            vector_field = rebuild(content["vector_field"], VECTOR_FIELDS, lattice)
+        if prior is None:
+            prior = rebuild(content["prior"], PRIORS, lattice)
+        solver = Solver(**content["solver"])
+        flow = cls(lattice, vector_field=vector_field, prior=prior, solver=solver, compile=compile)
+        load_weights(flow.to(device, dtype), content["state_dict"])
+        flow.about = dict(content.get("about", {}))
         return flow
 
     @classmethod

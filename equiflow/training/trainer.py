@@ -16,13 +16,15 @@ from torch.optim import Optimizer
 from tqdm import tqdm
 
 from equiflow.actions import Action
-from equiflow.flows import Flow
+from equiflow.families import ActionFamily
+from equiflow.flows import ConditionalFlow, Flow
 from equiflow.lattice import check_count, check_type
 from equiflow.precision import full_precision
 from equiflow.solvers import Solver, SolverError
 from equiflow.storage import CheckpointError, load_safely, save_atomically
 from equiflow.training.history import History
 from equiflow.training.objectives import Objective, ObjectiveValue, PathGradient
+from equiflow.training.over_couplings import OverCouplings
 
 #: Enough, with the kinetic penalty, that training climbs smoothly; results never depend on it.
 TRAINING_SOLVER = Solver(method="rk5", steps=5)
@@ -43,15 +45,15 @@ def adam(parameters: list[nn.Parameter], learning_rate: float) -> Optimizer:
 
 @full_precision
 def fit(
-    flow: Flow,
-    action: Action,
+    flow: Flow | ConditionalFlow,
+    action: Action | ActionFamily,
     *,
     steps: int = 600,
     batch_size: int = 128,
     learning_rate: float = 2e-2,
     warmup: int = 30,
     clip_norm: float = 10.0,
-    objective: Objective | None = None,
+    objective: Objective | OverCouplings | None = None,
     optimiser: Callable[[list[nn.Parameter], float], Optimizer] = adam,
     seed: int = 0,
     checkpoint: str | Path | None = None,
@@ -62,13 +64,14 @@ def fit(
 
     Args:
         flow: trained in place.
-        action: the target.
+        action: the target; an `ActionFamily` for a `ConditionalFlow`.
         steps: optimiser steps in all (a resumed run counts the steps before).
         batch_size: model samples per step.
         learning_rate: Adam's, at the top of its schedule (linear warm-up, cosine decay to 0).
         warmup: steps of the warm-up.
         clip_norm: gradients with a larger norm are scaled down to it.
-        objective: by default `PathGradient` solved with 5 steps of rk5.
+        objective: by default `PathGradient` solved with 5 steps of rk5. For a `ConditionalFlow` it is
+            averaged over couplings, as `OverCouplings(objective)` says.
         optimiser: makes one from the trained parameters and the learning rate, whose schedule sets
             `lr` of its parameter groups; `adam` was the fastest of those compared
             (`benchmarks/optimisers.py`).
@@ -81,12 +84,15 @@ def fit(
         The history, one entry per step.
 
     Raises:
-        ValueError: for counts or rates out of range, or a flow and an action on different lattices.
+        ValueError: for counts or rates out of range, or a flow and an action on different lattices, or
+            a family whose couplings the flow does not have.
         TrainingDivergedError: if loss or gradient is not finite; the checkpoint stays as it was.
         CheckpointError: if the checkpoint belongs to another run.
     """
     _check(flow, action, steps, batch_size, learning_rate, warmup, clip_norm, checkpoint_every)
     objective = PathGradient(solver=TRAINING_SOLVER) if objective is None else objective
+    if isinstance(flow, ConditionalFlow) and not isinstance(objective, OverCouplings):
+        objective = OverCouplings(objective)
     generator = torch.Generator(flow.device).manual_seed(seed)
     run = _Run(flow, steps, learning_rate, warmup, clip_norm, generator, optimiser)
     settings = {
@@ -119,7 +125,7 @@ def fit(
 class _Run:
     """State of a training run, and how to advance it by a step."""
 
-    flow: Flow
+    flow: Flow | ConditionalFlow
     steps: int
     learning_rate: float
     warmup: int
@@ -136,7 +142,7 @@ class _Run:
         self.before = 0.0
         self.started = time.perf_counter()
 
-    def advance(self, objective: Objective, action: Action, batch_size: int) -> None:
+    def advance(self, objective: Callable[..., ObjectiveValue], action: object, batch_size: int) -> None:
         """Take one optimiser step."""
         self.step += 1
         rate = self.learning_rate * _schedule(self.step, self.warmup, self.steps)
@@ -273,8 +279,8 @@ def _schedule(step: int, warmup: int, steps: int) -> float:
 
 
 def _check(
-    flow: Flow,
-    action: Action,
+    flow: Flow | ConditionalFlow,
+    action: Action | ActionFamily,
     steps: int,
     batch_size: int,
     learning_rate: float,
@@ -282,8 +288,8 @@ def _check(
     clip_norm: float,
     checkpoint_every: int,
 ) -> None:
-    check_type(flow, Flow, "flow")
-    check_type(action, Action, "action")
+    check_type(flow, (Flow, ConditionalFlow), "flow")
+    _check_target(flow, action)
     for name, count in (("steps", steps), ("batch_size", batch_size), ("checkpoint_every", checkpoint_every)):
         check_type(count, int, name)
     if action.lattice != flow.lattice:
@@ -299,4 +305,19 @@ def _check(
     if not (0 < learning_rate < math.inf and clip_norm > 0):
         raise ValueError(
             f"Expected positive learning_rate and clip_norm, got {learning_rate} and {clip_norm}."
+        )
+
+
+def _check_target(flow: Flow | ConditionalFlow, action: Action | ActionFamily) -> None:
+    """An action for a flow, a family of actions inside of its ranges for a conditional one."""
+    if not isinstance(flow, ConditionalFlow):
+        check_type(action, Action, "action")
+        return
+    remedy = "Write ActionFamily(Phi4, lattice, m2=-4.0, lam=(4.0, 6.0))."
+    check_type(action, ActionFamily, "The action of a conditional flow", remedy)
+    assert isinstance(action, ActionFamily)
+    if not flow.couplings.contains(action.couplings):
+        raise ValueError(
+            f"The flow is for {flow.couplings}, the actions have {action.couplings}. Give both the same "
+            "couplings, and the actions ranges inside of the flow's."
         )
