@@ -6,9 +6,11 @@ from equiflow.actions import Action, FreeScalar, Phi4
 from equiflow.flows import (
     AugmentedFlow,
     Certificate,
+    CouplingFlow,
     EquivariantCNF,
     ExtendedAction,
     Flow,
+    SplineMap,
     SymplecticFlow,
 )
 from equiflow.lattice import Lattice
@@ -46,6 +48,7 @@ __all__ = [
     "Certificate",
     "Chain",
     "CheckpointError",
+    "CouplingFlow",
     "Ensemble",
     "EquivariantCNF",
     "Estimate",
@@ -64,6 +67,7 @@ __all__ = [
     "ReverseKL",
     "Solver",
     "SolverError",
+    "SplineMap",
     "StandardNormal",
     "SymmetryGroup",
     "SymplecticFlow",
