@@ -22,6 +22,7 @@ from equiflow.nn.conditioners import ParityCNN, PeriodicCNN
 from equiflow.nn.masked_coupling import MaskedCoupling
 from equiflow.observables import susceptibility
 from equiflow.priors import FreeField, StandardNormal
+from equiflow.report import Report
 from equiflow.samplers import HMC, IndependenceMetropolis, diagnose, importance_sample
 from equiflow.storage import CheckpointError
 from equiflow.symmetry import PointElement, SymmetryGroup, Transformation
@@ -524,6 +525,19 @@ def test_a_saved_flow_is_loaded(kind, dtype, free, tmp_path):
     assert torch.equal(loaded.log_prob(phi), flow.log_prob(phi))
     assert loaded.dtype == dtype
     assert loaded.group == flow.group
+
+
+def test_a_report_of_a_coupling_flow_is_saved_with_it(tmp_path):
+    action = Phi4(Lattice((2, 4)), m2=1.0, lam=0.5)
+    flow = make("z2 real_nvp", (2, 4))
+    history = fit(flow, action, steps=30, learning_rate=2e-2, objective=ReverseKL(), progress=False)
+    ensemble = importance_sample(flow, action, 256, generator=generator(1))
+    chain = HMC(action).sample(4, n_chains=8, generator=generator(2))
+    report = Report(flow, action, history, ensemble, chain)
+    report.save(tmp_path)
+    assert (report.results()["solver"], report.results()["nfe"]) == ("exact map", 0)
+    phi = configurations(flow.lattice)
+    assert torch.equal(CouplingFlow.load(tmp_path / "flow.pt").log_prob(phi), flow.log_prob(phi))
 
 
 class Doubled(AffineMap):
