@@ -8,9 +8,11 @@ from equiflow.flows import (
     AugmentedFlow,
     Certificate,
     ConditionalFlow,
+    CouplingFlow,
     EquivariantCNF,
     ExtendedAction,
     Flow,
+    SplineMap,
     SymplecticFlow,
 )
 from equiflow.lattice import Lattice
@@ -51,6 +53,7 @@ __all__ = [
     "Chain",
     "CheckpointError",
     "ConditionalFlow",
+    "CouplingFlow",
     "Ensemble",
     "EquivariantCNF",
     "Estimate",
@@ -70,6 +73,7 @@ __all__ = [
     "ReverseKL",
     "Solver",
     "SolverError",
+    "SplineMap",
     "StandardNormal",
     "SymmetryGroup",
     "SymplecticFlow",

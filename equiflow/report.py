@@ -14,7 +14,7 @@ import torch
 
 from equiflow import plots
 from equiflow.actions import Action
-from equiflow.flows import Certificate, EquivariantCNF, Flow
+from equiflow.flows import Certificate, CouplingFlow, EquivariantCNF, Flow
 from equiflow.observables import susceptibility
 from equiflow.samplers import (
     Chain,
@@ -170,7 +170,7 @@ class Report:
             figures["configurations"] = plots.configurations(self.ensemble.phi)
         for name, figure in figures.items():
             plots.save_figure(figure, folder / f"{name}.png")
-        if isinstance(self.flow, EquivariantCNF):
+        if isinstance(self.flow, EquivariantCNF | CouplingFlow):
             self.flow.save(folder / "flow.pt")
         write_json({**(settings or {}), **self.results()}, folder / "results.json")
 

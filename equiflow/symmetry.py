@@ -11,6 +11,7 @@ import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -78,6 +79,16 @@ class Transformation:
     def __str__(self) -> str:
         sign = "-" if self.sign < 0 else ""
         return f"phi(x) -> {sign}phi(R^-1(x - {self.shift})), R x = {self.point}"
+
+
+class Symmetry(Protocol):
+    """A group acting on fields, as far as a test of it goes."""
+
+    def generators(self) -> dict[str, Transformation]:
+        """Named elements that generate the group."""
+
+    def random_element(self, generator: torch.Generator | None = None) -> Transformation:
+        """A uniformly drawn element."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -39,6 +39,7 @@ ONLY_IMPORTED_IN = {
     "torchdiffeq": {"ode"},
     "escnn": {"nn.steerable"},
     "e3nn": {"nn.o3"},
+    "zuko": {"nn.splines"},
     "matplotlib": {"report", "plots", "cli"},
     "rich": {"report", "cli"},
 }
@@ -111,6 +112,7 @@ def test_module_keeps_to_the_house(path):
         ("from torchdiffeq import odeint", "training.trainer", "imports torchdiffeq"),
         ("from escnn import nn", "vector_fields.steerable", "imports escnn"),
         ("import e3nn.o3", "nn.steerable", "imports e3nn"),
+        ("from zuko.transforms import MonotonicRQSTransform", "flows.coupling", "imports zuko"),
         ("import matplotlib.pyplot as plt", "observables", "imports matplotlib"),
         ("print('hello')", "training.trainer", "prints"),
         ("x = 1\n" * 401, "lattice", "more than 400 lines"),
@@ -131,6 +133,7 @@ def test_each_violation_is_seen(source, module, violation):
         ("from equiflow import Lattice\nprint('hello')", "cli"),
         ("from escnn import nn", "nn.steerable"),
         ("from e3nn import o3", "nn.o3"),
+        ("def f():\n    import zuko", "nn.splines"),
         ("'print(x)'\ntable.print()", "statistics"),
     ],
 )
@@ -142,7 +145,7 @@ def test_importing_the_package_stays_light():
     check = """
 import sys, equiflow
 def heavy():
-    return sorted({"escnn", "e3nn", "matplotlib"} & set(sys.modules))
+    return sorted({"escnn", "e3nn", "matplotlib", "zuko"} & set(sys.modules))
 print(heavy())
 sys.modules["e3nn"] = None
 print(heavy())

@@ -4,13 +4,18 @@ from equiflow.flows.base import Flow, FlowDistribution
 from equiflow.flows.certificate import Certificate
 from equiflow.flows.cnf import EquivariantCNF, PathSample
 from equiflow.flows.conditional import ConditionalFlow
+from equiflow.flows.coupling import CouplingFlow
 from equiflow.flows.extended import AugmentedFlow, ExtendedFlow, SymplecticFlow
 from equiflow.flows.phase_space import ExtendedAction, PhaseSpacePrior, split_state
+from equiflow.nn.site_maps import AffineMap, SiteMap
+from equiflow.nn.splines import SplineMap
 
 __all__ = [
+    "AffineMap",
     "AugmentedFlow",
     "Certificate",
     "ConditionalFlow",
+    "CouplingFlow",
     "EquivariantCNF",
     "ExtendedAction",
     "ExtendedFlow",
@@ -18,6 +23,8 @@ __all__ = [
     "FlowDistribution",
     "PathSample",
     "PhaseSpacePrior",
+    "SiteMap",
+    "SplineMap",
     "SymplecticFlow",
     "split_state",
 ]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from equiflow.flows import EquivariantCNF, Flow
 from equiflow.lattice import Lattice
-from equiflow.symmetry import SymmetryGroup
+from equiflow.symmetry import Symmetry, SymmetryGroup
 from equiflow.testing import laws
 from equiflow.vector_fields import VectorField
 
@@ -125,7 +125,7 @@ def check_vector_field(
     )
 
 
-def check_flow(flow: Flow, *, group: SymmetryGroup | None = None, tolerance: float = 1e-3) -> CheckReport:
+def check_flow(flow: Flow, *, group: Symmetry | None = None, tolerance: float = 1e-3) -> CheckReport:
     """Run every law of a flow: invariance of log q, dense log-determinant, inverse, prior; and of its field.
 
     Args:

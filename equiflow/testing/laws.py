@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from equiflow.flows import Flow
 from equiflow.lattice import Lattice
-from equiflow.symmetry import SymmetryGroup, Transformation
+from equiflow.symmetry import Symmetry, SymmetryGroup, Transformation
 from equiflow.vector_fields import VectorField
 
 TIMES = (0.0, 0.37, 1.0)
@@ -143,7 +143,7 @@ def assert_log_density_exact(flow: Flow, *, tolerance: float = 1e-4) -> None:
     _demand(flow, "log q minus dense slogdet", log_density_error(flow), tolerance)
 
 
-def invariance_error(flow: Flow, group: SymmetryGroup, *, n_samples: int = 3) -> dict[str, float]:
+def invariance_error(flow: Flow, group: Symmetry, *, n_samples: int = 3) -> dict[str, float]:
     """`max |log q(g phi) - log q(phi)|` for each generator and some random elements."""
     phi = noise_like(flow, n_samples, 0)
     with torch.no_grad():
@@ -183,7 +183,7 @@ def _worse(a: float, b: float) -> float:
     return b if b != b or b > a else a
 
 
-def _elements(group: SymmetryGroup, n_random: int) -> dict[str, Transformation]:
+def _elements(group: Symmetry, n_random: int) -> dict[str, Transformation]:
     generator = torch.Generator().manual_seed(0)
     named = group.generators()
     for n in range(n_random):
