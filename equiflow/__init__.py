@@ -27,7 +27,10 @@ from equiflow.statistics import Estimate, effective_sample_size, forward_effecti
 from equiflow.storage import CheckpointError
 from equiflow.symmetry import SymmetryGroup
 from equiflow.training import (
+    FlowMatching,
+    ForwardKL,
     InversePathGradient,
+    Mixture,
     NaturalGradient,
     PathGradient,
     ReverseKL,
@@ -51,11 +54,14 @@ __all__ = [
     "Estimate",
     "ExtendedAction",
     "Flow",
+    "FlowMatching",
+    "ForwardKL",
     "FreeField",
     "FreeScalar",
     "IndependenceMetropolis",
     "InversePathGradient",
     "Lattice",
+    "Mixture",
     "NaturalGradient",
     "OrbitConvField",
     "PathGradient",
