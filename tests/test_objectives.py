@@ -42,6 +42,7 @@ from equiflow.storage import CheckpointError
 from equiflow.testing import randomise
 from equiflow.training import History, Objective, ObjectiveValue
 from equiflow.training.flow_matching import matched
+from equiflow.training.samples import draw
 
 RECTANGLE = Lattice((2, 3))
 ACTION = Phi4(RECTANGLE, m2=-4.0, lam=7.0)
@@ -329,6 +330,10 @@ def test_fields_are_joined_by_fresh_momenta_for_a_flow_of_both():
     assert not torch.equal(one.loss, other.loss)
     history = fit(flow, target, objective=ForwardKL(PHI), **SHORT)
     assert len(history) == 6
+    phi, momentum = draw(PHI, flow, target, 4000, generator()).unbind(1)
+    assert {tuple(row) for row in phi.flatten(1).tolist()} == {tuple(row) for row in PHI.flatten(1).tolist()}
+    covariance = momentum.flatten(1).T.cov(correction=0)
+    assert float((covariance - torch.eye(6)).abs().max()) < 5 * math.sqrt(2 / 4000)
     # Without the target's momenta in the action there is nothing that says how to draw them.
     with pytest.raises(ValueError, match=r"\(2, 2, 3\)"):
         ForwardKL(PHI)(flow, ACTION, 4, generator())
