@@ -31,7 +31,10 @@ from equiflow.statistics import Estimate, effective_sample_size, forward_effecti
 from equiflow.storage import CheckpointError
 from equiflow.symmetry import SymmetryGroup
 from equiflow.training import (
+    FlowMatching,
+    ForwardKL,
     InversePathGradient,
+    Mixture,
     NaturalGradient,
     OverCouplings,
     PathGradient,
@@ -59,11 +62,14 @@ __all__ = [
     "Estimate",
     "ExtendedAction",
     "Flow",
+    "FlowMatching",
+    "ForwardKL",
     "FreeField",
     "FreeScalar",
     "IndependenceMetropolis",
     "InversePathGradient",
     "Lattice",
+    "Mixture",
     "NaturalGradient",
     "OrbitConvField",
     "OverCouplings",

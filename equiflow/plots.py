@@ -28,7 +28,7 @@ def training_curve(history: History) -> Figure:
     late = history.loss[len(history) // 10 :]
     top.set_ylim(min(late) - 0.5, max(late) + 0.5)
     top.set_ylabel(r"$\langle \log q + S \rangle$")
-    middle.plot(history.step, history.ess, color=FLOW, lw=0.8)
+    middle.plot(history.step, _with_gaps(history.ess), color=FLOW, lw=0.8)
     middle.set(ylabel="ESS on the batch", ylim=(0, 1))
     bottom.semilogy(history.step, history.grad_norm, color=FLOW, lw=0.8)
     bottom.set(ylabel="gradient norm", xlabel=f"optimiser step ({history.seconds[-1]:.0f} s in all)")
@@ -44,8 +44,9 @@ def ladder_curve(rungs: Sequence[Rung]) -> Figure:
         minutes = (start + np.array(history.seconds)) / 60
         colour = f"C{i}"
         width = max(1, len(history) // 100)
-        smooth = np.convolve(history.ess, np.full(width, 1 / width), "valid")
-        axes.plot(minutes, history.ess, color=colour, lw=0.4, alpha=0.3)
+        ess = _with_gaps(history.ess)
+        smooth = np.convolve(ess, np.full(width, 1 / width), "valid")
+        axes.plot(minutes, ess, color=colour, lw=0.4, alpha=0.3)
         label = " x ".join(map(str, rung.flow.lattice.shape))
         axes.plot(minutes[width - 1 :], smooth, color=colour, lw=1.8, label=label)
         start += history.seconds[-1]
@@ -137,6 +138,10 @@ def _axes(rows: int, columns: int, size: tuple[float, float], **options: Any) ->
 
 def _columns(estimates: Sequence[Estimate]) -> tuple[list[float], list[float]]:
     return [e.mean for e in estimates], [e.error for e in estimates]
+
+
+def _with_gaps(values: Sequence[float | None]) -> np.ndarray:
+    return np.array(values, dtype=float)  # None becomes NaN, which is not drawn
 
 
 def _numpy(values: Tensor) -> np.ndarray:

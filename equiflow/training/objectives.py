@@ -1,7 +1,21 @@
-"""What training minimises. An objective is a callable that anyone's training loop can use."""
+"""What training minimises. An objective is a callable that anyone's training loop can use.
+
+| objective | flows | needs | minimises | history.ess |
+|---|---|---|---|---|
+| `ReverseKL` | all | action | `mean_q(log q + S)` | reverse |
+| `PathGradient` | `EquivariantCNF` | action, its gradient | the same | reverse |
+| `InversePathGradient` | all, if the inverse is exact | action, its gradient | the same | reverse |
+| `ForwardKL` | all | samples of the target | `-mean_p log q` | forward |
+| `FlowMatching` | `EquivariantCNF` | samples of the target | regression of the velocity | None |
+| `Mixture` | those of its parts | what its parts need | the weighted sum | of its parts |
+
+One that does not suit a flow raises a TypeError that names another. What draws model samples sees only
+the modes that the flow has; what draws target samples only those that the samples have.
+"""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -19,18 +33,43 @@ class ObjectiveValue:
 
     Attributes:
         surrogate: 0-d tensor whose gradient is the gradient estimate; its value may mean nothing.
-        log_weight: `-S(phi) - log q(phi)` of the batch, detached, `(batch,)`.
+        log_weight: `-S(phi) - log q(phi)` of a batch of model samples, detached, `(batch,)`; None if the
+            objective draws none.
         nfe: evaluations of the vector field in the forward solve, 0 where it does not apply.
+        value: what is minimised, 0-d, detached; None if that is `mean(log q + S)` of the model samples.
+        target_log_weight: like `log_weight`, of a batch of target samples; None if there is none.
     """
 
     surrogate: Tensor
-    log_weight: Tensor
+    log_weight: Tensor | None
     nfe: int
+    value: Tensor | None = None
+    target_log_weight: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.log_weight is None and self.value is None:
+            raise ValueError("An objective without the log weights of model samples must give its value.")
 
     @property
     def loss(self) -> Tensor:
-        """`mean(log q + S)`, the reverse Kullback-Leibler divergence minus `log Z`."""
+        """`value`; by default `mean(log q + S)`, the reverse Kullback-Leibler divergence minus `log Z`."""
+        if self.value is not None:
+            return self.value
+        assert self.log_weight is not None
         return -self.log_weight.mean()
+
+    @property
+    def ess(self) -> Tensor | None:
+        """Effective sample size on the batch: the reverse one, else the forward one, else None."""
+        if self.log_weight is not None:
+            log_weight = self.log_weight.double()
+            log_n = math.log(len(log_weight))
+            return (2 * log_weight.logsumexp(0) - (2 * log_weight).logsumexp(0) - log_n).exp()
+        if self.target_log_weight is not None:
+            log_weight = self.target_log_weight.double()
+            log_n = math.log(len(log_weight))
+            return (2 * log_n - log_weight.logsumexp(0) - (-log_weight).logsumexp(0)).exp()
+        return None
 
 
 class Objective(Protocol):

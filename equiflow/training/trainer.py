@@ -115,7 +115,7 @@ def fit(
             run.advance(objective, action, batch_size)
             bar.update()
             if run.step % 10 == 0 or run.step == steps:
-                bar.set_postfix(loss=f"{run.history.loss[-1]:.3f}", ess=f"{run.history.ess[-1]:.3f}")
+                bar.set_postfix(run.history.last())
             if checkpoint is not None and (run.step % checkpoint_every == 0 or run.step == steps):
                 save_atomically({"kind": "training", "settings": settings, **run.state()}, checkpoint)
     return run.history
@@ -168,16 +168,15 @@ class _Run:
 
     def _record(self, value: ObjectiveValue, norm: Tensor, rate: float) -> None:
         # One transfer from the device per step, for everything that is looked at.
-        log_weight = value.log_weight.double()
-        log_n = math.log(len(log_weight))
-        log_ess = 2 * log_weight.logsumexp(0) - (2 * log_weight).logsumexp(0) - log_n
-        loss, ess, norm_value = torch.stack([value.loss.double(), log_ess.exp(), norm.double()]).tolist()
+        ess = [] if value.ess is None else [value.ess]
+        looked_at = [value.loss, norm, *ess]
+        loss, norm_value, *ess_value = torch.stack([entry.double() for entry in looked_at]).tolist()
         if not (math.isfinite(loss) and math.isfinite(norm_value)):
             raise self._diverged(f"loss {loss}, gradient norm {norm_value}")
         self.history.append(
             step=self.step,
             loss=loss,
-            ess=ess,
+            ess=ess_value[0] if ess_value else None,
             grad_norm=norm_value,
             learning_rate=rate,
             nfe=value.nfe,
@@ -219,7 +218,8 @@ class _Run:
         for name, column in vars(history).items():
             if not isinstance(column, list) or len(column) != step:
                 raise ValueError(f"history.{name} is not a list of {step} steps")
-            if not all(isinstance(entry, (int, float)) for entry in column):
+            allowed = (int, float, type(None)) if name == "ess" else (int, float)
+            if not all(isinstance(entry, allowed) for entry in column):
                 raise ValueError(f"history.{name} holds more than numbers")
         if history.step != list(range(1, step + 1)) or step > self.steps:
             raise ValueError(f"its history does not count the steps from 1 to {step}")

@@ -1,0 +1,353 @@
+"""Families side by side: effective sample size against training time, at default options.
+
+Each family is trained from nothing for each of three budgets (a sixteenth, a quarter and all of
+`--seconds`), each a complete schedule whose number of steps comes from a measured step time, so that no
+point is a half-annealed run. Then, off the clock: a solver for log Z to `--accuracy`, the reverse ESS on
+fresh samples, the forward ESS on an HMC chain, and the speed of sampling with that solver. The clock is
+processor time on a CPU, wall time elsewhere. Objectives on target samples are given an HMC chain of their
+own, whose time is printed and not counted.
+
+    python benchmarks/families.py --out runs/families
+    python benchmarks/families.py --L 8 --families OrbitConvField AugmentedFlow --objective path reverse
+"""
+
+import argparse
+import json
+import math
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+import equiflow
+from equiflow import (
+    HMC,
+    Action,
+    AugmentedFlow,
+    EquivariantCNF,
+    ExtendedAction,
+    Flow,
+    FlowMatching,
+    ForwardKL,
+    InversePathGradient,
+    Lattice,
+    Mixture,
+    PathGradient,
+    Phi4,
+    ReverseKL,
+    Solver,
+    SolverError,
+    SymplecticFlow,
+    TrainingDivergedError,
+    fit,
+    forward_effective_sample_size,
+    importance_sample,
+    log_weights,
+)
+from equiflow.plots import save_figure
+from equiflow.report import print_table, write_json
+from equiflow.testing import divergence_error
+from equiflow.training import Objective
+from equiflow.vector_fields import VECTOR_FIELDS
+
+M_PL_4 = {4: 8.0, 6: 6.975, 8: 6.008, 10: 5.550, 12: 5.276, 14: 5.113, 16: 4.97, 20: 4.807, 32: 4.572}
+ESS_TICKS = (0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999)
+TRAINING_SOLVER = Solver("rk5", steps=5)
+
+
+def continuous(family: str, lattice: Lattice) -> Flow:
+    return EquivariantCNF(lattice, vector_field=VECTOR_FIELDS[family](lattice))
+
+
+#: a flow with default options on a lattice; one line adds a family. What a factory lacks it says by an
+#: ImportError, what does not fit the lattice by a ValueError: both are skipped with a line.
+FAMILIES: dict[str, Callable[[Lattice], Flow]] = {
+    **{family: partial(continuous, family) for family in VECTOR_FIELDS},
+    "AugmentedFlow": AugmentedFlow,
+    "SymplecticFlow": SymplecticFlow,
+}
+OBJECTIVES = ("path", "reverse", "forward", "matching", "mixture")
+
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument("--L", type=int, nargs="+", default=[8, 16], choices=list(M_PL_4), help="sides")
+parser.add_argument("--families", nargs="+", default=list(FAMILIES), choices=list(FAMILIES), help="which")
+parser.add_argument("--objective", nargs="+", default=["path"], choices=OBJECTIVES, help="of training")
+parser.add_argument("--seconds", type=float, default=60.0, help="largest budget of a training")
+parser.add_argument("--batch-size", type=int, default=128, help="samples per optimiser step")
+parser.add_argument("--samples", type=int, default=8192, help="fresh model samples per ESS")
+parser.add_argument("--hmc", type=int, default=4096, help="target samples for the forward ESS")
+parser.add_argument("--accuracy", type=float, default=1e-3, help="largest solver error of log Z")
+parser.add_argument("--seed", type=int, default=0, help="of training, samples and HMC")
+parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+parser.add_argument("--device", default="cpu", help="where to compute")
+parser.add_argument("--dtype", default="float32", choices=["float32", "float64"], help="precision")
+parser.add_argument("--out", type=Path, help="folder for families.json and families.png")
+
+
+def seconds_now(device: str) -> float:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.process_time() if device == "cpu" else time.perf_counter()
+
+
+def hmc(action: Action, args: argparse.Namespace, seed: int) -> torch.Tensor:
+    """Configurations of the target in float64, nearly independent."""
+    chain = HMC(action).sample(
+        max(1, args.hmc // 64),
+        n_chains=64,
+        n_thermalisation=500,
+        thin=20,
+        generator=torch.Generator(args.device).manual_seed(seed),
+        device=args.device,
+    )
+    return chain.configurations
+
+
+def objective_of(name: str, flow: Flow, samples: torch.Tensor) -> tuple[Objective, float]:
+    """The objective of that name that suits a flow, and its learning rate."""
+    if isinstance(flow, EquivariantCNF):
+        path: Objective = PathGradient(solver=TRAINING_SOLVER)
+        forward, rate = ForwardKL(samples, solver=TRAINING_SOLVER), 2e-2
+    else:
+        path, forward, rate = InversePathGradient(), ForwardKL(samples), 1e-2
+    known: dict[str, Objective] = {
+        "path": path,
+        "reverse": ReverseKL(),
+        "forward": forward,
+        "matching": FlowMatching(samples),  # an exact map has no velocity: raises what says so
+        "mixture": Mixture((path, 0.5), (forward, 0.5)),
+    }
+    return known[name], rate
+
+
+def new_flow(family: str, lattice: Lattice, args: argparse.Namespace) -> Flow:
+    flow = FAMILIES[family](lattice).to(args.device, getattr(torch, args.dtype))
+    if isinstance(flow, EquivariantCNF):
+        flow.solver = TRAINING_SOLVER  # for objectives without a solver of their own
+    return flow
+
+
+def train(flow: Flow, target: Action, samples: torch.Tensor, name: str, steps: int, args: Any) -> float:
+    """A complete schedule; returns its seconds."""
+    objective, rate = objective_of(name, flow, samples)
+    start = seconds_now(args.device)
+    fit(
+        flow,
+        target,
+        steps=steps,
+        batch_size=args.batch_size,
+        learning_rate=rate,
+        warmup=min(30, steps // 4),
+        objective=objective,
+        seed=args.seed,
+        progress=False,
+    )
+    return seconds_now(args.device) - start
+
+
+def step_seconds(
+    new: Callable[[], Flow], target: Action, samples: torch.Tensor, name: str, args: Any
+) -> float:
+    """Median over short trainings, after one that warms up caches."""
+    train(new(), target, samples, name, 3, args)
+    return statistics.median(train(new(), target, samples, name, 6, args) / 6 for _ in range(3))
+
+
+def quality(flow: Flow, target: Action, reference: torch.Tensor, args: Any) -> dict[str, Any]:
+    """Both ESS and the speed of sampling, with a solver that is accurate enough."""
+    generator = torch.Generator(args.device).manual_seed(args.seed + 1)
+    batch_size = max(16, min(512, 2**17 // flow.lattice.volume))
+    found: dict[str, Any] = {"solver": "exact map", "nfe": 0}
+    if isinstance(flow, EquivariantCNF):
+        choice = flow.tune_solver(args.accuracy, action=target, n_samples=128, generator=generator)
+        found = {"solver": str(choice.solver), "nfe": choice.nfe, "log_z_accuracy": choice.error}
+    phi = reference.to(args.device, flow.dtype)
+    if isinstance(target, ExtendedAction):
+        momentum = torch.randn(phi.shape, generator=generator, device=phi.device, dtype=phi.dtype)
+        phi = torch.stack([phi, momentum], 1)
+    start = seconds_now(args.device)
+    ensemble = importance_sample(
+        flow, target, args.samples, batch_size=batch_size, certify=0, generator=generator
+    )
+    rate = args.samples / (seconds_now(args.device) - start)
+    reverse = ensemble.effective_sample_size()
+    # A block of the jackknife is one of the 64 chains.
+    forward = forward_effective_sample_size(
+        log_weights(flow, target, phi, batch_size=batch_size), n_blocks=min(64, len(phi))
+    )
+    return found | {
+        "reverse_ess": reverse.mean,
+        "reverse_ess_error": reverse.error,
+        "forward_ess": forward.mean,
+        "forward_ess_error": forward.error,
+        "samples_per_second": rate,
+    }
+
+
+def describe(flow: Flow) -> dict[str, Any]:
+    """What a family is: its size, its symmetry, and how far its divergence is from the dense trace."""
+    about: dict[str, Any] = {
+        "parameters": sum(p.numel() for p in flow.parameters() if p.requires_grad),
+        "symmetry": str(getattr(flow, "group", "unknown")),
+        "divergence_error": None,
+    }
+    if isinstance(flow, EquivariantCNF):
+        phi = flow.sample(1, generator=torch.Generator(flow.device).manual_seed(0))
+        about["divergence_error"] = divergence_error(flow.vector_field, phi=phi)
+    return about
+
+
+def compare(family: str, name: str, side: int, chains: tuple[torch.Tensor, torch.Tensor], args: Any) -> list:
+    """The rows of one family with one objective: one per budget."""
+    action = Phi4(Lattice((side, side)), m2=-4.0, lam=M_PL_4[side])
+    rows: list[dict[str, Any]] = []
+    label = family if len(args.objective) == 1 else f"{family}, {name}"
+    new = partial(new_flow, family, action.lattice, args)
+    try:
+        extended = tuple(new().prior.event_shape) != action.lattice.shape
+        target = ExtendedAction(action) if extended else action
+        step = step_seconds(new, target, chains[0], name, args)
+    except (ImportError, TypeError, ValueError) as reason:
+        print(f"{label} at L = {side}: skipped, {reason}", flush=True)
+        return rows
+    for part in (16, 4, 1):
+        flow, steps = new(), max(1, round(args.seconds / part / step))
+        row: dict[str, Any] = {"L": side, "family": label, "objective": name, "steps": steps}
+        row |= {"budget": args.seconds / part, "step_ms": 1e3 * step}
+        try:
+            row["seconds"] = train(flow, target, chains[0], name, steps, args)
+            row |= describe(flow) | quality(flow, target, chains[1], args)
+        except (TrainingDivergedError, SolverError, ValueError) as failure:
+            row["failure"] = str(failure)
+        print(f"{label}, L = {side}, {steps} steps: {cell(row, 'reverse_ess')}", flush=True)
+        rows.append(row)
+    return rows
+
+
+def cell(row: dict[str, Any], name: str) -> str:
+    """An estimate with its error, or why there is none."""
+    if name not in row:
+        return "failed" if "failure" in row else ""
+    error = row.get(f"{name}_error")
+    return f"{row[name]:.4f}" + ("" if error is None else f" ± {error:.4f}")
+
+
+def exactness(row: dict[str, Any]) -> str:
+    error = row["divergence_error"]
+    return "exact map" if error is None else f"{error:.0e}"
+
+
+def print_rows(rows: list[dict[str, Any]], args: argparse.Namespace) -> None:
+    for side in args.L:
+        here = [row for row in rows if row["L"] == side]
+        if not here:
+            continue
+        title = f"L = {side}, lam = {M_PL_4[side]}, m2 = -4, batches of {args.batch_size}, seed {args.seed}"
+        header = ("family", "budget / s", "spent / s", "steps", "reverse ESS", "forward ESS")
+        shown = [
+            (
+                row["family"],
+                f"{row['budget']:.3g}",
+                f"{row['seconds']:.3g}" if "seconds" in row else "",
+                row["steps"],
+                cell(row, "reverse_ess"),
+                cell(row, "forward_ess"),
+            )
+            for row in here
+        ]
+        print_table(title, header, shown)
+        header = ("family", "parameters", "symmetry", "div - trace", "ms/step", "nfe", "samples/s")
+        shown = [
+            (
+                row["family"],
+                row["parameters"],
+                row["symmetry"],
+                exactness(row),
+                f"{row['step_ms']:.3g}",
+                row["nfe"],
+                f"{row['samples_per_second']:.3g}",
+            )
+            for row in here
+            if row["budget"] == args.seconds and "samples_per_second" in row
+        ]
+        print_table(f"L = {side}: sampling at a solver error of log Z of {args.accuracy:g}", header, shown)
+
+
+def nines(ess: Any) -> Any:
+    """`-log10(1 - ESS)`: 1 at 0.9, 2 at 0.99."""
+    return -np.log10(1 - np.minimum(ess, 1 - 1e-9))
+
+
+def draw(rows: list[dict[str, Any]], clock: str) -> Figure:
+    """ESS against the time of training, one panel per side; hollow marks are the forward ESS."""
+    sides, labels = (list(dict.fromkeys(row[name] for row in rows)) for name in ("L", "family"))
+    figure = Figure(figsize=(5.2 * len(sides), 4.2), layout="constrained")
+    panels = figure.subplots(1, len(sides), squeeze=False, sharey=True)[0]
+    for panel, side in zip(panels, sides, strict=True):
+        for i, label in enumerate(labels):
+            found = [r for r in rows if (r["L"], r["family"]) == (side, label) and "reverse_ess" in r]
+            seconds = [row["seconds"] for row in found]
+            for kind, style in (("reverse", {"fmt": "o-"}), ("forward", {"fmt": "o:", "mfc": "white"})):
+                values = [row[f"{kind}_ess"] for row in found]
+                errors = [row[f"{kind}_ess_error"] for row in found]
+                name = label if kind == "reverse" else None
+                panel.errorbar(
+                    seconds, values, errors, color=f"C{i}", ms=5, lw=1, capsize=2, label=name, **style
+                )
+        panel.set(xscale="log", xlabel=f"{clock} of training / s", title=f"L = {side}")
+        # Stretched towards 1, where good flows differ.
+        panel.set_yscale("function", functions=(nines, lambda n: 1 - 10.0 ** (-n)))
+        panel.set(ylim=(0, ESS_TICKS[-1]), yticks=ESS_TICKS)
+        budgets = sorted({row["budget"] for row in rows})
+        panel.set_xticks(budgets, [f"{budget:.3g}" for budget in budgets])
+        panel.minorticks_off()
+        panel.grid(alpha=0.3, lw=0.5)
+    panels[0].set_ylabel("ESS (hollow: forward)")
+    panels[0].legend(frameon=False, fontsize=8)
+    return figure
+
+
+def finite(value: Any) -> Any:
+    """JSON has no NaN: what is not finite becomes null."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def main() -> None:
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    clock = "processor time" if args.device == "cpu" else "wall time"
+    machine = {
+        "processor": platform.processor() or platform.machine(),
+        "torch": torch.__version__,
+        "equiflow": equiflow.__version__,
+        "clock": clock,
+        **{name: value for name, value in vars(args).items() if name != "out"},
+    }
+    print(json.dumps(machine), flush=True)
+    rows: list[dict[str, Any]] = []
+    for side in args.L:
+        action = Phi4(Lattice((side, side)), m2=-4.0, lam=M_PL_4[side])
+        start = seconds_now(args.device)
+        chains = hmc(action, args, args.seed + 2), hmc(action, args, args.seed + 3)
+        print(f"L = {side}: {seconds_now(args.device) - start:.1f} s for two HMC chains", flush=True)
+        for family in args.families:
+            for name in args.objective:
+                rows += compare(family, name, side, chains, args)
+                if args.out is not None:
+                    args.out.mkdir(parents=True, exist_ok=True)
+                    clean = [{key: finite(value) for key, value in row.items()} for row in rows]
+                    write_json({"machine": machine, "rows": clean}, args.out / "families.json")
+    print_rows(rows, args)
+    if args.out is not None and rows:
+        save_figure(draw(rows, clock), args.out / "families.png")
+
+
+if __name__ == "__main__":
+    main()
