@@ -35,7 +35,7 @@ from equiflow.training import (
     fit,
     fit_ladder,
 )
-from equiflow.vector_fields import OrbitConvField, VectorField
+from equiflow.vector_fields import O3Field, OrbitConvField, VectorField
 
 __version__ = _version("equiflow")
 
@@ -57,6 +57,7 @@ __all__ = [
     "InversePathGradient",
     "Lattice",
     "NaturalGradient",
+    "O3Field",
     "OrbitConvField",
     "PathGradient",
     "Phi4",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -11,7 +12,7 @@ from equiflow.nn.pointwise import Pointwise
 
 
 class GatedPointwise(Pointwise):
-    r"""`G_i(u) = g_i u_i` with `g_i = sum_k W_ik s(|u_k|^2)`, and on scalars also `sin(omega_i u_i) / omega_i`.
+    r"""`G_i(u) = g_i u_i`, `g_i = sum_k W_ik s(|u_k|^2)`, and on scalars also `sin(omega_i u_i) / omega_i`.
 
     Each `u_i` is a block of channels on which the point group acts by an orthogonal matrix; `G` commutes
     with every such action. `s(q) = q / (1 + q)` is bounded, so that G grows no faster than u and a flow
@@ -26,6 +27,8 @@ class GatedPointwise(Pointwise):
 
     def __init__(self, sizes: Sequence[int], *, max_frequency: float = 8.0, odd: bool = True) -> None:
         super().__init__()
+        if not 0 < max_frequency < math.inf:
+            raise ValueError(f"GatedPointwise needs max_frequency > 0, finite; got {max_frequency}.")
         dtype = torch.get_default_dtype()
         n_blocks, self.n_scalars = len(sizes), sum(size == 1 for size in sizes)
         block = torch.repeat_interleave(torch.arange(n_blocks), torch.tensor(sizes))
@@ -44,20 +47,19 @@ class GatedPointwise(Pointwise):
 
     def forward(self, u: Tensor, overlap: Tensor) -> tuple[Tensor, Tensor]:
         """See `Pointwise.forward`."""
-        site_axes, u = u.shape[2:], u.flatten(2)
+        batch_last = u.movedim(0, -1)  # as `Stencil` lays it out: no copy
+        sites, u = batch_last.shape[1:], batch_last.flatten(1)
         weight = self.gate.index_select(0, self._block)
-        squares = self._members @ u.square()
-        damping = 1 / (1 + squares)
+        damping = 1 / (1 + self._members @ u.square())
         saturated = 1 - damping
         value = u * (weight @ saturated)
         # d(g_i u_i) = g_i du_i + u_i sum_k W_ik s'(q_k) 2 u_k . du_k, contracted with the overlaps.
         mixed = (weight.index_select(1, self._block) * overlap).mT @ u
         through = self._members @ (u * mixed)
-        direct = (overlap.diagonal() @ weight) @ saturated
-        trace = direct + 2 * (damping.square() * through).sum(1)
-        sine, its_trace = self._sines(u[:, : self.n_scalars], overlap)
-        value = torch.cat([value[:, : self.n_scalars] + sine, value[:, self.n_scalars :]], 1)
-        return value.unflatten(2, site_axes), (trace + its_trace).unflatten(1, site_axes)
+        trace = (overlap.diagonal() @ weight) @ saturated + 2 * (damping.square() * through).sum(0)
+        sine, its_trace = self._sines(u[: self.n_scalars], overlap)
+        value = torch.cat([value[: self.n_scalars] + sine, value[self.n_scalars :]])
+        return value.view(-1, *sites).movedim(-1, 0), (trace + its_trace).view(sites).movedim(-1, 0)
 
     def _sines(self, scalar: Tensor, overlap: Tensor) -> tuple[Tensor, Tensor]:
         """The functions of each scalar by itself, and their trace."""

@@ -146,6 +146,11 @@ class HarmonicBasis:
         """Number of channels of each irrep."""
         return [2 * degree + 1 for degree, n in self.multiplicities.items() for _ in range(n)]
 
+    @property
+    def support(self) -> Tensor:
+        """`(*lattice)` bool: the offsets where a function is not zero."""
+        return torch.stack([(basis != 0).flatten(0, 1).any(0) for basis in self.functions.values()]).any(0)
+
     def like(self, weight: Tensor) -> list[Tensor]:
         """The functions of each degree, `(basis, (2l + 1) V)`, rounded once for each precision."""
         key = weight.dtype, weight.device
@@ -200,10 +205,12 @@ class HarmonicKernels(nn.Module):
         new = zip(self.basis.functions.values(), self.weights, strict=True)
         for (source, its_weight), (target, weight) in zip(old, new, strict=True):
             carried = offsets_on(source, other.basis.lattice, self.basis.lattice).flatten(1)
-            map_ = torch.linalg.lstsq(target.flatten(1).mT, carried.mT, driver="gelsd").solution
-            if (target.flatten(1).mT @ map_ - carried.mT).abs().max() > VANISHES:
+            kernels = torch.tensordot(its_weight.double().cpu(), carried, 1).flatten(0, 1).mT
+            found = torch.linalg.lstsq(target.flatten(1).mT, kernels, driver="gelsd").solution
+            missing = (target.flatten(1).mT @ found - kernels).abs().max()
+            if missing > VANISHES * kernels.abs().max().clamp(min=1.0):
                 raise self._misfit(other)
-            weight.copy_(its_weight.double().cpu() @ map_.mT)
+            weight.copy_(found.mT.reshape(weight.shape))
 
     def _misfit(self, other: HarmonicKernels) -> ValueError:
         return ValueError(

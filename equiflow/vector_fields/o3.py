@@ -64,7 +64,8 @@ class O3Field(TwoConvolutionField):
                 f"The group acts on lattice {group.lattice.shape}, the field lives on {lattice.shape}."
             )
         basis = HarmonicBasis(group, irreps, kernel_size, n_radial)
-        super().__init__(group, GatedPointwise(basis.sizes, max_frequency=max_frequency, odd=group.z2))
+        gates = GatedPointwise(basis.sizes, max_frequency=max_frequency, odd=group.z2)
+        super().__init__(group, gates, support=basis.support)
         self._config: dict[str, Any] = {
             "kernel_size": kernel_size,
             "irreps": irreps,
