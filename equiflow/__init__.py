@@ -43,7 +43,7 @@ from equiflow.training import (
     fit,
     fit_ladder,
 )
-from equiflow.vector_fields import OrbitConvField, VectorField
+from equiflow.vector_fields import O3Field, OrbitConvField, VectorField
 
 __version__ = _version("equiflow")
 
@@ -71,6 +71,7 @@ __all__ = [
     "Lattice",
     "Mixture",
     "NaturalGradient",
+    "O3Field",
     "OrbitConvField",
     "OverCouplings",
     "PathGradient",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
+import os
 from collections.abc import Callable
 
 import torch
@@ -15,7 +17,7 @@ from equiflow.priors import PRIORS, FreeField, Prior, StandardNormal
 from equiflow.solvers import Solver
 from equiflow.symmetry import SymmetryGroup
 from equiflow.testing import randomise
-from equiflow.vector_fields import OrbitConvField, VectorField
+from equiflow.vector_fields import O3Field, OrbitConvField, VectorField
 
 SHAPES = (
     (1,), (2,), (5,), (6,),
@@ -76,10 +78,36 @@ def orbit_conv_fields(draw: st.DrawFn, group: SymmetryGroup) -> OrbitConvField:
     )
 
 
+@st.composite
+def o3_fields(draw: st.DrawFn, group: SymmetryGroup) -> O3Field:
+    return O3Field(
+        group.lattice,
+        group=group,
+        kernel_size=draw(kernel_sizes(group.lattice)),
+        irreps=draw(st.sampled_from(["2x0e", "1x0e + 2x1o", "2x0e + 1x1o + 1x2e", "1x0e + 1x2e + 1x3o"])),
+        n_radial=draw(st.sampled_from([None, 2, 3])),
+        n_time_modes=draw(st.integers(1, 3)),
+        max_frequency=3.0,
+    )
+
+
 #: how to draw each family; one entry per name in `VECTOR_FIELDS` puts it under every law
 FIELDS: dict[str, Callable[[SymmetryGroup], st.SearchStrategy[VectorField]]] = {
+    "O3Field": o3_fields,
     "OrbitConvField": orbit_conv_fields,
 }
+
+#: which lattices a family takes, if not all
+SUITS: dict[str, Callable[[Lattice], bool]] = {"O3Field": lambda lattice: lattice.dim == 3}
+
+#: the package that a family needs, if any; where CI is set, it must be there
+NEEDS: dict[str, str] = {"O3Field": "e3nn"}
+
+
+def families(lattice: Lattice) -> list[str]:
+    """The families that can be drawn on a lattice."""
+    found = [name for name in sorted(FIELDS) if SUITS.get(name, lambda _: True)(lattice)]
+    return [n for n in found if n not in NEEDS or "CI" in os.environ or importlib.util.find_spec(NEEDS[n])]
 
 
 @st.composite
@@ -91,7 +119,7 @@ def vector_fields(
 ) -> VectorField:
     """Any field of the library, with random weights in float64."""
     lattice = draw(lattices() if where is None else where)
-    family = draw(st.sampled_from(sorted(FIELDS)))
+    family = draw(st.sampled_from(families(lattice)))
     field = draw(FIELDS[family](draw(groups(lattice)))).double()
     randomise(field, scale=scale, seed=draw(seeds))
     return field

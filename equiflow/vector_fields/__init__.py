@@ -1,14 +1,16 @@
 """Vector fields: the place for new ideas. Subclass `VectorField`, fill in one method, run the harness."""
 
 from equiflow.vector_fields.base import PathRates, VectorField
+from equiflow.vector_fields.o3 import O3Field
 from equiflow.vector_fields.orbit_conv import OrbitConvField
 from equiflow.vector_fields.two_convolutions import TwoConvolutionField, TwoKernels
 
 #: fields that a checkpoint can name; a field of your own is passed to `EquivariantCNF.load` instead
-VECTOR_FIELDS: dict[str, type[VectorField]] = {"OrbitConvField": OrbitConvField}
+VECTOR_FIELDS: dict[str, type[VectorField]] = {"O3Field": O3Field, "OrbitConvField": OrbitConvField}
 
 __all__ = [
     "VECTOR_FIELDS",
+    "O3Field",
     "OrbitConvField",
     "PathRates",
     "TwoConvolutionField",

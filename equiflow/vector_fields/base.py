@@ -65,19 +65,21 @@ class VectorField(nn.Module, ABC):
     def path_rates(self, phi: Tensor, t: Tensor | float, score: Tensor) -> PathRates:
         """Velocity, divergence, and how fast the score changes along the flow (arXiv:2206.09016).
 
-        Here by one more evaluation and a vector-Jacobian product; closed forms are cheaper.
+        Here by a vector-Jacobian product; closed forms are cheaper.
 
         Args:
             phi: `(batch, *lattice)`.
             t: flow time.
             score: `grad log q(phi)` at time t, shaped like `phi`.
         """
+        keeps_graph = torch.is_grad_enabled()
         with torch.enable_grad():
-            leaf = phi.detach().requires_grad_()
-            velocity, divergence = self.velocity_and_divergence(leaf, t)
+            # The velocity's graph serves twice: here, and for whoever differentiates the trajectory.
+            point = phi if phi.requires_grad else phi.detach().requires_grad_()
+            velocity, divergence = self.velocity_and_divergence(point, t)
             scalar = (velocity * score.detach()).sum() + divergence.sum()
-            (gradient,) = torch.autograd.grad(scalar, leaf)
-        return PathRates(self.velocity(phi, t), divergence.detach(), -gradient)
+            (gradient,) = torch.autograd.grad(scalar, point, retain_graph=keeps_graph)
+        return PathRates(velocity if keeps_graph else velocity.detach(), divergence.detach(), -gradient)
 
     @torch.no_grad()
     def parameter_rates(self, phi: Tensor, t: Tensor | float, score: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from equiflow.nn.pointwise import Pointwise
+from equiflow.nn.stencil import MAX_OFFSETS, Stencil
 from equiflow.precision import full_precision
 from equiflow.symmetry import SymmetryGroup
 from equiflow.vector_fields.base import VectorField
@@ -41,11 +42,15 @@ class TwoConvolutionField(VectorField):
     Args:
         group: the symmetry that the field claims to respect.
         pointwise: the function G.
+        support: `(*lattice)` bool, the only offsets where K1 and K2 are not zero; if they are few, the
+            field is faster for knowing.
     """
 
-    def __init__(self, group: SymmetryGroup, pointwise: Pointwise) -> None:
+    def __init__(self, group: SymmetryGroup, pointwise: Pointwise, *, support: Tensor | None = None) -> None:
         super().__init__(group)
         self.pointwise = pointwise
+        few = support is not None and int(support.sum()) <= MAX_OFFSETS
+        self.stencil = Stencil(group.lattice, support) if support is not None and few else None
 
     @abstractmethod
     def kernels(self, t: Tensor | float) -> TwoKernels:
@@ -54,16 +59,26 @@ class TwoConvolutionField(VectorField):
     @full_precision
     def velocity_and_divergence(self, phi: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
         """See `VectorField.velocity_and_divergence`."""
-        lattice = self.lattice
-        lattice.check(phi)
+        self.lattice.check(phi)
         kernels = self.kernels(t)
-        phi_k = lattice.fft(phi)
-        u = lattice.ifft(phi_k.unsqueeze(1) * lattice.fft(kernels.inner))
         overlap = kernels.outer.flatten(1) @ kernels.inner.flatten(1).mT
-        value, trace = self.pointwise(u, overlap)
-        velocity_k = (lattice.fft(value) * lattice.fft(kernels.outer).conj()).sum(1)
-        divergence = trace.sum(lattice.axes)
+        value, trace = self.pointwise(self._convolve(phi, kernels.inner), overlap)
+        velocity, divergence = self._transpose(value, kernels.outer), trace.sum(self.lattice.axes)
         if kernels.linear is not None:
-            velocity_k = velocity_k + phi_k * lattice.fft(kernels.linear)
-            divergence = divergence + lattice.volume * kernels.linear[(0,) * lattice.dim]
-        return lattice.ifft(velocity_k), divergence
+            velocity = velocity + self._convolve(phi, kernels.linear[None], everywhere=True)[:, 0]
+            divergence = divergence + self.lattice.volume * kernels.linear[(0,) * self.lattice.dim]
+        return velocity, divergence
+
+    def _convolve(self, phi: Tensor, kernels: Tensor, *, everywhere: bool = False) -> Tensor:
+        """`K_c * phi`, `(batch, channel, *lattice)`."""
+        if self.stencil is not None and not everywhere:
+            return self.stencil.convolve(phi, kernels)
+        lattice = self.lattice
+        return lattice.ifft(lattice.fft(phi).unsqueeze(1) * lattice.fft(kernels))
+
+    def _transpose(self, fields: Tensor, kernels: Tensor) -> Tensor:
+        """`sum_c K_c^T * h_c`, `(batch, *lattice)`."""
+        if self.stencil is not None:
+            return self.stencil.transpose(fields, kernels)
+        lattice = self.lattice
+        return lattice.ifft((lattice.fft(fields) * lattice.fft(kernels).conj()).sum(1))

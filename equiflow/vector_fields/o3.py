@@ -1,0 +1,102 @@
+"""Fields in three dimensions whose channels are irreps of O(3), by e3nn."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from equiflow.lattice import Lattice, check_type
+from equiflow.nn.gates import GatedPointwise
+from equiflow.nn.kernels import Kernel, MomentumKernel, OffsetKernel
+from equiflow.nn.o3 import HarmonicBasis, HarmonicKernels
+from equiflow.nn.time import CosineBasis
+from equiflow.resizing import check_resizable
+from equiflow.symmetry import SymmetryGroup
+from equiflow.vector_fields.two_convolutions import TwoConvolutionField, TwoKernels
+
+
+class O3Field(TwoConvolutionField):
+    r"""`v = K0 * phi + sum_i K2_i^T * G_i(u)` with `u_i = K1_i * phi`, irreps of O(3) on a stencil.
+
+    The kernels are radial functions times spherical harmonics of the offset, so that `u_i` transforms by
+    the irrep of degree l, restricted to the point group; G scales each by a gate made of invariants.
+    Gradients `u_1` and curvatures `u_2` of the field thus enter besides its smeared values `u_0`. The
+    divergence is exact. (arXiv:2207.09453, 1802.08219)
+
+    Args:
+        lattice: of three dimensions.
+        group: symmetry to build in; by default translations x the full point group x Z2.
+        kernel_size: offsets per axis of K1 and K2; K0 spans the lattice.
+        irreps: hidden channels in e3nn's notation, each with the parity (-1)^l of its harmonics.
+            Those whose harmonics vanish on the stencil are left out.
+        n_radial: smooth functions of the distance, for large kernels; None for one weight on each
+            orbit of offsets.
+        n_time_modes: number of cosine modes of the kernels' time dependence.
+        max_frequency: largest initial frequency of the scalars' sines, in units of 1/phi.
+
+    Raises:
+        ImportError: without e3nn.
+        ValueError: if the lattice has not three dimensions, the group acts on another one, the kernel
+            does not fit, or a parity is not that of its harmonics.
+    """
+
+    def __init__(
+        self,
+        lattice: Lattice,
+        *,
+        group: SymmetryGroup | None = None,
+        kernel_size: int | tuple[int, ...] | None = 3,
+        irreps: str = "8x0e + 4x1o + 2x2e",
+        n_radial: int | None = None,
+        n_time_modes: int = 4,
+        max_frequency: float = 8.0,
+    ) -> None:
+        check_type(lattice, Lattice, "lattice", "Write Lattice((8, 8, 8)).")
+        if lattice.dim != 3:
+            raise ValueError(
+                f"O3Field needs a lattice of 3 dimensions, got {lattice.shape}; OrbitConvField takes any."
+            )
+        group = SymmetryGroup(lattice) if group is None else group
+        check_type(group, SymmetryGroup, "group")
+        if group.lattice != lattice:
+            raise ValueError(
+                f"The group acts on lattice {group.lattice.shape}, the field lives on {lattice.shape}."
+            )
+        basis = HarmonicBasis(group, irreps, kernel_size, n_radial)
+        gates = GatedPointwise(basis.sizes, max_frequency=max_frequency, odd=group.z2)
+        super().__init__(group, gates, support=basis.support)
+        self._config: dict[str, Any] = {
+            "kernel_size": kernel_size,
+            "irreps": irreps,
+            "n_radial": n_radial,
+            "n_time_modes": n_time_modes,
+            "max_frequency": max_frequency,
+        }
+        self.time_basis = CosineBasis(n_time_modes)
+        self.inner = HarmonicKernels(basis, n_time_modes, start="spread")
+        self.outer = HarmonicKernels(basis, n_time_modes, start="zero")
+        kind = MomentumKernel if group.has_inversion else OffsetKernel
+        self.linear: Kernel = kind(group, n_time_modes, 1, convolution="fourier")
+
+    def kernels(self, t: Tensor | float) -> TwoKernels:
+        """See `TwoConvolutionField.kernels`."""
+        time_values = self.time_basis(t)
+        linear = self.lattice.ifft(self.linear(time_values).operand[0] + 0j)
+        return TwoKernels(self.inner(time_values), self.outer(time_values), linear)
+
+    def config(self) -> dict[str, object]:
+        """See `VectorField.config`."""
+        return dict(self._config)
+
+    def resized(self, lattice: Lattice) -> O3Field:
+        """Kernels as functions of offset, everything else as it is, see `VectorField.resized`."""
+        check_resizable(self.lattice, lattice)
+        field = O3Field(lattice, group=self.group.on(lattice), **self._config)
+        weight = self.linear.weight
+        field.to(weight.device, weight.dtype)
+        field.inner.resize_from(self.inner)
+        field.outer.resize_from(self.outer)
+        field.linear.resize_from(self.linear)
+        field.pointwise.load_state_dict(self.pointwise.state_dict())
+        return field
