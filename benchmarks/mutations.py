@@ -101,6 +101,46 @@ METROPOLIS = ("test_metropolis.py",)
 STATISTICS = ("test_statistics.py",)
 
 MUTANTS = (
+    Mutant(
+        "frequency without a graph",
+        "vector_fields/orbit_conv.py",
+        "return velocity, self._divergence(slopes * omega, kernel)",
+        "return velocity, self._divergence(slopes, kernel)",
+        "the divergence of sampling forgets that the kernels were divided by omega",
+        ("test_vector_fields.py::test_values_do_not_depend_on_whether_a_graph_is_kept",),
+    ),
+    Mutant(
+        "step of equal steps",
+        "ode.py",
+        "formula._step_func(flat_rates, t, end - t, end, flat)[0]",
+        "formula._step_func(flat_rates, end, end - t, end, flat)[0]",
+        "each step takes the rates of the next one",
+        ("test_ode.py::test_equal_steps_are_those_of_torchdiffeq",),
+    ),
+    Mutant(
+        "kernel inner product of two convolutions",
+        "vector_fields/two_convolutions.py",
+        "kernels.outer.flatten(1) @ kernels.inner.flatten(1).mT",
+        "kernels.inner.flatten(1) @ kernels.outer.flatten(1).mT",
+        "the divergence pairs the channels of a Jacobian the wrong way round",
+        ("test_o3.py", "test_steerable.py"),
+    ),
+    Mutant(
+        "orbit of a steerable kernel",
+        "nn/steerable.py",
+        "average = (kernels.flatten(1)[:, position] * sign).mean(1)",
+        "average = kernels.flatten(1)[:, position].mean(1)",
+        "kernels are averaged as if their channels were scalars",
+        ("test_steerable.py",),
+    ),
+    Mutant(
+        "image of half the side",
+        "nn/o3.py",
+        "flips = itertools.product((False, True), repeat=lattice.dim)",
+        "flips = itertools.product((False,), repeat=lattice.dim)",
+        "an odd harmonic does not vanish at the offset L/2 = -L/2",
+        ("test_o3.py",),
+    ),
     # --- lattice ----------------------------------------------------------------------------------
     Mutant(
         "momenta of the continuum",
@@ -163,8 +203,8 @@ MUTANTS = (
     Mutant(
         "divergence sign",
         "vector_fields/orbit_conv.py",
-        "return per_feature @ kernel.at_origin[1:] + self.lattice.volume * kernel.at_origin[0]",
-        "return -(per_feature @ kernel.at_origin[1:] + self.lattice.volume * kernel.at_origin[0])",
+        "return slopes @ kernel.at_origin[1:] + self.lattice.volume * kernel.at_origin[0]",
+        "return -(slopes @ kernel.at_origin[1:] + self.lattice.volume * kernel.at_origin[0])",
         "d log q / dt = - div v",
         ("test_vector_fields.py::test_divergence_is_the_dense_trace",),
     ),

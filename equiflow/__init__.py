@@ -43,7 +43,7 @@ from equiflow.training import (
     fit,
     fit_ladder,
 )
-from equiflow.vector_fields import O3Field, OrbitConvField, VectorField
+from equiflow.vector_fields import O3Field, OrbitConvField, SteerableField, VectorField
 
 __version__ = _version("equiflow")
 
@@ -82,6 +82,7 @@ __all__ = [
     "SolverError",
     "SplineMap",
     "StandardNormal",
+    "SteerableField",
     "SymmetryGroup",
     "SymplecticFlow",
     "TrainingDivergedError",

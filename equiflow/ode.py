@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import ClassVar
 
 import torch
@@ -189,7 +190,7 @@ def _solve_in_equal_steps(
 
     now = formula.y0
     grid = _grid(t0, t1, solver, now).unbind()
-    for t, end in zip(grid[:-1], grid[1:], strict=True):
+    for t, end in pairwise(grid):
         if keep_each:
             now = checkpoint(step, t, end, now, use_reentrant=False, preserve_rng_state=False)
         else:

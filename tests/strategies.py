@@ -17,7 +17,7 @@ from equiflow.priors import PRIORS, FreeField, Prior, StandardNormal
 from equiflow.solvers import Solver
 from equiflow.symmetry import SymmetryGroup
 from equiflow.testing import randomise
-from equiflow.vector_fields import O3Field, OrbitConvField, VectorField
+from equiflow.vector_fields import O3Field, OrbitConvField, SteerableField, VectorField
 
 SHAPES = (
     (1,), (2,), (5,), (6,),
@@ -91,17 +91,34 @@ def o3_fields(draw: st.DrawFn, group: SymmetryGroup) -> O3Field:
     )
 
 
+@st.composite
+def steerable_fields(draw: st.DrawFn, group: SymmetryGroup) -> SteerableField:
+    return SteerableField(
+        group.lattice,
+        group=group,
+        representation=draw(st.sampled_from(["trivial", "regular", ["trivial", "regular"]])),
+        multiplicity=draw(st.integers(1, 2)),
+        kernel_size=draw(st.sampled_from([None, 1, min(2, *group.lattice.shape)])),
+        n_time_modes=draw(st.integers(1, 3)),
+        max_frequency=3.0,
+    )
+
+
 #: how to draw each family; one entry per name in `VECTOR_FIELDS` puts it under every law
 FIELDS: dict[str, Callable[[SymmetryGroup], st.SearchStrategy[VectorField]]] = {
     "O3Field": o3_fields,
     "OrbitConvField": orbit_conv_fields,
+    "SteerableField": steerable_fields,
 }
 
 #: which lattices a family takes, if not all
-SUITS: dict[str, Callable[[Lattice], bool]] = {"O3Field": lambda lattice: lattice.dim == 3}
+SUITS: dict[str, Callable[[Lattice], bool]] = {
+    "O3Field": lambda lattice: lattice.dim == 3,
+    "SteerableField": lambda lattice: lattice.dim == 2,
+}
 
 #: the package that a family needs, if any; where CI is set, it must be there
-NEEDS: dict[str, str] = {"O3Field": "e3nn"}
+NEEDS: dict[str, str] = {"O3Field": "e3nn", "SteerableField": "escnn"}
 
 
 def families(lattice: Lattice) -> list[str]:

@@ -64,6 +64,11 @@ class OverCouplings:
             basis = flow.basis(**couplings)
             with flow.filled(**couplings) as filled:
                 value = self.objective(filled, action.at(**couplings), each, generator)
+                if value.log_weight is None:
+                    raise TypeError(
+                        f"OverCouplings needs an objective on model samples, got {self.objective!r}, whose "
+                        "target samples belong to one coupling. Use PathGradient() or ReverseKL()."
+                    )
                 leaves = [zero for zero, _ in modes.values()]
                 found = torch.autograd.grad(
                     value.surrogate, leaves, allow_unused=True, materialize_grads=True

@@ -3,16 +3,22 @@
 from equiflow.vector_fields.base import PathRates, VectorField
 from equiflow.vector_fields.o3 import O3Field
 from equiflow.vector_fields.orbit_conv import OrbitConvField
+from equiflow.vector_fields.steerable import SteerableField
 from equiflow.vector_fields.two_convolutions import TwoConvolutionField, TwoKernels
 
 #: fields that a checkpoint can name; a field of your own is passed to `EquivariantCNF.load` instead
-VECTOR_FIELDS: dict[str, type[VectorField]] = {"O3Field": O3Field, "OrbitConvField": OrbitConvField}
+VECTOR_FIELDS: dict[str, type[VectorField]] = {
+    "O3Field": O3Field,
+    "OrbitConvField": OrbitConvField,
+    "SteerableField": SteerableField,
+}
 
 __all__ = [
     "VECTOR_FIELDS",
     "O3Field",
     "OrbitConvField",
     "PathRates",
+    "SteerableField",
     "TwoConvolutionField",
     "TwoKernels",
     "VectorField",

@@ -1,0 +1,224 @@
+"""Fields with steerable channels: escnn's kernels in, a pointwise function, escnn's kernels out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from equiflow.lattice import Lattice, check_count, check_type
+from equiflow.nn.fieldwise import FieldwisePointwise
+from equiflow.nn.kernels import Kernel, MomentumKernel, OffsetKernel
+from equiflow.nn.steerable import channel_field, representation_names, steerable_kernels
+from equiflow.nn.time import CosineBasis
+from equiflow.resizing import check_resizable
+from equiflow.symmetry import SymmetryGroup
+from equiflow.vector_fields.two_convolutions import TwoConvolutionField, TwoKernels
+
+DEFAULT_KERNEL_SIZE = 5
+
+
+class SteerableField(TwoConvolutionField):
+    r"""`v = K0 * phi + sum_c K2_c^T * G_c(K1 * phi)` with channels in any representation of the point group.
+
+    `K1` and `K2` are combinations of escnn's steerable kernels (arXiv:1911.08251), symmetric to rounding in
+    every precision; G commutes with the group, see `FieldwisePointwise`; `K0` spans the lattice. The weights
+    of all kernels depend on flow time. The divergence is exact, see `TwoConvolutionField`. On an untrained
+    field `K0 = K2 = 0`, so that it stands still, and `K1` is random.
+
+    Two dimensions only, and escnn must be installed: `pip install 'equiflow[steerable]'`.
+
+    Args:
+        lattice: where the field lives.
+        group: symmetry to build in; by default translations x the full point group x Z2.
+        representation: `"trivial"`, `"regular"`, `"vector"`, the name of an irrep (`"irrep_1,2"`), a list
+            of them, or an `escnn.nn.FieldType`: how the channels transform.
+        multiplicity: how many times the list of representations is taken.
+        kernel_size: offsets per axis of `K1` and `K2`, any parity; `None` for 5, or what fits the lattice.
+        n_time_modes: number of cosine modes of the kernels' time dependence.
+        max_frequency: the nonlinearities' frequencies start evenly on (0, max_frequency].
+        seed: of the random `K1` at the start.
+
+    Raises:
+        ValueError: if the lattice is not two-dimensional, the group acts on another one, the kernel does
+            not fit, or a representation is unknown or has no kernel of that size.
+        ImportError: without escnn.
+    """
+
+    def __init__(
+        self,
+        lattice: Lattice,
+        *,
+        group: SymmetryGroup | None = None,
+        representation: object = "regular",
+        multiplicity: int = 4,
+        kernel_size: int | tuple[int, int] | None = None,
+        n_time_modes: int = 4,
+        max_frequency: float = 8.0,
+        seed: int = 0,
+    ) -> None:
+        group = _group_in_the_plane(lattice, group)
+        check_count(multiplicity, "multiplicity")
+        check_count(seed, "seed", minimum=0)
+        size = _size_on(lattice, group, kernel_size)
+        names = representation_names(group, representation)
+        fields = [channel_field(group, name) for name in names]
+        pointwise = FieldwisePointwise(
+            [field.size for field in fields],
+            [field.permutes for field in fields],
+            lattice.dim,
+            copies=multiplicity,
+            max_frequency=max_frequency,
+            odd=group.z2,
+        )
+        super().__init__(group, pointwise)
+        self._config: dict[str, Any] = {
+            "representation": list(names),
+            "multiplicity": multiplicity,
+            "kernel_size": size,
+            "n_time_modes": n_time_modes,
+            "max_frequency": max_frequency,
+            "seed": seed,
+        }
+        self.time_basis = CosineBasis(n_time_modes)
+        basis, field_of = _basis_of(group, names, size)
+        self._sites_of(basis)
+        #: which of escnn's elements are left on a lattice that is as small as the kernel
+        self._kept = (self._folded(basis).flatten(1).norm(dim=1) > 1e-6).nonzero().flatten()
+        _check_kernels(names, field_of[self._kept], size, lattice)
+        # A checkpoint carries the kernels that its weights belong to.
+        self.register_buffer("basis", basis[self._kept].to(torch.get_default_dtype()))
+        shape = (n_time_modes, multiplicity, len(self._kept))
+        self.inner = nn.Parameter(torch.zeros(shape))
+        self.outer = nn.Parameter(torch.zeros(shape))
+        self._start(field_of[self._kept], seed)
+        self.linear: Kernel
+        if group.has_inversion:
+            self.linear = MomentumKernel(group, n_time_modes, 1, convolution="fourier")
+        else:
+            self.linear = OffsetKernel(group, n_time_modes, 1, convolution="fourier")
+
+    basis: Tensor
+    _site: Tensor
+
+    def kernels(self, t: Tensor | float) -> TwoKernels:
+        """See `TwoConvolutionField.kernels`."""
+        time_values = self.time_basis(t)
+        modes = self.linear(time_values).operand[0]
+        linear = self.lattice.ifft(modes if modes.is_complex() else torch.complex(modes, modes * 0))
+        return TwoKernels(
+            self._expand(self.inner, time_values), self._expand(self.outer, time_values), linear
+        )
+
+    def _expand(self, weight: Tensor, time_values: Tensor) -> Tensor:
+        """Kernels `(channel, *lattice)` at one time."""
+        weight = torch.tensordot(time_values, weight, 1)
+        return self._folded((weight @ self.basis.flatten(1)).unflatten(1, self.basis.shape[1:])).flatten(0, 1)
+
+    def _folded(self, kernels: Tensor) -> Tensor:
+        """Kernels `(..., n0, n1)` on a box of offsets, summed over the offsets that are one modulo L."""
+        on_lattice = kernels.new_zeros(*kernels.shape[:-2], self.lattice.volume)
+        on_lattice = on_lattice.index_add(-1, self._site, kernels.flatten(-2))
+        return on_lattice.unflatten(-1, self.lattice.shape)
+
+    def _sites_of(self, basis: Tensor) -> None:
+        """The flat site of each offset of the box."""
+        first, second = (
+            torch.fft.fftfreq(n, 1 / n).round().long() % side
+            for n, side in zip(basis.shape[-2:], self.lattice.shape, strict=True)
+        )
+        site = first[:, None] * self.lattice.shape[1] + second
+        self.register_buffer("_site", site.flatten(), False)
+
+    @torch.no_grad()
+    def _start(self, field_of: Tensor, seed: int) -> None:
+        """Random inner kernels of norm about 1, constant in time."""
+        generator = torch.Generator().manual_seed(seed)
+        noise = torch.randn(self.inner.shape[1:], generator=generator, dtype=torch.float64)
+        total = torch.zeros(len(noise), int(field_of.max()) + 1, dtype=torch.float64)
+        total.index_add_(1, field_of, noise.square())
+        self.inner[0] = noise / total.sqrt()[:, field_of]
+
+    def config(self) -> dict[str, object]:
+        """See `VectorField.config`."""
+        return dict(self._config)
+
+    def resized(self, lattice: Lattice) -> SteerableField:
+        """`K1` and `K2` as they are, `K0` as a function of offset, see `VectorField.resized`.
+
+        Raises:
+            ValueError: also if the kernels do not fit, or the point group is another one there.
+        """
+        check_resizable(self.lattice, lattice)
+        group = self.group.on(lattice)
+        if group.point_elements != self.group.point_elements:
+            raise ValueError(
+                f"The channels transform under {self.group} on {self.lattice.shape} and would under {group} "
+                f"on {lattice.shape}. Build the field with a point group that both lattices have."
+            )
+        field = type(self)(lattice, group=group, **self._config)
+        field.to(self.inner.device, self.inner.dtype)
+        own = self.state_dict()
+        kernels = {"inner", "outer", "basis", "linear.weight"}
+        field.load_state_dict({k: v for k, v in own.items() if k not in kernels}, strict=False)
+        field.linear.resize_from(self.linear)
+        # An element that vanishes on one of the lattices gets no weight on the other.
+        both = [(n, m) for n, a in enumerate(field._kept) for m, b in enumerate(self._kept) if a == b]
+        here, there = (torch.tensor(index, dtype=torch.long) for index in zip(*both, strict=True))
+        with torch.no_grad():
+            field.basis[here] = self.basis[there]
+            for new, old in ((field.inner, self.inner), (field.outer, self.outer)):
+                new.zero_()
+                new[..., here] = old[..., there]
+        return field
+
+
+def _group_in_the_plane(lattice: Lattice, group: SymmetryGroup | None) -> SymmetryGroup:
+    check_type(lattice, Lattice, "lattice", "Write Lattice((16, 16)).")
+    if lattice.dim != 2:
+        raise ValueError(
+            f"Steerable fields live in two dimensions, got a lattice of shape {lattice.shape}; use "
+            "OrbitConvField."
+        )
+    group = SymmetryGroup(lattice) if group is None else group
+    check_type(group, SymmetryGroup, "group")
+    if group.lattice != lattice:
+        raise ValueError(
+            f"The group acts on lattice {group.lattice.shape}, the field lives on {lattice.shape}."
+        )
+    return group
+
+
+def _size_on(lattice: Lattice, group: SymmetryGroup, size: int | tuple[int, int] | None) -> tuple[int, int]:
+    """One number of offsets per axis, which fits the lattice."""
+    if size is None:
+        first, second = (min(DEFAULT_KERNEL_SIZE, side) for side in lattice.shape)
+    else:
+        group.offset_orbits(size)  # raises if it does not fit
+        first, second = (size, size) if isinstance(size, int) else size
+    return first, second
+
+
+def _basis_of(group: SymmetryGroup, names: tuple[str, ...], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Kernels from a scalar to all channels, `(basis, channel, n0, n1)`, and the field of each."""
+    blocks = [steerable_kernels(group, "trivial", name, size)[:, :, 0] for name in names]
+    channels = sum(block.shape[1] for block in blocks)
+    padded, at = [], 0
+    for block in blocks:
+        whole = block.new_zeros(len(block), channels, *block.shape[2:])
+        whole[:, at : at + block.shape[1]] = block
+        padded.append(whole)
+        at += block.shape[1]
+    field_of = torch.arange(len(blocks)).repeat_interleave(torch.tensor([len(block) for block in blocks]))
+    return torch.cat(padded), field_of
+
+
+def _check_kernels(names: tuple[str, ...], field_of: Tensor, size: tuple[int, int], lattice: Lattice) -> None:
+    left = set(field_of.tolist())
+    empty = [name for n, name in enumerate(names) if n not in left]
+    if empty:
+        raise ValueError(
+            f"No steerable kernel of size {size} leads from a scalar to {', '.join(empty)} on the lattice "
+            f"{lattice.shape}; take a larger kernel_size, or leave the representation out."
+        )
