@@ -22,10 +22,10 @@ OPTIONS = ["--L", "--m2", "--lam", "--steps", "--batch-size", "--device", "--dty
 SMALL = ["--L", "4", "--lam", "7", "--steps", "20", "--samples", "256"]
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str, example: Path = EXAMPLE) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error"}
     return subprocess.run(
-        [sys.executable, str(EXAMPLE), *arguments], capture_output=True, text=True, env=environment
+        [sys.executable, str(example), *arguments], capture_output=True, text=True, env=environment
     )
 
 
@@ -102,3 +102,19 @@ def test_the_example_is_short_and_uses_public_names_only():
     imported = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ImportFrom)]
     modules = {node.module for node in imported if node.module.startswith("equiflow")}
     assert modules <= {"equiflow", "equiflow.report"}
+
+
+def test_the_conditional_example_draws_a_curve(tmp_path):
+    small = ["--L", "4", "--lam", "6", "8", "--steps", "20", "--samples", "256", "--points", "3"]
+    process = run(*small, "--out", str(tmp_path), example=EXAMPLE.with_name("phi4_conditional.py"))
+    assert process.returncode == 0, process.stderr
+    assert "lam 6.00 to 8.00" in process.stdout
+    assert {"flow.pt", "conditional.png"} <= {path.name for path in tmp_path.iterdir()}
+
+
+def test_the_example_in_three_dimensions_runs(tmp_path):
+    small = ["--L", "4", "--steps", "20", "--samples", "256", "--field", "orbit"]
+    process = run(*small, "--out", str(tmp_path), example=EXAMPLE.with_name("phi4_3d.py"))
+    assert process.returncode == 0, process.stderr
+    assert "reverse ESS" in process.stdout
+    assert "results.json" in {path.name for path in tmp_path.iterdir()}
