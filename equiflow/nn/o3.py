@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from equiflow.lattice import Lattice, check_count, check_type
+from equiflow.precision import default_dtype
 from equiflow.resizing import offsets_on
 from equiflow.symmetry import SymmetryGroup
 
@@ -84,9 +85,10 @@ def harmonic_basis(
         radial = inside * orbits.multiplicity.double().rsqrt().view(along)
     else:
         reach = float(distance[orbits.index >= 0].max()) or 1.0
-        smooth = import_e3nn().math.soft_one_hot_linspace(
-            distance, 0.0, reach, n_radial, basis="smooth_finite", cutoff=False
-        )
+        with default_dtype(torch.float64):  # of a constant inside
+            smooth = import_e3nn().math.soft_one_hot_linspace(
+                distance, 0.0, reach, n_radial, basis="smooth_finite", cutoff=False
+            )
         radial = smooth.movedim(-1, 0) * (orbits.index >= 0) / len(orbits) ** 0.5
     harmonics = import_e3nn().o3.spherical_harmonics(degree, images, True, "norm").mean(0).movedim(-1, 0)
     basis = radial[:, None] * harmonics

@@ -8,8 +8,7 @@ are equal bit by bit and stay so in every precision.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from types import ModuleType
@@ -18,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from equiflow.precision import default_dtype
 from equiflow.symmetry import PointElement, SymmetryGroup
 
 
@@ -105,7 +105,7 @@ def steerable_kernels(group: SymmetryGroup, source: str, target: str, kernel_siz
     rings = [float(r) for r in range(reach + 1)]
     sigma = [0.005] + [0.6] * (reach - 1) + [0.4] * (reach > 0)
     representations = _representations(group)
-    with _default_float32():
+    with default_dtype(torch.float32):  # escnn mixes it with float32, and raises where they differ
         try:
             basis = _gspace(group).build_kernel_basis(
                 representations[source], representations[target], sigma, rings, maximum_frequency=2 * reach
@@ -168,17 +168,6 @@ def _escnn() -> ModuleType:
     except ImportError as missing:
         raise ImportError("Steerable fields need escnn: pip install 'equiflow[steerable]'.") from missing
     return escnn
-
-
-@contextmanager
-def _default_float32() -> Iterator[None]:
-    """Escnn mixes the default dtype with float32, and raises where they differ."""
-    default = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float32)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(default)
 
 
 def _gspace(group: SymmetryGroup) -> Any:
