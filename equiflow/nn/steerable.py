@@ -100,6 +100,7 @@ def steerable_kernels(group: SymmetryGroup, source: str, target: str, kernel_siz
         `(basis, target channel, source channel, n0, n1)` in float64 on a box of odd sides, offset 0 at
         index 0, negative ones at the end; the squares sum to 1 for each pair of channels on average.
     """
+    out_of, into = channel_field(group, source), channel_field(group, target)
     inside = _support(group, kernel_size)
     reach = max(side // 2 for side in inside.shape)
     rings = [float(r) for r in range(reach + 1)]
@@ -111,15 +112,14 @@ def steerable_kernels(group: SymmetryGroup, source: str, target: str, kernel_siz
                 representations[source], representations[target], sigma, rings, maximum_frequency=2 * reach
             )
         except _escnn().kernels.EmptyBasisException:
-            return torch.zeros(0, 1, 1, *inside.shape, dtype=torch.float64)
+            return torch.zeros(0, into.size, out_of.size, *inside.shape, dtype=torch.float64)
         sides = [torch.fft.fftfreq(side, 1 / side).round() for side in inside.shape]
         sampled = basis.sample(torch.cartesian_prod(*sides).float())
     smooth = [n for n, element in enumerate(basis) if _frequency(element) <= 2 * element["radius"]]
     kernels = sampled.permute(1, 2, 3, 0)[smooth].double().unflatten(3, inside.shape) * inside
-    images = _images(group, channel_field(group, source), channel_field(group, target), inside.shape)
-    exact = _symmetrised(kernels, images)
+    exact = _symmetrised(kernels, _images(group, out_of, into, inside.shape))
     assert (exact - kernels).abs().max() < 1e-4, "escnn's basis and equiflow's group act differently"
-    norm = exact.square().flatten(1).sum(1).div(exact[0, ..., 0, 0].numel()).sqrt()
+    norm = exact.square().flatten(1).sum(1).div(into.size * out_of.size).sqrt()
     return (exact / norm.clamp(min=1e-30).view(-1, 1, 1, 1, 1))[norm > 0.05]
 
 
