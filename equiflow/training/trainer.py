@@ -168,8 +168,8 @@ class _Run:
 
     def _record(self, value: ObjectiveValue, norm: Tensor, rate: float) -> None:
         # One transfer from the device per step, for everything that is looked at.
-        ess = [] if value.ess is None else [value.ess]
-        looked_at = [value.loss, norm, *ess]
+        ess = value.ess
+        looked_at = [value.loss, norm] if ess is None else [value.loss, norm, ess]
         loss, norm_value, *ess_value = torch.stack([entry.double() for entry in looked_at]).tolist()
         if not (math.isfinite(loss) and math.isfinite(norm_value)):
             raise self._diverged(f"loss {loss}, gradient norm {norm_value}")

@@ -59,26 +59,33 @@ class TwoConvolutionField(VectorField):
     @full_precision
     def velocity_and_divergence(self, phi: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
         """See `VectorField.velocity_and_divergence`."""
-        self.lattice.check(phi)
+        lattice = self.lattice
+        lattice.check(phi)
         kernels = self.kernels(t)
         overlap = kernels.outer.flatten(1) @ kernels.inner.flatten(1).mT
-        value, trace = self.pointwise(self._convolve(phi, kernels.inner), overlap)
-        velocity, divergence = self._transpose(value, kernels.outer), trace.sum(self.lattice.axes)
+        velocity, trace = (self._by_fft if self.stencil is None else self._by_stencil)(phi, kernels, overlap)
+        divergence = trace.sum(lattice.axes)
         if kernels.linear is not None:
-            velocity = velocity + self._convolve(phi, kernels.linear[None], everywhere=True)[:, 0]
-            divergence = divergence + self.lattice.volume * kernels.linear[(0,) * self.lattice.dim]
+            divergence = divergence + lattice.volume * kernels.linear[(0,) * lattice.dim]
         return velocity, divergence
 
-    def _convolve(self, phi: Tensor, kernels: Tensor, *, everywhere: bool = False) -> Tensor:
-        """`K_c * phi`, `(batch, channel, *lattice)`."""
-        if self.stencil is not None and not everywhere:
-            return self.stencil.convolve(phi, kernels)
+    def _by_fft(self, phi: Tensor, kernels: TwoKernels, overlap: Tensor) -> tuple[Tensor, Tensor]:
+        """The velocity, and the trace of each site; everything is added up in momentum space."""
         lattice = self.lattice
-        return lattice.ifft(lattice.fft(phi).unsqueeze(1) * lattice.fft(kernels))
+        phi_k = lattice.fft(phi)
+        u = lattice.ifft(phi_k.unsqueeze(1) * lattice.fft(kernels.inner))
+        value, trace = self.pointwise(u, overlap)
+        velocity_k = (lattice.fft(value) * lattice.fft(kernels.outer).conj()).sum(1)
+        if kernels.linear is not None:
+            velocity_k = velocity_k + phi_k * lattice.fft(kernels.linear)
+        return lattice.ifft(velocity_k), trace
 
-    def _transpose(self, fields: Tensor, kernels: Tensor) -> Tensor:
-        """`sum_c K_c^T * h_c`, `(batch, *lattice)`."""
-        if self.stencil is not None:
-            return self.stencil.transpose(fields, kernels)
+    def _by_stencil(self, phi: Tensor, kernels: TwoKernels, overlap: Tensor) -> tuple[Tensor, Tensor]:
+        """The same where K1 and K2 have few offsets; K0 may span the lattice."""
+        assert self.stencil is not None
         lattice = self.lattice
-        return lattice.ifft((lattice.fft(fields) * lattice.fft(kernels).conj()).sum(1))
+        value, trace = self.pointwise(self.stencil.convolve(phi, kernels.inner), overlap)
+        velocity = self.stencil.transpose(value, kernels.outer)
+        if kernels.linear is not None:
+            velocity = velocity + lattice.ifft(lattice.fft(phi) * lattice.fft(kernels.linear))
+        return velocity, trace
