@@ -1,28 +1,30 @@
-"""Lattice actions: what the flow is trained on. The target density is `exp(-S[phi]) / Z`."""
+"""Actions: what the flow is trained on. The target density is `exp(-S[phi]) / Z`."""
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from equiflow.lattice import Lattice, check_type
+from equiflow.group import Group
+from equiflow.lattice import Lattice, Multiplet, Space, check_type, lattice_of
 
 
 class Action(nn.Module, ABC):
-    """An action `S[phi]`; the abstract method is the action, its gradient can be given in closed form."""
+    """An action `S[phi]` of configurations; the abstract method is S, `grad` can be given in closed form."""
 
-    #: whether phi -> -phi leaves the action unchanged
-    z2: ClassVar[bool] = True
-
-    def __init__(self, lattice: Lattice) -> None:
+    def __init__(self, space: Space) -> None:
         super().__init__()
-        check_type(lattice, Lattice, "lattice", "Write Lattice((16, 16)).")
-        self.lattice = lattice
+        check_type(space, Space, "lattice", "Write Lattice((16, 16)).")
+        self.space = space
+
+    @property
+    def lattice(self) -> Lattice:
+        """The lattice of the fields."""
+        return lattice_of(self.space)
 
     @abstractmethod
     def forward(self, phi: Tensor) -> Tensor:
@@ -41,6 +43,27 @@ class Action(nn.Module, ABC):
             leaf = phi.detach().requires_grad_()
             (gradient,) = torch.autograd.grad(self(leaf).sum(), leaf)
         return gradient
+
+    @torch.no_grad()
+    def asymmetry(
+        self, group: Group, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float64
+    ) -> dict[str, float]:
+        """How much each generator of a group changes S of random fields, relative to the spread of S.
+
+        A flow with a symmetry that its target lacks can come close to the target, but never reach it.
+
+        Returns:
+            Name of the generator -> `max |S(g phi) - S(phi)| / std S`.
+        """
+        generator = torch.Generator().manual_seed(0)
+        noise = torch.randn((4, *self.space.shape), generator=generator, dtype=torch.float64)
+        phi = noise.to(device, dtype)
+        value = self(phi)
+        spread = value.std().clamp(min=torch.finfo(dtype).tiny)
+        return {
+            name: float((self(element(phi)) - value).abs().max() / spread)
+            for name, element in group.generators().items()
+        }
 
     def coupling_grad(self, phi: Tensor, name: str) -> Tensor:
         """`dS/d coupling` of each configuration, `(batch,)`: `d log Z / d coupling = -<dS/d coupling>`.
@@ -85,14 +108,9 @@ class Phi4(Action):
     """
 
     def __init__(self, lattice: Lattice, *, m2: float, lam: float) -> None:
+        check_type(lattice, Lattice, "lattice", "Write Lattice((16, 16)).")
         super().__init__(lattice)
-        if not (math.isfinite(m2) and math.isfinite(lam)):
-            raise ValueError(f"Couplings must be finite, got m2={m2}, lam={lam}.")
-        if lam < 0 or (lam == 0 and m2 <= 0):
-            raise ValueError(
-                f"exp(-S) cannot be normalised for m2={m2}, lam={lam}; "
-                "expected lam > 0, or lam = 0 with m2 > 0 (a free field)."
-            )
+        check_normalisable(m2, lam)
         self.m2 = float(m2)
         self.lam = float(lam)
 
@@ -165,3 +183,110 @@ class FreeScalar(Phi4):
     def log_z(self) -> float:
         """`log Z = sum_k 1/2 log(2 pi <|phi_k|^2> / V)`."""
         return float(0.5 * (2 * math.pi * self.mode_variance()).log().sum())
+
+
+class ONModel(Action):
+    r"""O(N) vector model, `S = sum_x [sum_mu |phi(x+mu) - phi(x)|^2 + m2 |phi|^2 + lam (|phi|^2)^2]`.
+
+    For one component it is `Phi4`.
+
+    Args:
+        multiplet: `Multiplet(lattice, N)`.
+        m2: bare mass squared, may be negative.
+        lam: quartic coupling, >= 0. With `lam = 0` the mass must be positive.
+
+    Raises:
+        ValueError: if the couplings are not finite or the density cannot be normalised.
+    """
+
+    def __init__(self, multiplet: Multiplet, *, m2: float, lam: float) -> None:
+        check_type(multiplet, Multiplet, "multiplet", "Write Multiplet(Lattice((16, 16)), 3).")
+        super().__init__(multiplet)
+        check_normalisable(m2, lam)
+        self.m2 = float(m2)
+        self.lam = float(lam)
+
+    def forward(self, phi: Tensor) -> Tensor:
+        """`S[phi]`, shape `(batch,)`."""
+        self.space.check(phi)
+        kinetic = sum((phi.roll(-1, mu) - phi).square().sum(1) for mu in self.lattice.axes)
+        square = phi.square().sum(1)
+        return (kinetic + (self.m2 + self.lam * square) * square).sum(self.lattice.axes)
+
+    def grad(self, phi: Tensor) -> Tensor:
+        """`dS/dphi_a = -2 Laplacian(phi_a) + 2 m2 phi_a + 4 lam |phi|^2 phi_a`, shaped like `phi`."""
+        self.space.check(phi)
+        neighbours = sum(phi.roll(1, mu) + phi.roll(-1, mu) for mu in self.lattice.axes)
+        square = phi.square().sum(1, keepdim=True)
+        return (4 * self.lattice.dim + 2 * self.m2 + 4 * self.lam * square) * phi - 2 * neighbours
+
+    def coupling_grad(self, phi: Tensor, name: str) -> Tensor:
+        """`dS/dm2 = sum_x |phi|^2` and `dS/dlam = sum_x |phi|^4`, `(batch,)`."""
+        self.space.check(phi)
+        powers = {"m2": 1, "lam": 2}
+        if name not in powers:
+            raise ValueError(f"{type(self).__name__} has the couplings m2 and lam, not {name!r}.")
+        return phi.square().sum(1).pow(powers[name]).sum(self.lattice.axes)
+
+    def extra_repr(self) -> str:
+        """Couplings, for `repr`."""
+        return f"shape={self.space.shape}, m2={self.m2}, lam={self.lam}"
+
+
+class ExternalField(Action):
+    """Another action in a uniform external field, `S_h[phi] = S[phi] - h . sum_x phi(x)`.
+
+    The field breaks phi -> -phi: flows for it have groups with `z2=False` (of a multiplet,
+    `rotations=False`).
+
+    Args:
+        action: S.
+        h: the field; one number for each component of a multiplet.
+
+    >>> action = ExternalField(Phi4(Lattice((4, 4)), m2=-4.0, lam=8.0), h=0.1)
+    >>> action(torch.ones(1, 4, 4)) - action.action(torch.ones(1, 4, 4))
+    tensor([-1.6000])
+    """
+
+    h: Tensor
+
+    def __init__(self, action: Action, *, h: float | tuple[float, ...]) -> None:
+        check_type(action, Action, "action", "Give an instance, such as Phi4(lattice, m2=-4.0, lam=6.0).")
+        super().__init__(action.space)
+        values = torch.tensor(h, dtype=torch.float64)
+        n_components = self.space.size // self.lattice.volume
+        if values.dim() > 1 or values.numel() != n_components or not bool(values.isfinite().all()):
+            raise ValueError(f"h must be {n_components} finite numbers, one for each component; got {h}.")
+        self.action = action
+        self.register_buffer("h", values.reshape(-1, *(1,) * self.lattice.dim), False)
+
+    def forward(self, phi: Tensor) -> Tensor:
+        """`S_h[phi]`, shape `(batch,)`."""
+        return self.action(phi) - (phi * self._like(phi)).sum(self.space.event_axes)
+
+    def grad(self, phi: Tensor) -> Tensor:
+        """`dS/dphi - h`, shaped like `phi`."""
+        return self.action.grad(phi) - self._like(phi)
+
+    def coupling_grad(self, phi: Tensor, name: str) -> Tensor:
+        """That of S."""
+        return self.action.coupling_grad(phi, name)
+
+    def extra_repr(self) -> str:
+        """The field, for `repr`."""
+        return f"h={self.h.flatten().tolist()}"
+
+    def _like(self, phi: Tensor) -> Tensor:
+        h = self.h.to(phi)
+        return h if phi.dim() > 1 + self.lattice.dim else h[0]
+
+
+def check_normalisable(m2: float, lam: float) -> None:
+    """Raise a ValueError unless `exp(-S)` of phi^4 theory with these couplings has a finite integral."""
+    if not (math.isfinite(m2) and math.isfinite(lam)):
+        raise ValueError(f"Couplings must be finite, got m2={m2}, lam={lam}.")
+    if lam < 0 or (lam == 0 and m2 <= 0):
+        raise ValueError(
+            f"exp(-S) cannot be normalised for m2={m2}, lam={lam}; "
+            "expected lam > 0, or lam = 0 with m2 > 0 (a free field)."
+        )

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from equiflow.actions import Action
-from equiflow.lattice import Lattice, check_count, check_type
+from equiflow.lattice import Space, check_count, check_type
 
 
 @dataclass(frozen=True)
@@ -92,8 +92,8 @@ class ActionFamily:
     """An action for every value of its couplings in a range.
 
     Args:
-        kind: makes an action from the lattice and the couplings by name, for example `Phi4`.
-        lattice: where the field lives.
+        kind: makes an action from the space and the couplings by name, for example `Phi4`.
+        space: where the field lives, such as a `Lattice`.
         couplings: each either a number or a range `(low, high)`.
 
     Raises:
@@ -106,11 +106,11 @@ class ActionFamily:
     """
 
     def __init__(
-        self, kind: Callable[..., Action], lattice: Lattice, **couplings: float | tuple[float, float]
+        self, kind: Callable[..., Action], space: Space, **couplings: float | tuple[float, float]
     ) -> None:
-        check_type(lattice, Lattice, "lattice", "Write Lattice((16, 16)).")
+        check_type(space, Space, "lattice", "Write Lattice((16, 16)).")
         self.kind = kind
-        self.lattice = lattice
+        self.space = space
         self.fixed = {k: v for k, v in couplings.items() if isinstance(v, (int, float))}
         self.couplings = CouplingRanges(
             {k: v for k, v in couplings.items() if not isinstance(v, (int, float))}
@@ -120,7 +120,7 @@ class ActionFamily:
 
     def at(self, **couplings: float) -> Action:
         """The action at given couplings, one value for each range."""
-        return self.kind(self.lattice, **self.fixed, **self.couplings.check(couplings))
+        return self.kind(self.space, **self.fixed, **self.couplings.check(couplings))
 
     def draw(self, n_points: int, generator: torch.Generator | None = None) -> list[dict[str, float]]:
         """Couplings, see `CouplingRanges.draw`."""
@@ -129,7 +129,7 @@ class ActionFamily:
     def __repr__(self) -> str:
         name = getattr(self.kind, "__qualname__", repr(self.kind))
         given = {**self.fixed, **self.couplings.ranges}
-        return f"ActionFamily({name}, {self.lattice}, {', '.join(f'{k}={v}' for k, v in given.items())})"
+        return f"ActionFamily({name}, {self.space}, {', '.join(f'{k}={v}' for k, v in given.items())})"
 
 
 def _range(name: str, limits: object) -> tuple[float, float]:

@@ -9,11 +9,23 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-FIELD_DTYPES = (torch.float32, torch.float64)
+from equiflow.space import FIELD_DTYPES, Particles, Space, check_count, check_type
+
+__all__ = [
+    "FIELD_DTYPES",
+    "SPACES",
+    "Lattice",
+    "Multiplet",
+    "Particles",
+    "Space",
+    "check_count",
+    "check_type",
+    "lattice_of",
+]
 
 
 @dataclass(frozen=True)
-class Lattice:
+class Lattice(Space):
     """A periodic lattice with any number of dimensions and any sides.
 
     Args:
@@ -41,6 +53,11 @@ class Lattice:
         if not sides or min(sides) < 1:
             raise ValueError(f"A lattice needs at least one side, each at least 1; got {sides}.")
         object.__setattr__(self, "shape", sides)
+
+    @classmethod
+    def of_shape(cls, shape: tuple[int, ...]) -> Lattice:
+        """See `Space.of_shape`."""
+        return cls(tuple(shape))
 
     @property
     def dim(self) -> int:
@@ -114,55 +131,50 @@ class Lattice:
             stride *= side
         return flat
 
-    def check(self, phi: Tensor, name: str = "phi") -> Tensor:
-        """Return `phi` if it is a real batch of configurations `(batch, *lattice)`, else raise.
 
-        Raises:
-            TypeError: if it is not a float32 or float64 tensor.
-            ValueError: if its shape is not `(batch, *lattice)`.
-        """
-        if not isinstance(phi, Tensor):
-            raise TypeError(f"{name} must be a torch.Tensor, got {type(phi).__name__}.")
-        if phi.dtype not in FIELD_DTYPES:
-            raise TypeError(
-                f"{name} has dtype {phi.dtype}; expected torch.float32 or torch.float64. "
-                "Convert it with .float() or .double()."
-            )
-        if phi.is_meta:
-            raise ValueError(f"{name} lives on the meta device and has no values; expected cpu or cuda.")
-        if phi.dim() != self.dim + 1 or tuple(phi.shape[1:]) != self.shape:
-            expected = ", ".join(map(str, ("batch", *self.shape)))
-            raise ValueError(
-                f"{name} has shape {tuple(phi.shape)}; expected ({expected}). "
-                "Put the batch axis first; a single configuration is phi[None]."
-            )
-        return phi
+@dataclass(frozen=True)
+class Multiplet(Space):
+    """Fields of several real components on a lattice, such as the O(N) vector `phi_a(x)`.
 
-    def check_finite(self, phi: Tensor, name: str = "phi") -> Tensor:
-        """`check`, and raise a ValueError if any value is NaN or infinite."""
-        self.check(phi, name)
-        finite = phi.isfinite()
-        if not bool(finite.all()):
-            bad = int((~finite.flatten(1).all(1)).sum())
-            raise ValueError(
-                f"{name} has NaN or infinite values in {bad} of {len(phi)} configurations; "
-                "expected finite fields. Drop them or look at where they come from."
-            )
-        return phi
+    Configurations are `(batch, component, *lattice)`.
+
+    Args:
+        lattice: where the field lives.
+        n_components: number N of components.
+
+    >>> Multiplet(Lattice((4, 6)), 3).shape
+    (3, 4, 6)
+    """
+
+    lattice: Lattice
+    n_components: int
+
+    def __post_init__(self) -> None:
+        check_type(self.lattice, Lattice, "lattice", "Write Lattice((16, 16)).")
+        check_count(self.n_components, "n_components")
+
+    @classmethod
+    def of_shape(cls, shape: tuple[int, ...]) -> Multiplet:
+        """See `Space.of_shape`."""
+        return cls(Lattice(tuple(shape[1:])), shape[0])
+
+    @property
+    def shape(self) -> tuple[int, ...]:  # type: ignore[override]
+        """`(component, *lattice)`."""
+        return (self.n_components, *self.lattice.shape)
 
 
-def check_type(value: object, expected: type | tuple[type, ...], name: str, remedy: str = "") -> None:
-    """Raise a TypeError unless `value` is an instance of what is expected; a class is not."""
-    if not isinstance(value, expected) or (isinstance(value, bool) and expected is not bool):
-        kinds = expected if isinstance(expected, tuple) else (expected,)
-        wanted = " or ".join(kind.__name__ for kind in kinds)
-        raise TypeError(f"{name} must be of type {wanted}, got {value!r}. {remedy}".rstrip())
+#: the kinds of spaces, by the name that they have in files
+SPACES: dict[str, type[Space]] = {"lattice": Lattice, "multiplet": Multiplet, "particles": Particles}
 
 
-def check_count(value: object, name: str, *, minimum: int = 1) -> int:
-    """Return `value` if it is an integer of at least `minimum`, else raise."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an integer, got {value!r}.")
-    if value < minimum:
-        raise ValueError(f"{name} must be an integer >= {minimum}, got {value}.")
-    return value
+def lattice_of(space: Space) -> Lattice:
+    """The lattice that a space is over.
+
+    Raises:
+        TypeError: if it is over none.
+    """
+    lattice = space if isinstance(space, Lattice) else getattr(space, "lattice", None)
+    if not isinstance(lattice, Lattice):
+        raise TypeError(f"{space} has no lattice; use .space instead of .lattice.")
+    return lattice

@@ -7,35 +7,36 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from functools import singledispatch
 
 import torch
 from torch import Tensor, nn
 
-from equiflow.lattice import FIELD_DTYPES, Lattice, check_type
-from equiflow.resizing import check_resizable, momenta_on
-from equiflow.symmetry import SymmetryGroup
+from equiflow.group import Group, group_on
+from equiflow.lattice import FIELD_DTYPES, Lattice, Multiplet, Space, check_type, lattice_of
+from equiflow.resizing import momenta_on, space_on
+from equiflow.symmetry import spatial_part
 
 LOG_2PI = math.log(2 * math.pi)
 
 
 class Prior(nn.Module, ABC):
-    """A density on lattice fields that can be sampled by reparametrisation."""
+    """A density on configurations that can be sampled by reparametrisation."""
 
-    def __init__(self, lattice: Lattice, *, group: SymmetryGroup | None = None) -> None:
+    def __init__(self, space: Space, *, group: Group | None = None) -> None:
         super().__init__()
-        check_type(lattice, Lattice, "lattice", "Write Lattice((16, 16)).")
-        group = SymmetryGroup(lattice) if group is None else group
-        check_type(group, SymmetryGroup, "group")
-        if group.lattice != lattice:
-            raise ValueError(
-                f"The group acts on lattice {group.lattice.shape}, the prior lives on {lattice.shape}."
-            )
-        self.lattice = lattice
-        self.group = group
+        check_type(space, Space, "lattice", "Write Lattice((16, 16)).")
+        self.space = space
+        self.group = group_on(space, group, "prior")
         # Tells where the prior lives even when it has no parameters.
         self.register_buffer("_anchor", torch.zeros((), dtype=torch.get_default_dtype()), False)
 
     _anchor: Tensor
+
+    @property
+    def lattice(self) -> Lattice:
+        """The lattice of the fields."""
+        return lattice_of(self.space)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -50,7 +51,7 @@ class Prior(nn.Module, ABC):
     @property
     def event_shape(self) -> tuple[int, ...]:
         """Shape of one sample, `(*lattice)` or `(component, *lattice)`."""
-        return self.lattice.shape
+        return self.space.shape
 
     def noise(self, n_samples: int, generator: torch.Generator | None = None) -> Tensor:
         """White noise `(n_samples, *lattice)` on the device and in the dtype of the prior."""
@@ -121,18 +122,18 @@ class StandardNormal(Prior):
 
     def log_prob(self, z: Tensor) -> Tensor:
         """`-1/2 sum_x (z_x^2 + log 2 pi)`, `(batch,)`."""
-        self.lattice.check(z, "z")
-        return -0.5 * (z.square() + LOG_2PI).sum(self.lattice.axes)
+        self.space.check(z, "z")
+        return -0.5 * (z.square() + LOG_2PI).sum(self.space.event_axes)
 
     def score(self, z: Tensor) -> Tensor:
         """`-z`."""
-        self.lattice.check(z, "z")
+        self.space.check(z, "z")
         return -z
 
     def resized(self, lattice: Lattice) -> StandardNormal:
         """The same density per site."""
-        check_resizable(self.lattice, lattice)
-        prior = StandardNormal(lattice, group=self.group.on(lattice))
+        space = space_on(self.space, lattice)
+        prior = StandardNormal(space, group=self.group.on(space))
         return prior.to(self.device, self.dtype)
 
 
@@ -144,7 +145,7 @@ class FreeField(Prior):
     to learn; at the start `sigma_k^2 = 1 / (2 (k^2 + m2))`, the propagator of `FreeScalar`.
 
     Args:
-        lattice: where the field lives.
+        space: a lattice, or a multiplet on one, whose components are independent and alike.
         m2: mass squared of the initial spectrum, > 0.
         group: ties the spectrum; by default the full point group of the lattice.
         learnable: whether the spectrum is trained.
@@ -155,26 +156,30 @@ class FreeField(Prior):
 
     def __init__(
         self,
-        lattice: Lattice,
+        space: Space,
         *,
         m2: float = 1.0,
-        group: SymmetryGroup | None = None,
+        group: Group | None = None,
         learnable: bool = True,
     ) -> None:
-        super().__init__(lattice, group=group)
+        super().__init__(space, group=group)
         check_type(m2, (float, int), "m2")
         if not m2 > 0 or not math.isfinite(m2):
             raise ValueError(f"The spectrum needs a positive, finite m2; got {m2}.")
         self.m2 = float(m2)
         self.learnable = learnable
-        orbits = self.group.momentum_orbits()
-        self.register_buffer("_orbit", lattice.half(orbits.index).contiguous(), False)
+        orbits = spatial_part(self.group).momentum_orbits()
+        self.register_buffer("_orbit", self.lattice.half(orbits.index).contiguous(), False)
         self.register_buffer("_multiplicity", orbits.multiplicity.clone(), False)
         log_sigma = orbits.mean(self._free_log_sigma())
         self.log_sigma = nn.Parameter(log_sigma.to(torch.get_default_dtype()), requires_grad=learnable)
 
     _orbit: Tensor
     _multiplicity: Tensor
+
+    @property
+    def _n_components(self) -> int:
+        return self.space.size // self.lattice.volume
 
     def _free_log_sigma(self) -> Tensor:
         """`log sigma_k` of the free field of mass squared `m2` on all momenta, `(*lattice)`."""
@@ -190,13 +195,13 @@ class FreeField(Prior):
 
     def log_prob(self, z: Tensor) -> Tensor:
         """`sum_k [-|z_k|^2 / (2 V sigma_k^2) - log sigma_k - 1/2 log 2 pi]`, `(batch,)`."""
-        quadratic = 0.5 * (z * self.score(z)).sum(self.lattice.axes)
-        log_det = (self._multiplicity * self.log_sigma).sum()
-        return quadratic - log_det - 0.5 * self.lattice.volume * LOG_2PI
+        quadratic = 0.5 * (z * self.score(z)).sum(self.space.event_axes)
+        log_det = self._n_components * (self._multiplicity * self.log_sigma).sum()
+        return quadratic - log_det - 0.5 * self.space.size * LOG_2PI
 
     def score(self, z: Tensor) -> Tensor:
         """`-z_k / sigma_k^2` back in position space, shaped like `z`."""
-        self.lattice.check(z, "z")
+        self.space.check(z, "z")
         return -self.lattice.ifft(self.lattice.fft(z) * (-2 * self.log_sigma).exp()[self._orbit])
 
     @torch.no_grad()
@@ -204,10 +209,10 @@ class FreeField(Prior):
         """`sum_{k in orbit} (|z_k|^2 / (V sigma_k^2) - 1)`, see `Prior.parameter_score`."""
         if not self.log_sigma.requires_grad:
             return z.new_zeros(len(z), 0)
-        power = self.lattice.fft(z).abs().square().flatten(1)
+        power = self.lattice.fft(z).abs().square().reshape(len(z), -1, self._orbit.numel()).sum(1)
         power = power * self.lattice.half_multiplicity().to(z).flatten() / self.lattice.volume
         total = z.new_zeros(len(z), len(self.log_sigma)).index_add_(1, self._orbit.flatten(), power)
-        return total * (-2 * self.log_sigma).exp() - self._multiplicity
+        return total * (-2 * self.log_sigma).exp() - self._n_components * self._multiplicity
 
     def config(self) -> dict[str, object]:
         """See `Prior.config`."""
@@ -216,14 +221,26 @@ class FreeField(Prior):
     @torch.no_grad()
     def resized(self, lattice: Lattice) -> FreeField:
         """The spectrum as a function of momentum: its ratio to the free one is interpolated."""
-        check_resizable(self.lattice, lattice)
-        prior = FreeField(lattice, group=self.group.on(lattice), m2=self.m2, learnable=self.learnable)
+        space = space_on(self.space, lattice)
+        prior = FreeField(space, group=self.group.on(space), m2=self.m2, learnable=self.learnable)
         prior.to(self.device, self.dtype)
-        own = self.log_sigma.double().cpu()[self.group.momentum_orbits().index]
-        ratio = momenta_on(own - self._free_log_sigma(), self.lattice, lattice)
-        log_sigma = prior.group.momentum_orbits().mean(ratio + prior._free_log_sigma())
+        own = self.log_sigma.double().cpu()[spatial_part(self.group).momentum_orbits().index]
+        ratio = momenta_on(own - self._free_log_sigma(), self.lattice, prior.lattice)
+        log_sigma = spatial_part(prior.group).momentum_orbits().mean(ratio + prior._free_log_sigma())
         prior.log_sigma.copy_(log_sigma)
         return prior
 
 
 PRIORS: dict[str, type[Prior]] = {"FreeField": FreeField, "StandardNormal": StandardNormal}
+
+
+@singledispatch
+def default_prior(space: Space, group: Group) -> Prior:
+    """The prior that a flow on a kind of space starts from unless told otherwise."""
+    raise TypeError(f"No prior is known for {space!r}; give one, or register it with default_prior.")
+
+
+@default_prior.register(Lattice)
+@default_prior.register(Multiplet)
+def _(space: Space, group: Group) -> Prior:
+    return FreeField(space, group=group)

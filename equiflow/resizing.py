@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from equiflow.lattice import Lattice, check_type
+from equiflow.lattice import Lattice, Multiplet, Space, check_type, lattice_of
 
 
 def check_resizable(source: Lattice, target: Lattice) -> None:
@@ -16,6 +16,12 @@ def check_resizable(source: Lattice, target: Lattice) -> None:
             f"Nothing carries over from a {source.dim}D lattice to a {target.dim}D one; expected a shape "
             f"with {source.dim} sides, got {target.shape}."
         )
+
+
+def space_on(source: Space, target: Lattice) -> Space:
+    """The space of the same fields on another lattice, see `check_resizable`."""
+    check_resizable(lattice_of(source), target)
+    return Multiplet(target, source.n_components) if isinstance(source, Multiplet) else target
 
 
 def offsets_on(kernel: Tensor, source: Lattice, target: Lattice) -> Tensor:

@@ -11,12 +11,13 @@ import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from equiflow.lattice import Lattice, check_type
+from equiflow.group import Element, Group, group_of, group_on
+from equiflow.lattice import Lattice, Space, check_type, lattice_of
 
 
 @dataclass(frozen=True)
@@ -79,16 +80,6 @@ class Transformation:
     def __str__(self) -> str:
         sign = "-" if self.sign < 0 else ""
         return f"phi(x) -> {sign}phi(R^-1(x - {self.shift})), R x = {self.point}"
-
-
-class Symmetry(Protocol):
-    """A group acting on fields, as far as a test of it goes."""
-
-    def generators(self) -> dict[str, Transformation]:
-        """Named elements that generate the group."""
-
-    def random_element(self, generator: torch.Generator | None = None) -> Transformation:
-        """A uniformly drawn element."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,7 +170,7 @@ def _select(lattice: Lattice, selection: str) -> tuple[PointElement, ...]:
 
 
 @dataclass(frozen=True)
-class SymmetryGroup:
+class SymmetryGroup(Group):
     """Translations x point group x (optionally) Z2, acting on a scalar field.
 
     Args:
@@ -201,6 +192,11 @@ class SymmetryGroup:
         check_type(self.z2, bool, "z2")
         point_group(self.lattice, self.point)
 
+    @property
+    def space(self) -> Lattice:
+        """The lattice."""
+        return self.lattice
+
     @cached_property
     def point_elements(self) -> tuple[PointElement, ...]:
         """The point group, identity included."""
@@ -212,6 +208,11 @@ class SymmetryGroup:
         return self._inversion in self.point_elements
 
     @property
+    def identity(self) -> Transformation:
+        """The element that changes nothing."""
+        return Transformation(self._identity, (0,) * self.lattice.dim)
+
+    @property
     def _identity(self) -> PointElement:
         return PointElement(tuple(range(self.lattice.dim)), (1,) * self.lattice.dim)
 
@@ -219,9 +220,22 @@ class SymmetryGroup:
     def _inversion(self) -> PointElement:
         return PointElement(tuple(range(self.lattice.dim)), (-1,) * self.lattice.dim)
 
-    def on(self, lattice: Lattice) -> SymmetryGroup:
+    def on(self, space: Space) -> SymmetryGroup:
         """The group of the same name on another lattice."""
-        return SymmetryGroup(lattice, self.point, self.z2)
+        return SymmetryGroup(lattice_of(space), self.point, self.z2)
+
+    def config(self) -> dict[str, Any]:
+        """See `Group.config`."""
+        return {"point": self.point, "z2": self.z2}
+
+    def __le__(self, other: object) -> bool:
+        """Whether another group on the same lattice has all of its elements."""
+        return (
+            isinstance(other, SymmetryGroup)
+            and self.lattice == other.lattice
+            and set(self.point_elements) <= set(other.point_elements)
+            and self.z2 <= other.z2
+        )
 
     def elements(self) -> Iterable[Transformation]:
         """All elements at the origin, without translations: point group x Z2."""
@@ -230,11 +244,11 @@ class SymmetryGroup:
             for sign in (1, -1) if self.z2 else (1,):
                 yield Transformation(point, still, sign)
 
-    def generators(self) -> dict[str, Transformation]:
+    def generators(self) -> dict[str, Element]:
         """Named elements that generate the group: one shift per axis, the point group, Z2."""
         dim = self.lattice.dim
         still = (0,) * dim
-        named = {
+        named: dict[str, Element] = {
             f"translation along axis {axis}": Transformation(
                 self._identity, tuple(int(other == axis) for other in range(dim))
             )
@@ -320,3 +334,31 @@ class SymmetryGroup:
         )
         parts = ["translations"] + ([point] if order > 1 else []) + (["Z2"] if self.z2 else [])
         return " x ".join(parts)
+
+
+group_of.register(Lattice, SymmetryGroup)
+
+
+def symmetry_on(lattice: Lattice, group: Group | None, what: str) -> SymmetryGroup:
+    """`group_on` for what takes a scalar field on a lattice only.
+
+    Raises:
+        TypeError: if it is no `SymmetryGroup`.
+        ValueError: if it acts on another space.
+    """
+    group = group_on(lattice, group, what)
+    check_type(group, SymmetryGroup, "group")
+    assert isinstance(group, SymmetryGroup)
+    return group
+
+
+def spatial_part(group: Group) -> SymmetryGroup:
+    """What a group does to the sites of a lattice.
+
+    Raises:
+        TypeError: if it acts on no lattice.
+    """
+    spatial = group if isinstance(group, SymmetryGroup) else getattr(group, "spatial", None)
+    if not isinstance(spatial, SymmetryGroup):
+        raise TypeError(f"{group} acts on no lattice; expected a SymmetryGroup or a MultipletGroup.")
+    return spatial

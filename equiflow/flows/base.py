@@ -10,24 +10,29 @@ from torch.distributions import Distribution, constraints
 
 from equiflow.actions import Action
 from equiflow.flows.certificate import Certificate, SolvedTwice, certify
-from equiflow.lattice import Lattice, check_count, check_type
+from equiflow.lattice import Lattice, Space, check_count, check_type, lattice_of
 from equiflow.priors import Prior
 
 
 class Flow(nn.Module, ABC):
     """An invertible map from a prior to a model density, with the log-determinant of its Jacobian."""
 
-    def __init__(self, lattice: Lattice, prior: Prior) -> None:
+    def __init__(self, space: Space, prior: Prior) -> None:
         super().__init__()
-        check_type(lattice, Lattice, "lattice", "Write Lattice((16, 16)).")
+        check_type(space, Space, "lattice", "Write Lattice((16, 16)).")
         check_type(prior, Prior, "prior", "Give an instance, such as FreeField(lattice).")
-        if prior.lattice != lattice:
+        if prior.space != space:
             raise ValueError(
-                f"The prior lives on lattice {prior.lattice.shape}, the flow on {lattice.shape}. "
-                "Build both from the same Lattice."
+                f"The prior lives on {prior.space.kind} {prior.space.shape}, the flow on {space.shape}. "
+                f"Build both from the same {type(space).__name__}."
             )
-        self.lattice = lattice
+        self.space = space
         self.prior = prior
+
+    @property
+    def lattice(self) -> Lattice:
+        """The lattice of the fields."""
+        return lattice_of(self.space)
 
     @abstractmethod
     def transform_and_log_det(self, z: Tensor) -> tuple[Tensor, Tensor]:
@@ -119,7 +124,7 @@ class Flow(nn.Module, ABC):
         return certify(samples, round_trip, nfe=0, solver="exact map", refined="the same map")
 
     def _check_input(self, phi: Tensor, name: str) -> Tensor:
-        self.lattice.check_finite(phi, name)
+        self.space.check_finite(phi, name)
         if phi.dtype != self.dtype:
             raise TypeError(
                 f"{name} has dtype {phi.dtype}, the flow computes in {self.dtype}. "

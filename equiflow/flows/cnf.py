@@ -14,14 +14,15 @@ from equiflow.allocation import keep_freed_memory
 from equiflow.compilation import Compiled
 from equiflow.flows.base import Flow
 from equiflow.flows.certificate import Certificate, SolvedTwice, certify
-from equiflow.flows.recipes import describe, dtype_named, load_weights, rebuild
-from equiflow.lattice import Lattice, check_count, check_type
+from equiflow.flows.recipes import describe, dtype_named, load_weights, rebuild, space_of
+from equiflow.group import Group
+from equiflow.lattice import Lattice, Space, check_count, check_type
 from equiflow.ode import Solution, State, integrate
-from equiflow.priors import PRIORS, FreeField, Prior
+from equiflow.priors import PRIORS, Prior, default_prior
+from equiflow.resizing import space_on
 from equiflow.solvers import Solver, SolverChoice, choose_solver
 from equiflow.storage import CheckpointError, load_safely, save_atomically
-from equiflow.symmetry import SymmetryGroup
-from equiflow.vector_fields import VECTOR_FIELDS, OrbitConvField, VectorField
+from equiflow.vector_fields import VECTOR_FIELDS, VectorField, default_field
 
 
 @dataclass(frozen=True)
@@ -50,16 +51,16 @@ class EquivariantCNF(Flow):
     (arXiv:1806.07366, 2110.02673). With an equivariant v and an invariant prior, q is invariant.
 
     Args:
-        lattice: where the field lives.
-        vector_field: any `VectorField` on that lattice; by default an `OrbitConvField` with
+        space: of the configurations: a `Lattice`, a `Multiplet`, `Particles`.
+        vector_field: any `VectorField` on that space; on a lattice by default an `OrbitConvField` with
             translations x the full point group x Z2.
-        prior: by default a `FreeField` with a learnable spectrum, tied by the field's group.
+        prior: on a lattice by default a `FreeField` with a learnable spectrum, tied by the field's group.
         solver: how to integrate; by default `Solver("dopri5", rtol=1e-5, atol=1e-5)`.
         compile: whether the vector field is compiled by `torch.compile`, about twice as fast from
             L = 16 on, after seconds to minutes of compiling. Where that fails it warns and goes on.
 
     Raises:
-        ValueError: if field, prior and flow do not share one lattice.
+        ValueError: if field, prior and flow do not share one space.
 
     >>> flow = EquivariantCNF(Lattice((4, 4)))
     >>> phi, log_q = flow.sample_and_log_prob(8)
@@ -69,7 +70,7 @@ class EquivariantCNF(Flow):
 
     def __init__(
         self,
-        lattice: Lattice,
+        space: Space,
         *,
         vector_field: VectorField | None = None,
         prior: Prior | None = None,
@@ -77,17 +78,17 @@ class EquivariantCNF(Flow):
         compile: bool = False,
     ) -> None:
         check_type(compile, bool, "compile")
-        vector_field = OrbitConvField(lattice) if vector_field is None else vector_field
-        check_type(lattice, Lattice, "lattice", "Write Lattice((16, 16)).")
+        check_type(space, Space, "lattice", "Write Lattice((16, 16)).")
+        vector_field = default_field(space) if vector_field is None else vector_field
         check_type(
             vector_field, VectorField, "vector_field", "Give an instance, such as OrbitConvField(lattice)."
         )
-        if vector_field.lattice != lattice:
+        if vector_field.space != space:
             raise ValueError(
-                f"The vector field lives on lattice {vector_field.lattice.shape}, the flow on "
-                f"{lattice.shape}. Build both from the same Lattice."
+                f"The vector field lives on {vector_field.space.kind} {vector_field.space.shape}, the flow "
+                f"on {space.shape}. Build both from the same {type(space).__name__}."
             )
-        super().__init__(lattice, FreeField(lattice, group=vector_field.group) if prior is None else prior)
+        super().__init__(space, default_prior(space, vector_field.group) if prior is None else prior)
         self.vector_field = vector_field
         self.solver = Solver() if solver is None else solver
         check_type(self.solver, Solver, "solver", 'Write Solver("dopri5", rtol=1e-5, atol=1e-5).')
@@ -106,9 +107,10 @@ class EquivariantCNF(Flow):
         return self._compiled[what](*arguments)
 
     @property
-    def group(self) -> SymmetryGroup:
-        """The symmetry of the vector field."""
-        return self.vector_field.group
+    def group(self) -> Group:
+        """The symmetry of the density: what vector field and prior both respect."""
+        field, prior = self.vector_field.group, self.prior.group
+        return prior if prior <= field else field
 
     def resized(self, lattice: Lattice) -> EquivariantCNF:
         """The flow on a lattice of another size: what was learned carries over, nothing is shared.
@@ -127,9 +129,8 @@ class EquivariantCNF(Flow):
         >>> flow.resized(Lattice((6, 6))).sample(2).shape
         torch.Size([2, 6, 6])
         """
-        check_type(lattice, Lattice, "lattice", "Write Lattice((16, 16)).")
         return EquivariantCNF(
-            lattice,
+            space_on(self.space, lattice),
             vector_field=self.vector_field.resized(lattice),
             prior=self.prior.resized(lattice),
             solver=self.solver,
@@ -209,7 +210,7 @@ class EquivariantCNF(Flow):
         return PathSample(phi, log_q - log_det.detach(), score.detach(), energy, nfe)
 
     def _power(self, velocity: Tensor) -> Tensor:
-        return velocity.square().sum(self.lattice.axes)
+        return velocity.square().sum(self.space.event_axes)
 
     @torch.no_grad()
     def certificate(
@@ -299,7 +300,7 @@ class EquivariantCNF(Flow):
     def to_dict(self) -> dict[str, Any]:
         """The recipe and the weights of the flow, as plain values and tensors."""
         return {
-            "lattice": list(self.lattice.shape),
+            self.space.kind: list(self.space.shape),
             "dtype": str(self.dtype).removeprefix("torch."),
             "solver": asdict(self.solver),
             "vector_field": describe(self.vector_field),
@@ -349,14 +350,14 @@ class EquivariantCNF(Flow):
         compile: bool = False,
     ) -> EquivariantCNF:
         """The flow that `to_dict` describes, see `load`; what is not its output can raise anything."""
-        lattice = Lattice(tuple(content["lattice"]))
+        space = space_of(content)
         dtype = dtype_named(content["dtype"])
         if vector_field is None:
-            vector_field = rebuild(content["vector_field"], VECTOR_FIELDS, lattice)
+            vector_field = rebuild(content["vector_field"], VECTOR_FIELDS, space)
         if prior is None:
-            prior = rebuild(content["prior"], PRIORS, lattice)
+            prior = rebuild(content["prior"], PRIORS, space)
         solver = Solver(**content["solver"])
-        flow = cls(lattice, vector_field=vector_field, prior=prior, solver=solver, compile=compile)
+        flow = cls(space, vector_field=vector_field, prior=prior, solver=solver, compile=compile)
         load_weights(flow.to(device, dtype), content["state_dict"])
         flow.about = dict(content.get("about", {}))
         return flow
@@ -391,4 +392,4 @@ class EquivariantCNF(Flow):
 
     def extra_repr(self) -> str:
         """What `repr` shows besides the modules."""
-        return f"lattice={self.lattice.shape}, group={self.group}, solver={self.solver}"
+        return f"{self.space.kind}={self.space.shape}, group={self.group}, solver={self.solver}"

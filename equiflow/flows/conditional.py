@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from equiflow.families import CouplingRanges
 from equiflow.flows.cnf import EquivariantCNF
 from equiflow.flows.recipes import load_weights
-from equiflow.lattice import Lattice, check_count, check_type
+from equiflow.lattice import Lattice, Space, check_count, check_type
 from equiflow.storage import CheckpointError, load_safely, save_atomically
 
 
@@ -66,9 +66,9 @@ class ConditionalFlow(nn.Module):
         self.about: dict[str, Any] = {}
 
     @property
-    def lattice(self) -> Lattice:
+    def space(self) -> Space:
         """Where the field lives."""
-        return self.template.lattice
+        return self.template.space
 
     @property
     def dtype(self) -> torch.dtype:

@@ -114,7 +114,7 @@ class ExtendedFlow(Flow, ABC):
         return {
             "flow": type(self).__name__,
             "lattice": list(self.lattice.shape),
-            "group": {"point": self.group.point, "z2": self.group.z2},
+            "group": self.group.config(),
             "dtype": str(self.dtype).removeprefix("torch."),
             "config": dict(self._config),
             "position": describe(self.prior.position),

@@ -10,7 +10,7 @@ from torch import Tensor
 from equiflow.actions import Action
 from equiflow.lattice import Lattice
 from equiflow.priors import FreeField, Prior
-from equiflow.symmetry import SymmetryGroup
+from equiflow.symmetry import SymmetryGroup, symmetry_on
 
 
 def split_state(lattice: Lattice, state: Tensor, name: str = "state") -> tuple[Tensor, Tensor]:
@@ -69,6 +69,8 @@ class PhaseSpacePrior(Prior):
         group: ties the default spectra.
     """
 
+    group: SymmetryGroup
+
     def __init__(
         self,
         lattice: Lattice,
@@ -77,7 +79,7 @@ class PhaseSpacePrior(Prior):
         momentum: Prior | None = None,
         group: SymmetryGroup | None = None,
     ) -> None:
-        super().__init__(lattice, group=group)
+        super().__init__(lattice, group=symmetry_on(lattice, group, "prior"))
         self.position = FreeField(lattice, group=self.group) if position is None else position
         self.momentum = _white(self.group) if momentum is None else momentum
         if not self.position.lattice == self.momentum.lattice == lattice:

@@ -8,29 +8,29 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from equiflow.lattice import FIELD_DTYPES, Lattice
-from equiflow.symmetry import SymmetryGroup
+from equiflow.group import Group, group_of
+from equiflow.lattice import FIELD_DTYPES, SPACES, Space
 
 
 class Part(Protocol):
     """A part of a flow that can be rebuilt: a vector field, a prior."""
 
-    group: SymmetryGroup
+    group: Group
 
     def config(self) -> dict[str, object]:
-        """Keyword arguments that rebuild the part from its lattice and group."""
+        """Keyword arguments that rebuild the part from its space and group."""
 
 
 def describe(part: Part) -> dict[str, Any]:
     """Name, group and options of a part, as plain values."""
     return {
         "name": type(part).__name__,
-        "group": {"point": part.group.point, "z2": part.group.z2},
+        "group": part.group.config(),
         "config": part.config(),
     }
 
 
-def rebuild(recipe: dict[str, Any], known: Mapping[str, Any], lattice: Lattice) -> Any:
+def rebuild(recipe: dict[str, Any], known: Mapping[str, Any], space: Space) -> Any:
     """The part that a recipe describes, with fresh weights.
 
     Raises:
@@ -41,8 +41,16 @@ def rebuild(recipe: dict[str, Any], known: Mapping[str, Any], lattice: Lattice) 
             f"{recipe['name']} is not part of equiflow; build it yourself and pass the instance "
             "to load, as in EquivariantCNF.load(path, vector_field=MyField(lattice))."
         )
-    group = SymmetryGroup(lattice, **recipe["group"])
-    return known[recipe["name"]](lattice, group=group, **recipe["config"])
+    group = group_of(space, **recipe["group"])
+    return known[recipe["name"]](space, group=group, **recipe["config"])
+
+
+def space_of(content: Mapping[str, Any]) -> Space:
+    """The space that a saved flow names by its kind and shape, such as `{"lattice": [8, 8]}`."""
+    kinds = [kind for kind in SPACES if kind in content]
+    if len(kinds) != 1:
+        raise ValueError(f"expected the shape of one of {', '.join(SPACES)}, got {kinds or 'none'}")
+    return SPACES[kinds[0]].of_shape(tuple(content[kinds[0]]))
 
 
 def dtype_named(name: str) -> torch.dtype:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from equiflow.group import Element, Group
 from equiflow.lattice import Lattice
 from equiflow.symmetry import PointElement, Transformation
 
@@ -29,7 +30,7 @@ def parity_of_sites(lattice: Lattice) -> Tensor:
 
 
 @dataclass(frozen=True)
-class CheckerboardGroup:
+class CheckerboardGroup(Group):
     """Translations that keep the parity of sites x (optionally) Z2.
 
     What a flow of masked couplings with free kernels respects, and all that it respects: a translation
@@ -49,10 +50,15 @@ class CheckerboardGroup:
     def __post_init__(self) -> None:
         parity_of_sites(self.lattice)
 
-    def generators(self) -> dict[str, Transformation]:
+    @property
+    def space(self) -> Lattice:
+        """The lattice."""
+        return self.lattice
+
+    def generators(self) -> dict[str, Element]:
         """Two sites along the first axis, one along it and any other, Z2."""
         dim = self.lattice.dim
-        named = {"translation by two along axis 0": self._element((2, *(0,) * (dim - 1)))}
+        named: dict[str, Element] = {"translation by two along axis 0": self._element((2, *(0,) * (dim - 1)))}
         for axis in range(1, dim):
             shift = (1, *(int(other == axis) for other in range(1, dim)))
             named[f"translation along axes 0 and {axis}"] = self._element(shift)

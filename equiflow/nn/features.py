@@ -93,3 +93,38 @@ class SineFeatures(nn.Module):
         at_zero = weight.new_zeros(()) if self.odd else weight[self.n_frequencies :] @ self.omega
         flat = torch.matmul(weight * omega.square(), value.flatten(-self.dim))
         return at_zero - flat.unflatten(-1, value.shape[-self.dim :])
+
+
+class VectorSineFeatures(nn.Module):
+    """`h_f(phi) = phi / r sin(omega_f r) / omega_f` with `r = |phi|`: turned with the components of phi.
+
+    For one component they are those of `SineFeatures`.
+
+    Args:
+        n_frequencies: number of learnable frequencies omega_f.
+        dim: dimension of the lattice.
+        max_frequency: initial frequencies are spread evenly on (0, max_frequency].
+    """
+
+    def __init__(self, n_frequencies: int, dim: int, *, max_frequency: float = 8.0) -> None:
+        super().__init__()
+        self.sines = SineFeatures(n_frequencies, dim, max_frequency=max_frequency)
+
+    def __len__(self) -> int:
+        return len(self.sines)
+
+    def forward(self, phi: Tensor) -> tuple[Tensor, Tensor]:
+        """Features `(batch, component, feature, *lattice)` and their traces `sum_a dh_a/dphi_a`.
+
+        Args:
+            phi: `(batch, component, *lattice)`.
+
+        Returns:
+            The features, and `cos(omega r) + (N - 1) sin(omega r) / (omega r)`, `(batch, feature, *lattice)`.
+        """
+        # Below the smallest r the ratio is 1 to rounding; the root of zero has no derivative.
+        smallest = torch.finfo(phi.dtype).tiny ** 0.5
+        r = phi.square().sum(1).clamp(min=smallest).sqrt()
+        radial = self.sines(r)
+        ratio = radial.value / r.unsqueeze(1)
+        return phi.unsqueeze(2) * ratio.unsqueeze(1), radial.first + (phi.shape[1] - 1) * ratio

@@ -86,12 +86,12 @@ class HMC:
                 f"Expected counts >= 1, got n_samples={n_samples}, n_chains={n_chains}, thin={thin}, "
                 f"n_thermalisation={n_thermalisation}."
             )
-        shape = (n_chains, *self.action.lattice.shape)
+        shape = (n_chains, *self.action.space.shape)
         if initial is None:
             # Weak: a strong fluctuation of a phi^4 field is too stiff for any sensible step size.
             phi = 0.1 * torch.randn(shape, generator=generator, device=device, dtype=dtype)
         else:
-            phi = self.action.lattice.check_finite(initial, "initial").clone()
+            phi = self.action.space.check_finite(initial, "initial").clone()
             if len(phi) != n_chains:
                 raise ValueError(
                     f"initial holds {len(phi)} fields for n_chains={n_chains}; expected one each."

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from equiflow.flows import EquivariantCNF, Flow
-from equiflow.lattice import Lattice
-from equiflow.symmetry import Symmetry, SymmetryGroup
+from equiflow.group import Group
+from equiflow.space import Space
 from equiflow.testing import laws
 from equiflow.vector_fields import VectorField
 
@@ -91,16 +91,16 @@ _WRONG_PRIOR = "The prior's score must be the gradient of its log_prob."
 
 def check_vector_field(
     field: VectorField,
-    lattice: Lattice | None = None,
+    space: Space | None = None,
     *,
-    group: SymmetryGroup | None = None,
+    group: Group | None = None,
     tolerance: float | None = None,
 ) -> CheckReport:
     """Run every law of a vector field: symmetry, exact divergence, score rates, gradients, batching.
 
     Args:
         field: with weights that are not zero (`randomise` gives it some; training does too).
-        lattice: must be the field's own if given.
+        space: must be the field's own if given.
         group: by default the group that the field claims.
         tolerance: relative; by default 1e-12 in float64 and 1e-5 in float32 (10 times that for
             comparisons with dense Jacobians).
@@ -112,9 +112,9 @@ def check_vector_field(
     laws.refuse_zero(field)
     tight = laws.tolerance_of(field, 1.0, tolerance)
     loose = laws.tolerance_of(field, 10.0, None if tolerance is None else 10 * tolerance)
-    errors = laws.equivariance_error(field, lattice, group=group)
+    errors = laws.equivariance_error(field, space, group=group)
     return CheckReport(
-        f"{type(field).__name__} on {field.lattice.shape}",
+        f"{type(field).__name__} on {field.space.shape}",
         (
             *_by_kind("equivariance", errors, tight),
             Check("divergence = dense trace", "", laws.divergence_error(field), loose, _WRONG_TRACE),
@@ -125,7 +125,7 @@ def check_vector_field(
     )
 
 
-def check_flow(flow: Flow, *, group: Symmetry | None = None, tolerance: float = 1e-3) -> CheckReport:
+def check_flow(flow: Flow, *, group: Group | None = None, tolerance: float = 1e-3) -> CheckReport:
     """Run every law of a flow: invariance of log q, dense log-determinant, inverse, prior; and of its field.
 
     Args:
@@ -141,7 +141,7 @@ def check_flow(flow: Flow, *, group: Symmetry | None = None, tolerance: float = 
     own = check_vector_field(flow.vector_field).checks if isinstance(flow, EquivariantCNF) else ()
     invariance = laws.invariance_error(flow, group)
     return CheckReport(
-        f"{type(flow).__name__} on {flow.lattice.shape}",
+        f"{type(flow).__name__} on {flow.space.shape}",
         (
             *own,
             *_by_kind("log q invariant", invariance, tolerance),
@@ -169,7 +169,7 @@ def _by_kind(law: str, errors: dict[str, float], tolerance: float) -> list[Check
 
 
 def _gradients_reach(field: VectorField) -> Check:
-    phi = laws.configurations(field, field.lattice)
+    phi = laws.configurations(field, field.space)
     with torch.enable_grad():
         total: Tensor | float = 0.0
         for t in laws.TIMES:
@@ -185,7 +185,7 @@ def _gradients_reach(field: VectorField) -> Check:
 
 
 def _batch_error(field: VectorField) -> float:
-    phi = laws.configurations(field, field.lattice)
+    phi = laws.configurations(field, field.space)
     with torch.no_grad():
         together = field.velocity_and_divergence(phi, 0.37)
         alone = [field.velocity_and_divergence(phi[i : i + 1], 0.37) for i in range(len(phi))]

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from equiflow.flows import Flow
-from equiflow.lattice import Lattice
-from equiflow.symmetry import Symmetry, SymmetryGroup, Transformation
+from equiflow.group import Element, Group, on_velocities
+from equiflow.lattice import Space
 from equiflow.vector_fields import VectorField
 
 TIMES = (0.0, 0.37, 1.0)
@@ -28,9 +28,9 @@ def randomise(module: nn.Module, *, scale: float = 0.3, seed: int = 0) -> None:
 
 def equivariance_error(
     field: VectorField,
-    lattice: Lattice | None = None,
+    space: Space | None = None,
     *,
-    group: SymmetryGroup | None = None,
+    group: Group | None = None,
     phi: Tensor | None = None,
     times: tuple[float, ...] = TIMES,
     n_random: int = 4,
@@ -41,7 +41,7 @@ def equivariance_error(
 
     Args:
         field: the vector field.
-        lattice: must be the field's own if given.
+        space: must be the field's own if given.
         group: by default the group that the field claims.
         phi: configurations to test on; random ones by default.
         times: flow times to test at.
@@ -50,8 +50,8 @@ def equivariance_error(
     Returns:
         Name of the group element -> relative violation.
     """
-    group = _group_of(field, lattice, group)
-    phi = configurations(field, group.lattice) if phi is None else phi
+    group = _group_of(field, space, group)
+    phi = configurations(field, group.space) if phi is None else phi
     return {
         name: max(_violation(field, phi, t, element) for t in times)
         for name, element in _elements(group, n_random).items()
@@ -60,15 +60,15 @@ def equivariance_error(
 
 def assert_equivariant(
     field: VectorField,
-    lattice: Lattice | None = None,
+    space: Space | None = None,
     *,
-    group: SymmetryGroup | None = None,
+    group: Group | None = None,
     tolerance: float | None = None,
 ) -> None:
     """Raise an AssertionError that names the violated generators and by how much."""
     tolerance = tolerance_of(field, 1.0) if tolerance is None else tolerance
     refuse_zero(field)
-    errors = equivariance_error(field, lattice, group=group)
+    errors = equivariance_error(field, space, group=group)
     # Written so that NaN counts as a violation.
     broken = {name: error for name, error in errors.items() if not error <= tolerance}
     if broken:
@@ -82,7 +82,7 @@ def divergence_error(
     field: VectorField, *, phi: Tensor | None = None, times: tuple[float, ...] = TIMES
 ) -> float:
     """`max |div v - tr dv/dphi|` relative to the largest trace, with the dense Jacobian on all sites."""
-    phi = configurations(field, field.lattice) if phi is None else phi
+    phi = configurations(field, field.space) if phi is None else phi
     worst = 0.0
     for t in times:
         divergence = field.velocity_and_divergence(phi, t)[1].detach()
@@ -106,8 +106,8 @@ def assert_divergence_exact(field: VectorField, *, tolerance: float | None = Non
 
 def path_rates_error(field: VectorField, *, phi: Tensor | None = None) -> float:
     """Largest relative difference between `path_rates` and automatic differentiation."""
-    phi = configurations(field, field.lattice) if phi is None else phi
-    score = configurations(field, field.lattice, seed=1)
+    phi = configurations(field, field.space) if phi is None else phi
+    score = configurations(field, field.space, seed=1)
     worst = 0.0
     for t in TIMES:
         rates = field.path_rates(phi, t, score)
@@ -120,9 +120,9 @@ def path_rates_error(field: VectorField, *, phi: Tensor | None = None) -> float:
     return worst
 
 
-def assert_vector_field(field: VectorField, lattice: Lattice | None = None) -> None:
+def assert_vector_field(field: VectorField, space: Space | None = None) -> None:
     """Run every law of a vector field: equivariance, exact divergence, rates of the score."""
-    assert_equivariant(field, lattice)
+    assert_equivariant(field, space)
     assert_divergence_exact(field)
     _demand(field, "path_rates minus autograd", path_rates_error(field), tolerance_of(field, 10.0))
 
@@ -143,7 +143,7 @@ def assert_log_density_exact(flow: Flow, *, tolerance: float = 1e-4) -> None:
     _demand(flow, "log q minus dense slogdet", log_density_error(flow), tolerance)
 
 
-def invariance_error(flow: Flow, group: Symmetry, *, n_samples: int = 3) -> dict[str, float]:
+def invariance_error(flow: Flow, group: Group, *, n_samples: int = 3) -> dict[str, float]:
     """`max |log q(g phi) - log q(phi)|` for each generator and some random elements."""
     phi = noise_like(flow, n_samples, 0)
     with torch.no_grad():
@@ -166,13 +166,13 @@ def dense_jacobian(function: Callable[[Tensor], Tensor], phi: Tensor) -> Tensor:
     return torch.stack([torch.zeros_like(phi) if r is None else r for r in rows], 1).flatten(2)
 
 
-def _violation(field: VectorField, phi: Tensor, t: float, element: Transformation) -> float:
+def _violation(field: VectorField, phi: Tensor, t: float, element: Element) -> float:
     with torch.no_grad():
         velocity, divergence = field.velocity_and_divergence(phi, t)
         moved_velocity, moved_divergence = field.velocity_and_divergence(element(phi), t)
     tiny = torch.finfo(phi.dtype).tiny
     scale = velocity.abs().max().clamp(min=tiny)
-    of_velocity = float((moved_velocity - element(velocity)).abs().max() / scale)
+    of_velocity = float((moved_velocity - on_velocities(element)(velocity)).abs().max() / scale)
     # A trace can vanish by cancellation between sites: compare on the scale of the velocity's volume.
     trace_scale = (divergence.abs().max() + scale * phi[0].numel()).clamp(min=tiny)
     return _worse(of_velocity, float((moved_divergence - divergence).abs().max() / trace_scale))
@@ -183,7 +183,7 @@ def _worse(a: float, b: float) -> float:
     return b if b != b or b > a else a
 
 
-def _elements(group: Symmetry, n_random: int) -> dict[str, Transformation]:
+def _elements(group: Group, n_random: int) -> dict[str, Element]:
     generator = torch.Generator().manual_seed(0)
     named = group.generators()
     for n in range(n_random):
@@ -192,11 +192,11 @@ def _elements(group: Symmetry, n_random: int) -> dict[str, Transformation]:
     return named
 
 
-def _group_of(field: VectorField, lattice: Lattice | None, group: SymmetryGroup | None) -> SymmetryGroup:
+def _group_of(field: VectorField, space: Space | None, group: Group | None) -> Group:
     group = field.group if group is None else group
-    if lattice is not None and lattice != field.lattice:
+    if space is not None and space != field.space:
         raise ValueError(
-            f"The field lives on lattice {field.lattice.shape}, the test asks for {lattice.shape}."
+            f"The field lives on {field.space.kind} {field.space.shape}, the test asks for {space.shape}."
         )
     return group
 
@@ -208,11 +208,11 @@ def _dtype_and_device(module: nn.Module) -> tuple[torch.dtype, torch.device]:
     return torch.get_default_dtype(), torch.device("cpu")
 
 
-def configurations(module: nn.Module, lattice: Lattice, seed: int = 0) -> Tensor:
+def configurations(module: nn.Module, space: Space, seed: int = 0) -> Tensor:
     """Three random configurations in the dtype and on the device of the module."""
     generator = torch.Generator().manual_seed(seed)
     dtype, device = _dtype_and_device(module)
-    noise = torch.randn((3, *lattice.shape), generator=generator, dtype=torch.float64)
+    noise = torch.randn((3, *space.shape), generator=generator, dtype=torch.float64)
     return noise.to(device, dtype)
 
 
@@ -230,7 +230,7 @@ def tolerance_of(module: nn.Module, factor: float, given: float | None = None) -
 
 def refuse_zero(field: VectorField) -> None:
     """Raise an AssertionError if the field is zero everywhere, which obeys every law."""
-    phi = configurations(field, field.lattice)
+    phi = configurations(field, field.space)
     with torch.no_grad():
         if not any(bool(field.velocity(phi, t).any()) for t in TIMES):
             raise AssertionError(

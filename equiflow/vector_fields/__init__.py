@@ -1,6 +1,7 @@
 """Vector fields: the place for new ideas. Subclass `VectorField`, fill in one method, run the harness."""
 
-from equiflow.vector_fields.base import PathRates, VectorField
+from equiflow.vector_fields.base import PathRates, VectorField, default_field
+from equiflow.vector_fields.multiplet import MultipletField
 from equiflow.vector_fields.o3 import O3Field
 from equiflow.vector_fields.orbit_conv import OrbitConvField
 from equiflow.vector_fields.steerable import SteerableField
@@ -8,6 +9,7 @@ from equiflow.vector_fields.two_convolutions import TwoConvolutionField, TwoKern
 
 #: fields that a checkpoint can name; a field of your own is passed to `EquivariantCNF.load` instead
 VECTOR_FIELDS: dict[str, type[VectorField]] = {
+    "MultipletField": MultipletField,
     "O3Field": O3Field,
     "OrbitConvField": OrbitConvField,
     "SteerableField": SteerableField,
@@ -15,6 +17,7 @@ VECTOR_FIELDS: dict[str, type[VectorField]] = {
 
 __all__ = [
     "VECTOR_FIELDS",
+    "MultipletField",
     "O3Field",
     "OrbitConvField",
     "PathRates",
@@ -22,4 +25,5 @@ __all__ = [
     "TwoConvolutionField",
     "TwoKernels",
     "VectorField",
+    "default_field",
 ]

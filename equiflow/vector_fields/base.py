@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import singledispatch
 
 import torch
 from torch import Tensor, nn
 
-from equiflow.lattice import Lattice
-from equiflow.symmetry import SymmetryGroup
+from equiflow.group import Group
+from equiflow.lattice import Lattice, Space, lattice_of
 
 
 @dataclass(frozen=True)
@@ -34,17 +35,24 @@ class VectorField(nn.Module, ABC):
     and `config` if they take options. `equiflow.testing.assert_vector_field` tells whether it is right.
 
     Args:
-        group: the symmetry that the field claims to respect; its lattice is the field's lattice.
+        group: the symmetry that the field claims to respect; its space is the field's space.
     """
 
-    def __init__(self, group: SymmetryGroup) -> None:
+    group: Group
+
+    def __init__(self, group: Group) -> None:
         super().__init__()
         self.group = group
 
     @property
+    def space(self) -> Space:
+        """The configurations on which the field is defined."""
+        return self.group.space
+
+    @property
     def lattice(self) -> Lattice:
         """The lattice on which the field lives."""
-        return self.group.lattice
+        return lattice_of(self.space)
 
     @abstractmethod
     def velocity_and_divergence(self, phi: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
@@ -117,8 +125,14 @@ class VectorField(nn.Module, ABC):
     def extra_repr(self) -> str:
         """What `repr` shows besides the modules."""
         options = [f"{name}={value}" for name, value in self.config().items()]
-        return ", ".join([f"lattice={self.lattice.shape}", f"group={self.group}", *options])
+        return ", ".join([f"{self.space.kind}={self.space.shape}", f"group={self.group}", *options])
 
     def config(self) -> dict[str, object]:
         """Keyword arguments that rebuild this field from its group (plain types only)."""
         return {}
+
+
+@singledispatch
+def default_field(space: Space) -> VectorField:
+    """The vector field that a flow on a kind of space has unless told otherwise."""
+    raise TypeError(f"No vector field is known for {space!r}; give one, or register it with default_field.")

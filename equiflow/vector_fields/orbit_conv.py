@@ -14,8 +14,8 @@ from equiflow.nn.kernels import Kernel, KernelValues, MomentumKernel, OffsetKern
 from equiflow.nn.time import CosineBasis
 from equiflow.precision import full_precision
 from equiflow.resizing import check_resizable
-from equiflow.symmetry import SymmetryGroup
-from equiflow.vector_fields.base import PathRates, VectorField
+from equiflow.symmetry import SymmetryGroup, symmetry_on
+from equiflow.vector_fields.base import PathRates, VectorField, default_field
 
 
 class OrbitConvField(VectorField):
@@ -45,6 +45,8 @@ class OrbitConvField(VectorField):
     (torch.Size([3, 4, 4]), torch.Size([3]))
     """
 
+    group: SymmetryGroup
+
     def __init__(
         self,
         lattice: Lattice,
@@ -57,12 +59,7 @@ class OrbitConvField(VectorField):
         convolution: str = "auto",
     ) -> None:
         check_type(lattice, Lattice, "lattice", "Write Lattice((16, 16)).")
-        group = SymmetryGroup(lattice) if group is None else group
-        check_type(group, SymmetryGroup, "group")
-        if group.lattice != lattice:
-            raise ValueError(
-                f"The group acts on lattice {group.lattice.shape}, the field lives on {lattice.shape}."
-            )
+        group = symmetry_on(lattice, group, "field")
         super().__init__(group)
         self._config: dict[str, Any] = {
             "kernel_size": kernel_size,
@@ -183,3 +180,6 @@ class OrbitConvField(VectorField):
     def _divergence(self, slopes: Tensor, kernel: KernelValues) -> Tensor:
         """`V K_0(0) + sum_f K_f(0) slopes_f`, of `sum_x h_f'(phi_x)`, `(batch, feature)`."""
         return slopes @ kernel.at_origin[1:] + self.lattice.volume * kernel.at_origin[0]
+
+
+default_field.register(Lattice, OrbitConvField)

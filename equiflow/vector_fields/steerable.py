@@ -13,7 +13,7 @@ from equiflow.nn.kernels import Kernel, MomentumKernel, OffsetKernel
 from equiflow.nn.steerable import channel_field, representation_names, steerable_kernels
 from equiflow.nn.time import CosineBasis
 from equiflow.resizing import check_resizable
-from equiflow.symmetry import SymmetryGroup
+from equiflow.symmetry import SymmetryGroup, symmetry_on
 from equiflow.vector_fields.two_convolutions import TwoConvolutionField, TwoKernels
 
 DEFAULT_KERNEL_SIZE = 5
@@ -45,6 +45,8 @@ class SteerableField(TwoConvolutionField):
             not fit, or a representation is unknown or has no kernel of that size.
         ImportError: without escnn.
     """
+
+    group: SymmetryGroup
 
     def __init__(
         self,
@@ -181,12 +183,7 @@ def _group_in_the_plane(lattice: Lattice, group: SymmetryGroup | None) -> Symmet
             f"Steerable fields live in two dimensions, got a lattice of shape {lattice.shape}; use "
             "OrbitConvField."
         )
-    group = SymmetryGroup(lattice) if group is None else group
-    check_type(group, SymmetryGroup, "group")
-    if group.lattice != lattice:
-        raise ValueError(
-            f"The group acts on lattice {group.lattice.shape}, the field lives on {lattice.shape}."
-        )
+    group = symmetry_on(lattice, group, "field")
     return group
 
 
