@@ -55,8 +55,8 @@ class Action(nn.Module, ABC):
         Returns:
             Name of the generator -> `max |S(g phi) - S(phi)| / std S`.
         """
-        generator = torch.Generator().manual_seed(0)
-        noise = torch.randn((4, *self.space.shape), generator=generator, dtype=torch.float64)
+        generator = torch.Generator("cpu").manual_seed(0)
+        noise = torch.randn((4, *self.space.shape), generator=generator, dtype=torch.float64, device="cpu")
         phi = noise.to(device, dtype)
         value = self(phi)
         spread = value.std().clamp(min=torch.finfo(dtype).tiny)

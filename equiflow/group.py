@@ -83,7 +83,8 @@ def group_on(space: Space, group: Group | None, what: str) -> Group:
         ValueError: if it acts on another space.
     """
     group = group_of(space) if group is None else group
-    check_type(group, Group, "group")
+    if not isinstance(group, Group):
+        check_type(group, Group, "group", f"Give an instance, such as a {type(group_of(space)).__name__}.")
     if group.space != space:
         raise ValueError(
             f"The group acts on {group.space.kind} {group.space.shape}, the {what} lives on {space.shape}."

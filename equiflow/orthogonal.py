@@ -99,11 +99,11 @@ class InternalRotation:
 
 def generators_of_rotations(n: int) -> dict[str, Tensor]:
     """A mirror and a rotation in each plane of neighbouring axes, n x n in float64."""
-    mirror = torch.eye(n, dtype=torch.float64)
+    mirror = torch.eye(n, dtype=torch.float64, device="cpu")
     mirror[0, 0] = -1
     named = {"mirror of axis 0": mirror}
     for a in range(n - 1):
-        turn = torch.eye(n, dtype=torch.float64)
+        turn = torch.eye(n, dtype=torch.float64, device="cpu")
         # One radian is no rational part of a turn: its powers come close to every angle.
         turn[a, a] = turn[a + 1, a + 1] = math.cos(1.0)
         turn[a + 1, a] = math.sin(1.0)
@@ -114,7 +114,7 @@ def generators_of_rotations(n: int) -> dict[str, Tensor]:
 
 def random_rotation(n: int, generator: torch.Generator | None = None) -> Tensor:
     """An orthogonal n x n matrix drawn by the Haar measure, in float64."""
-    q, r = torch.linalg.qr(torch.randn(n, n, generator=generator, dtype=torch.float64))
+    q, r = torch.linalg.qr(torch.randn(n, n, generator=generator, dtype=torch.float64, device="cpu"))
     return q * r.diagonal().sign()  # without the signs the measure is not Haar's
 
 
@@ -150,7 +150,10 @@ class EuclideanGroup(Group):
     def generators(self) -> dict[str, Element]:
         """Swaps of neighbouring labels, a mirror, rotations, shifts along the axes."""
         n, dim = self.particles.shape
-        same, still = torch.eye(dim, dtype=torch.float64), torch.zeros(dim, dtype=torch.float64)
+        same, still = (
+            torch.eye(dim, dtype=torch.float64, device="cpu"),
+            torch.zeros(dim, dtype=torch.float64, device="cpu"),
+        )
         named: dict[str, Element] = {}
         for i in range(n - 1):
             order = torch.arange(n)
@@ -167,7 +170,7 @@ class EuclideanGroup(Group):
         n, dim = self.particles.shape
         order = torch.randperm(n, generator=generator)
         matrix = random_rotation(dim, generator)
-        shift = torch.randn(dim, generator=generator, dtype=torch.float64)
+        shift = torch.randn(dim, generator=generator, dtype=torch.float64, device="cpu")
         return RigidMotion(order, matrix, shift * self.translations)
 
     def config(self) -> dict[str, Any]:
