@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from equiflow.lattice import FIELD_DTYPES, Lattice, check_type
 from equiflow.resizing import check_resizable, momenta_on
-from equiflow.symmetry import SymmetryGroup
+from equiflow.symmetry import SymmetryGroup, group_on
 
 LOG_2PI = math.log(2 * math.pi)
 
@@ -23,15 +23,8 @@ class Prior(nn.Module, ABC):
 
     def __init__(self, lattice: Lattice, *, group: SymmetryGroup | None = None) -> None:
         super().__init__()
-        check_type(lattice, Lattice, "lattice", "Write Lattice((16, 16)).")
-        group = SymmetryGroup(lattice) if group is None else group
-        check_type(group, SymmetryGroup, "group")
-        if group.lattice != lattice:
-            raise ValueError(
-                f"The group acts on lattice {group.lattice.shape}, the prior lives on {lattice.shape}."
-            )
+        self.group = group_on(lattice, group, "prior")
         self.lattice = lattice
-        self.group = group
         # Tells where the prior lives even when it has no parameters.
         self.register_buffer("_anchor", torch.zeros((), dtype=torch.get_default_dtype()), False)
 

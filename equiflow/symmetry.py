@@ -320,3 +320,20 @@ class SymmetryGroup:
         )
         parts = ["translations"] + ([point] if order > 1 else []) + (["Z2"] if self.z2 else [])
         return " x ".join(parts)
+
+
+def group_on(lattice: Lattice, group: SymmetryGroup | None, what: str) -> SymmetryGroup:
+    """The group of what lives on a lattice; by default the largest one.
+
+    Raises:
+        TypeError: if one of them is something else.
+        ValueError: if the group acts on another lattice.
+    """
+    check_type(lattice, Lattice, "lattice", "Write Lattice((16, 16)).")
+    group = SymmetryGroup(lattice) if group is None else group
+    check_type(group, SymmetryGroup, "group")
+    if group.lattice != lattice:
+        raise ValueError(
+            f"The group acts on lattice {group.lattice.shape}, the {what} lives on {lattice.shape}."
+        )
+    return group

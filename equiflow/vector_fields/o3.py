@@ -12,7 +12,7 @@ from equiflow.nn.kernels import Kernel, MomentumKernel, OffsetKernel
 from equiflow.nn.o3 import HarmonicBasis, HarmonicKernels
 from equiflow.nn.time import CosineBasis
 from equiflow.resizing import check_resizable
-from equiflow.symmetry import SymmetryGroup
+from equiflow.symmetry import SymmetryGroup, group_on
 from equiflow.vector_fields.two_convolutions import TwoConvolutionField, TwoKernels
 
 
@@ -57,12 +57,7 @@ class O3Field(TwoConvolutionField):
             raise ValueError(
                 f"O3Field needs a lattice of 3 dimensions, got {lattice.shape}; OrbitConvField takes any."
             )
-        group = SymmetryGroup(lattice) if group is None else group
-        check_type(group, SymmetryGroup, "group")
-        if group.lattice != lattice:
-            raise ValueError(
-                f"The group acts on lattice {group.lattice.shape}, the field lives on {lattice.shape}."
-            )
+        group = group_on(lattice, group, "field")
         basis = HarmonicBasis(group, irreps, kernel_size, n_radial)
         gates = GatedPointwise(basis.sizes, max_frequency=max_frequency, odd=group.z2)
         super().__init__(group, gates, support=basis.support)

@@ -7,14 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from equiflow.lattice import Lattice, check_type
+from equiflow.lattice import Lattice
 from equiflow.nn.convolution import feature_convolution
 from equiflow.nn.features import FeatureValues, SineFeatures
 from equiflow.nn.kernels import Kernel, KernelValues, MomentumKernel, OffsetKernel
 from equiflow.nn.time import CosineBasis
 from equiflow.precision import full_precision
 from equiflow.resizing import check_resizable
-from equiflow.symmetry import SymmetryGroup
+from equiflow.symmetry import SymmetryGroup, group_on
 from equiflow.vector_fields.base import PathRates, VectorField
 
 
@@ -56,13 +56,7 @@ class OrbitConvField(VectorField):
         max_frequency: float = 8.0,
         convolution: str = "auto",
     ) -> None:
-        check_type(lattice, Lattice, "lattice", "Write Lattice((16, 16)).")
-        group = SymmetryGroup(lattice) if group is None else group
-        check_type(group, SymmetryGroup, "group")
-        if group.lattice != lattice:
-            raise ValueError(
-                f"The group acts on lattice {group.lattice.shape}, the field lives on {lattice.shape}."
-            )
+        group = group_on(lattice, group, "field")
         super().__init__(group)
         self._config: dict[str, Any] = {
             "kernel_size": kernel_size,

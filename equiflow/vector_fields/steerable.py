@@ -13,7 +13,7 @@ from equiflow.nn.kernels import Kernel, MomentumKernel, OffsetKernel
 from equiflow.nn.steerable import channel_field, representation_names, steerable_kernels
 from equiflow.nn.time import CosineBasis
 from equiflow.resizing import check_resizable
-from equiflow.symmetry import SymmetryGroup
+from equiflow.symmetry import SymmetryGroup, group_on
 from equiflow.vector_fields.two_convolutions import TwoConvolutionField, TwoKernels
 
 DEFAULT_KERNEL_SIZE = 5
@@ -181,13 +181,7 @@ def _group_in_the_plane(lattice: Lattice, group: SymmetryGroup | None) -> Symmet
             f"Steerable fields live in two dimensions, got a lattice of shape {lattice.shape}; use "
             "OrbitConvField."
         )
-    group = SymmetryGroup(lattice) if group is None else group
-    check_type(group, SymmetryGroup, "group")
-    if group.lattice != lattice:
-        raise ValueError(
-            f"The group acts on lattice {group.lattice.shape}, the field lives on {lattice.shape}."
-        )
-    return group
+    return group_on(lattice, group, "field")
 
 
 def _size_on(lattice: Lattice, group: SymmetryGroup, size: int | tuple[int, int] | None) -> tuple[int, int]:
