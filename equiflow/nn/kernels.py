@@ -219,3 +219,11 @@ class OffsetKernel(Kernel):
                 "every axis."
             )
         self.weight.copy_(orbits.mean(values) * orbits.multiplicity.double().sqrt())
+
+
+def spanning_kernel(
+    group: SymmetryGroup, n_time_modes: int, n_features: int, *, convolution: str = "auto"
+) -> Kernel:
+    """Kernels that span the lattice: by momenta if the group contains x -> -x, else by offsets."""
+    kind = MomentumKernel if group.has_inversion else OffsetKernel
+    return kind(group, n_time_modes, n_features, convolution=convolution)

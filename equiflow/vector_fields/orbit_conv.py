@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from equiflow.lattice import Lattice
 from equiflow.nn.convolution import feature_convolution
 from equiflow.nn.features import FeatureValues, SineFeatures
-from equiflow.nn.kernels import Kernel, KernelValues, MomentumKernel, OffsetKernel
+from equiflow.nn.kernels import Kernel, KernelValues, MomentumKernel, OffsetKernel, spanning_kernel
 from equiflow.nn.time import CosineBasis
 from equiflow.precision import full_precision
 from equiflow.resizing import check_resizable
@@ -69,8 +69,8 @@ class OrbitConvField(VectorField):
         self.features = SineFeatures(n_frequencies, lattice.dim, max_frequency=max_frequency, odd=group.z2)
         n_kernels = 1 + len(self.features)
         self.kernel: Kernel
-        if kernel_size is None and group.has_inversion:
-            self.kernel = MomentumKernel(group, n_time_modes, n_kernels, convolution=convolution)
+        if kernel_size is None:
+            self.kernel = spanning_kernel(group, n_time_modes, n_kernels, convolution=convolution)
         else:
             self.kernel = OffsetKernel(group, n_time_modes, n_kernels, kernel_size, convolution=convolution)
         # A uniform drift is the one even feature that no kernel can give: allowed only without Z2.
