@@ -479,8 +479,8 @@ MUTANTS = (
     Mutant(
         "certificate against itself",
         "flows/cnf.py",
-        "finer = self.solver.refined()",
-        "finer = self.solver",
+        "solver or self.solver.refined()",
+        "solver or self.solver",
         "a certificate compares with a finer solve",
         ("test_flow.py::test_certificate_shrinks_with_a_finer_solver_and_fires_for_a_coarse_one",),
     ),
@@ -507,8 +507,8 @@ MUTANTS = (
     Mutant(
         "solver tuned against itself",
         "flows/cnf.py",
-        "self._log_weight(z, solver, reference_solver, action)",
-        "self._log_weight(z, solver, solver, action)",
+        "self._by(solver)._log_weight(z, reference, action)",
+        "self._by(solver)._log_weight(z, self._reference(solver), action)",
         "a solver is judged by a finer one",
         TUNING,
     ),

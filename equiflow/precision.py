@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import functools
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import ParamSpec, TypeVar
 
 import torch
+from torch import nn
 
 P = ParamSpec("P")
 R = TypeVar("R")
+M = TypeVar("M", bound=nn.Module)
 
 
 def full_precision(function: Callable[P, R]) -> Callable[P, R]:
@@ -33,3 +37,11 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
         yield
     finally:
         torch.set_default_dtype(before)
+
+
+def in_double(module: M) -> M:
+    """The module itself if all its numbers are float64, else a copy of which that is true."""
+    tensors = itertools.chain(module.parameters(), module.buffers())
+    if all(tensor.dtype == torch.float64 for tensor in tensors if tensor.is_floating_point()):
+        return module
+    return copy.deepcopy(module).double()

@@ -124,7 +124,11 @@ class SolverChoice:
 
 
 def choose_solver(
-    measure: Callable[[Solver], tuple[float, int]], *, target: float, adjoint: bool = False
+    measure: Callable[[Solver], tuple[float, int]],
+    *,
+    target: float,
+    adjoint: bool = False,
+    finest: float = 1e-11,
 ) -> SolverChoice:
     """Try fixed-step and adaptive solvers from cheap to dear until one reaches the target.
 
@@ -132,6 +136,7 @@ def choose_solver(
         measure: returns the error of a solver and its number of evaluations.
         target: largest acceptable error.
         adjoint: passed on to the solvers.
+        finest: smallest tolerance to try; below rounding it only takes more steps.
 
     Raises:
         SolverError: if none of the candidates reaches the target.
@@ -140,7 +145,8 @@ def choose_solver(
         raise ValueError(f"target must be positive and finite, got {target}.")
     steps = (3, 4, 5, 6, 7, 8, 10, 12, 16, 20, 24, 32, 48, 64)
     fixed = [Solver("rk5", steps=n, adjoint=adjoint) for n in steps]
-    adaptive = [Solver("dopri5", rtol=10.0**-p, atol=10.0**-p, adjoint=adjoint) for p in range(5, 12)]
+    tolerances = [10.0**-p for p in range(5, 12) if 10.0**-p >= 0.99 * finest]
+    adaptive = [Solver("dopri5", rtol=tol, atol=tol, adjoint=adjoint) for tol in tolerances]
     trials: list[tuple[Solver, int, float]] = []
     for family in (fixed, adaptive):
         for solver in family:

@@ -346,6 +346,7 @@ def symmetry_on(lattice: Lattice, group: Group | None, what: str) -> SymmetryGro
         TypeError: if it is no `SymmetryGroup`.
         ValueError: if it acts on another space.
     """
+    check_type(lattice, Lattice, "lattice", "Write Lattice((16, 16)).")
     group = group_on(lattice, group, what)
     check_type(group, SymmetryGroup, "group")
     assert isinstance(group, SymmetryGroup)

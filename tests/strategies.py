@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Callable
 
+import pytest
 import torch
 from hypothesis import strategies as st
 from torch import Tensor
@@ -28,6 +29,16 @@ SHAPES = (
 POINT_GROUPS = ("full", "rotations", "reflections", "inversion", "trivial")
 
 seeds = st.integers(0, 2**31 - 1)
+
+
+def is_there(package: str) -> bool:
+    """Whether an optional package is installed; where CI is set, it must be, and no test is skipped."""
+    return importlib.util.find_spec(package) is not None or "CI" in os.environ
+
+
+def needs(package: str) -> pytest.MarkDecorator:
+    """Skip a test where an optional package is missing."""
+    return pytest.mark.skipif(not is_there(package), reason=f"needs {package}")
 
 
 def configurations(lattice: Lattice, n: int = 3, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -117,14 +128,14 @@ SUITS: dict[str, Callable[[Lattice], bool]] = {
     "SteerableField": lambda lattice: lattice.dim == 2,
 }
 
-#: the package that a family needs, if any; where CI is set, it must be there
+#: the package that a family needs, if any
 NEEDS: dict[str, str] = {"O3Field": "e3nn", "SteerableField": "escnn"}
 
 
 def families(lattice: Lattice) -> list[str]:
     """The families that can be drawn on a lattice."""
     found = [name for name in sorted(FIELDS) if SUITS.get(name, lambda _: True)(lattice)]
-    return [n for n in found if n not in NEEDS or "CI" in os.environ or importlib.util.find_spec(NEEDS[n])]
+    return [name for name in found if name not in NEEDS or is_there(NEEDS[name])]
 
 
 @st.composite
@@ -203,9 +214,11 @@ __all__ = [
     "configurations",
     "flows",
     "groups",
+    "is_there",
     "kernel_sizes",
     "lattices",
     "log_integral",
+    "needs",
     "priors",
     "priors_of",
     "seeds",

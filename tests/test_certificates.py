@@ -1,12 +1,31 @@
-"""Every result of a flow knows its discretisation error, and the solver can be chosen by it."""
+"""Every result of a flow knows its errors of discretisation and rounding; the solver is chosen by them."""
 
+import copy
 import dataclasses
 
 import pytest
 import torch
+from strategies import needs
 
-from equiflow import EquivariantCNF, Lattice, OrbitConvField, Phi4, importance_sample, measure
+from equiflow import (
+    AugmentedFlow,
+    ConditionalFlow,
+    CouplingFlow,
+    EquivariantCNF,
+    Lattice,
+    O3Field,
+    OrbitConvField,
+    Phi4,
+    SteerableField,
+    SymplecticFlow,
+    importance_sample,
+    measure,
+)
+from equiflow.actions import Action
+from equiflow.flows import AffineMap, ExtendedAction
 from equiflow.observables import phi_squared
+from equiflow.precision import in_double
+from equiflow.priors import FreeField, StandardNormal
 from equiflow.samplers import IndependenceMetropolis
 from equiflow.solvers import Solver, SolverError, choose_solver
 from equiflow.statistics import Estimate
@@ -128,3 +147,192 @@ def test_certificates_are_values():
     again = flow_with(Solver("rk4", steps=4)).certificate(8, generator=torch.Generator().manual_seed(0))
     assert certificate == again
     assert certificate != dataclasses.replace(certificate, nfe=1)
+
+
+# --- rounding ------------------------------------------------------------------------------------------
+
+
+class Truncated(OrbitConvField):
+    """In float32, and only there, its divergence has the digits of bfloat16."""
+
+    def velocity_and_divergence(self, phi, t):
+        velocity, divergence = super().velocity_and_divergence(phi, t)
+        if phi.dtype == torch.float32:
+            divergence = (divergence.view(torch.int32) & ~0xFFFF).view(torch.float32)
+        return velocity, divergence
+
+
+def random_flow(field, *, steps: int = 16, prior=None, scale: float = 0.3) -> EquivariantCNF:
+    """In float32, with an error of discretisation of 1e-5 to 1e-4."""
+    flow = EquivariantCNF(field.lattice, vector_field=field, prior=prior, solver=Solver("rk4", steps=steps))
+    randomise(flow.double().vector_field, scale=scale)
+    return flow.float()
+
+
+def on(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def log_weights_of(flow, solver: Solver, z: torch.Tensor) -> torch.Tensor:
+    phi, log_det = flow.solve(z, 0.0, 1.0, solver=solver).state
+    return (-ACTION(phi) - flow.prior.log_prob(z) + log_det).detach().double()
+
+
+def shift(finer: torch.Tensor, current: torch.Tensor) -> float:
+    return float(finer.logsumexp(0) - current.logsumexp(0))
+
+
+def test_rounding_in_float32_is_seen_and_measured():
+    flow = random_flow(Truncated(LATTICE, n_frequencies=2))
+    found = flow.certificate(64, action=ACTION, generator=on(0))
+    z = flow.prior.rsample(64, on(0)).detach()
+    current = log_weights_of(flow, flow.solver, z)
+    exact = log_weights_of(in_double(flow), Solver("dopri8", rtol=1e-11, atol=1e-11), z.double())
+    assert found.log_z_shift == pytest.approx(shift(exact, current), rel=0.05)
+    assert found.max_log_q_error == pytest.approx(float((exact - current).abs().max()), rel=0.05)
+    assert found.max_log_q_error > 5e-3
+    # A finer solve in float32 rounds alike and sees a tenth of it.
+    alike = log_weights_of(flow, flow.solver.refined(), z)
+    assert abs(shift(alike, current)) < 0.1 * abs(found.log_z_shift)
+    # Without an action, and by results, it is seen as well.
+    assert flow.certificate(64, generator=on(0)).max_log_q_error > 5e-3
+    assert importance_sample(flow, ACTION, 256, generator=on(0)).log_z().systematic > 2e-3
+    # The same field in float64 has no defect, nor has float32 without it.
+    assert in_double(flow).certificate(64, action=ACTION, generator=on(0)).max_log_q_error < 1e-4
+    honest = random_flow(OrbitConvField(LATTICE, n_frequencies=2))
+    for action in (ACTION, None):
+        assert honest.certificate(64, action=action, generator=on(0)).max_log_q_error < 1e-4
+
+
+def test_no_solver_makes_up_for_rounding():
+    flow = random_flow(Truncated(LATTICE, n_frequencies=2))
+    with pytest.raises(SolverError, match="float64"):
+        flow.tune_solver(1e-4, action=ACTION, n_samples=32, generator=on(0))
+    honest = random_flow(OrbitConvField(LATTICE, n_frequencies=2))
+    assert honest.tune_solver(1e-4, action=ACTION, n_samples=32, generator=on(0)).error <= 1e-4
+
+
+@pytest.mark.parametrize("with_action", [False, True])
+@pytest.mark.parametrize("solver", [Solver("rk4", steps=4), Solver()], ids=str)
+def test_in_float64_a_certificate_compares_two_solvers_and_nothing_else(with_action, solver):
+    flow = flow_with(solver)
+    found = flow.certificate(16, action=ACTION if with_action else None, generator=on(0))
+    z = flow.prior.rsample(16, on(0)).detach()
+    with torch.no_grad():
+        phi, log_det = flow.solve(z, 0.0, 1.0).state
+        if with_action:
+            current, exact = (log_weights_of(flow, s, z) for s in (solver, solver.refined()))
+        else:
+            back, back_log_det = flow.solve(phi, 1.0, 0.0, solver=solver.refined()).state
+            current = flow.prior.log_prob(back) + back_log_det - flow.prior.log_prob(z) + log_det
+            exact = torch.zeros_like(current)
+    assert found.log_z_shift == pytest.approx(shift(exact, current), abs=1e-12)
+    assert found.max_log_q_error == pytest.approx(float((exact - current).abs().max()), abs=1e-12)
+    assert found.refined == f"{solver.refined()} in float64"
+
+
+class Quadratic(Action):
+    """`S = phi . M phi / 2` with a matrix that has a dtype of its own."""
+
+    def __init__(self, lattice):
+        super().__init__(lattice)
+        self.register_buffer("matrix", torch.eye(lattice.volume, dtype=torch.float32) + 0.1)
+
+    def forward(self, phi):
+        flat = phi.flatten(1)
+        return 0.5 * (flat * (flat @ self.matrix)).sum(1)
+
+
+@pytest.mark.parametrize("prior", [FreeField, StandardNormal])
+def test_a_certificate_leaves_flow_and_action_as_they_are(prior):
+    flow = random_flow(OrbitConvField(LATTICE, n_frequencies=2), prior=prior(LATTICE))
+    action = Quadratic(LATTICE)
+    before = copy.deepcopy(flow.state_dict())
+    tensors = {name: id(tensor) for name, tensor in flow.named_parameters()}
+    solver = flow.solver
+    found = flow.certificate(8, action=action, generator=on(0))
+    flow.compiled = True
+    assert flow._reference().compiled is False
+    assert flow.compiled
+    assert (flow.dtype, action.matrix.dtype, flow.solver) == (torch.float32, torch.float32, solver)
+    assert tensors == {name: id(tensor) for name, tensor in flow.named_parameters()}
+    assert all(torch.equal(before[name], tensor) for name, tensor in flow.state_dict().items())
+    assert not any(p.grad is not None for p in flow.parameters())
+    samples = found.samples
+    assert samples.phi.dtype == samples.refined_phi.dtype == torch.float32
+    assert samples.log_weight.dtype == samples.refined_log_weight.dtype == torch.float64
+    assert samples.refined_phi.device == flow.device
+    assert 0 < found.max_log_q_error < 1e-3
+
+
+def test_nothing_is_copied_that_is_float64_already():
+    flow = flow_with(Solver())
+    assert in_double(flow) is flow
+    assert in_double(ACTION) is ACTION
+    assert in_double(flow.float()) is not flow
+
+
+def test_flows_of_a_conditional_one_are_certified_in_float64():
+    flow = random_flow(Truncated(LATTICE, n_frequencies=2))
+    conditional = ConditionalFlow(flow, {"lam": (1.0, 3.0)}, degree=1)
+    randomise(conditional.stacks, scale=0.01)
+    found = conditional.at(lam=1.5).certificate(64, action=ACTION, generator=on(0))
+    assert "in float64" in str(found)
+    assert found.max_log_q_error > 2e-3
+    assert conditional.dtype == torch.float32
+
+
+FAMILIES = {
+    "O3Field": lambda: O3Field(Lattice((3, 3, 3)), irreps="2x0e + 1x1o", n_time_modes=2),
+    "SteerableField": lambda: SteerableField(Lattice((4, 4)), multiplicity=1, n_time_modes=2),
+}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("O3Field", marks=needs("e3nn")),
+        pytest.param("SteerableField", marks=needs("escnn")),
+    ],
+)
+def test_every_family_is_certified_in_float64(name):
+    flow = random_flow(FAMILIES[name](), scale=0.1)
+    action = Phi4(flow.lattice, m2=1.0, lam=1.0)
+    found = flow.certificate(4, action=action, generator=on(0))
+    exact = in_double(flow).certificate(4, action=action, generator=on(0))
+    assert 0 < found.max_log_q_error < 1e-4 + 10 * exact.max_log_q_error
+
+
+class Rounded(AffineMap):
+    """In float32, and only there, the log-determinant has the digits of bfloat16."""
+
+    def forward(self, x, even, odd):
+        moved, log_slope = super().forward(x, even, odd)
+        return moved, log_slope.bfloat16().to(x) if x.dtype == torch.float32 else log_slope
+
+
+EXACT = {
+    "coupling": lambda: CouplingFlow(Lattice((4, 4)), n_layers=4, hidden_channels=(4,)),
+    "rounded coupling": lambda: CouplingFlow(
+        Lattice((4, 4)), n_layers=4, hidden_channels=(4,), site_map=Rounded()
+    ),
+    "symplectic": lambda: SymplecticFlow(LATTICE),
+    "augmented": lambda: AugmentedFlow(LATTICE),
+}
+
+
+@pytest.mark.parametrize("name", EXACT)
+@pytest.mark.parametrize("with_action", [False, True])
+def test_the_rounding_of_an_exact_map_is_measured(name, with_action):
+    flow = EXACT[name]().float()
+    randomise(flow, scale=0.1)
+    phi4 = Phi4(flow.lattice, m2=0.5, lam=0.01)
+    extended = flow.prior.event_shape != flow.lattice.shape
+    action = (ExtendedAction(phi4) if extended else phi4) if with_action else None
+    found = flow.certificate(64, action=action, generator=on(0))
+    rounds = name.startswith("rounded")
+    low, high = (1e-3, 1e-1) if rounds else (1e-7, 5e-4)
+    assert low < found.max_log_q_error < high
+    assert (found.solver, found.refined, found.nfe) == ("exact map", "exact map in float64", 0)
+    exact = flow.double().certificate(64, action=action, generator=on(0))
+    assert exact.max_log_q_error < 1e-11

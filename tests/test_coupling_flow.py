@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import copy
 import math
-from importlib.util import find_spec
 from itertools import pairwise
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import configurations, log_integral, seeds, small_flow
+from strategies import configurations, log_integral, needs, seeds, small_flow
 from torch import Tensor, nn
 
 from equiflow.actions import Action, Phi4
@@ -40,9 +39,8 @@ KINDS = {
     "spline": (SplineMap, False),
     "z2 spline": (SplineMap, True),
 }
-needs_zuko = pytest.mark.skipif(find_spec("zuko") is None, reason="zuko is not installed")
 marked = [
-    pytest.param(name, marks=[needs_zuko] if family is SplineMap else [])
+    pytest.param(name, marks=[needs("zuko")] if family is SplineMap else [])
     for name, (family, _) in KINDS.items()
 ]
 kinds = pytest.mark.parametrize("kind", marked)
@@ -358,7 +356,7 @@ def test_networks_are_periodic(network, shape):
     assert as_claimed < EXACT if network is ParityCNN else as_claimed > 1e-2
 
 
-@pytest.mark.parametrize("n_bins", [None, *(pytest.param(n, marks=needs_zuko) for n in (2, 5, 8))])
+@pytest.mark.parametrize("n_bins", [None, *(pytest.param(n, marks=needs("zuko")) for n in (2, 5, 8))])
 @pytest.mark.parametrize("scale", [0.5, 20.0])
 def test_site_maps_are_increasing_invertible_and_odd(n_bins, scale):
     site_map = AffineMap() if n_bins is None else SplineMap(n_bins=n_bins, bound=2.0)
@@ -377,7 +375,7 @@ def test_site_maps_are_increasing_invertible_and_odd(n_bins, scale):
     assert largest(site_map.forward(-x, even, odd)[0] + moved) > 1e-2  # odd must change sign too
 
 
-@needs_zuko
+@needs("zuko")
 def test_a_spline_is_the_identity_outside_its_bound_with_a_continuous_slope():
     spline = SplineMap(n_bins=4, bound=2.0)
     x = torch.tensor([[-7.0, -2.0 - 1e-9, -2.0 + 1e-9, 0.3, 2.0 - 1e-9, 2.0 + 1e-9, 50.0]])
@@ -631,7 +629,7 @@ def test_options_of_another_type_are_named(options, message):
         CouplingFlow(Lattice((4, 4)), **options)
 
 
-@needs_zuko
+@needs("zuko")
 def test_wrong_splines_are_named():
     with pytest.raises(ValueError, match="n_bins must be an integer >= 2, got 1"):
         SplineMap(n_bins=1)

@@ -1,13 +1,11 @@
 from __future__ import annotations
 
-import importlib.util
-import os
 import subprocess
 import sys
 
 import pytest
 import torch
-from strategies import configurations
+from strategies import configurations, needs
 from torch.autograd import gradcheck, gradgradcheck
 
 from equiflow import EquivariantCNF, Lattice, O3Field, Phi4, SymmetryGroup, fit
@@ -26,10 +24,6 @@ from equiflow.testing import (
     randomise,
 )
 
-with_e3nn = pytest.mark.skipif(
-    importlib.util.find_spec("e3nn") is None and "CI" not in os.environ,
-    reason="needs e3nn: pip install 'equiflow[o3]'",
-)
 IRREPS = "3x0e + 2x1o + 1x2e + 1x3o"
 
 
@@ -41,7 +35,7 @@ def random_field(shape=(3, 3, 3), *, point="full", z2=True, seed=0, **options) -
     return field
 
 
-@with_e3nn
+@needs("e3nn")
 @pytest.mark.parametrize("point", ["full", "rotations", "reflections", "inversion", "trivial"])
 @pytest.mark.parametrize(
     ("shape", "options"),
@@ -61,7 +55,7 @@ def test_every_law_holds_on_every_lattice(shape, options, point):
     assert report.ok, str(report)
 
 
-@with_e3nn
+@needs("e3nn")
 @pytest.mark.parametrize(
     ("shape", "point"),
     [((3, 3, 3), "Oh"), ((4, 4, 4), "O"), ((3, 3, 3), "D2h"), ((4, 3, 4), "D2h")],
@@ -71,7 +65,7 @@ def test_groups_by_their_names(shape, point):
     assert max(equivariance_error(field).values()) < 1e-12
 
 
-@with_e3nn
+@needs("e3nn")
 def test_only_the_group_that_is_asked_for_is_kept():
     # The trivial group ties no offsets, so that rotations are broken, but translations are not.
     broken = equivariance_error(random_field(point="trivial"), group=SymmetryGroup(Lattice((3, 3, 3))))
@@ -81,7 +75,7 @@ def test_only_the_group_that_is_asked_for_is_kept():
     assert equivariance_error(without, group=SymmetryGroup(without.lattice))["Z2 phi -> -phi"] > 1e-3
 
 
-@with_e3nn
+@needs("e3nn")
 @pytest.mark.parametrize("shape", [(3, 3, 3), (4, 4, 3)])
 def test_laws_hold_after_training_and_in_float32(shape):
     lattice = Lattice(shape)
@@ -95,7 +89,7 @@ def test_laws_hold_after_training_and_in_float32(shape):
     assert divergence_error(field) < 1e-4
 
 
-@with_e3nn
+@needs("e3nn")
 def test_an_untrained_field_stands_still_and_learns():
     field = O3Field(Lattice((4, 4, 4)), irreps=IRREPS).double()
     phi = configurations(field.lattice)
@@ -113,7 +107,7 @@ def test_an_untrained_field_stands_still_and_learns():
         assert changed >= set(moved)
 
 
-@with_e3nn
+@needs("e3nn")
 def test_the_same_options_give_the_same_field():
     torch.manual_seed(1)
     first = O3Field(Lattice((3, 3, 3))).state_dict()
@@ -122,7 +116,7 @@ def test_the_same_options_give_the_same_field():
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-@with_e3nn
+@needs("e3nn")
 def test_a_saved_flow_loads_bitwise_equal(tmp_path):
     field = random_field((4, 4, 3), kernel_size=2, n_radial=3, point="reflections")
     flow = EquivariantCNF(field.lattice, vector_field=field, solver=Solver("rk4", steps=2)).double()
@@ -133,7 +127,7 @@ def test_a_saved_flow_loads_bitwise_equal(tmp_path):
     assert torch.equal(loaded.log_prob(phi), flow.log_prob(phi))
 
 
-@with_e3nn
+@needs("e3nn")
 @pytest.mark.parametrize("n_radial", [None, 3])
 @pytest.mark.parametrize(
     ("shape", "tiles"), [((3, 3, 3), (2, 2, 2)), ((3, 3, 3), (1, 1, 2)), ((4, 3, 3), (2, 1, 1))]
@@ -155,7 +149,7 @@ def test_a_resized_field_acts_alike_on_periodic_configurations(shape, tiles, n_r
     assert (larger.velocity(tiled, 0.3) - velocity.tile(1, *tiles)).abs().max() > 1e-9
 
 
-@with_e3nn
+@needs("e3nn")
 @pytest.mark.parametrize(
     ("shape", "kernel_size", "other"),
     [
@@ -170,7 +164,7 @@ def test_kernels_that_do_not_carry_over_are_refused(shape, kernel_size, other):
         random_field(shape, kernel_size=kernel_size).resized(Lattice(other))
 
 
-@with_e3nn
+@needs("e3nn")
 @pytest.mark.parametrize("degree", [0, 1, 2, 3, 4])
 @pytest.mark.parametrize("shape", [(3, 3, 3), (4, 4, 4), (4, 3, 2)])
 def test_harmonics_transform_by_an_orthogonal_matrix_of_their_parity(shape, degree):
@@ -185,7 +179,7 @@ def test_harmonics_transform_by_an_orthogonal_matrix_of_their_parity(shape, degr
     torch.testing.assert_close(inversion(basis), (-1) ** degree * basis, rtol=0, atol=1e-14)
 
 
-@with_e3nn
+@needs("e3nn")
 def test_odd_harmonics_vanish_where_an_offset_is_its_own_mirror_image():
     basis = harmonic_basis(SymmetryGroup(Lattice((4, 4, 4))), 1, None)
     for x, y, z in [(2, 0, 0), (2, 2, 0), (0, 2, 2), (2, 2, 2), (0, 0, 0)]:
@@ -193,7 +187,7 @@ def test_odd_harmonics_vanish_where_an_offset_is_its_own_mirror_image():
     assert basis[:, :, 2, 1, 0].any()
 
 
-@with_e3nn
+@needs("e3nn")
 def test_gates_see_the_gradient_of_the_field():
     # A field of scalars on one offset is local; vectors let a site see its neighbours.
     phi = configurations(Lattice((5, 5, 5)), 1)
@@ -226,7 +220,7 @@ class ScaledGate(GatedPointwise):
         self._members[:, -1] = 0.0
 
 
-@with_e3nn
+@needs("e3nn")
 @pytest.mark.parametrize("mistake", [WrongTrace, ForgetsTheGate])
 def test_a_wrong_trace_is_seen(mistake):
     field = random_field(irreps="2x0e + 2x1o")
@@ -238,7 +232,7 @@ def test_a_wrong_trace_is_seen(mistake):
         assert_divergence_exact(field)
 
 
-@with_e3nn
+@needs("e3nn")
 def test_a_gate_that_is_no_invariant_is_seen():
     field = random_field(irreps="1x0e + 1x1o")
     mistaken = ScaledGate([1, 3]).double()
@@ -248,7 +242,7 @@ def test_a_gate_that_is_no_invariant_is_seen():
         assert_equivariant(field)
 
 
-@with_e3nn
+@needs("e3nn")
 def test_an_even_function_is_seen():
     field = random_field()
     field.pointwise = GatedPointwise(field.inner.basis.sizes, odd=False).double()
@@ -256,7 +250,7 @@ def test_an_even_function_is_seen():
     assert equivariance_error(field)["Z2 phi -> -phi"] > 1e-3
 
 
-@with_e3nn
+@needs("e3nn")
 def test_a_harmonic_of_the_wrong_parity_is_seen():
     # (yz, zx, xy) are three functions too, but even: against the vectors of K1 they break O_h.
     field = random_field()
@@ -272,7 +266,7 @@ def test_a_harmonic_of_the_wrong_parity_is_seen():
     assert max(error for name, error in errors.items() if name.startswith("translation")) < 1e-12
 
 
-@with_e3nn
+@needs("e3nn")
 def test_an_image_that_is_forgotten_is_seen(monkeypatch):
     nearest = o3._nearest_images
     monkeypatch.setattr(o3, "_nearest_images", lambda lattice: nearest(lattice)[:1])
@@ -281,7 +275,7 @@ def test_an_image_that_is_forgotten_is_seen(monkeypatch):
     assert max(equivariance_error(even).values()) > 1e-3
 
 
-@with_e3nn
+@needs("e3nn")
 @pytest.mark.parametrize("shape", [(3, 3, 3), (4, 3, 3)])
 def test_gathering_agrees_with_fft(shape):
     field = random_field(shape)
@@ -311,7 +305,7 @@ def test_gathering_and_its_adjoint_have_each_other_s_derivatives():
     torch.testing.assert_close((gathered * spread).sum(), (field * collected).sum())
 
 
-@with_e3nn
+@needs("e3nn")
 def test_path_rates_keep_a_graph_only_where_one_is_wanted():
     field = random_field()
     phi = configurations(field.lattice)
@@ -321,7 +315,7 @@ def test_path_rates_keep_a_graph_only_where_one_is_wanted():
     assert not any(part.requires_grad for part in (rates.velocity, rates.divergence, rates.score_rate))
 
 
-@with_e3nn
+@needs("e3nn")
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
@@ -352,7 +346,7 @@ def test_without_e3nn_the_remedy_is_named(monkeypatch):
         O3Field(Lattice((3, 3, 3)))
 
 
-@with_e3nn
+@needs("e3nn")
 def test_e3nn_is_imported_when_a_field_is_built_and_no_earlier():
     check = (
         "import sys, equiflow; before = 'e3nn' in sys.modules;"

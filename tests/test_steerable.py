@@ -1,12 +1,10 @@
 from __future__ import annotations
 
-import importlib.util
-import os
 import sys
 
 import pytest
 import torch
-from strategies import configurations
+from strategies import configurations, needs
 
 from equiflow.actions import Phi4
 from equiflow.flows import EquivariantCNF
@@ -25,11 +23,6 @@ from equiflow.testing import (
 from equiflow.training import fit
 from equiflow.vector_fields import SteerableField
 
-with_escnn = pytest.mark.skipif(
-    importlib.util.find_spec("escnn") is None and "CI" not in os.environ,
-    reason="needs escnn: pip install 'equiflow[steerable]'",
-)
-
 
 def random_field(shape=(4, 4), *, point="full", z2=True, seed=0, **options) -> SteerableField:
     lattice = Lattice(shape)
@@ -39,7 +32,7 @@ def random_field(shape=(4, 4), *, point="full", z2=True, seed=0, **options) -> S
     return field
 
 
-@with_escnn
+@needs("escnn")
 @pytest.mark.parametrize(
     ("shape", "options"),
     [
@@ -61,7 +54,7 @@ def test_every_law_holds(shape, options):
     assert report.ok, str(report)
 
 
-@with_escnn
+@needs("escnn")
 @pytest.mark.parametrize("shape", [(4, 4), (5, 5)])
 def test_laws_hold_after_training_and_in_float32(shape):
     lattice = Lattice(shape)
@@ -73,7 +66,7 @@ def test_laws_hold_after_training_and_in_float32(shape):
     assert_vector_field(flow.vector_field.float())
 
 
-@with_escnn
+@needs("escnn")
 def test_an_untrained_field_stands_still_and_can_start():
     lattice = Lattice((4, 4))
     field = SteerableField(lattice)
@@ -85,7 +78,7 @@ def test_an_untrained_field_stands_still_and_can_start():
     assert field.outer.grad.abs().max() > 1e-3
 
 
-@with_escnn
+@needs("escnn")
 def test_a_saved_flow_loads_bitwise_equal(tmp_path):
     field = random_field((4, 6), representation=["trivial", "regular"])
     flow = EquivariantCNF(field.lattice, vector_field=field, solver=Solver("rk4", steps=2)).double()
@@ -96,7 +89,7 @@ def test_a_saved_flow_loads_bitwise_equal(tmp_path):
     assert torch.equal(loaded.log_prob(phi), flow.log_prob(phi))
 
 
-@with_escnn
+@needs("escnn")
 def test_a_resized_field_acts_alike_on_periodic_configurations():
     # Sides beyond the kernel's reach: nothing wraps around on either lattice.
     field = random_field((5, 5), kernel_size=3)
@@ -110,7 +103,7 @@ def test_a_resized_field_acts_alike_on_periodic_configurations():
         field.resized(Lattice((5, 6)))
 
 
-@with_escnn
+@needs("escnn")
 def test_a_basis_as_rounded_as_escnn_s_own_is_seen():
     field = random_field()
     noise = torch.randn(field.basis.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -120,7 +113,7 @@ def test_a_basis_as_rounded_as_escnn_s_own_is_seen():
     assert equivariance_error(field)["translation along axis 0"] < 1e-12
 
 
-@with_escnn
+@needs("escnn")
 def test_a_kernel_off_its_site_is_seen():
     field = random_field((5, 5))
     field._site.copy_((field._site + 1) % field.lattice.volume)
@@ -148,7 +141,7 @@ class ForgetsTheRadius(FieldwisePointwise):
         return value, torch.einsum("c,bcxy->bxy", overlap.diagonal()[channels], value / u)
 
 
-@with_escnn
+@needs("escnn")
 def test_a_wrong_trace_is_seen():
     field = random_field((5, 5), representation="vector", multiplicity=2)
     assert_divergence_exact(field)
@@ -157,14 +150,14 @@ def test_a_wrong_trace_is_seen():
         assert_divergence_exact(field)
 
 
-@with_escnn
+@needs("escnn")
 def test_an_even_function_is_seen():
     field = random_field(z2=False)
     errors = equivariance_error(field, group=SymmetryGroup(field.lattice))
     assert errors["Z2 phi -> -phi"] > 1e-3
 
 
-@with_escnn
+@needs("escnn")
 def test_field_types_of_escnn_name_the_channels():
     from equiflow.nn import steerable
 
@@ -178,7 +171,7 @@ def test_field_types_of_escnn_name_the_channels():
         random_field(point="C4", representation=field_type)
 
 
-@with_escnn
+@needs("escnn")
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [

@@ -11,6 +11,7 @@ from torch.distributions import Distribution, constraints
 from equiflow.actions import Action
 from equiflow.flows.certificate import Certificate, SolvedTwice, certify
 from equiflow.lattice import Lattice, Space, check_count, check_type, lattice_of
+from equiflow.precision import in_double
 from equiflow.priors import Prior
 
 
@@ -107,21 +108,49 @@ class Flow(nn.Module, ABC):
         action: Action | None = None,
         generator: torch.Generator | None = None,
     ) -> Certificate:
-        """How far log q can be trusted. Here for discrete maps: exact, but for the round trip's rounding.
+        """Measure the errors of log q that no effective sample size can see: discretisation, rounding.
+
+        The same prior samples are carried to the model again in float64, by a finer solver if the flow
+        has one. With an action the log weights of both are compared; without one the model itself is
+        the target (`log Z = 0`), whose log q comes from the inverse direction.
+
+        A flow and an action of lower precision are copied for it, so what they compute with has to be
+        parameters and buffers.
 
         Args:
-            n_samples: how many samples to look at.
-            action: target whose log weights are compared; the model itself by default.
+            n_samples: how many to compare.
+            action: target whose log weights and log Z are compared.
             generator: source of randomness, on the flow's device.
         """
         z = self.prior.rsample(check_count(n_samples, "n_samples", minimum=0), generator)
-        phi, log_det = self.transform_and_log_det(z)
-        log_weight = torch.zeros_like(log_det)
+        reference = self._reference()
+        phi, log_weight, nfe = self._log_weight(z, reference, action)
+        refined = phi, torch.zeros_like(log_weight)
         if action is not None:
-            log_weight = -action(phi) - (self.prior.log_prob(z) - log_det)
-        samples = SolvedTwice(phi, log_weight, phi, log_weight)
+            refined = reference._log_weight(z.double(), reference, in_double(action))[:2]
+        samples = SolvedTwice(phi, log_weight, refined[0].to(phi), refined[1])
         round_trip = self.inverse_and_log_det(phi)[0] - z
-        return certify(samples, round_trip, nfe=0, solver="exact map", refined="the same map")
+        text = f"{reference._method()} in float64"
+        return certify(samples, round_trip, nfe=nfe, solver=self._method(), refined=text)
+
+    def _reference(self) -> Flow:
+        """The flow that a certificate compares with."""
+        return in_double(self)
+
+    def _log_weight(self, z: Tensor, reference: Flow, action: Action | None) -> tuple[Tensor, Tensor, int]:
+        """Samples, log weights in float64 and nfe; without an action the target is the reference."""
+        phi, log_det, nfe = self._transform_and_count(z)
+        log_q = self.prior.log_prob(z) - log_det
+        log_target = reference.log_prob(phi.double()) if action is None else -action(phi)
+        return phi, (log_target - log_q).double(), nfe
+
+    def _transform_and_count(self, z: Tensor) -> tuple[Tensor, Tensor, int]:
+        """`transform_and_log_det` and the evaluations of a vector field that it takes."""
+        return *self.transform_and_log_det(z), 0
+
+    def _method(self) -> str:
+        """How the flow computes, as text."""
+        return "exact map"
 
     def _check_input(self, phi: Tensor, name: str) -> Tensor:
         self.space.check_finite(phi, name)

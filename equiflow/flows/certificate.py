@@ -1,4 +1,4 @@
-"""What a flow's log-density is worth: the discretisation error that no ESS can see."""
+"""What a flow's log-density is worth: errors of discretisation and rounding that no ESS can see."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class SolvedTwice:
-    """The same prior samples carried to the model by two solvers, with their log weights.
+    """The same prior samples carried to the model twice: by the flow as it is, and by a finer solve.
 
     Attributes:
-        phi: `(n_samples, *lattice)` by the current solver.
-        log_weight: their log weights, `(n_samples,)`.
-        refined_phi: the same by the finer solver.
-        refined_log_weight: the same by the finer solver.
+        phi: `(n_samples, *lattice)` by the flow.
+        log_weight: their log weights, `(n_samples,)`, in float64 whatever the flow computes in.
+        refined_phi: the same by the finer solve, rounded to the dtype of the flow at the end.
+        refined_log_weight: the same by the finer solve, not rounded.
     """
 
     phi: Tensor
@@ -27,7 +27,7 @@ class SolvedTwice:
 
 @dataclass(frozen=True)
 class Certificate:
-    """Change of the results of a flow under a finer solve of the same samples.
+    """Change of the results of a flow under a finer solve of the same samples in float64.
 
     Attributes:
         log_z_shift: change of `log Z`, finer minus current; of the action if one was given, else of
@@ -36,7 +36,7 @@ class Certificate:
         round_trip_error: largest `|inverse(transform(z)) - z|` over samples and sites.
         nfe: evaluations per sample of the solver that is certified.
         solver: the solver that is certified, as text.
-        refined: the finer solver it was compared with, as text.
+        refined: what it was compared with, as text.
         n_samples: number of samples compared.
         samples: the samples behind it.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,11 @@ from equiflow.actions import Action
 from equiflow.allocation import keep_freed_memory
 from equiflow.compilation import Compiled
 from equiflow.flows.base import Flow
-from equiflow.flows.certificate import Certificate, SolvedTwice, certify
 from equiflow.flows.recipes import describe, dtype_named, load_weights, rebuild, space_of
 from equiflow.group import Group
 from equiflow.lattice import Lattice, Space, check_count, check_type
 from equiflow.ode import Solution, State, integrate
+from equiflow.precision import in_double
 from equiflow.priors import PRIORS, Prior, default_prior
 from equiflow.resizing import space_on
 from equiflow.solvers import Solver, SolverChoice, choose_solver
@@ -213,35 +214,6 @@ class EquivariantCNF(Flow):
         return velocity.square().sum(self.space.event_axes)
 
     @torch.no_grad()
-    def certificate(
-        self,
-        n_samples: int = 256,
-        *,
-        action: Action | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Certificate:
-        """Measure the discretisation error of log q, which no effective sample size can see.
-
-        The same prior samples are solved again with `solver.refined()`; with an action the log
-        weights of both are compared, without one the model itself is the target (`log Z = 0`).
-
-        Args:
-            n_samples: how many to compare.
-            action: target whose log weights and log Z are compared.
-            generator: source of randomness, on the flow's device.
-        """
-        z = self.prior.rsample(check_count(n_samples, "n_samples", minimum=0), generator)
-        finer = self.solver.refined()
-        phi, log_weight, nfe = self._log_weight(z, self.solver, finer, action)
-        if action is None:
-            refined = phi, torch.zeros_like(log_weight)
-        else:
-            refined = self._log_weight(z, finer, finer, action)[:2]
-        round_trip = self.solve(phi, 1.0, 0.0).state[0] - z
-        samples = SolvedTwice(phi, log_weight, *refined)
-        return certify(samples, round_trip, nfe=nfe, solver=str(self.solver), refined=str(finer))
-
-    @torch.no_grad()
     def tune_solver(
         self,
         target: float = 1e-3,
@@ -253,7 +225,7 @@ class EquivariantCNF(Flow):
         """Give the flow, as trained, the solver with the fewest evaluations that reaches an error.
 
         The error is the larger of `|shift of log Z|` and a tenth of the largest change of a log
-        weight, against dopri8 at a tolerance near rounding.
+        weight, against dopri8 in float64 at a tolerance below the rounding of the flow's own dtype.
 
         Args:
             target: largest acceptable error.
@@ -265,33 +237,41 @@ class EquivariantCNF(Flow):
             What was chosen and what was tried; `print` shows it as a table.
         """
         z = self.prior.rsample(check_count(n_samples, "n_samples", minimum=0), generator)
-        tight = 1e-10 if self.dtype == torch.float64 else 1e-6
-        reference_solver = Solver("dopri8", rtol=tight, atol=tight)
-        reference = torch.zeros(len(z), dtype=torch.float64, device=z.device)
+        tight, finest = (1e-10, 1e-11) if self.dtype == torch.float64 else (1e-8, 1e-6)
+        reference = self._reference(Solver("dopri8", rtol=tight, atol=tight))
+        exact = torch.zeros(len(z), dtype=torch.float64, device=z.device)
         if action is not None:
-            reference = self._log_weight(z, reference_solver, reference_solver, action)[1].double()
+            exact = reference._log_weight(z.double(), reference, in_double(action))[1]
 
         def measure(solver: Solver) -> tuple[float, int]:
-            _, log_weight, nfe = self._log_weight(z, solver, reference_solver, action)
-            change = log_weight.double() - reference
-            shift = (reference + change).logsumexp(0) - reference.logsumexp(0)
+            _, log_weight, nfe = self._by(solver)._log_weight(z, reference, action)
+            change = log_weight - exact
+            shift = log_weight.logsumexp(0) - exact.logsumexp(0)
             return max(abs(float(shift)), 0.1 * float(change.abs().max())), nfe
 
-        choice = choose_solver(measure, target=target, adjoint=self.solver.adjoint)
+        choice = choose_solver(measure, target=target, adjoint=self.solver.adjoint, finest=finest)
         self.solver = choice.solver
         return choice
 
-    def _log_weight(
-        self, z: Tensor, solver: Solver, exact: Solver, action: Action | None
-    ) -> tuple[Tensor, Tensor, int]:
-        """Samples, log weights and nfe by a solver; without an action `exact` gives the target log q."""
-        solution = self.solve(z, 0.0, 1.0, solver=solver)
+    def _by(self, solver: Solver) -> EquivariantCNF:
+        """The flow, weights and all, by another solver."""
+        flow = copy.copy(self)
+        flow.solver = solver
+        return flow
+
+    def _reference(self, solver: Solver | None = None) -> EquivariantCNF:
+        """See `Flow._reference`; uncompiled, so that what a compiler got wrong is seen too."""
+        reference = in_double(self)._by(solver or self.solver.refined())
+        reference.compiled = False
+        return reference
+
+    def _transform_and_count(self, z: Tensor) -> tuple[Tensor, Tensor, int]:
+        solution = self.solve(z, 0.0, 1.0)
         phi, log_det = solution.state
-        log_q = self.prior.log_prob(z) - log_det
-        if action is not None:
-            return phi, -action(phi) - log_q, solution.nfe
-        back, back_log_det = self.solve(phi, 1.0, 0.0, solver=exact).state
-        return phi, self.prior.log_prob(back) + back_log_det - log_q, solution.nfe
+        return phi, log_det, solution.nfe
+
+    def _method(self) -> str:
+        return str(self.solver)
 
     def save(self, path: str | Path) -> None:
         """Write the flow to one file of tensors and plain values; `load` rebuilds it."""

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from equiflow.lattice import Lattice, check_type
 from equiflow.nn.gates import GatedPointwise
-from equiflow.nn.kernels import Kernel, MomentumKernel, OffsetKernel
+from equiflow.nn.kernels import spanning_kernel
 from equiflow.nn.o3 import HarmonicBasis, HarmonicKernels
 from equiflow.nn.time import CosineBasis
 from equiflow.resizing import check_resizable
@@ -73,13 +73,12 @@ class O3Field(TwoConvolutionField):
         self.time_basis = CosineBasis(n_time_modes)
         self.inner = HarmonicKernels(basis, n_time_modes, start="spread")
         self.outer = HarmonicKernels(basis, n_time_modes, start="zero")
-        kind = MomentumKernel if group.has_inversion else OffsetKernel
-        self.linear: Kernel = kind(group, n_time_modes, 1, convolution="fourier")
+        self.linear = spanning_kernel(group, n_time_modes, 1, convolution="fourier")
 
     def kernels(self, t: Tensor | float) -> TwoKernels:
         """See `TwoConvolutionField.kernels`."""
         time_values = self.time_basis(t)
-        linear = self.lattice.ifft(self.linear(time_values).operand[0] + 0j)
+        linear = self.lattice.ifft(self.linear(time_values).operand[0])
         return TwoKernels(self.inner(time_values), self.outer(time_values), linear)
 
     def config(self) -> dict[str, object]:

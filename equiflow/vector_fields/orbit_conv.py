@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from equiflow.lattice import Lattice, check_type
+from equiflow.lattice import Lattice
 from equiflow.nn.convolution import feature_convolution
 from equiflow.nn.features import FeatureValues, SineFeatures
-from equiflow.nn.kernels import Kernel, KernelValues, MomentumKernel, OffsetKernel
+from equiflow.nn.kernels import Kernel, KernelValues, MomentumKernel, OffsetKernel, spanning_kernel
 from equiflow.nn.time import CosineBasis
 from equiflow.precision import full_precision
 from equiflow.resizing import check_resizable
@@ -58,7 +58,6 @@ class OrbitConvField(VectorField):
         max_frequency: float = 8.0,
         convolution: str = "auto",
     ) -> None:
-        check_type(lattice, Lattice, "lattice", "Write Lattice((16, 16)).")
         group = symmetry_on(lattice, group, "field")
         super().__init__(group)
         self._config: dict[str, Any] = {
@@ -72,8 +71,8 @@ class OrbitConvField(VectorField):
         self.features = SineFeatures(n_frequencies, lattice.dim, max_frequency=max_frequency, odd=group.z2)
         n_kernels = 1 + len(self.features)
         self.kernel: Kernel
-        if kernel_size is None and group.has_inversion:
-            self.kernel = MomentumKernel(group, n_time_modes, n_kernels, convolution=convolution)
+        if kernel_size is None:
+            self.kernel = spanning_kernel(group, n_time_modes, n_kernels, convolution=convolution)
         else:
             self.kernel = OffsetKernel(group, n_time_modes, n_kernels, kernel_size, convolution=convolution)
         # A uniform drift is the one even feature that no kernel can give: allowed only without Z2.

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from equiflow.lattice import Lattice, check_count, check_type
 from equiflow.nn.fieldwise import FieldwisePointwise
-from equiflow.nn.kernels import Kernel, MomentumKernel, OffsetKernel
+from equiflow.nn.kernels import spanning_kernel
 from equiflow.nn.steerable import channel_field, representation_names, steerable_kernels
 from equiflow.nn.time import CosineBasis
 from equiflow.resizing import check_resizable
@@ -95,11 +95,7 @@ class SteerableField(TwoConvolutionField):
         self.inner = nn.Parameter(torch.zeros(shape))
         self.outer = nn.Parameter(torch.zeros(shape))
         self._start(field_of[self._kept], seed)
-        self.linear: Kernel
-        if group.has_inversion:
-            self.linear = MomentumKernel(group, n_time_modes, 1, convolution="fourier")
-        else:
-            self.linear = OffsetKernel(group, n_time_modes, 1, convolution="fourier")
+        self.linear = spanning_kernel(group, n_time_modes, 1, convolution="fourier")
 
     basis: Tensor
     _site: Tensor
@@ -107,8 +103,7 @@ class SteerableField(TwoConvolutionField):
     def kernels(self, t: Tensor | float) -> TwoKernels:
         """See `TwoConvolutionField.kernels`."""
         time_values = self.time_basis(t)
-        modes = self.linear(time_values).operand[0]
-        linear = self.lattice.ifft(modes if modes.is_complex() else torch.complex(modes, modes * 0))
+        linear = self.lattice.ifft(self.linear(time_values).operand[0])
         return TwoKernels(
             self._expand(self.inner, time_values), self._expand(self.outer, time_values), linear
         )
