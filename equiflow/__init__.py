@@ -2,7 +2,7 @@
 
 from importlib.metadata import version as _version
 
-from equiflow.actions import Action, FreeScalar, Phi4
+from equiflow.actions import Action, ExternalField, FreeScalar, ONModel, Phi4
 from equiflow.families import ActionFamily
 from equiflow.flows import (
     AugmentedFlow,
@@ -15,7 +15,9 @@ from equiflow.flows import (
     SplineMap,
     SymplecticFlow,
 )
-from equiflow.lattice import Lattice
+from equiflow.group import Group
+from equiflow.lattice import Lattice, Multiplet, Particles, Space
+from equiflow.orthogonal import EuclideanGroup, MultipletGroup
 from equiflow.priors import FreeField, Prior, StandardNormal
 from equiflow.samplers import (
     HMC,
@@ -43,7 +45,7 @@ from equiflow.training import (
     fit,
     fit_ladder,
 )
-from equiflow.vector_fields import O3Field, OrbitConvField, SteerableField, VectorField
+from equiflow.vector_fields import MultipletField, O3Field, OrbitConvField, SteerableField, VectorField
 
 __version__ = _version("equiflow")
 
@@ -60,26 +62,35 @@ __all__ = [
     "Ensemble",
     "EquivariantCNF",
     "Estimate",
+    "EuclideanGroup",
     "ExtendedAction",
+    "ExternalField",
     "Flow",
     "FlowMatching",
     "ForwardKL",
     "FreeField",
     "FreeScalar",
+    "Group",
     "IndependenceMetropolis",
     "InversePathGradient",
     "Lattice",
     "Mixture",
+    "Multiplet",
+    "MultipletField",
+    "MultipletGroup",
     "NaturalGradient",
     "O3Field",
+    "ONModel",
     "OrbitConvField",
     "OverCouplings",
+    "Particles",
     "PathGradient",
     "Phi4",
     "Prior",
     "ReverseKL",
     "Solver",
     "SolverError",
+    "Space",
     "SplineMap",
     "StandardNormal",
     "SteerableField",

@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from equiflow.flows import EquivariantCNF
-from equiflow.lattice import Lattice
+from equiflow.lattice import Lattice, Multiplet, Space
+from equiflow.orthogonal import MultipletGroup
 from equiflow.priors import PRIORS, FreeField, Prior, StandardNormal
 from equiflow.solvers import Solver
 from equiflow.symmetry import SymmetryGroup
 from equiflow.testing import randomise
-from equiflow.vector_fields import O3Field, OrbitConvField, SteerableField, VectorField
+from equiflow.vector_fields import MultipletField, O3Field, OrbitConvField, SteerableField, VectorField
 
 SHAPES = (
     (1,), (2,), (5,), (6,),
@@ -41,10 +42,10 @@ def needs(package: str) -> pytest.MarkDecorator:
     return pytest.mark.skipif(not is_there(package), reason=f"needs {package}")
 
 
-def configurations(lattice: Lattice, n: int = 3, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
-    """Reproducible white noise `(n, *lattice)`."""
+def configurations(space: Space, n: int = 3, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
+    """Reproducible white noise `(n, *shape)`."""
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn((n, *lattice.shape), generator=generator, dtype=torch.float64).to(dtype)
+    return torch.randn((n, *space.shape), generator=generator, dtype=torch.float64).to(dtype)
 
 
 def log_integral(log_density: Callable[[Tensor], Tensor], lattice: Lattice, *, n_points: int = 481) -> float:
@@ -139,6 +140,41 @@ def families(lattice: Lattice) -> list[str]:
 
 
 @st.composite
+def multiplet_fields(draw: st.DrawFn) -> VectorField:
+    lattice = draw(lattices(max_volume=18))
+    multiplet = Multiplet(lattice, draw(st.integers(1, 3)))
+    group = MultipletGroup(multiplet, draw(st.sampled_from(POINT_GROUPS)), draw(st.booleans()))
+    return MultipletField(
+        multiplet,
+        group=group,
+        n_frequencies=draw(st.integers(1, 3)),
+        n_time_modes=draw(st.integers(1, 3)),
+        max_frequency=3.0,
+    )
+
+
+#: families on other spaces than a lattice, each with a strategy of its own
+ELSEWHERE: dict[str, Callable[[], st.SearchStrategy[VectorField]]] = {"MultipletField": multiplet_fields}
+
+
+@st.composite
+def fields_elsewhere(draw: st.DrawFn, *, scale: float = 0.3) -> VectorField:
+    """Any field on another space than a lattice, with random weights in float64."""
+    field = draw(ELSEWHERE[draw(st.sampled_from(sorted(ELSEWHERE)))]()).double()
+    randomise(field, scale=scale, seed=draw(seeds))
+    return field
+
+
+@st.composite
+def flows_elsewhere(draw: st.DrawFn, *, solver: Solver = Solver("dopri5", rtol=1e-9, atol=1e-9)):  # noqa: B008
+    """A flow on another space than a lattice, with random weights in float64."""
+    field = draw(fields_elsewhere(scale=0.1))
+    flow = EquivariantCNF(field.space, vector_field=field, solver=solver).double()
+    randomise(flow.prior, seed=draw(seeds))
+    return flow
+
+
+@st.composite
 def vector_fields(
     draw: st.DrawFn,
     where: st.SearchStrategy[Lattice] | None = None,
@@ -206,13 +242,16 @@ def small_flow(
 
 
 __all__ = [
+    "ELSEWHERE",
     "FIELDS",
     "POINT_GROUPS",
     "SHAPES",
     "FreeField",
     "StandardNormal",
     "configurations",
+    "fields_elsewhere",
     "flows",
+    "flows_elsewhere",
     "groups",
     "is_there",
     "kernel_sizes",
