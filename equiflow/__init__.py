@@ -45,7 +45,14 @@ from equiflow.training import (
     fit,
     fit_ladder,
 )
-from equiflow.vector_fields import MultipletField, O3Field, OrbitConvField, SteerableField, VectorField
+from equiflow.vector_fields import (
+    MultipletField,
+    O3Field,
+    OrbitConvField,
+    PotentialField,
+    SteerableField,
+    VectorField,
+)
 
 __version__ = _version("equiflow")
 
@@ -86,6 +93,7 @@ __all__ = [
     "Particles",
     "PathGradient",
     "Phi4",
+    "PotentialField",
     "Prior",
     "ReverseKL",
     "Solver",

@@ -19,7 +19,14 @@ from equiflow.priors import PRIORS, FreeField, Prior, StandardNormal
 from equiflow.solvers import Solver
 from equiflow.symmetry import SymmetryGroup
 from equiflow.testing import randomise
-from equiflow.vector_fields import MultipletField, O3Field, OrbitConvField, SteerableField, VectorField
+from equiflow.vector_fields import (
+    MultipletField,
+    O3Field,
+    OrbitConvField,
+    PotentialField,
+    SteerableField,
+    VectorField,
+)
 
 SHAPES = (
     (1,), (2,), (5,), (6,),
@@ -104,6 +111,20 @@ def o3_fields(draw: st.DrawFn, group: SymmetryGroup) -> O3Field:
 
 
 @st.composite
+def potential_fields(draw: st.DrawFn, group: SymmetryGroup) -> PotentialField:
+    return PotentialField(
+        group.lattice,
+        group=group,
+        kernel_size=draw(kernel_sizes(group.lattice)),
+        n_channels=draw(st.integers(1, 3)),
+        n_ridges=draw(st.integers(1, 4)),
+        n_time_modes=draw(st.integers(1, 3)),
+        max_frequency=3.0,
+        convolution=draw(st.sampled_from(["dense", "fourier"])),
+    )
+
+
+@st.composite
 def steerable_fields(draw: st.DrawFn, group: SymmetryGroup) -> SteerableField:
     return SteerableField(
         group.lattice,
@@ -120,6 +141,7 @@ def steerable_fields(draw: st.DrawFn, group: SymmetryGroup) -> SteerableField:
 FIELDS: dict[str, Callable[[SymmetryGroup], st.SearchStrategy[VectorField]]] = {
     "O3Field": o3_fields,
     "OrbitConvField": orbit_conv_fields,
+    "PotentialField": potential_fields,
     "SteerableField": steerable_fields,
 }
 

@@ -46,6 +46,10 @@ class Convolution(ABC):
     def overlap(self, encoded: Tensor, gradient: Tensor, operand: Tensor) -> Tensor:
         """Gradient of `sum(g . mix(encoded, operand))` in the operand, from the encoded g."""
 
+    @abstractmethod
+    def products(self, operand: Tensor) -> Tensor:
+        """`<K_c, K_c'> = sum_x K_c(x) K_c'(x)` of all pairs of kernels, `(channel, channel)`."""
+
 
 class FourierConvolution(Convolution):
     """The operand is the kernels' Fourier modes, `(channel, *half_shape)`, real if the kernels are even."""
@@ -77,6 +81,12 @@ class FourierConvolution(Convolution):
         total = total if operand.is_complex() else total.real
         return total * self._measure.to(total.real)
 
+    def products(self, operand: Tensor) -> Tensor:
+        """See `Convolution.products`."""
+        weighted = (operand * self._measure.to(operand.real)).flatten(1)
+        product = weighted @ operand.flatten(1).mH
+        return product.real
+
 
 class DenseConvolution(Convolution):
     """The operand is the kernels as matrices, `D_c(y, x) = K_c(x - y)`, `(channel, V, V)`."""
@@ -98,6 +108,11 @@ class DenseConvolution(Convolution):
     def overlap(self, encoded: Tensor, gradient: Tensor, operand: Tensor) -> Tensor:
         """See `Convolution.overlap`."""
         return (encoded.flatten(1).mT @ gradient[:, 0]).view(operand.shape)
+
+    def products(self, operand: Tensor) -> Tensor:
+        """See `Convolution.products`."""
+        kernels = operand[:, 0]
+        return kernels @ kernels.mT
 
 
 CONVOLUTIONS: dict[str, type[Convolution]] = {"dense": DenseConvolution, "fourier": FourierConvolution}

@@ -101,12 +101,19 @@ class MomentumKernel(Kernel):
         n_time_modes: size of the time basis.
         n_features: number of kernels.
         convolution: how they act, see `convolution_for`.
+        symmetric: tie k and -k, so that `K(-x) = K(x)`, whatever the group.
     """
 
     def __init__(
-        self, group: SymmetryGroup, n_time_modes: int, n_features: int, *, convolution: str = "auto"
+        self,
+        group: SymmetryGroup,
+        n_time_modes: int,
+        n_features: int,
+        *,
+        convolution: str = "auto",
+        symmetric: bool = False,
     ) -> None:
-        if not group.has_inversion:
+        if not (symmetric or group.has_inversion):
             raise ValueError(
                 f"MomentumKernel needs a group with x -> -x; {group} lacks it. Use OffsetKernel."
             )

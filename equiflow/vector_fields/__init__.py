@@ -4,6 +4,7 @@ from equiflow.vector_fields.base import PathRates, VectorField, default_field
 from equiflow.vector_fields.multiplet import MultipletField
 from equiflow.vector_fields.o3 import O3Field
 from equiflow.vector_fields.orbit_conv import OrbitConvField
+from equiflow.vector_fields.potential import PotentialField
 from equiflow.vector_fields.steerable import SteerableField
 from equiflow.vector_fields.two_convolutions import TwoConvolutionField, TwoKernels
 
@@ -12,6 +13,7 @@ VECTOR_FIELDS: dict[str, type[VectorField]] = {
     "MultipletField": MultipletField,
     "O3Field": O3Field,
     "OrbitConvField": OrbitConvField,
+    "PotentialField": PotentialField,
     "SteerableField": SteerableField,
 }
 
@@ -21,6 +23,7 @@ __all__ = [
     "O3Field",
     "OrbitConvField",
     "PathRates",
+    "PotentialField",
     "SteerableField",
     "TwoConvolutionField",
     "TwoKernels",

@@ -1,0 +1,76 @@
+"""Functions of a site's channels that are sums of ridges, with derivatives in closed form."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from equiflow.lattice import check_count, check_type
+
+
+@dataclass(frozen=True)
+class RidgeWaves:
+    """`sin` and `cos` of the angle of each ridge, `(batch, ridge, V)`."""
+
+    sin: Tensor
+    cos: Tensor
+
+
+class Ridges(nn.Module):
+    r"""`F(u) = sum_j a_j (1 - cos theta_j) / omega_j^2` with `theta_j = omega_j e_j . u`.
+
+    Each ridge varies along one direction `e_j` in the space of the channels, so that F mixes them. It is
+    even, which Z2 asks for; without Z2 the angles get learnable phases. All derivatives are bounded.
+    The amplitudes `a_j` are the caller's, for they depend on flow time.
+
+    Args:
+        n_channels: number of channels.
+        n_ridges: number of ridges. They start along the channels' axes in turn.
+        max_frequency: those of one channel start with frequencies spread evenly on (0, max_frequency].
+        even: whether `F(-u) = F(u)`.
+
+    Raises:
+        ValueError: if a number is less than one or `max_frequency` is not positive.
+    """
+
+    def __init__(
+        self, n_channels: int, n_ridges: int, *, max_frequency: float = 8.0, even: bool = True
+    ) -> None:
+        super().__init__()
+        check_count(n_channels, "n_channels")
+        check_count(n_ridges, "n_ridges")
+        check_type(max_frequency, (float, int), "max_frequency")
+        if not 0 < max_frequency < math.inf:
+            raise ValueError(f"Ridges need max_frequency > 0, finite; got {max_frequency}.")
+        dtype, ridge = torch.get_default_dtype(), torch.arange(n_ridges)
+        per_channel = -(-n_ridges // n_channels)
+        start = (ridge // n_channels + 1) * (max_frequency / per_channel)
+        self.omega = nn.Parameter(start.to(dtype))
+        self.direction = nn.Parameter(torch.eye(n_channels, dtype=dtype)[ridge % n_channels])
+        # Sines and cosines of each frequency in turn, as a start: even and odd parts.
+        phase = (ridge // n_channels % 2) * (math.pi / 2)
+        self.phase = None if even else nn.Parameter(phase.to(dtype))
+
+    def angles(self, u: Tensor) -> Tensor:
+        """`theta_j`, `(batch, ridge, V)`, of channels `(batch, channel, V)`."""
+        theta = torch.matmul(self.omega[:, None] * self.direction, u)
+        return theta if self.phase is None else theta + self.phase[:, None]
+
+    def value(self, cos: Tensor, amplitude: Tensor) -> Tensor:
+        """`F(u)`, `(batch, V)`."""
+        return (amplitude / self.omega.square()) @ (1 - cos)
+
+    def gradient(self, sin: Tensor, amplitude: Tensor) -> Tensor:
+        """`dF/du_c`, `(batch, channel, V)`."""
+        return self.along(sin, amplitude / self.omega)
+
+    def along(self, waves: Tensor, weight: Tensor) -> Tensor:
+        """`sum_j weight_j e_j waves_j`, `(batch, channel, V)`."""
+        return torch.matmul((weight[:, None] * self.direction).mT, waves)
+
+    def curvature(self, overlap: Tensor, amplitude: Tensor) -> Tensor:
+        """`q_j` of `sum_cc' overlap_cc' d2F/du_c du_c' = sum_j q_j cos theta_j`, `(ridge,)`."""
+        return amplitude * ((self.direction @ overlap) * self.direction).sum(1)

@@ -1,0 +1,223 @@
+"""Gradient flows: fields that are the gradient of an invariant potential, with exact Laplacian."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from equiflow.lattice import Lattice, check_type
+from equiflow.nn.kernels import Kernel, MomentumKernel, OffsetKernel
+from equiflow.nn.ridges import Ridges
+from equiflow.nn.time import CosineBasis
+from equiflow.precision import full_precision
+from equiflow.resizing import check_resizable
+from equiflow.symmetry import SymmetryGroup
+from equiflow.vector_fields.base import PathRates, VectorField
+
+
+@dataclass(frozen=True)
+class _Coefficients:
+    """What the potential is made of at one time.
+
+    Attributes:
+        operand: of `K_0` and the `K_c`, for the convolution.
+        linear_at_origin: `K_0(0)`.
+        overlap: `<K_c, K_c'>`, `(channel, channel)`.
+        amplitude: `a_j`, `(ridge,)`.
+        drift: b, 0-d; zero with Z2.
+    """
+
+    operand: Tensor
+    linear_at_origin: Tensor
+    overlap: Tensor
+    amplitude: Tensor
+    drift: Tensor | float
+
+
+class PotentialField(VectorField):
+    r"""`v = grad Phi`, the gradient of an invariant potential of the field.
+
+    `Phi(phi, t) = 1/2 phi . K_0 * phi + sum_x F(u(x), t)` with `u_c = K_c^T * phi` and ridges
+    `F(u, t) = sum_j a_j(t) (1 - cos(omega_j e_j . u)) / omega_j^2`, see `Ridges`. Then
+
+        v     = K_0 * phi + sum_c K_c * dF/du_c,
+        div v = V K_0(0) + sum_x sum_cc' d2F/du_c du_c' <K_c, K_c'>,
+
+    exact at the cost of one sum over sites, with `<a, b> = sum_offsets a b`. The Jacobian is symmetric. `K_0`
+    and `K_c` depend on flow time. Even in phi with Z2; without, the ridges have phases and Phi a term
+    `b(t) sum_x phi`. An untrained field stands still: `K_0 = a = 0`; its `K_c` are propagators
+    `1 / (1 + c p^2)`, of which the first is phi itself.
+
+    Optimal transport moves along gradients (Monge-Ampere flow, arXiv:1809.10188), and so do trivialising maps
+    (arXiv:0907.5491, learned in 2212.08469).
+
+    Args:
+        lattice: where the field lives.
+        group: symmetry to build in; by default translations x the full point group x Z2.
+        kernel_size: offsets per axis of the `K_c`, any parity; `None` lets them span the lattice, as
+            `K_0` always does.
+        n_channels: number of kernels `K_c`.
+        n_ridges: number of ridges.
+        n_time_modes: number of cosine modes of everything that depends on time.
+        max_frequency: largest initial frequency of the ridges, in units of 1/phi.
+        convolution: `"fourier"`, `"dense"` or `"auto"`, see `OrbitConvField`.
+
+    Raises:
+        ValueError: if the group acts on another lattice or the kernel does not fit.
+
+    >>> field = PotentialField(Lattice((4, 4)))
+    >>> field.potential(torch.randn(3, 4, 4), 0.5).shape
+    torch.Size([3])
+    """
+
+    def __init__(
+        self,
+        lattice: Lattice,
+        *,
+        group: SymmetryGroup | None = None,
+        kernel_size: int | tuple[int, ...] | None = None,
+        n_channels: int = 2,
+        n_ridges: int = 16,
+        n_time_modes: int = 4,
+        max_frequency: float = 8.0,
+        convolution: str = "auto",
+    ) -> None:
+        check_type(lattice, Lattice, "lattice", "Write Lattice((16, 16)).")
+        group = SymmetryGroup(lattice) if group is None else group
+        check_type(group, SymmetryGroup, "group")
+        if group.lattice != lattice:
+            raise ValueError(
+                f"The group acts on lattice {group.lattice.shape}, the field lives on {lattice.shape}."
+            )
+        super().__init__(group)
+        self._config: dict[str, Any] = {
+            "kernel_size": kernel_size,
+            "n_channels": n_channels,
+            "n_ridges": n_ridges,
+            "n_time_modes": n_time_modes,
+            "max_frequency": max_frequency,
+            "convolution": convolution,
+        }
+        self.time_basis = CosineBasis(n_time_modes)
+        self.ridges = Ridges(n_channels, n_ridges, max_frequency=max_frequency, even=group.z2)
+        self.amplitude = nn.Parameter(torch.zeros(n_time_modes, n_ridges))
+        self.drift = None if group.z2 else nn.Parameter(torch.zeros(n_time_modes))
+        # Symmetric whatever the group: the antisymmetric part of K_0 is no gradient.
+        self.linear = MomentumKernel(group, n_time_modes, 1, convolution=convolution, symmetric=True)
+        self.kernel: Kernel
+        if kernel_size is None and group.has_inversion:
+            self.kernel = MomentumKernel(group, n_time_modes, n_channels, convolution=convolution)
+        else:
+            self.kernel = OffsetKernel(group, n_time_modes, n_channels, kernel_size, convolution=convolution)
+        self.kernel.set_values(_propagators(group, n_time_modes, n_channels, kernel_size))
+
+    @full_precision
+    def potential(self, phi: Tensor, t: Tensor | float) -> Tensor:
+        """`Phi(phi, t)`, whose gradient is the velocity, `(batch,)`."""
+        self.lattice.check(phi)
+        now = self._at(t)
+        encoded, u = self._channels(phi, now)
+        of_sites = self.ridges.value(self.ridges.angles(u).cos(), now.amplitude)
+        convolution = self.kernel.convolution
+        linear = convolution.transpose(encoded, now.operand[:1]).squeeze(1)
+        return of_sites.sum(1) + (phi * (linear / 2 + now.drift)).sum(self.lattice.axes)
+
+    @full_precision
+    def velocity_and_divergence(self, phi: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
+        """See `VectorField.velocity_and_divergence`."""
+        self.lattice.check(phi)
+        now = self._at(t)
+        encoded, u = self._channels(phi, now)
+        theta = self.ridges.angles(u)
+        velocity = self._mix(encoded, self.ridges.gradient(theta.sin(), now.amplitude), now) + now.drift
+        return velocity, self._laplacian(theta.cos(), now)
+
+    @full_precision
+    def velocity(self, phi: Tensor, t: Tensor | float) -> Tensor:
+        """`v(phi, t)` alone, `(batch, *lattice)`."""
+        self.lattice.check(phi)
+        now = self._at(t)
+        encoded, u = self._channels(phi, now)
+        sin = self.ridges.angles(u).sin()
+        return self._mix(encoded, self.ridges.gradient(sin, now.amplitude), now) + now.drift
+
+    @full_precision
+    def path_rates(self, phi: Tensor, t: Tensor | float, score: Tensor) -> PathRates:
+        r"""Closed form: `d s/dt = -K_0 * s - sum_cj K_c * e_jc (a_j cos(theta_j) y_j - omega_j q_j sin(theta_j))`.
+
+        Here `y_j = e_j . K^T * s` and `q_j = a_j sum_cc' e_jc <K_c, K_c'> e_jc'`.
+        """
+        self.lattice.check(phi)
+        self.lattice.check(score, "score")
+        now, ridges = self._at(t), self.ridges
+        encoded, u = self._channels(phi, now)
+        theta = ridges.angles(u)
+        sin = theta.sin()
+        velocity = self._mix(encoded, ridges.gradient(sin, now.amplitude), now) + now.drift
+        with torch.no_grad():
+            cos = theta.cos()
+            divergence = self._laplacian(cos, now)
+            sent, y = self._channels(score, now)
+            bent = (ridges.direction @ y).mul_(cos).mul_(now.amplitude[:, None])
+            curvature = ridges.omega * ridges.curvature(now.overlap, now.amplitude)
+            bent.addcmul_(sin, curvature[:, None], value=-1)
+            rate = self._mix(sent, ridges.along(bent, torch.ones_like(ridges.omega)), now)
+        return PathRates(velocity, divergence, -rate)
+
+    def config(self) -> dict[str, object]:
+        """See `VectorField.config`."""
+        return dict(self._config)
+
+    def resized(self, lattice: Lattice) -> PotentialField:
+        """Kernels as functions of offset, everything else as it is, see `VectorField.resized`."""
+        check_resizable(self.lattice, lattice)
+        field = PotentialField(lattice, group=self.group.on(lattice), **self._config)
+        field.to(self.amplitude.device, self.amplitude.dtype)
+        kernels = {"kernel.weight", "linear.weight"}
+        shared = {name: value for name, value in self.state_dict().items() if name not in kernels}
+        field.load_state_dict(shared, strict=False)
+        field.kernel.resize_from(self.kernel)
+        field.linear.resize_from(self.linear)
+        return field
+
+    def _at(self, t: Tensor | float) -> _Coefficients:
+        time_values = self.time_basis(t)
+        linear, kernel = self.linear(time_values), self.kernel(time_values)
+        return _Coefficients(
+            operand=torch.cat([linear.operand, kernel.operand]),
+            linear_at_origin=linear.at_origin[0],
+            overlap=self.kernel.convolution.products(kernel.operand),
+            amplitude=time_values @ self.amplitude,
+            drift=0.0 if self.drift is None else self.drift @ time_values,
+        )
+
+    def _channels(self, phi: Tensor, now: _Coefficients) -> tuple[Tensor, Tensor]:
+        """The encoded field, and `u_c = K_c^T * phi`, `(batch, channel, V)`."""
+        encoded = self.kernel.convolution.encode(phi.unsqueeze(1))
+        return encoded, self.kernel.convolution.transpose(encoded, now.operand[1:]).flatten(2)
+
+    def _mix(self, encoded: Tensor, channels: Tensor, now: _Coefficients) -> Tensor:
+        """`K_0 * phi + sum_c K_c * channel_c` of the encoded phi."""
+        sent = self.kernel.convolution.encode(channels.unflatten(2, self.lattice.shape))
+        return self.kernel.convolution.mix(encoded, sent, now.operand)
+
+    def _laplacian(self, cos: Tensor, now: _Coefficients) -> Tensor:
+        """`V K_0(0) + sum_x sum_j q_j cos(theta_j)`."""
+        curvature = self.ridges.curvature(now.overlap, now.amplitude)
+        return cos.sum(2) @ curvature + self.lattice.volume * now.linear_at_origin
+
+
+def _propagators(
+    group: SymmetryGroup, n_time_modes: int, n_channels: int, kernel_size: int | tuple[int, ...] | None
+) -> Tensor:
+    """`K_c(p) = 1 / (1 + c p^2)` at every time, cut to the kernel, `(time_mode, channel, *lattice)`."""
+    lattice = group.lattice
+    range_of = torch.arange(n_channels, dtype=torch.float64).view(-1, *(1,) * lattice.dim)
+    modes = 1 / (1 + range_of * lattice.squared_momenta())
+    values = torch.zeros(n_time_modes, n_channels, *lattice.shape, dtype=torch.float64)
+    inside = group.offset_orbits(kernel_size).index >= 0
+    values[0] = torch.fft.ifftn(modes, dim=lattice.axes).real * inside
+    return values
