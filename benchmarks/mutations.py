@@ -126,6 +126,22 @@ MUTANTS = (
         ("test_o3.py", "test_steerable.py"),
     ),
     Mutant(
+        "linear kernel of a potential",
+        "vector_fields/potential.py",
+        "linear / 2 + now.drift",
+        "linear + now.drift",
+        "the potential is not the one whose gradient is the velocity",
+        ("test_potential.py::test_the_velocity_is_the_gradient_of_the_potential",),
+    ),
+    Mutant(
+        "overlap of different channels",
+        "nn/ridges.py",
+        "((self.direction @ overlap) * self.direction)",
+        "(self.direction.square() * overlap.diagonal())",
+        "the Laplacian of a potential is the trace of its Hessian along all pairs of kernels",
+        ("test_potential.py::test_every_law_holds",),
+    ),
+    Mutant(
         "orbit of a steerable kernel",
         "nn/steerable.py",
         "average = (kernels.flatten(1)[:, position] * sign).mean(1)",

@@ -44,7 +44,7 @@ CASES = [
     ((4, 4), "trivial", False, {"kernel_size": 2}),
     ((3, 5), "trivial", True, {"convolution": "fourier"}),
     ((6,), "trivial", True, {}),
-    ((3, 3, 3), "rotations", True, {}),  # C4's rotations contain x -> -x in even dimensions only
+    ((3, 3, 3), "rotations", True, {}),  # without x -> -x
     ((2, 3, 4), "full", True, {"kernel_size": (2, 3, 2)}),
     ((1,), "full", False, {}),
 ]

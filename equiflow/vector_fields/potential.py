@@ -146,9 +146,9 @@ class PotentialField(VectorField):
 
     @full_precision
     def path_rates(self, phi: Tensor, t: Tensor | float, score: Tensor) -> PathRates:
-        r"""Closed form: `d s/dt = -K_0 * s - sum_cj K_c * e_jc (a_j cos(theta_j) y_j - omega_j q_j sin(theta_j))`.
+        """Closed form: `ds/dt = -K_0 * s - sum_c K_c * sum_j e_jc (a_j y_j cos - omega_j q_j sin)(theta_j)`.
 
-        Here `y_j = e_j . K^T * s` and `q_j = a_j sum_cc' e_jc <K_c, K_c'> e_jc'`.
+        Here `y_j = e_j . (K^T * s)` and `q_j = a_j sum_cc' e_jc <K_c, K_c'> e_jc'`.
         """
         self.lattice.check(phi)
         self.lattice.check(score, "score")
