@@ -60,6 +60,8 @@ from equiflow.vector_fields import VECTOR_FIELDS
 M_PL_4 = {4: 8.0, 6: 6.975, 8: 6.008, 10: 5.550, 12: 5.276, 14: 5.113, 16: 4.97, 20: 4.807, 32: 4.572}
 ESS_TICKS = (0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999)
 TRAINING_SOLVER = Solver("rk5", steps=5)
+#: learning rates of continuous flows, where not 2e-2
+RATES = {"PotentialField": 8e-2}
 
 
 def continuous(family: str, lattice: Lattice) -> Flow:
@@ -114,7 +116,8 @@ def objective_of(name: str, flow: Flow, samples: torch.Tensor) -> tuple[Objectiv
     """The objective of that name that suits a flow, and its learning rate."""
     if isinstance(flow, EquivariantCNF):
         path: Objective = PathGradient(solver=TRAINING_SOLVER)
-        forward, rate = ForwardKL(samples, solver=TRAINING_SOLVER), 2e-2
+        forward = ForwardKL(samples, solver=TRAINING_SOLVER)
+        rate = RATES.get(type(flow.vector_field).__name__, 2e-2)
     else:
         path, forward, rate = InversePathGradient(), ForwardKL(samples), 1e-2
     known: dict[str, Objective] = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -11,20 +10,13 @@ from torch import Tensor, nn
 from equiflow.lattice import check_count, check_type
 
 
-@dataclass(frozen=True)
-class RidgeWaves:
-    """`sin` and `cos` of the angle of each ridge, `(batch, ridge, V)`."""
-
-    sin: Tensor
-    cos: Tensor
-
-
 class Ridges(nn.Module):
     r"""`F(u) = sum_j a_j (1 - cos theta_j) / omega_j^2` with `theta_j = omega_j e_j . u`.
 
     Each ridge varies along one direction `e_j` in the space of the channels, so that F mixes them. It is
     even, which Z2 asks for; without Z2 the angles get learnable phases. All derivatives are bounded.
-    The amplitudes `a_j` are the caller's, for they depend on flow time.
+    The amplitudes `a_j` are the caller's, for they depend on flow time. Sites come last and flattened, those
+    of all configurations in one row, so that every sum over channels or ridges is one matrix product.
 
     Args:
         n_channels: number of channels.
@@ -55,21 +47,17 @@ class Ridges(nn.Module):
         self.phase = None if even else nn.Parameter(phase.to(dtype))
 
     def angles(self, u: Tensor) -> Tensor:
-        """`theta_j`, `(batch, ridge, V)`, of channels `(batch, channel, V)`."""
-        theta = torch.matmul(self.omega[:, None] * self.direction, u)
+        """`theta_j`, `(ridge, site)`, of channels `(channel, site)`."""
+        theta = (self.omega[:, None] * self.direction) @ u
         return theta if self.phase is None else theta + self.phase[:, None]
 
     def value(self, cos: Tensor, amplitude: Tensor) -> Tensor:
-        """`F(u)`, `(batch, V)`."""
+        """`F(u)`, `(site,)`, of `cos theta_j`."""
         return (amplitude / self.omega.square()) @ (1 - cos)
 
     def gradient(self, sin: Tensor, amplitude: Tensor) -> Tensor:
-        """`dF/du_c`, `(batch, channel, V)`."""
-        return self.along(sin, amplitude / self.omega)
-
-    def along(self, waves: Tensor, weight: Tensor) -> Tensor:
-        """`sum_j weight_j e_j waves_j`, `(batch, channel, V)`."""
-        return torch.matmul((weight[:, None] * self.direction).mT, waves)
+        """`dF/du_c`, `(channel, site)`, of `sin theta_j`."""
+        return (self.direction * (amplitude / self.omega)[:, None]).mT @ sin
 
     def curvature(self, overlap: Tensor, amplitude: Tensor) -> Tensor:
         """`q_j` of `sum_cc' overlap_cc' d2F/du_c du_c' = sum_j q_j cos theta_j`, `(ridge,)`."""

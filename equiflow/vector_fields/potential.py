@@ -123,7 +123,7 @@ class PotentialField(VectorField):
         of_sites = self.ridges.value(self.ridges.angles(u).cos(), now.amplitude)
         convolution = self.kernel.convolution
         linear = convolution.transpose(encoded, now.operand[:1]).squeeze(1)
-        return of_sites.sum(1) + (phi * (linear / 2 + now.drift)).sum(self.lattice.axes)
+        return of_sites.view(len(phi), self.lattice.volume).sum(1) + (phi * (linear / 2 + now.drift)).sum(self.lattice.axes)
 
     @full_precision
     def velocity_and_divergence(self, phi: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
@@ -161,10 +161,10 @@ class PotentialField(VectorField):
             cos = theta.cos()
             divergence = self._laplacian(cos, now)
             sent, y = self._channels(score, now)
-            bent = (ridges.direction @ y).mul_(cos).mul_(now.amplitude[:, None])
+            bent = ((ridges.direction * now.amplitude[:, None]) @ y).mul_(cos)
             curvature = ridges.omega * ridges.curvature(now.overlap, now.amplitude)
             bent.addcmul_(sin, curvature[:, None], value=-1)
-            rate = self._mix(sent, ridges.along(bent, torch.ones_like(ridges.omega)), now)
+            rate = self._mix(sent, ridges.direction.mT @ bent, now)
         return PathRates(velocity, divergence, -rate)
 
     def config(self) -> dict[str, object]:
@@ -195,19 +195,22 @@ class PotentialField(VectorField):
         )
 
     def _channels(self, phi: Tensor, now: _Coefficients) -> tuple[Tensor, Tensor]:
-        """The encoded field, and `u_c = K_c^T * phi`, `(batch, channel, V)`."""
+        """The encoded field, and `u_c = K_c^T * phi`, `(channel, batch * V)`."""
         encoded = self.kernel.convolution.encode(phi.unsqueeze(1))
-        return encoded, self.kernel.convolution.transpose(encoded, now.operand[1:]).flatten(2)
+        u = self.kernel.convolution.transpose(encoded, now.operand[1:])
+        return encoded, u.transpose(0, 1).flatten(1)
 
     def _mix(self, encoded: Tensor, channels: Tensor, now: _Coefficients) -> Tensor:
         """`K_0 * phi + sum_c K_c * channel_c` of the encoded phi."""
-        sent = self.kernel.convolution.encode(channels.unflatten(2, self.lattice.shape))
+        fields = channels.view(len(channels), len(encoded), *self.lattice.shape).transpose(0, 1)
+        sent = self.kernel.convolution.encode(fields)
         return self.kernel.convolution.mix(encoded, sent, now.operand)
 
     def _laplacian(self, cos: Tensor, now: _Coefficients) -> Tensor:
         """`V K_0(0) + sum_x sum_j q_j cos(theta_j)`."""
         curvature = self.ridges.curvature(now.overlap, now.amplitude)
-        return cos.sum(2) @ curvature + self.lattice.volume * now.linear_at_origin
+        of_sites = cos.view(len(cos), cos.shape[1] // self.lattice.volume, self.lattice.volume).sum(2)
+        return curvature @ of_sites + self.lattice.volume * now.linear_at_origin
 
 
 def _propagators(
