@@ -120,10 +120,10 @@ class PotentialField(VectorField):
         self.lattice.check(phi)
         now = self._at(t)
         encoded, u = self._channels(phi, now)
-        of_sites = self.ridges.value(self.ridges.angles(u).cos(), now.amplitude)
+        of_ridges = self.ridges.value(self.ridges.angles(u).cos(), now.amplitude).view(phi.shape)
         convolution = self.kernel.convolution
         linear = convolution.transpose(encoded, now.operand[:1]).squeeze(1)
-        return of_sites.view(len(phi), self.lattice.volume).sum(1) + (phi * (linear / 2 + now.drift)).sum(self.lattice.axes)
+        return (of_ridges + phi * (linear / 2 + now.drift)).sum(self.lattice.axes)
 
     @full_precision
     def velocity_and_divergence(self, phi: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
@@ -209,7 +209,8 @@ class PotentialField(VectorField):
     def _laplacian(self, cos: Tensor, now: _Coefficients) -> Tensor:
         """`V K_0(0) + sum_x sum_j q_j cos(theta_j)`."""
         curvature = self.ridges.curvature(now.overlap, now.amplitude)
-        of_sites = cos.view(len(cos), cos.shape[1] // self.lattice.volume, self.lattice.volume).sum(2)
+        batch = cos.shape[1] // self.lattice.volume
+        of_sites = cos.view(len(cos), batch, self.lattice.volume).sum(2)
         return curvature @ of_sites + self.lattice.volume * now.linear_at_origin
 
 
