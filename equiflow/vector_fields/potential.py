@@ -49,7 +49,8 @@ class PotentialField(VectorField):
     exact at the cost of one sum over sites, with `<a, b> = sum_offsets a b`. The Jacobian is symmetric. `K_0`
     and `K_c` depend on flow time. Even in phi with Z2; without, the ridges have phases and Phi a term
     `b(t) sum_x phi`. An untrained field stands still: `K_0 = a = 0`; its `K_c` are propagators
-    `1 / (1 + c p^2)`, of which the first is phi itself.
+    `1 / (1 + c p^2)`, c = 0, 1, ..., of which the first gives phi itself. Training bears a larger
+    learning rate than `fit`'s default; `benchmarks/families.py` takes 8e-2 at L = 8.
 
     Optimal transport moves along gradients (Monge-Ampere flow, arXiv:1809.10188), and so do trivialising maps
     (arXiv:0907.5491, learned in 2212.08469).
@@ -134,15 +135,6 @@ class PotentialField(VectorField):
         theta = self.ridges.angles(u)
         velocity = self._mix(encoded, self.ridges.gradient(theta.sin(), now.amplitude), now) + now.drift
         return velocity, self._laplacian(theta.cos(), now)
-
-    @full_precision
-    def velocity(self, phi: Tensor, t: Tensor | float) -> Tensor:
-        """`v(phi, t)` alone, `(batch, *lattice)`."""
-        self.lattice.check(phi)
-        now = self._at(t)
-        encoded, u = self._channels(phi, now)
-        sin = self.ridges.angles(u).sin()
-        return self._mix(encoded, self.ridges.gradient(sin, now.amplitude), now) + now.drift
 
     @full_precision
     def path_rates(self, phi: Tensor, t: Tensor | float, score: Tensor) -> PathRates:
