@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from equiflow.lattice import Lattice, check_type
-from equiflow.nn.kernels import Kernel, MomentumKernel, OffsetKernel
+from equiflow.lattice import Lattice
+from equiflow.nn.kernels import Kernel, MomentumKernel, OffsetKernel, spanning_kernel
 from equiflow.nn.ridges import Ridges
 from equiflow.nn.time import CosineBasis
 from equiflow.precision import full_precision
 from equiflow.resizing import check_resizable
-from equiflow.symmetry import SymmetryGroup
+from equiflow.symmetry import SymmetryGroup, symmetry_on
 from equiflow.vector_fields.base import PathRates, VectorField
 
 
@@ -74,6 +74,8 @@ class PotentialField(VectorField):
     torch.Size([3])
     """
 
+    group: SymmetryGroup
+
     def __init__(
         self,
         lattice: Lattice,
@@ -86,13 +88,7 @@ class PotentialField(VectorField):
         max_frequency: float = 8.0,
         convolution: str = "auto",
     ) -> None:
-        check_type(lattice, Lattice, "lattice", "Write Lattice((16, 16)).")
-        group = SymmetryGroup(lattice) if group is None else group
-        check_type(group, SymmetryGroup, "group")
-        if group.lattice != lattice:
-            raise ValueError(
-                f"The group acts on lattice {group.lattice.shape}, the field lives on {lattice.shape}."
-            )
+        group = symmetry_on(lattice, group, "field")
         super().__init__(group)
         self._config: dict[str, Any] = {
             "kernel_size": kernel_size,
@@ -109,8 +105,8 @@ class PotentialField(VectorField):
         # Symmetric whatever the group: the antisymmetric part of K_0 is no gradient.
         self.linear = MomentumKernel(group, n_time_modes, 1, convolution=convolution, symmetric=True)
         self.kernel: Kernel
-        if kernel_size is None and group.has_inversion:
-            self.kernel = MomentumKernel(group, n_time_modes, n_channels, convolution=convolution)
+        if kernel_size is None:
+            self.kernel = spanning_kernel(group, n_time_modes, n_channels, convolution=convolution)
         else:
             self.kernel = OffsetKernel(group, n_time_modes, n_channels, kernel_size, convolution=convolution)
         self.kernel.set_values(_propagators(group, n_time_modes, n_channels, kernel_size))
