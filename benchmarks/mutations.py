@@ -680,7 +680,7 @@ MUTANTS = (
     # --- statistics -------------------------------------------------------------------------------
     Mutant(
         "ESS without square",
-        "statistics.py",
+        "statistics/weights.py",
         "(2 * log_m1 - log_m2).exp()",
         "(log_m1 - log_m2).exp()",
         "ESS = (sum w)^2 / (N sum w^2)",
@@ -688,7 +688,7 @@ MUTANTS = (
     ),
     Mutant(
         "log mean exp without maximum",
-        "statistics.py",
+        "statistics/jackknife.py",
         "column.logsumexp(0) - math.log(n_samples) for",
         "column.exp().mean().log() for",
         "no weight is too large for log Z",
@@ -696,7 +696,7 @@ MUTANTS = (
     ),
     Mutant(
         "log mean exp without N",
-        "statistics.py",
+        "statistics/jackknife.py",
         "column.logsumexp(0) - math.log(n_samples) for",
         "column.logsumexp(0) for",
         "log Z is the log of a mean, not of a sum",
@@ -704,7 +704,7 @@ MUTANTS = (
     ),
     Mutant(
         "jackknife of logs variance",
-        "statistics.py",
+        "statistics/jackknife.py",
         "variance = (values - values.mean()).square().sum() * (n_blocks - 1) / n_blocks",
         "variance = (values - values.mean()).square().sum() / n_blocks",
         "jackknife inflates by (n - 1) / n, not 1 / n",
@@ -712,7 +712,7 @@ MUTANTS = (
     ),
     Mutant(
         "jackknife variance",
-        "statistics.py",
+        "statistics/jackknife.py",
         "return full, (spread * (n_blocks - 1) / n_blocks).sqrt()",
         "return full, (spread / n_blocks).sqrt()",
         "jackknife inflates by (n - 1) / n, not 1 / n",
@@ -720,17 +720,17 @@ MUTANTS = (
     ),
     Mutant(
         "tau_int without its half",
-        "statistics.py",
-        "tau = 0.5 + float(rho[1 : window + 1].sum())",
-        "tau = float(rho[1 : window + 1].sum())",
+        "statistics/series.py",
+        "running = 0.5 + (gamma",
+        "running = (gamma",
         "tau_int = 1/2 + sum rho",
         STATISTICS,
     ),
     Mutant(
         "bridge without sample sizes",
-        "statistics.py",
-        "offset = math.log(len(model) / len(target))",
-        "offset = 0.0",
+        "statistics/weights.py",
+        "c = log_z + offset",
+        "c = log_z",
         "Bennett's C = log Z + log(n_model / n_target)",
         DIAGNOSIS,
     ),
