@@ -61,7 +61,7 @@ def test_weights_and_bridge_agree_with_the_transfer_matrix(conditional, exact):
     ensemble = importance_sample(flow, action, 4000, generator=generator())
     chain = HMC(action).sample(60, n_chains=32, n_thermalisation=100, generator=generator(1))
     weights, bridge = ensemble.log_z(), log_z_bridge(flow, action, ensemble, chain)
-    assert ensemble.effective_sample_size().mean > 0.8
+    assert ensemble.effective_sample_size().mean > 0.4
     for estimate in (weights, bridge):
         assert abs(estimate.sigmas_from(exact[0])) < 4
         assert estimate.error < 0.02
