@@ -98,6 +98,7 @@ RK5 = ("test_certificates.py::test_rk5_uses_the_same_formula_as_dopri5",)
 DIAGNOSIS = ("test_diagnosis.py",)
 IMPORTANCE = ("test_importance.py",)
 METROPOLIS = ("test_metropolis.py",)
+OBSERVABLES = ("test_observables.py",)
 STATISTICS = ("test_statistics.py",)
 
 MUTANTS = (
@@ -449,7 +450,7 @@ MUTANTS = (
         "return math.prod(phi.shape[1:]) * magnetisation(phi).square()",
         "return magnetisation(phi).square()",
         "chi = V <M^2>",
-        ("test_observables.py",),
+        OBSERVABLES,
     ),
     # --- flow -------------------------------------------------------------------------------------
     Mutant(
@@ -676,6 +677,46 @@ MUTANTS = (
         "log_mean_exp(target_log_weight, n_blocks",
         "log Z = -log mean_p(1 / w)",
         DIAGNOSIS,
+    ),
+    Mutant(
+        "susceptibility with the wrong volume",
+        "samplers/measurements.py",
+        '"susceptibility": volume * m2',
+        '"susceptibility": volume / side * m2',
+        "chi2 = V <M^2>, in every dimension",
+        OBSERVABLES,
+    ),
+    Mutant(
+        "mass fit without correlations",
+        "correlators.py",
+        "np.linalg.cholesky(inside)",
+        "np.linalg.cholesky(np.diag(np.diag(inside)))",
+        "chi2 and error of a fit need the whole covariance",
+        OBSERVABLES,
+    ),
+    Mutant(
+        "chain taken for independent samples",
+        "statistics/series.py",
+        "error = (2 * tau.clamp(min=0.5) * variance / max(total - 1, 1)).sqrt()",
+        "error = (variance / max(total - 1, 1)).sqrt()",
+        "error^2 = 2 tau_int var / N",
+        STATISTICS,
+    ),
+    Mutant(
+        "thermodynamic integration sign",
+        "samplers/free_energy.py",
+        "terms = [-rate * action",
+        "terms = [rate * action",
+        "d log Z / dc = -<dS/dc>",
+        ("test_free_energy.py::test_the_error_of_an_integral_is_that_of_its_points",),
+    ),
+    Mutant(
+        "forgotten mean of the weights",
+        "samplers/measurements.py",
+        "return means, (weight * (values - means))[None]",
+        "return means, (weight * values - means)[None]",
+        "deviations of a reweighted average are w / mean w (O - <O>)",
+        ("test_coverage.py::test_measurements_of_a_reweighted_ensemble",),
     ),
     # --- statistics -------------------------------------------------------------------------------
     Mutant(

@@ -103,7 +103,7 @@ class Report:
     @cached_property
     def measurements(self) -> tuple[Measurements, Measurements]:
         """Observables from the reweighted flow and from the chain."""
-        return measure(self.ensemble), measure(self.chain)
+        return measure(self.ensemble, action=self.action), measure(self.chain, action=self.action)
 
     def results(self) -> dict[str, object]:
         """All numbers, ready for JSON (NaN and infinity become null)."""
