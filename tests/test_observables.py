@@ -11,7 +11,18 @@ from oracles import flat, free_samples
 from strategies import configurations, lattices, seeds
 from torch import Tensor
 
-from equiflow import Chain, Ensemble, Estimate, FreeScalar, Lattice, SymmetryGroup, measure, observables
+from equiflow import (
+    Chain,
+    Ensemble,
+    Estimate,
+    FreeScalar,
+    Lattice,
+    Multiplet,
+    ONModel,
+    SymmetryGroup,
+    measure,
+    observables,
+)
 from equiflow.correlators import effective_mass, fit_cosh, second_moment_length
 from equiflow.oracles import free_two_point
 
@@ -387,6 +398,12 @@ def test_a_side_shorter_than_four_has_no_pole_mass_and_no_crash(shape):
 def test_a_side_of_one_has_no_correlation_length():
     measured = measure(as_ensemble(configurations(Lattice((1, 4)), n=100)))
     assert math.isnan(measured.correlation_length.mean)
+
+
+def test_fields_of_several_components_are_refused():
+    action = ONModel(Multiplet(Lattice((4, 4)), 2), m2=1.0, lam=1.0)
+    with pytest.raises(TypeError, match="Multiplet"):
+        measure(as_ensemble(torch.zeros(8, 2, 4, 4)), action=action)
 
 
 def test_chain_and_ensemble_of_the_same_samples_agree():

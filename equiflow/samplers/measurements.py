@@ -15,6 +15,7 @@ from equiflow import observables
 from equiflow.actions import Action
 from equiflow.correlators import CoshFit, effective_mass, fit_cosh, low_momentum, second_moment_length
 from equiflow.flows import Certificate
+from equiflow.lattice import Lattice, check_type
 from equiflow.samplers.chain import Chain
 from equiflow.samplers.importance import Ensemble
 from equiflow.statistics import Estimate, error_of_fluctuations, normalised_weights
@@ -83,7 +84,7 @@ class Measurements:
 def measure(
     source: Ensemble | Chain, *, action: Action | None = None, t_min: int | None = None
 ) -> Measurements:
-    """Measure the standard observables on an ensemble (reweighted) or a chain.
+    """Measure the standard observables of a scalar lattice field on an ensemble (reweighted) or a chain.
 
     Every error is that of the quantity's own fluctuations, to first order in those of the averages
     behind it. Along a chain they have an autocorrelation, which the Gamma method takes into account
@@ -98,8 +99,13 @@ def measure(
         t_min: first time of the fit of the pole mass; L / 4 by default, but at least 1.
 
     Raises:
+        TypeError: if the action is not one of a scalar field on a lattice.
         ValueError: if there are too few samples for an error, or a weight is NaN or infinite.
     """
+    if action is not None:
+        check_type(
+            action.space, Lattice, "The space of the action", "Only a scalar field has these observables."
+        )
     means, fluctuations = _averages(source, action)
     shape = tuple(source.phi.shape[1:] if isinstance(source, Ensemble) else source.samples.shape[2:])
     fit = _mass_fit(means, fluctuations, shape[0], t_min)
