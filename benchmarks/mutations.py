@@ -98,6 +98,7 @@ RK5 = ("test_certificates.py::test_rk5_uses_the_same_formula_as_dopri5",)
 DIAGNOSIS = ("test_diagnosis.py",)
 IMPORTANCE = ("test_importance.py",)
 METROPOLIS = ("test_metropolis.py",)
+OBSERVABLES = ("test_observables.py",)
 STATISTICS = ("test_statistics.py",)
 
 MUTANTS = (
@@ -324,7 +325,7 @@ MUTANTS = (
     Mutant(
         "spectrum's normalisation lost in the tangents",
         "priors.py",
-        "(-2 * self.log_sigma).exp() - self._multiplicity",
+        "(-2 * self.log_sigma).exp() - self._n_components * self._multiplicity",
         "(-2 * self.log_sigma).exp()",
         "d(-log sigma) / d log sigma",
         (
@@ -465,7 +466,7 @@ MUTANTS = (
         "return math.prod(phi.shape[1:]) * magnetisation(phi).square()",
         "return magnetisation(phi).square()",
         "chi = V <M^2>",
-        ("test_observables.py",),
+        OBSERVABLES,
     ),
     # --- flow -------------------------------------------------------------------------------------
     Mutant(
@@ -693,10 +694,50 @@ MUTANTS = (
         "log Z = -log mean_p(1 / w)",
         DIAGNOSIS,
     ),
+    Mutant(
+        "susceptibility with the wrong volume",
+        "samplers/measurements.py",
+        '"susceptibility": volume * m2',
+        '"susceptibility": volume / side * m2',
+        "chi2 = V <M^2>, in every dimension",
+        OBSERVABLES,
+    ),
+    Mutant(
+        "mass fit without correlations",
+        "correlators.py",
+        "np.linalg.cholesky(inside)",
+        "np.linalg.cholesky(np.diag(np.diag(inside)))",
+        "chi2 and error of a fit need the whole covariance",
+        OBSERVABLES,
+    ),
+    Mutant(
+        "chain taken for independent samples",
+        "statistics/series.py",
+        "error = (2 * tau.clamp(min=0.5) * variance / max(total - 1, 1)).sqrt()",
+        "error = (variance / max(total - 1, 1)).sqrt()",
+        "error^2 = 2 tau_int var / N",
+        STATISTICS,
+    ),
+    Mutant(
+        "thermodynamic integration sign",
+        "samplers/free_energy.py",
+        "terms = [-rate * action",
+        "terms = [rate * action",
+        "d log Z / dc = -<dS/dc>",
+        ("test_free_energy.py::test_the_error_of_an_integral_is_that_of_its_points",),
+    ),
+    Mutant(
+        "forgotten mean of the weights",
+        "samplers/measurements.py",
+        "return means, (weight * (values - means))[None]",
+        "return means, (weight * values - means)[None]",
+        "deviations of a reweighted average are w / mean w (O - <O>)",
+        ("test_coverage.py::test_measurements_of_a_reweighted_ensemble",),
+    ),
     # --- statistics -------------------------------------------------------------------------------
     Mutant(
         "ESS without square",
-        "statistics.py",
+        "statistics/weights.py",
         "(2 * log_m1 - log_m2).exp()",
         "(log_m1 - log_m2).exp()",
         "ESS = (sum w)^2 / (N sum w^2)",
@@ -704,7 +745,7 @@ MUTANTS = (
     ),
     Mutant(
         "log mean exp without maximum",
-        "statistics.py",
+        "statistics/jackknife.py",
         "column.logsumexp(0) - math.log(n_samples) for",
         "column.exp().mean().log() for",
         "no weight is too large for log Z",
@@ -712,7 +753,7 @@ MUTANTS = (
     ),
     Mutant(
         "log mean exp without N",
-        "statistics.py",
+        "statistics/jackknife.py",
         "column.logsumexp(0) - math.log(n_samples) for",
         "column.logsumexp(0) for",
         "log Z is the log of a mean, not of a sum",
@@ -720,7 +761,7 @@ MUTANTS = (
     ),
     Mutant(
         "jackknife of logs variance",
-        "statistics.py",
+        "statistics/jackknife.py",
         "variance = (values - values.mean()).square().sum() * (n_blocks - 1) / n_blocks",
         "variance = (values - values.mean()).square().sum() / n_blocks",
         "jackknife inflates by (n - 1) / n, not 1 / n",
@@ -728,7 +769,7 @@ MUTANTS = (
     ),
     Mutant(
         "jackknife variance",
-        "statistics.py",
+        "statistics/jackknife.py",
         "return full, (spread * (n_blocks - 1) / n_blocks).sqrt()",
         "return full, (spread / n_blocks).sqrt()",
         "jackknife inflates by (n - 1) / n, not 1 / n",
@@ -736,17 +777,17 @@ MUTANTS = (
     ),
     Mutant(
         "tau_int without its half",
-        "statistics.py",
-        "tau = 0.5 + float(rho[1 : window + 1].sum())",
-        "tau = float(rho[1 : window + 1].sum())",
+        "statistics/series.py",
+        "running = 0.5 + (gamma",
+        "running = (gamma",
         "tau_int = 1/2 + sum rho",
         STATISTICS,
     ),
     Mutant(
         "bridge without sample sizes",
-        "statistics.py",
-        "offset = math.log(len(model) / len(target))",
-        "offset = 0.0",
+        "statistics/weights.py",
+        "c = log_z + offset",
+        "c = log_z",
         "Bennett's C = log Z + log(n_model / n_target)",
         DIAGNOSIS,
     ),

@@ -26,6 +26,8 @@ from equiflow.samplers import (
     IndependenceMetropolis,
     importance_sample,
     log_weights,
+    log_z_along,
+    log_z_bridge,
     measure,
 )
 from equiflow.solvers import Solver, SolverError
@@ -113,5 +115,7 @@ __all__ = [
     "forward_effective_sample_size",
     "importance_sample",
     "log_weights",
+    "log_z_along",
+    "log_z_bridge",
     "measure",
 ]

@@ -10,6 +10,8 @@ import math
 import torch
 from torch import Tensor
 
+from equiflow.actions import Action
+
 
 def _axes(phi: Tensor) -> tuple[int, ...]:
     return tuple(range(1, phi.dim()))
@@ -56,11 +58,21 @@ def two_point(phi: Tensor) -> Tensor:
 
 
 def zero_momentum_correlator(phi: Tensor, axis: int = 0) -> Tensor:
-    """`C(t) = sum over the other directions of G(x)` with `x_axis = t`, `(batch, sides[axis])`."""
-    if not 0 <= axis < phi.dim() - 1:
-        raise ValueError(f"axis must be 0 to {phi.dim() - 2}, a direction of the lattice; got {axis}.")
-    across = tuple(a for a in _axes(phi) if a != axis + 1)
-    return two_point(phi).sum(across) if across else two_point(phi)
+    """`C(t) = sum over the other directions of G(x)` with `x_axis = t`, `(batch, sides[axis])`.
+
+    It is the correlation of slices, `C(t) = 1/V sum_s S_s S_{s+t}` with `S_t = sum_{x_axis = t} phi_x`.
+    """
+    across = _across(phi, axis)
+    slices = phi.sum(across) if across else phi
+    return two_point(slices) / math.prod(phi.shape[a] for a in across)
+
+
+def axis_two_point(phi: Tensor, axis: int = 0) -> Tensor:
+    """`G(x)` at the sites on an axis, `x_axis = t` and 0 else, `(batch, sides[axis])`."""
+    values = two_point(phi)
+    for across in reversed(_across(phi, axis)):
+        values = values.select(across, 0)
+    return values
 
 
 def structure_factor(phi: Tensor, axis: int = 0) -> Tensor:
@@ -69,3 +81,15 @@ def structure_factor(phi: Tensor, axis: int = 0) -> Tensor:
     phase = 2 * math.pi * torch.arange(side, dtype=phi.dtype, device=phi.device) / side
     correlator = zero_momentum_correlator(phi, axis)
     return correlator @ phase.cos()
+
+
+def action_density(phi: Tensor, action: Action) -> Tensor:
+    """`S[phi] / V`, `(batch,)`."""
+    return action(phi) / math.prod(phi.shape[1:])
+
+
+def _across(phi: Tensor, axis: int) -> tuple[int, ...]:
+    """The axes of `phi` in the other directions of the lattice."""
+    if not 0 <= axis < phi.dim() - 1:
+        raise ValueError(f"axis must be 0 to {phi.dim() - 2}, a direction of the lattice; got {axis}.")
+    return tuple(a for a in _axes(phi) if a != axis + 1)

@@ -78,8 +78,8 @@ class Report:
     @cached_property
     def diagnosis(self) -> Diagnosis:
         """Weights from both directions, and warnings where they disagree."""
-        n_blocks = max(self.chain.samples.shape[1], 16)
-        return compare_directions(self.ensemble, self.target_phi, self.forward_log_weight, n_blocks=n_blocks)
+        n_chains = self.chain.samples.shape[1]
+        return compare_directions(self.ensemble, self.target_phi, self.forward_log_weight, n_chains=n_chains)
 
     @cached_property
     def metropolis(self) -> Chain:
@@ -103,7 +103,7 @@ class Report:
     @cached_property
     def measurements(self) -> tuple[Measurements, Measurements]:
         """Observables from the reweighted flow and from the chain."""
-        return measure(self.ensemble), measure(self.chain)
+        return measure(self.ensemble, action=self.action), measure(self.chain, action=self.action)
 
     def results(self) -> dict[str, object]:
         """All numbers, ready for JSON (NaN and infinity become null)."""

@@ -29,7 +29,9 @@ LAYER = {
         ],
         0,
     ),
-    **dict.fromkeys(["group", "symmetry", "orthogonal", "actions", "families", "priors", "observables"], 1),
+    **dict.fromkeys(
+        ["group", "symmetry", "orthogonal", "actions", "correlators", "families", "priors", "observables"], 1
+    ),
     "nn": 2,
     "vector_fields": 3,
     "flows": 4,

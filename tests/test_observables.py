@@ -11,8 +11,20 @@ from oracles import flat, free_samples
 from strategies import configurations, lattices, seeds
 from torch import Tensor
 
-from equiflow import Chain, Ensemble, Estimate, FreeScalar, Lattice, SymmetryGroup, measure, observables
-from equiflow.samplers.measurements import pole_mass, second_moment_length
+from equiflow import (
+    Chain,
+    Ensemble,
+    Estimate,
+    FreeScalar,
+    Lattice,
+    Multiplet,
+    ONModel,
+    SymmetryGroup,
+    measure,
+    observables,
+)
+from equiflow.correlators import effective_mass, fit_cosh, second_moment_length
+from equiflow.oracles import free_two_point
 
 EVEN = [
     observables.abs_magnetisation,
@@ -80,6 +92,15 @@ def test_susceptibility_is_the_sum_of_the_two_point_function(lattice, seed):
     torch.testing.assert_close(
         observables.zero_momentum_correlator(phi).sum(1), total, rtol=1e-10, atol=1e-12
     )
+
+
+@pytest.mark.parametrize("shape", LATTICES)
+def test_axis_two_point_is_the_two_point_function_on_an_axis(shape):
+    phi = configurations(Lattice(shape))
+    for axis, side in enumerate(shape):
+        found = observables.axis_two_point(phi, axis)
+        shifted = [(phi * phi.roll(-t, axis + 1)).flatten(1).mean(1) for t in range(side)]
+        torch.testing.assert_close(found, torch.stack(shifted, 1), rtol=1e-12, atol=1e-13)
 
 
 @given(lattices(), seeds)
@@ -169,22 +190,77 @@ def free_correlator(side: int, m2: float) -> Tensor:
 @pytest.mark.parametrize("side", [4, 5, 6, 9, 16])
 @pytest.mark.parametrize("m2", [0.1, 1.0, 3.0])
 def test_masses_of_a_free_correlator_are_exact(side, m2):
-    correlator = free_correlator(side, m2)
-    assert float(pole_mass(correlator)) == pytest.approx(math.acosh(1 + m2 / 2), rel=1e-9)
+    correlator, mass = free_correlator(side, m2), math.acosh(1 + m2 / 2)
+    assert torch.stack(effective_mass(correlator)).tolist() == pytest.approx([mass] * (side // 2), rel=1e-9)
     assert float(second_moment_length(correlator)) == pytest.approx(m2**-0.5, rel=1e-9)
+    fit = fit_cosh(correlator, correlated_noise(side))
+    assert fit.mass.mean == pytest.approx(mass, rel=1e-8)
+    # C(t) = sum_n exp(-m |t + n side|) / (4 sinh m)
+    assert fit.amplitude.mean == pytest.approx(
+        1 / (4 * math.sinh(mass) * (1 - math.exp(-mass * side))), rel=1e-8
+    )
+    assert fit.chi2 < 1e-12
+    assert fit.dof == side // 2 - max(1, side // 4) - 1
 
 
-@pytest.mark.parametrize("side", [4, 7, 12])
-def test_pole_mass_of_a_cosh_is_exact_and_of_two_is_not(side):
-    t = torch.arange(side) - side / 2
-    assert float(pole_mass(torch.cosh(0.7 * t))) == pytest.approx(0.7, rel=1e-12)
-    mixed = torch.cosh(0.7 * t) + 0.1 * torch.cosh(2 * t)
-    assert float(pole_mass(mixed)) > 0.75
+def correlated_noise(side: int, size: float = 1e-4) -> Tensor:
+    """A covariance with neighbours as correlated as those of a correlator."""
+    distance = (torch.arange(side)[:, None] - torch.arange(side)).abs()
+    return size**2 * (torch.exp(-distance.double() / 4) + 0.5)
 
 
-@pytest.mark.parametrize("side", [1, 2, 3])
-def test_pole_mass_needs_four_slices(side):
-    assert math.isnan(pole_mass(torch.ones(side)))
+@pytest.mark.parametrize("correlated", [True, False])
+def test_chi2_and_error_of_the_mass_need_the_correlations(correlated):
+    exact, covariance = free_correlator(24, 0.3), correlated_noise(24)
+    noise = torch.randn(300, 24, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    noise = noise @ torch.linalg.cholesky(covariance).T
+    assumed = covariance if correlated else covariance.diagonal().diag()
+    fits = [fit_cosh(exact + one, assumed) for one in noise]
+    chi2, dof = sum(fit.chi2 for fit in fits) / 300, fits[0].dof
+    covered = sum(abs(fit.mass.sigmas_from(math.acosh(1.15))) < 1 for fit in fits) / 300
+    sound = abs(chi2 / dof - 1) < 4 * math.sqrt(2 / dof / 300) and 0.60 < covered < 0.76
+    assert sound == correlated
+
+
+def test_two_states_are_no_single_one_and_a_later_window_is():
+    t = torch.arange(32) - 16.0
+    mixed = torch.cosh(0.3 * t) + 1e-6 * torch.cosh(1.2 * t)
+    early, late = (fit_cosh(mixed, correlated_noise(32, 1e-3), t_min=t_min) for t_min in (1, 12))
+    assert early.p_value < 1e-6
+    assert late.p_value > 0.9
+    assert late.mass.mean == pytest.approx(0.3, abs=0.01)
+    assert effective_mass(mixed)[0] > 0.6
+
+
+def test_the_slope_of_the_fit_is_its_derivative():
+    correlator, covariance = free_correlator(12, 0.5), correlated_noise(12)
+    step = 1e-6 * torch.eye(12, dtype=torch.float64)
+    plus, minus = ([fit_cosh(correlator + s * e, covariance).mass.mean for e in step] for s in (1, -1))
+    difference = (torch.tensor(plus) - torch.tensor(minus)).double() / 2e-6
+    torch.testing.assert_close(difference, fit_cosh(correlator, covariance).slope, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("correlator", "covariance"),
+    [
+        (torch.ones(3), torch.eye(3)),  # one point
+        (torch.ones(8), torch.eye(8)),  # no decay
+        (-free_correlator(8, 1.0), torch.eye(8)),  # no state has it
+        (free_correlator(8, 1.0), torch.ones(8, 8)),  # no inverse
+        (free_correlator(8, 1.0), math.nan * torch.eye(8)),
+    ],
+)
+def test_where_no_mass_fits_it_is_not_a_number(correlator, covariance):
+    fit = fit_cosh(correlator, covariance)
+    assert math.isnan(fit.mass.mean)
+    assert math.isnan(fit.mass.error)
+    assert math.isnan(fit.p_value)
+
+
+@pytest.mark.parametrize("t_min", [-1, 5])
+def test_a_window_off_the_correlator_is_refused(t_min):
+    with pytest.raises(ValueError, match="t_min"):
+        fit_cosh(free_correlator(8, 1.0), torch.eye(8), t_min=t_min)
 
 
 def as_ensemble(phi: Tensor, log_weight: Tensor | None = None) -> Ensemble:
@@ -196,31 +272,94 @@ def as_chain(phi: Tensor) -> Chain:
     return Chain(phi.unflatten(0, (-1, 50)), torch.ones(len(phi) // 50, 50))
 
 
+def free_truth(action: FreeScalar) -> dict[str, float]:
+    """The scalars of `Measurements` in closed form."""
+    exact, shape = free_expectations(action), action.lattice.shape
+    mass = math.acosh(1 + action.m2 / 2)
+    abs_m, chi = exact[observables.abs_magnetisation], exact[observables.susceptibility]
+    return {
+        "abs_magnetisation": abs_m,
+        "susceptibility": chi,
+        "connected_susceptibility": chi - action.lattice.volume * abs_m**2,
+        "phi_squared": exact[observables.phi_squared],
+        "phi_fourth": exact[observables.phi_fourth],
+        "nearest_neighbour": exact[observables.nearest_neighbour],
+        "action_density": 0.5,  # half per mode
+        "binder": 0.0,
+        "structure_factor": exact[observables.structure_factor],
+        "correlation_length": action.m2**-0.5,
+        "pole_mass": mass,
+        "mass_times_length": mass * shape[0],
+    }
+
+
 @pytest.mark.parametrize("shape", [(6,), (4, 4), (4, 6), (6, 4), (4, 3, 4)])
 @pytest.mark.parametrize("source", [as_ensemble, as_chain])
 def test_measurements_of_the_free_field_are_the_closed_form(shape, source):
     action = FreeScalar(Lattice(shape), m2=0.8)
-    measured = measure(source(free_samples(action, 20_000)))
-    exact = free_expectations(action)
-    mass = math.acosh(1 + 0.8 / 2)
-    truth = {
-        "abs_magnetisation": exact[observables.abs_magnetisation],
-        "susceptibility": exact[observables.susceptibility],
-        "phi_squared": exact[observables.phi_squared],
-        "nearest_neighbour": exact[observables.nearest_neighbour],
-        "binder": 0.0,
-        "correlation_length": 0.8**-0.5,
-        "pole_mass": mass,
-        "mass_times_length": mass * shape[0],
-    }
+    measured = measure(source(free_samples(action, 20_000)), action=action)
+    truth = free_truth(action)
     assert measured.scalars().keys() == truth.keys()
     for name, estimate in measured.scalars().items():
         assert abs(estimate.sigmas_from(truth[name])) < 4, name
         assert 0 < estimate.error < 0.1 * (1 + abs(truth[name])), name
-    correlator = free_correlator(shape[0], 0.8)
-    assert len(measured.correlator) == shape[0]
-    for estimate, exact_value in zip(measured.correlator, correlator.tolist(), strict=True):
-        assert abs(estimate.sigmas_from(exact_value)) < 4
+    zero = truth["abs_magnetisation"] ** 2 * action.lattice.volume / shape[0]
+    two_point = free_two_point(action)
+    for found, exact in (
+        (measured.correlator, free_correlator(shape[0], 0.8)),
+        (measured.connected_correlator, free_correlator(shape[0], 0.8) - zero),
+        (measured.two_point, two_point[(slice(None), *[0] * (len(shape) - 1))]),
+        (measured.effective_mass, torch.full((shape[0] // 2,), truth["pole_mass"])),
+        (measured.moments[::2], torch.zeros(2)),
+    ):
+        assert len(found) == len(exact)
+        assert max(abs(e.sigmas_from(x)) for e, x in zip(found, exact.tolist(), strict=True)) < 4
+
+
+def gaussian_cubature(action: FreeScalar) -> Ensemble:
+    """Weighted configurations whose averages of polynomials of degree 2 are those of the free field.
+
+    One for each eigenvector of the action, with the sign and size that its variance asks for. On four
+    sites a rule of degree 5 (McNamee, Stenger 1967) has positive weights, and is taken.
+    """
+    volume = action.lattice.volume
+    unit = torch.eye(volume, dtype=torch.float64)
+    two_point, shape = free_two_point(action), action.lattice.shape
+    axes = tuple(range(len(shape)))
+    rows = [two_point.roll(x, axes).flatten() for x in itertools.product(*map(range, shape))]
+    values, vectors = torch.linalg.eigh(torch.stack(rows))
+    root = vectors * values.sqrt()
+    if volume == 4:
+        pairs = [
+            s * unit[i] + r * unit[j]
+            for i, j in itertools.combinations(range(4), 2)
+            for s in (1, -1)
+            for r in (1, -1)
+        ]
+        nodes = torch.cat([torch.zeros(1, 4), math.sqrt(3) * torch.stack(pairs)]).double()
+        weight = torch.tensor([1 / 3, *[1 / 36] * 24]).double()
+    else:
+        nodes = math.sqrt(volume) * torch.cat([unit, -unit])
+        weight = torch.full((2 * volume,), 0.5 / volume).double()
+    phi = (nodes @ root.T).reshape(-1, *action.lattice.shape)
+    return as_ensemble(phi, weight.log())
+
+
+@pytest.mark.parametrize("shape", [(4,), (2, 2), (8,), (5, 3), (6, 6), (4, 3, 2)])
+def test_exact_averages_give_exact_observables(shape):
+    action = FreeScalar(Lattice(shape), m2=0.7)
+    measured, truth = measure(gaussian_cubature(action), action=action), free_truth(action)
+    if shape[0] < 4:
+        truth |= dict.fromkeys(("pole_mass", "mass_times_length"), math.nan)
+    beyond = {"abs_magnetisation", "connected_susceptibility"}  # no polynomials
+    beyond |= set() if action.lattice.volume == 4 else {"phi_fourth", "binder"}
+    for name, estimate in measured.scalars().items():
+        same = estimate.mean == pytest.approx(truth[name], rel=1e-7, abs=1e-9, nan_ok=True)
+        assert same == (name not in beyond), name
+    correlator = [estimate.mean for estimate in measured.correlator]
+    assert correlator == pytest.approx(free_correlator(shape[0], 0.7).tolist(), rel=1e-9)
+    masses = [estimate.mean for estimate in measured.effective_mass]
+    assert masses == pytest.approx([math.acosh(1.35)] * (shape[0] // 2), rel=1e-8)
 
 
 def test_reweighting_turns_one_free_field_into_another():
@@ -259,6 +398,12 @@ def test_a_side_shorter_than_four_has_no_pole_mass_and_no_crash(shape):
 def test_a_side_of_one_has_no_correlation_length():
     measured = measure(as_ensemble(configurations(Lattice((1, 4)), n=100)))
     assert math.isnan(measured.correlation_length.mean)
+
+
+def test_fields_of_several_components_are_refused():
+    action = ONModel(Multiplet(Lattice((4, 4)), 2), m2=1.0, lam=1.0)
+    with pytest.raises(TypeError, match="Multiplet"):
+        measure(as_ensemble(torch.zeros(8, 2, 4, 4)), action=action)
 
 
 def test_chain_and_ensemble_of_the_same_samples_agree():

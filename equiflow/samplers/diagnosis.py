@@ -13,10 +13,12 @@ from equiflow.samplers.chain import Chain
 from equiflow.samplers.importance import Ensemble, log_weights
 from equiflow.statistics import (
     Estimate,
+    block_count,
     bridge_log_z,
     forward_effective_sample_size,
     jackknife_estimate,
     log_mean_exp,
+    mean_of_series,
     normalised_weights,
 )
 
@@ -73,7 +75,7 @@ def diagnose(
         ensemble,
         target_phi,
         log_weights(flow, action, target_phi, batch_size=512),
-        n_blocks=max(chain.samples.shape[1], 16),
+        n_chains=chain.samples.shape[1],
         threshold=threshold,
     )
 
@@ -83,29 +85,31 @@ def compare_directions(
     target_phi: Tensor,
     target_log_weight: Tensor,
     *,
-    n_blocks: int = 64,
+    n_chains: int = 1,
     threshold: float = 4.0,
 ) -> Diagnosis:
     """`diagnose` from log weights that are known already.
 
     Args:
         ensemble: weighted samples of the model.
-        target_phi: samples of the target, ordered as sampled, `(n_samples, *lattice)`.
+        target_phi: samples of the target, chain after chain, `(n_samples, *lattice)`.
         target_log_weight: `-S - log q` of them, `(n_samples,)`.
-        n_blocks: jackknife blocks of the target samples; longer than their autocorrelation time.
+        n_chains: how many chains of one length they come from.
         threshold: see `diagnose`.
     """
     model = ensemble.log_weight
+    series = target_log_weight.reshape(n_chains, -1).T
+    n_blocks = block_count(series)
     inverse = log_mean_exp(-target_log_weight, n_blocks=n_blocks)
     log_z = ensemble.log_z()
     estimates = {
         "reverse_ess": ensemble.effective_sample_size(),
         "forward_ess": forward_effective_sample_size(target_log_weight, n_blocks=n_blocks),
         "lower_bound": jackknife_estimate(lambda mean: mean, model),
-        "upper_bound": jackknife_estimate(lambda mean: mean, target_log_weight, n_blocks=n_blocks),
+        "upper_bound": mean_of_series(series),
         "log_z_reverse": log_z,
         "log_z_forward": Estimate(-inverse.mean, inverse.error),
-        "log_z_bridge": bridge_log_z(model, target_log_weight, n_blocks=n_blocks),
+        "log_z_bridge": bridge_log_z(model, series),
     }
     # An error of log q moves log Z alike in both directions.
     for name in ("log_z_forward", "log_z_bridge"):
@@ -114,9 +118,7 @@ def compare_directions(
     positive = (observables.magnetisation(ensemble.phi) > 0).double()
     sectors = (
         jackknife_estimate(lambda wo, w: wo / w, weight * positive, weight),
-        jackknife_estimate(
-            lambda mean: mean, (observables.magnetisation(target_phi) > 0).double(), n_blocks=n_blocks
-        ),
+        mean_of_series((observables.magnetisation(target_phi) > 0).double().reshape(n_chains, -1).T),
     )
     return Diagnosis(**estimates, positive_sector=sectors, warnings=_warnings(estimates, sectors, threshold))
 

@@ -2,145 +2,251 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from equiflow import observables
+from equiflow.actions import Action
+from equiflow.correlators import CoshFit, effective_mass, fit_cosh, low_momentum, second_moment_length
+from equiflow.flows import Certificate
+from equiflow.lattice import Lattice, check_type
 from equiflow.samplers.chain import Chain
 from equiflow.samplers.importance import Ensemble
-from equiflow.statistics import Estimate, jackknife, normalised_weights
+from equiflow.statistics import Estimate, error_of_fluctuations, normalised_weights
+
+#: configurations that are measured at a time, in float64, which bounds the memory
+AT_ONCE = 1024
+#: `|M|, M, M^2, M^3, M^4, phi^2, phi^4, phi_x phi_{x+mu}, S / V` come before the correlators
+N_LOCAL = 9
+
+#: one number, 0-d, or several
+Quantity = Tensor | Sequence[Tensor]
 
 
 @dataclass(frozen=True)
 class Measurements:
-    """Averages over the target with jackknife errors.
+    """Averages over the target with their errors.
+
+    `M = mean_x phi_x`; `G(x) = <phi_y phi_{y+x}>`; L and t run along the first axis.
 
     Attributes:
         abs_magnetisation: `<|M|>`.
         susceptibility: `chi2 = V <M^2> = sum_x G(x)`.
+        connected_susceptibility: `V (<M^2> - <|M|>^2)`.
         phi_squared: `<phi^2>`.
-        nearest_neighbour: `<phi_x phi_{x+mu}>`, averaged over directions.
+        phi_fourth: `<phi^4>`.
+        nearest_neighbour: `E_nn = <phi_x phi_{x+mu}>`, averaged over directions (the "Ising energy").
+        action_density: `<S> / V`; None unless `measure` was given the action.
         binder: `U4 = 1 - <M^4> / (3 <M^2>^2)`.
-        correlation_length: second-moment length `xi`, `4 sin^2(pi/L) xi^2 = chi2 / F - 1` with F the
-            structure factor at the smallest momentum along the first axis.
-        pole_mass: from `cosh m = (C(t-1) + C(t+1)) / (2 C(t))` in the middle of the first axis.
-        mass_times_length: `m_p L`, pole mass times the first side.
-        correlator: zero-momentum two-point function `C(t)` along the first axis.
+        structure_factor: `F = sum_t C(t) cos(2 pi t / L) = <|phi_p|^2> / V` at the smallest momentum.
+        correlation_length: second-moment length `xi`, `4 sin^2(pi/L) xi^2 = chi2 / F - 1`.
+        pole_mass: m_p of the correlated fit in `mass_fit`.
+        mass_times_length: `m_p L`.
+        mass_fit: the fit behind the pole mass, with its chi2; see `fit_cosh`.
+        moments: `<M>, <M^2>, <M^3>, <M^4>`.
+        correlator: zero-momentum two-point function `C(t) = sum_{x_1 = t} G(x)`.
+        connected_correlator: `G_c(t) = C(t) - V / L <|M|>^2`, whose sum is the connected susceptibility.
+        two_point: `G(x)` at the sites `x = (t, 0, ...)`.
+        effective_mass: `arcosh[(C(t-1) + C(t+1)) / (2 C(t))]` for `1 <= t <= L / 2`.
     """
 
     abs_magnetisation: Estimate
     susceptibility: Estimate
+    connected_susceptibility: Estimate
     phi_squared: Estimate
+    phi_fourth: Estimate
     nearest_neighbour: Estimate
+    action_density: Estimate | None
     binder: Estimate
+    structure_factor: Estimate
     correlation_length: Estimate
     pole_mass: Estimate
     mass_times_length: Estimate
+    mass_fit: CoshFit
+    moments: tuple[Estimate, ...]
     correlator: tuple[Estimate, ...]
+    connected_correlator: tuple[Estimate, ...]
+    two_point: tuple[Estimate, ...]
+    effective_mass: tuple[Estimate, ...]
 
     def scalars(self) -> dict[str, Estimate]:
         """All single numbers by name."""
         return {k: v for k, v in vars(self).items() if isinstance(v, Estimate)}
 
 
-_SINGLE = tuple(f.name for f in fields(Measurements) if f.name != "correlator")
+@torch.no_grad()
+def measure(
+    source: Ensemble | Chain, *, action: Action | None = None, t_min: int | None = None
+) -> Measurements:
+    """Measure the standard observables of a scalar lattice field on an ensemble (reweighted) or a chain.
 
+    Every error is that of the quantity's own fluctuations, to first order in those of the averages
+    behind it. Along a chain they have an autocorrelation, which the Gamma method takes into account
+    (hep-lat/0306017) and reports as `tau_int`; those of an ensemble are weighted and independent. If the
+    source knows its certificate, every estimate carries its change under a finer solve as `systematic`.
 
-def measure(source: Ensemble | Chain, *, n_blocks: int = 64) -> Measurements:
-    """Measure the standard observables on an ensemble (reweighted) or a chain.
-
-    The correlator is averaged over all axes that are as long as the first. If the source knows its
-    certificate, every estimate carries its change under a finer solve as `systematic`.
+    Averages along an axis are taken over all axes that are as long as the first.
 
     Args:
         source: weighted samples of a flow, or the samples of a Markov chain.
-        n_blocks: jackknife blocks; for a chain they should be longer than its autocorrelation time.
+        action: adds the action density.
+        t_min: first time of the fit of the pole mass; L / 4 by default, but at least 1.
+
+    Raises:
+        TypeError: if the action is not one of a scalar field on a lattice.
+        ValueError: if there are too few samples for an error, or a weight is NaN or infinite.
+    """
+    if action is not None:
+        check_type(
+            action.space, Lattice, "The space of the action", "Only a scalar field has these observables."
+        )
+    means, fluctuations = _averages(source, action)
+    shape = tuple(source.phi.shape[1:] if isinstance(source, Ensemble) else source.samples.shape[2:])
+    fit = _mass_fit(means, fluctuations, shape[0], t_min)
+
+    def derived(averages: Tensor) -> dict[str, Quantity]:
+        # Linear around the fit: exact to the order of everything else, and differentiable.
+        mass = fit.mass.mean + (averages - means)[_correlator(shape[0])] @ fit.slope
+        return _derived(averages, shape, mass)
+
+    values, slopes = _with_slopes(derived, means)
+    errors = error_of_fluctuations(fluctuations @ slopes.T, scale=slopes.abs() @ means.abs())
+    shift = torch.stack(list(_flat(derived(means + _shift(source.certificate, action, means))))) - values
+    estimates = [
+        errors.estimate(k, mean, systematic=abs(change))
+        for k, (mean, change) in enumerate(zip(values.tolist(), shift.tolist(), strict=True))
+    ]
+    found = _grouped(derived(means), estimates)
+    return Measurements(**found | ({"action_density": None} if action is None else {}), mass_fit=fit)
+
+
+def _averages(source: Ensemble | Chain, action: Action | None) -> tuple[Tensor, Tensor]:
+    """Averages over the target, `(a,)`, and deviations from them, `(n, n_chains, a)`.
+
+    An ensemble is as many chains of one sample. The deviations of its reweighted averages are
+    `w / mean w (O - <O>)`.
     """
     if isinstance(source, Ensemble):
-        phi, weight = source.phi, normalised_weights(source.log_weight)
-    else:
-        phi = source.configurations
-        weight = torch.ones(len(phi), dtype=torch.float64, device=phi.device)
-    if len(phi) < 2:
-        raise ValueError(f"measure needs at least 2 samples, got {len(phi)}.")
-    values, volume, side = _per_configuration(phi), math.prod(phi.shape[1:]), phi.shape[1]
-
-    def derived(averages: Tensor) -> Tensor:
-        return _derived(averages, volume, side)
-
-    mean, error = jackknife(
-        lambda wo, w: derived(wo / w), weight[:, None] * values, weight, n_blocks=n_blocks
-    )
-    averages = weight @ values / weight.sum()
-    shift = derived(averages + _shift(source, len(averages)).to(averages)) - derived(averages)
-    estimates = [
-        Estimate(m, e, systematic=abs(s))
-        for m, e, s in zip(mean.tolist(), error.tolist(), shift.tolist(), strict=True)
-    ]
-    single = zip(_SINGLE, estimates, strict=False)
-    return Measurements(**dict(single), correlator=tuple(estimates[len(_SINGLE) :]))
+        if len(source.phi) < 2:
+            raise ValueError(f"measure needs at least 2 samples, got {len(source.phi)}.")
+        weight = normalised_weights(source.log_weight)
+        weight = (weight / weight.mean())[:, None]
+        values = _per_configuration(source.phi, action)
+        means = (weight * values).mean(0)
+        return means, (weight * (values - means))[None]
+    n, n_chains = source.samples.shape[:2]
+    if n < 4 and n_chains < 2:
+        raise ValueError(f"measure needs a chain of n >= 4 samples, or several chains; got n = {n} of one.")
+    values = _per_configuration(source.samples.flatten(0, 1), action).unflatten(0, (n, n_chains))
+    means = values.mean((0, 1))
+    return means, values - means
 
 
-def _per_configuration(phi: Tensor) -> Tensor:
-    """What is averaged: `|M|, M^2, M^4, phi^2, phi phi', C(t)`, `(batch, 5 + side)`."""
+def _per_configuration(phi: Tensor, action: Action | None) -> Tensor:
+    """What is averaged: `N_LOCAL` numbers, `C(t)`, `G(t, 0, ...)`, `(batch, N_LOCAL + 2 side)` in float64."""
+    return torch.cat([_of_batch(part, action) for part in phi.split(AT_ONCE)])
+
+
+def _of_batch(phi: Tensor, action: Action | None) -> Tensor:
+    density = torch.zeros(len(phi)).to(phi) if action is None else observables.action_density(phi, action)
+    phi = phi.double()
     m = observables.magnetisation(phi)
-    single = (m.abs(), m**2, m**4, observables.phi_squared(phi), observables.nearest_neighbour(phi))
+    powers = (m.abs(), m, m**2, m**3, m**4)
+    local = (observables.phi_squared(phi), observables.phi_fourth(phi), observables.nearest_neighbour(phi))
+    columns = [torch.stack([*powers, *local, density.double()], 1)]
     equal = [axis for axis in range(phi.dim() - 1) if phi.shape[axis + 1] == phi.shape[1]]
-    correlators = [observables.zero_momentum_correlator(phi, axis) for axis in equal]
-    return torch.cat([torch.stack(single, 1), torch.stack(correlators).mean(0)], 1).double()
+    for observable in (observables.zero_momentum_correlator, observables.axis_two_point):
+        columns.append(torch.stack([observable(phi, axis) for axis in equal]).mean(0))
+    return torch.cat(columns, 1)
 
 
-def _derived(averages: Tensor, volume: int, side: int) -> Tensor:
-    """All fields of `Measurements`, in their order, from averages over the target."""
-    abs_m, m2, m4, phi2, neighbour = averages[:5]
-    correlator = averages[5:]
-    mass = pole_mass(correlator)
-    single = (
-        abs_m,
-        volume * m2,
-        phi2,
-        neighbour,
-        1 - m4 / (3 * m2.square()),
-        second_moment_length(correlator),
-        mass,
-        mass * side,
-    )
-    return torch.cat([torch.stack(single), correlator])
+def _correlator(side: int) -> slice:
+    """Where `C(t)` is among the averages."""
+    return slice(N_LOCAL, N_LOCAL + side)
 
 
-def _shift(source: Ensemble | Chain, size: int) -> Tensor:
-    """Change of the averages under a finer solve; zero where no flow is involved."""
-    certificate = source.certificate
-    if certificate is None or certificate.n_samples == 0:
-        return torch.zeros(size)
-    twice = certificate.samples
-    before = torch.softmax(twice.log_weight.double(), 0) @ _per_configuration(twice.phi)
-    after = torch.softmax(twice.refined_log_weight.double(), 0) @ _per_configuration(twice.refined_phi)
-    return after - before
+def _derived(averages: Tensor, shape: tuple[int, ...], mass: Tensor) -> dict[str, Quantity]:
+    """The fields of `Measurements` from averages over the target and the mass, each number 0-d."""
+    abs_m, m1, m2, m3, m4, phi2, phi4, neighbour, density = averages[:N_LOCAL].unbind()
+    volume, side = math.prod(shape), shape[0]
+    correlator, two_point = averages[_correlator(side)], averages[N_LOCAL + side :]
+    return {
+        "abs_magnetisation": abs_m,
+        "susceptibility": volume * m2,
+        "connected_susceptibility": volume * (m2 - abs_m.square()),
+        "phi_squared": phi2,
+        "phi_fourth": phi4,
+        "nearest_neighbour": neighbour,
+        "action_density": density,
+        "binder": 1 - m4 / (3 * m2.square()),
+        "structure_factor": low_momentum(correlator),
+        "correlation_length": second_moment_length(correlator),
+        "pole_mass": mass,
+        "mass_times_length": side * mass,
+        "moments": (m1, m2, m3, m4),
+        "correlator": correlator.unbind(),
+        "connected_correlator": (correlator - volume / side * abs_m.square()).unbind(),
+        "two_point": two_point.unbind(),
+        "effective_mass": effective_mass(correlator),
+    }
 
 
-def second_moment_length(correlator: Tensor) -> Tensor:
-    """`xi = sqrt(sum_t C(t) / sum_t C(t) cos(2 pi t / L) - 1) / (2 sin(pi / L))`; NaN for L = 1."""
-    side = len(correlator)
-    if side == 1:
-        return correlator.new_tensor(math.nan)
-    phase = torch.cos(2 * math.pi * torch.arange(side).to(correlator) / side)
-    excess = correlator.sum() / (correlator @ phase) - 1
-    return excess.clamp(min=0).sqrt() / (2 * math.sin(math.pi / side))
+def _mass_fit(means: Tensor, fluctuations: Tensor, side: int, t_min: int | None) -> CoshFit:
+    """Fit with the correlations of single configurations, scaled to the errors of the averages.
 
-
-def pole_mass(correlator: Tensor) -> Tensor:
-    """Mass of `C(t) ~ cosh(m (t - L/2))`, weighted towards the middle `L/4 <= t <= L/2`.
-
-    `sum_t (C(t-1) + C(t+1)) / (2 sum_t C(t)) = cosh m` holds for every such window; NaN where noise
-    makes the ratio smaller than 1 or the side is too short (< 4).
+    For independent samples this is the jackknife covariance; that of blocks of a chain would be noisy.
     """
-    side = len(correlator)
-    if side < 4:
-        return correlator.new_tensor(math.nan)
-    middle = torch.arange(max(1, side // 4), side // 2 + 1, device=correlator.device)
-    around = correlator[(middle - 1) % side] + correlator[(middle + 1) % side]
-    return torch.acosh(around.sum() / (2 * correlator[middle].sum()))
+    deviations = fluctuations[..., _correlator(side)]
+    error = error_of_fluctuations(deviations, scale=means[_correlator(side)].abs()).error
+    deviations = deviations.flatten(0, 1)
+    covariance = deviations.T @ deviations
+    spread = covariance.diagonal().sqrt()
+    covariance = covariance * torch.outer(error / spread, error / spread)
+    # Fewer samples say nothing about the inverse of a covariance.
+    enough = len(deviations) >= 2 * side
+    covariance = covariance if enough else math.nan * covariance
+    return fit_cosh(means[_correlator(side)], covariance, t_min=t_min)
+
+
+def _flat(groups: Mapping[str, Quantity]) -> Iterator[Tensor]:
+    for group in groups.values():
+        yield from (group,) if isinstance(group, Tensor) else group
+
+
+def _grouped(groups: Mapping[str, Quantity], estimates: Sequence[Estimate]) -> dict[str, Any]:
+    """Estimates in the places of the numbers that `_flat` took out."""
+    rest = iter(estimates)
+    return {
+        name: next(rest) if isinstance(group, Tensor) else tuple(itertools.islice(rest, len(group)))
+        for name, group in groups.items()
+    }
+
+
+def _with_slopes(derived: Callable[[Tensor], dict[str, Quantity]], means: Tensor) -> tuple[Tensor, Tensor]:
+    """All numbers, `(k,)`, and their derivatives in the averages, `(k, a)`.
+
+    One at a time: a number that does not exist has no derivative, and would spoil those of the others.
+    """
+    leaf = means.clone().requires_grad_()
+    with torch.enable_grad():
+        numbers = list(_flat(derived(leaf)))
+    slopes = [torch.autograd.grad(number, leaf, retain_graph=True)[0] for number in numbers]
+    return torch.stack(numbers).detach(), torch.stack(slopes)
+
+
+def _shift(certificate: Certificate | None, action: Action | None, means: Tensor) -> Tensor:
+    """Change of the averages under a finer solve; zero where no flow is involved."""
+    if certificate is None or certificate.n_samples == 0:
+        return torch.zeros_like(means)
+    twice = certificate.samples
+    before = torch.softmax(twice.log_weight.double(), 0) @ _per_configuration(twice.phi, action)
+    after = torch.softmax(twice.refined_log_weight.double(), 0) @ _per_configuration(
+        twice.refined_phi, action
+    )
+    return (after - before).to(means)

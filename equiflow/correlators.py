@@ -1,0 +1,170 @@
+"""Masses and lengths from an averaged zero-momentum correlator `C(t)`, t = 0 ... side - 1.
+
+On a periodic side a single state of mass m gives `C(t) = A (exp(-m t) + exp(-m (side - t)))`. A free
+field has one, with `cosh m = 1 + m2 / 2`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import optimize, stats
+from torch import Tensor
+
+from equiflow.statistics import Estimate
+
+#: smallest `m * side` that a fit tells from no mass at all
+LEAST_DECAY = 0.02
+#: masses above it, in lattice units, are noise at the first t of a window
+MOST = 20.0
+
+
+def low_momentum(correlator: Tensor) -> Tensor:
+    """`F = sum_t C(t) cos(2 pi t / side)`, the structure factor at the smallest momentum, 0-d."""
+    side = len(correlator)
+    return correlator @ torch.cos(2 * math.pi * torch.arange(side).to(correlator) / side)
+
+
+def second_moment_length(correlator: Tensor) -> Tensor:
+    """`xi = sqrt(chi2 / F - 1) / (2 sin(pi / side))`, `chi2 = sum_t C(t)`; NaN for a side of 1.
+
+    The low-momentum estimator: `chi2 / F = 1 + 4 sin^2(pi / side) xi^2` for a propagator
+    `1 / (p^2 + xi^-2)`. 0 where noise makes F the larger one.
+    """
+    side = len(correlator)
+    if side == 1:
+        return math.nan * correlator.sum()
+    excess = correlator.sum() / low_momentum(correlator) - 1
+    return excess.clamp(min=0).sqrt() / (2 * math.sin(math.pi / side))
+
+
+def effective_mass(correlator: Tensor) -> list[Tensor]:
+    """`m(t) = arcosh[(C(t-1) + C(t+1)) / (2 C(t))]` for `1 <= t <= side / 2`, each 0-d.
+
+    Constant where a single state is left; NaN where noise makes the ratio smaller than 1.
+    """
+    side = len(correlator)
+    times = range(1, side // 2 + 1)
+    around = [correlator[t - 1] + correlator[(t + 1) % side] for t in times]
+    return [torch.acosh(c / (2 * correlator[t])) for c, t in zip(around, times, strict=True)]
+
+
+@dataclass(frozen=True)
+class CoshFit:
+    """Least squares fit of `A (exp(-m t) + exp(-m (side - t)))` to a correlator.
+
+    Attributes:
+        mass: m, its error from the covariance; NaN where no mass fits.
+        amplitude: A.
+        chi2: sum of squared deviations in units of the covariance: about `dof` where one state is enough.
+        dof: points fitted minus 2.
+        window: first and last t of the fit.
+        slope: `d mass / d C(t)` with the covariance held fixed, `(side,)`; 0 outside of the window.
+    """
+
+    mass: Estimate
+    amplitude: Estimate
+    chi2: float
+    dof: int
+    window: tuple[int, int]
+    slope: Tensor = field(repr=False, compare=False)
+
+    @property
+    def p_value(self) -> float:
+        """Probability of a larger `chi2` if the single state is right; NaN for `dof` = 0."""
+        return float(stats.chi2.sf(self.chi2, self.dof)) if self.dof > 0 else math.nan
+
+    def __str__(self) -> str:
+        first, last = self.window
+        return f"m = {self.mass} from t = {first} to {last}, chi2 / dof = {self.chi2:.2f} / {self.dof}"
+
+
+def fit_cosh(correlator: Tensor, covariance: Tensor, *, t_min: int | None = None) -> CoshFit:
+    """Correlated fit of one state to `t_min <= t <= side / 2`.
+
+    Minimises `chi2 = r^T cov^-1 r`, `r = C(t) - A (exp(-m t) + exp(-m (side - t)))`. Neighbouring times
+    fluctuate together: a fit without the correlations has neither this chi2 nor this error.
+
+    Args:
+        correlator: averaged `C(t)`, `(side,)`.
+        covariance: of the averages, `(side, side)`.
+        t_min: first time; `side / 4` by default, but at least 1.
+
+    Returns:
+        The fit. Its mass is NaN where the window has less than two points, the covariance cannot be
+        inverted or the correlator does not decay.
+
+    Raises:
+        ValueError: if `t_min` is not between 0 and half of the side.
+    """
+    side = len(correlator)
+    if t_min is not None and not 0 <= t_min <= side // 2:
+        raise ValueError(f"t_min must be 0 to side / 2 = {side // 2}, got {t_min}.")
+    window = (max(1, side // 4) if t_min is None else t_min, side // 2)
+    t = np.arange(window[0], window[1] + 1)
+    unknown = Estimate(math.nan, math.nan)
+    slope = torch.full_like(correlator, math.nan, dtype=torch.float64)
+    none = CoshFit(unknown, unknown, math.nan, max(0, len(t) - 2), window, slope)
+    inside = _float64(covariance)[np.ix_(t, t)]
+    if len(t) < 2 or not np.isfinite(inside).all():
+        return none
+    try:
+        whiten = np.linalg.inv(np.linalg.cholesky(inside))
+    except np.linalg.LinAlgError:
+        return none
+    mass, first, found = _least_squares(whiten, whiten @ _float64(correlator)[t], t, side)
+    if not LEAST_DECAY / side < mass < 0.99 * MOST or first <= 0:
+        return none
+    # Linear around the minimum: d(log m, A) = pinv(J) whiten dC, where whiten dC has unit covariance.
+    linear = np.linalg.pinv(found.jac)
+    mass_error, first_error = np.linalg.norm(linear, axis=1) * (mass, 1.0)
+    norm = math.exp(-mass * t[0]) + math.exp(-mass * (side - t[0]))
+    slope = torch.zeros_like(slope)
+    slope[t] = torch.from_numpy(mass * (linear @ whiten)[0]).to(slope)
+    return CoshFit(
+        Estimate(mass, float(mass_error)),
+        Estimate(first / norm, float(first_error) / norm),
+        2 * float(found.cost),
+        len(t) - 2,
+        window,
+        slope,
+    )
+
+
+def _least_squares(
+    whiten: np.ndarray, data: np.ndarray, t: np.ndarray, side: int
+) -> tuple[float, float, Any]:
+    """Mass, C at the first t, and scipy's result in `(log m, C)`."""
+
+    def residual(parameters: np.ndarray) -> np.ndarray:
+        log_mass, first = parameters
+        return first * (whiten @ _shape(math.exp(log_mass), t, side)) - data
+
+    bounds = ([math.log(1e-2 * LEAST_DECAY / side), -np.inf], [math.log(MOST), np.inf])
+    start = _start(whiten, data, t, side)
+    tolerances = {"xtol": 1e-15, "ftol": 1e-15, "gtol": 1e-15}
+    found = optimize.least_squares(residual, start, bounds=bounds, x_scale="jac", **tolerances)
+    return math.exp(found.x[0]), float(found.x[1]), found
+
+
+def _float64(values: Tensor) -> np.ndarray:
+    return values.detach().double().cpu().numpy()
+
+
+def _shape(mass: float, t: np.ndarray, side: int) -> np.ndarray:
+    """Two waves, 1 at the first t."""
+    waves = np.exp(-mass * (t - t[0])) + np.exp(-mass * (side - t - t[0]))
+    return waves / (1 + math.exp(-mass * (side - 2 * t[0])))
+
+
+def _start(whiten: np.ndarray, data: np.ndarray, t: np.ndarray, side: int) -> tuple[float, float]:
+    """`log m` and C at the first t, best of a grid of masses: chi2 may have more than one valley."""
+    masses = np.geomspace(LEAST_DECAY / side, 0.5 * MOST, 60)
+    shapes = np.stack([_shape(mass, t, side) for mass in masses]) @ whiten.T
+    first = shapes @ data / (shapes**2).sum(1)
+    best = int(((first[:, None] * shapes - data) ** 2).sum(1).argmin())
+    return math.log(masses[best]), float(first[best])

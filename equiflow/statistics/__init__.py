@@ -1,0 +1,35 @@
+"""Estimates with errors: effective sample sizes, autocorrelation times, jackknife."""
+
+from equiflow.statistics.estimate import Estimate
+from equiflow.statistics.jackknife import jackknife, jackknife_estimate, jackknife_of_logs
+from equiflow.statistics.series import (
+    block_count,
+    error_of_fluctuations,
+    estimate_of_series,
+    integrated_autocorrelation_time,
+    mean_of_series,
+)
+from equiflow.statistics.weights import (
+    bridge_log_z,
+    effective_sample_size,
+    forward_effective_sample_size,
+    log_mean_exp,
+    normalised_weights,
+)
+
+__all__ = [
+    "Estimate",
+    "block_count",
+    "bridge_log_z",
+    "effective_sample_size",
+    "error_of_fluctuations",
+    "estimate_of_series",
+    "forward_effective_sample_size",
+    "integrated_autocorrelation_time",
+    "jackknife",
+    "jackknife_estimate",
+    "jackknife_of_logs",
+    "log_mean_exp",
+    "mean_of_series",
+    "normalised_weights",
+]

@@ -1,0 +1,54 @@
+"""A value with its errors."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with its one-sigma statistical error.
+
+    Attributes:
+        mean: the value.
+        error: its standard error.
+        tau_int: integrated autocorrelation time of the series behind it, in units of its steps
+            (0.5 for independent samples); None where no series is behind it.
+        systematic: size of the discretisation error of the flow behind it, see `Certificate`.
+        tau_int_error: standard error of `tau_int`.
+
+    >>> print(Estimate(0.21053, 0.00009))
+    0.210530 ± 0.000090
+    """
+
+    mean: float
+    error: float
+    tau_int: float | None = None
+    systematic: float = 0.0
+    tau_int_error: float | None = None
+
+    @property
+    def total_error(self) -> float:
+        """Statistical and discretisation error in quadrature."""
+        return math.hypot(self.error, self.systematic)
+
+    def __str__(self) -> str:
+        # Below a hundredth of the statistical error it changes no digit that is shown.
+        shown = self.systematic > 0.01 * self.error
+        return self._with_error() + (f" ± {self.systematic:.1g} (solver)" if shown else "")
+
+    def _with_error(self) -> str:
+        if not (math.isfinite(self.error) and self.error > 0):
+            return f"{self.mean:.6g} ± {self.error:.2g}"
+        # Two significant digits of the error, and as many decimals of the mean.
+        digits = max(0, 1 - math.floor(math.log10(self.error)))
+        return f"{self.mean:.{digits}f} ± {self.error:.{digits}f}"
+
+    def sigmas_from(self, other: Estimate | float) -> float:
+        """Difference in units of the combined total error, for independent estimates."""
+        value, error = (other.mean, other.total_error) if isinstance(other, Estimate) else (other, 0.0)
+        difference, combined = self.mean - value, math.hypot(self.total_error, error)
+        if combined == 0.0:
+            return 0.0 if difference == 0.0 else math.copysign(math.inf, difference)
+        return difference / combined

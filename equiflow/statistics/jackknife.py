@@ -1,0 +1,91 @@
+"""Functions of averages and their errors, by leaving out blocks of samples."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from equiflow.statistics.estimate import Estimate
+
+
+def jackknife(
+    function: Callable[..., Tensor], *columns: Tensor, n_blocks: int = 128
+) -> tuple[Tensor, Tensor]:
+    """A function of averages and its error, by leaving out one block of samples at a time.
+
+    Args:
+        function: takes the average of each column, `(...)`, and returns a tensor.
+        columns: `(n_samples, ...)` each, ordered as sampled, so that blocks absorb autocorrelations.
+        n_blocks: number of contiguous blocks (at most the number of samples).
+
+    Returns:
+        The function of the full averages and its jackknife error, both shaped like its result.
+
+    Raises:
+        ValueError: if there are less than two samples or blocks, or the columns differ in length.
+    """
+    n_samples = len(columns[0])
+    if n_blocks < 2:
+        raise ValueError(f"jackknife needs n_blocks >= 2, got {n_blocks}.")
+    if n_samples < 2 or any(len(column) != n_samples for column in columns):
+        raise ValueError("jackknife needs columns of one length >= 2; got " + str([len(c) for c in columns]))
+    n_blocks = min(n_blocks, n_samples)
+    blocks = [torch.tensor_split(column.double(), n_blocks) for column in columns]
+    totals = [column.double().sum(0) for column in columns]
+    full = function(*(total / n_samples for total in totals))
+    left_out = torch.stack(
+        [
+            function(
+                *(
+                    (total - block[b].sum(0)) / (n_samples - len(block[b]))
+                    for total, block in zip(totals, blocks, strict=True)
+                )
+            )
+            for b in range(n_blocks)
+        ]
+    )
+    spread = (left_out - left_out.mean(0)).square().sum(0)
+    return full, (spread * (n_blocks - 1) / n_blocks).sqrt()
+
+
+def jackknife_estimate(function: Callable[..., Tensor], *columns: Tensor, n_blocks: int = 128) -> Estimate:
+    """`jackknife` for a scalar function of averages."""
+    mean, error = jackknife(function, *columns, n_blocks=n_blocks)
+    return Estimate(float(mean), float(error))
+
+
+def jackknife_of_logs(function: Callable[..., Tensor], *log_columns: Tensor, n_blocks: int = 128) -> Estimate:
+    """`jackknife` of a function of log-averages `log mean exp(column)`: no weight is too large for it.
+
+    Args:
+        function: takes the log-average of each column, elementwise, and returns a tensor.
+        log_columns: `(n_samples,)` each, finite, ordered as sampled.
+        n_blocks: number of contiguous blocks (at most the number of samples).
+    """
+    columns = [finite_logs(column) for column in log_columns]
+    n_samples = len(columns[0])
+    if n_samples < 2 or n_blocks < 2:
+        raise ValueError(f"Expected n_samples >= 2 and n_blocks >= 2, got {n_samples} and {n_blocks}.")
+    n_blocks = min(n_blocks, n_samples)
+    sizes = torch.tensor([len(block) for block in torch.tensor_split(columns[0], n_blocks)])
+    left = (n_samples - sizes).to(columns[0]).log()
+    left_out = []
+    for column in columns:
+        blocks = torch.stack([block.logsumexp(0) for block in torch.tensor_split(column, n_blocks)])
+        others = blocks.expand(n_blocks, n_blocks).clone().fill_diagonal_(-math.inf)
+        left_out.append(others.logsumexp(1) - left)
+    full = function(*(column.logsumexp(0) - math.log(n_samples) for column in columns))
+    values = function(*left_out)
+    variance = (values - values.mean()).square().sum() * (n_blocks - 1) / n_blocks
+    return Estimate(float(full), float(variance.sqrt()))
+
+
+def finite_logs(log_weight: Tensor) -> Tensor:
+    """Log weights in float64, without a graph; a ValueError if one is NaN or infinite."""
+    log_weight = log_weight.detach().double()
+    if not bool(log_weight.isfinite().all()):
+        raise ValueError("log_weight has NaN or infinite values; expected finite ones.")
+    return log_weight
