@@ -251,10 +251,18 @@ MUTANTS = (
     Mutant(
         "kernel's value at the wrong site",
         "nn/kernels.py",
-        "values[:, 0])",
-        "values[:, -1])",
+        "at_origin = on_orbits[:, 0]",
+        "at_origin = on_orbits[:, -1]",
         "the divergence needs K(0)",
         ("test_vector_fields.py::test_divergence_is_the_dense_trace",),
+    ),
+    Mutant(
+        "neighbours ahead instead of behind",
+        "nn/convolution.py",
+        "self._window(wrapped[:, orbit], [-x for x in offset])",
+        "self._window(wrapped[:, orbit], offset)",
+        "(K * h)(x) = sum_o K(o) h(x - o)",
+        ("test_convolution.py::test_all_convolutions_agree",),
     ),
     Mutant(
         "path rates without grad div",
