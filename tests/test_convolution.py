@@ -8,7 +8,15 @@ from hypothesis import given
 from strategies import configurations, groups, kernel_sizes, lattices, randomise, seeds
 from torch import Tensor
 
-from equiflow import EquivariantCNF, Lattice, OrbitConvField, PathGradient, Solver, SymmetryGroup
+from equiflow import (
+    EquivariantCNF,
+    Lattice,
+    OrbitConvField,
+    PathGradient,
+    PotentialField,
+    Solver,
+    SymmetryGroup,
+)
 from equiflow.actions import Phi4
 from equiflow.nn.convolution import (
     CONVOLUTIONS,
@@ -100,6 +108,22 @@ def test_the_agreement_sees_a_shift_in_the_wrong_direction(point, monkeypatch):
 def test_the_fastest_way_is_chosen_by_volume_and_offsets(shape, size, expected):
     assert type(OrbitConvField(Lattice(shape), kernel_size=size).kernel.convolution) is expected
     assert 10**2 <= DENSE_VOLUME < 11**2
+
+
+@pytest.mark.parametrize("point", ["full", "trivial"])
+def test_products_of_kernels_are_sums_over_offsets(point):
+    fields = all_ways(SymmetryGroup(Lattice((4, 5)), point), 3)
+    values = fields[0].kernel.values().flatten(2)
+    for field in fields:
+        operand = field.kernel(torch.tensor([1.0, 0.0], dtype=torch.float64)).operand.detach()
+        products = field.kernel.convolution.products(operand)
+        torch.testing.assert_close(products, values[0] @ values[0].mT, rtol=1e-12, atol=1e-12)
+
+
+def test_kernels_whose_operands_are_joined_act_in_one_way():
+    field = PotentialField(Lattice((11, 11)), kernel_size=3)
+    assert type(field.kernel.convolution) is type(field.linear.convolution) is FourierConvolution
+    assert field.velocity(torch.randn(2, 11, 11), 0.3).shape == (2, 11, 11)
 
 
 def test_kernels_that_span_the_lattice_do_not_act_directly():

@@ -8,7 +8,7 @@ directly, offset by offset, which wins for kernels of three offsets per axis.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -26,6 +26,9 @@ DIRECT_SIZE = 3
 
 class Convolution(ABC):
     """Kernels `K_c` applied to fields, by way of an operand that stands for the kernels."""
+
+    #: what `convolution_for` knows it by
+    name: ClassVar[str]
 
     def __init__(self, lattice: Lattice) -> None:
         self.lattice = lattice
@@ -61,6 +64,8 @@ class Convolution(ABC):
 
 class FourierConvolution(Convolution):
     """The operand is the kernels' Fourier modes, `(channel, *half_shape)`, real if the kernels are even."""
+
+    name = "fourier"
 
     def __init__(self, lattice: Lattice) -> None:
         super().__init__(lattice)
@@ -99,6 +104,8 @@ class FourierConvolution(Convolution):
 class DenseConvolution(Convolution):
     """The operand is the kernels as matrices, `D_c(y, x) = K_c(x - y)`, `(channel, V, V)`."""
 
+    name = "dense"
+
     def encode(self, fields: Tensor) -> Tensor:
         """See `Convolution.encode`: `(batch, channel, V)`."""
         return fields.flatten(2)
@@ -130,9 +137,11 @@ class DirectConvolution(Convolution):
     `sum_c K_c * h_c = sum_o shift_o sum_c K_c(o) h_c`.
     """
 
+    name = "direct"
+
     def __init__(self, lattice: Lattice, orbits: OffsetOrbits) -> None:
         super().__init__(lattice)
-        self._n_orbits = len(orbits)
+        self._multiplicity: list[int] = orbits.multiplicity.tolist()
         inside = orbits.index >= 0
         sides = torch.tensor(lattice.shape)
         offsets = inside.nonzero()
@@ -149,7 +158,7 @@ class DirectConvolution(Convolution):
     def encode_back(self, fields: Tensor) -> Tensor:
         """See `Convolution.encode_back`: `sum_(o in orbit) g(x + o)`, `(batch, orbit, *lattice)`."""
         wrapped = self._wrapped(fields[:, 0])
-        total: list[Tensor | None] = [None] * self._n_orbits
+        total: list[Tensor | None] = [None] * len(self._multiplicity)
         for orbit, offset in self._shifts:
             ahead = self._window(wrapped, offset)
             before = total[orbit]
@@ -174,6 +183,10 @@ class DirectConvolution(Convolution):
     def overlap(self, encoded: Tensor, gradient: Tensor, operand: Tensor) -> Tensor:
         """See `Convolution.overlap`."""
         return (encoded.flatten(2) @ gradient.flatten(2).mT).sum(0)
+
+    def products(self, operand: Tensor) -> Tensor:
+        """See `Convolution.products`."""
+        return (operand * operand.new_tensor(self._multiplicity)) @ operand.mT
 
     def _wrapped(self, fields: Tensor) -> Tensor:
         """The fields with a rim of their periodic images as wide as the kernels reach."""
