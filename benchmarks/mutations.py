@@ -252,10 +252,18 @@ MUTANTS = (
     Mutant(
         "kernel's value at the wrong site",
         "nn/kernels.py",
-        "values[:, 0])",
-        "values[:, -1])",
+        "at_origin = on_orbits[:, 0]",
+        "at_origin = on_orbits[:, -1]",
         "the divergence needs K(0)",
         ("test_vector_fields.py::test_divergence_is_the_dense_trace",),
+    ),
+    Mutant(
+        "neighbours ahead instead of behind",
+        "nn/convolution.py",
+        "self._window(wrapped[:, orbit], [-x for x in offset])",
+        "self._window(wrapped[:, orbit], offset)",
+        "(K * h)(x) = sum_o K(o) h(x - o)",
+        ("test_convolution.py::test_all_convolutions_agree",),
     ),
     Mutant(
         "path rates without grad div",
@@ -279,7 +287,7 @@ MUTANTS = (
         "self.lattice.ifft(encoded * operand.conj())",
         "self.lattice.ifft(encoded * operand)",
         "K^T(x) = K(-x) without inversion symmetry",
-        ("test_convolution.py::test_dense_and_fourier_convolutions_agree",),
+        ("test_convolution.py::test_all_convolutions_agree",),
     ),
     Mutant(
         "dense kernel not transposed",
@@ -287,7 +295,7 @@ MUTANTS = (
         "encoded[:, 0] @ operand.flatten(0, 1).mT",
         "encoded[:, 0] @ operand.mT.flatten(0, 1).mT",
         "K^T(x) = K(-x) without inversion symmetry",
-        ("test_convolution.py::test_dense_and_fourier_convolutions_agree",),
+        ("test_convolution.py::test_all_convolutions_agree",),
     ),
     Mutant(
         "momenta counted once in backward",
@@ -344,15 +352,15 @@ MUTANTS = (
     Mutant(
         "momenta counted once in prior",
         "priors.py",
-        "log_det = (self._multiplicity * self.log_sigma).sum()",
-        "log_det = self.log_sigma[self._orbit].sum()",
+        "self._n_components * (self._multiplicity * self.log_sigma).sum()",
+        "self._n_components * self.log_sigma[self._orbit].sum()",
         "each momentum orbit counts with its multiplicity",
         PRIORS,
     ),
     Mutant(
         "prior without log 2 pi",
         "priors.py",
-        " - 0.5 * self.lattice.volume * LOG_2PI",
+        " - 0.5 * self.space.size * LOG_2PI",
         "",
         "log q is absolute",
         PRIORS,
@@ -417,10 +425,10 @@ MUTANTS = (
     Mutant(
         "free spectrum interpolated",
         "priors.py",
-        """momenta_on(own - self._free_log_sigma(), self.lattice, lattice)
-        log_sigma = prior.group.momentum_orbits().mean(ratio + prior._free_log_sigma())""",
-        """momenta_on(own, self.lattice, lattice)
-        log_sigma = prior.group.momentum_orbits().mean(ratio)""",
+        """momenta_on(own - self._free_log_sigma(), self.lattice, prior.lattice)
+        log_sigma = spatial_part(prior.group).momentum_orbits().mean(ratio + prior._free_log_sigma())""",
+        """momenta_on(own, self.lattice, prior.lattice)
+        log_sigma = spatial_part(prior.group).momentum_orbits().mean(ratio)""",
         "a free field is one on every lattice",
         (
             "test_resizing.py::"
@@ -439,8 +447,10 @@ MUTANTS = (
     Mutant(
         "force misses a neighbour",
         "actions.py",
-        "phi.roll(1, mu) + phi.roll(-1, mu) for mu",
-        "phi.roll(1, mu) for mu",
+        """self.lattice.check(phi)
+        neighbours = sum(phi.roll(1, mu) + phi.roll(-1, mu) for mu""",
+        """self.lattice.check(phi)
+        neighbours = sum(phi.roll(1, mu) for mu""",
         "dS/dphi has both neighbours",
         ACTIONS,
     ),

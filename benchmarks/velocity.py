@@ -1,9 +1,12 @@
-"""One evaluation of velocity and divergence against its own floor, and where dense products beat FFTs.
+"""One evaluation of velocity and divergence against its own floor, and what beats FFTs where.
 
 The floor is what cannot be left out of a shallow field: the sines and cosines of its features, one FFT
 for each kernel and one back, each alone and nothing between them. Rounds alternate between all
 candidates; the ratio is the median over the rounds, with half the interquartile range. On CPUs the
 clock is the process's own time, which other jobs on the machine disturb least.
+
+FFTs are compared with dense products on small lattices, and with sums over offsets for small kernels;
+there also the gradient of `velocity . noise + divergence` in the field and all weights.
 """
 
 import argparse
@@ -22,10 +25,13 @@ from equiflow.report import print_table, write_json
 from equiflow.testing import randomise
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-parser.add_argument("--L", type=int, nargs="+", default=[8, 16, 32, 64, 128, 256], help="sides, in 2D")
+parser.add_argument("--L", type=int, nargs="*", default=[8, 16, 32, 64, 128, 256], help="sides, in 2D")
 parser.add_argument("--sites", type=int, default=2**15, help="sites of a batch (the batch follows)")
 parser.add_argument("--dtypes", nargs="+", default=["float32", "float64"], help="precisions")
 parser.add_argument("--dense", type=int, nargs="*", default=[4, 6, 8, 10, 12, 14], help="sides to cross over")
+parser.add_argument("--direct", nargs="*", default=["12,12", "16,16", "32,32", "64,64", "8,8,8", "16,16,16"],
+                    help="lattices for small kernels")  # fmt: skip
+parser.add_argument("--kernel-sizes", type=int, nargs="+", default=[3, 5], help="offsets per axis of them")
 parser.add_argument("--compile", action="store_true", help="also compiled")
 parser.add_argument("--rounds", type=int, default=40, help="repetitions of everything")
 parser.add_argument("--threads", type=int, default=1, help="CPU threads")
@@ -109,6 +115,35 @@ def crossover(side: int, dtype: str, args: argparse.Namespace) -> dict[str, obje
     return {"L": side, "dtype": dtype, "batch": len(phi), "dense_over_fourier": middle, "spread": spread}
 
 
+def small_kernels(
+    shape: tuple[int, ...], size: int, dtype: str, args: argparse.Namespace
+) -> dict[str, object]:
+    lattice = Lattice(shape)
+    generator = torch.Generator().manual_seed(args.seed)
+    batch_size = max(1, args.sites // lattice.volume)
+    phi, noise = torch.randn((2, batch_size, *shape), generator=generator, dtype=getattr(torch, dtype)).to(
+        args.device
+    )
+    velocity: dict[str, Callable[[], object]] = {}
+    gradient: dict[str, Callable[[], object]] = {}
+    for convolution in ("direct", "fourier"):
+        field = OrbitConvField(lattice, kernel_size=size, convolution=convolution).to(phi)
+        randomise(field, scale=0.01, seed=args.seed)
+        velocity[convolution] = torch.no_grad()(lambda f=field: f.velocity_and_divergence(phi, 0.3))
+        gradient[convolution] = lambda f=field: _gradient(f, phi, noise)
+    row: dict[str, object] = {"shape": shape, "size": size, "dtype": dtype, "batch": batch_size}
+    for name, candidates in (("velocity", velocity), ("gradient", gradient)):
+        times = rounds(candidates, args)
+        row[name], row[f"{name}_spread"] = ratio(times["direct"], times["fourier"])
+    return row
+
+
+def _gradient(field: OrbitConvField, phi: torch.Tensor, noise: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    point = phi.detach().requires_grad_()
+    velocity, divergence = field.velocity_and_divergence(point, 0.3)
+    return torch.autograd.grad((velocity * noise).sum() + divergence.sum(), [point, *field.parameters()])
+
+
 def rounds(candidates: dict[str, Callable[[], object]], args: argparse.Namespace) -> dict[str, list[float]]:
     times: dict[str, list[float]] = {name: [] for name in candidates}
     for i in range(args.rounds + 3):
@@ -136,6 +171,12 @@ def main() -> None:
         ],
         "dense products over FFTs": [
             crossover(side, dtype, args) for dtype in args.dtypes for side in args.dense
+        ],
+        "sums over offsets over FFTs": [
+            small_kernels(tuple(map(int, shape.split(","))), size, dtype, args)
+            for dtype in args.dtypes
+            for shape in args.direct
+            for size in args.kernel_sizes
         ],
     }
     for title, rows in tables.items():

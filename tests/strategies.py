@@ -14,6 +14,7 @@ from torch import Tensor
 
 from equiflow.flows import EquivariantCNF
 from equiflow.lattice import Lattice, Multiplet, Space
+from equiflow.nn.convolution import CONVOLUTIONS
 from equiflow.orthogonal import MultipletGroup
 from equiflow.priors import PRIORS, FreeField, Prior, StandardNormal
 from equiflow.solvers import Solver
@@ -86,14 +87,15 @@ def kernel_sizes(lattice: Lattice) -> st.SearchStrategy[int | tuple[int, ...] | 
 
 @st.composite
 def orbit_conv_fields(draw: st.DrawFn, group: SymmetryGroup) -> OrbitConvField:
+    size = draw(kernel_sizes(group.lattice))
     return OrbitConvField(
         group.lattice,
         group=group,
-        kernel_size=draw(kernel_sizes(group.lattice)),
+        kernel_size=size,
         n_frequencies=draw(st.integers(1, 3)),
         n_time_modes=draw(st.integers(1, 3)),
         max_frequency=3.0,
-        convolution=draw(st.sampled_from(["dense", "fourier"])),
+        convolution=draw(st.sampled_from(["dense", "fourier"] if size is None else CONVOLUTIONS)),
     )
 
 

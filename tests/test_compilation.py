@@ -25,9 +25,9 @@ def twins(lattice: Lattice, **options: object) -> list[EquivariantCNF]:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.parametrize("convolution", ["dense", "fourier"])
-def test_a_velocity_compiles_without_a_graph_break(convolution):
-    field = OrbitConvField(Lattice((4, 4)), n_frequencies=2, convolution=convolution)
+@pytest.mark.parametrize(("convolution", "size"), [("dense", None), ("fourier", None), ("direct", 3)])
+def test_a_velocity_compiles_without_a_graph_break(convolution, size):
+    field = OrbitConvField(Lattice((4, 4)), kernel_size=size, n_frequencies=2, convolution=convolution)
     randomise(field.double())
     phi, t = configurations(field.lattice), torch.tensor(0.3, dtype=torch.float64)
     field.velocity_and_divergence(phi, t)  # constants are cached

@@ -1,4 +1,4 @@
-"""Dense products and FFTs are two ways to the same convolution."""
+"""Dense products, FFTs and sums over offsets are three ways to the same convolution."""
 
 from __future__ import annotations
 
@@ -8,14 +8,28 @@ from hypothesis import given
 from strategies import configurations, groups, kernel_sizes, lattices, randomise, seeds
 from torch import Tensor
 
-from equiflow import EquivariantCNF, Lattice, OrbitConvField, PathGradient, Solver, SymmetryGroup
+from equiflow import (
+    EquivariantCNF,
+    Lattice,
+    OrbitConvField,
+    PathGradient,
+    PotentialField,
+    Solver,
+    SymmetryGroup,
+)
 from equiflow.actions import Phi4
-from equiflow.nn.convolution import DENSE_VOLUME, DenseConvolution, FourierConvolution
+from equiflow.nn.convolution import (
+    CONVOLUTIONS,
+    DENSE_VOLUME,
+    DenseConvolution,
+    DirectConvolution,
+    FourierConvolution,
+)
 
 
-def both_ways(group: SymmetryGroup, kernel_size: object = None) -> list[OrbitConvField]:
+def all_ways(group: SymmetryGroup, kernel_size: object = None) -> list[OrbitConvField]:
     fields = []
-    for convolution in ("dense", "fourier"):
+    for convolution in ("dense", "fourier") if kernel_size is None else CONVOLUTIONS:
         field = OrbitConvField(
             group.lattice,
             group=group,
@@ -42,8 +56,11 @@ def everything(field: OrbitConvField, seed: int) -> list[Tensor]:
 
 
 def mismatch(fields: list[OrbitConvField], seed: int) -> float:
-    pairs = zip(*(everything(field, seed) for field in fields), strict=True)
-    return max(float(((a - b).abs().max() / (1 + a.abs().max())).detach()) for a, b in pairs)
+    """Largest difference between the ways, relative to the size of each result."""
+    ways = zip(*(everything(field, seed) for field in fields), strict=True)
+    return max(
+        float(((a - b).abs().max() / (1 + a.abs().max())).detach()) for a, *others in ways for b in others
+    )
 
 
 @given(
@@ -52,8 +69,8 @@ def mismatch(fields: list[OrbitConvField], seed: int) -> float:
     .flatmap(lambda group: kernel_sizes(group.lattice).map(lambda size: (group, size))),
     seeds,
 )
-def test_dense_and_fourier_convolutions_agree(case, seed):
-    assert mismatch(both_ways(*case), seed) < 1e-12
+def test_all_convolutions_agree(case, seed):
+    assert mismatch(all_ways(*case), seed) < 1e-12
 
 
 @pytest.mark.parametrize("point", ["full", "trivial"])
@@ -61,18 +78,63 @@ def test_the_agreement_sees_a_transposed_matrix(point, monkeypatch):
     group = SymmetryGroup(Lattice((3, 4)), point)
     differences = Lattice.differences
     monkeypatch.setattr(Lattice, "differences", lambda self: differences(self).mT.contiguous())
-    assert (mismatch(both_ways(group), 0) > 1e-3) is (point == "trivial")
+    assert (mismatch(all_ways(group), 0) > 1e-3) is (point == "trivial")
 
 
-def test_the_faster_way_is_chosen_by_the_volume():
-    small, large = (OrbitConvField(Lattice((L, L))).kernel.convolution for L in (10, 11))
-    assert isinstance(small, DenseConvolution)
-    assert isinstance(large, FourierConvolution)
+@pytest.mark.parametrize("point", ["full", "trivial"])
+def test_the_agreement_sees_a_shift_in_the_wrong_direction(point, monkeypatch):
+    group = SymmetryGroup(Lattice((3, 4)), point)
+    window = DirectConvolution._window
+    monkeypatch.setattr(
+        DirectConvolution, "_window", lambda self, field, by: window(self, field, [-x for x in by])
+    )
+    assert (mismatch(all_ways(group, 2), 0) > 1e-3) is (point == "trivial")
+
+
+@pytest.mark.parametrize(
+    ("shape", "size", "expected"),
+    [
+        ((10, 10), None, DenseConvolution),
+        ((10, 10), 3, DenseConvolution),
+        ((11, 11), None, FourierConvolution),
+        ((11, 11), 3, DirectConvolution),
+        ((11, 11), 2, DirectConvolution),
+        ((11, 11), 4, FourierConvolution),
+        ((101,), 3, DirectConvolution),
+        ((5, 5, 5), 3, DirectConvolution),
+        ((4, 4, 4, 4), 3, FourierConvolution),
+    ],
+)
+def test_the_fastest_way_is_chosen_by_volume_and_offsets(shape, size, expected):
+    assert type(OrbitConvField(Lattice(shape), kernel_size=size).kernel.convolution) is expected
     assert 10**2 <= DENSE_VOLUME < 11**2
 
 
+@pytest.mark.parametrize("point", ["full", "trivial"])
+def test_products_of_kernels_are_sums_over_offsets(point):
+    fields = all_ways(SymmetryGroup(Lattice((4, 5)), point), 3)
+    values = fields[0].kernel.values().flatten(2)
+    for field in fields:
+        operand = field.kernel(torch.tensor([1.0, 0.0], dtype=torch.float64)).operand.detach()
+        products = field.kernel.convolution.products(operand)
+        torch.testing.assert_close(products, values[0] @ values[0].mT, rtol=1e-12, atol=1e-12)
+
+
+def test_kernels_whose_operands_are_joined_act_in_one_way():
+    field = PotentialField(Lattice((11, 11)), kernel_size=3)
+    assert type(field.kernel.convolution) is type(field.linear.convolution) is FourierConvolution
+    assert field.velocity(torch.randn(2, 11, 11), 0.3).shape == (2, 11, 11)
+
+
+def test_kernels_that_span_the_lattice_do_not_act_directly():
+    with pytest.raises(ValueError, match="give a kernel_size"):
+        OrbitConvField(Lattice((4, 4)), convolution="direct")
+
+
 def test_an_unknown_convolution_is_refused():
-    with pytest.raises(ValueError, match="Unknown convolution 'sparse'; expected auto, dense, fourier"):
+    with pytest.raises(
+        ValueError, match="Unknown convolution 'sparse'; expected auto, dense, direct, fourier"
+    ):
         OrbitConvField(Lattice((4, 4)), convolution="sparse")
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from equiflow.lattice import Lattice
-from equiflow.nn.convolution import DenseConvolution, convolution_for
+from equiflow.nn.convolution import Convolution, DenseConvolution, DirectConvolution, convolution_for
 from equiflow.resizing import offsets_on
 from equiflow.symmetry import SymmetryGroup
 
@@ -25,7 +25,7 @@ class KernelValues:
     """Kernels of several features at one time.
 
     Attributes:
-        operand: what the kernel's `convolution` applies to fields: Fourier modes or matrices.
+        operand: what the kernel's `convolution` applies to fields: modes, matrices, values on orbits.
         at_origin: `K_f(0)`, `(feature,)`.
     """
 
@@ -39,11 +39,16 @@ class Kernel(nn.Module, ABC):
     weight: nn.Parameter
 
     def __init__(
-        self, group: SymmetryGroup, n_time_modes: int, n_features: int, n_orbits: int, convolution: str
+        self,
+        group: SymmetryGroup,
+        n_time_modes: int,
+        n_features: int,
+        n_orbits: int,
+        convolution: Convolution,
     ) -> None:
         super().__init__()
         self.group = group
-        self.convolution = convolution_for(group.lattice, convolution)
+        self.convolution = convolution
         self._matrices: dict[tuple[torch.dtype, torch.device], Tensor] = {}
         self.weight = nn.Parameter(torch.zeros(n_time_modes, n_features, n_orbits))
 
@@ -62,7 +67,7 @@ class Kernel(nn.Module, ABC):
 
     @abstractmethod
     def _modes(self, weight: Tensor) -> KernelValues:
-        """Fourier modes and value at the origin for weights `(feature, orbit)` at one time."""
+        """Operand and value at the origin for weights `(feature, orbit)` at one time, if not dense."""
 
     def _as_matrices(self, weight: Tensor) -> KernelValues:
         key = weight.dtype, weight.device
@@ -118,7 +123,8 @@ class MomentumKernel(Kernel):
                 f"MomentumKernel needs a group with x -> -x; {group} lacks it. Use OffsetKernel."
             )
         orbits = group.momentum_orbits()
-        super().__init__(group, n_time_modes, n_features, len(orbits), convolution)
+        way = convolution_for(group.lattice, convolution)
+        super().__init__(group, n_time_modes, n_features, len(orbits), way)
         self.volume = group.lattice.volume
         index = group.lattice.half(orbits.index).contiguous()
         self.register_buffer("_orbit", index, False)
@@ -189,24 +195,29 @@ class OffsetKernel(Kernel):
         convolution: str = "auto",
     ) -> None:
         orbits = group.offset_orbits(kernel_size)
-        super().__init__(group, n_time_modes, n_features, len(orbits), convolution)
+        way = convolution_for(group.lattice, convolution, orbits)
+        super().__init__(group, n_time_modes, n_features, len(orbits), way)
         self.kernel_size = kernel_size
         self.lattice: Lattice = group.lattice
         self.has_inversion = group.has_inversion
         self.register_buffer("_sites", (orbits.index.flatten() >= 0).nonzero().flatten(), False)
         self.register_buffer("_orbit", orbits.index.flatten()[self._sites], False)
-        self.register_buffer("_multiplicity", orbits.multiplicity[self._orbit].to(self.weight.dtype), False)
+        self.register_buffer("_multiplicity", orbits.multiplicity.to(self.weight.dtype), False)
 
     _sites: Tensor
     _orbit: Tensor
     _multiplicity: Tensor
 
     def _modes(self, weight: Tensor) -> KernelValues:
-        values = weight.gather(1, self._orbit.expand(len(weight), -1)) * self._multiplicity.rsqrt()
+        on_orbits = weight * self._multiplicity.rsqrt()
+        at_origin = on_orbits[:, 0]  # the origin is an orbit of its own, the first
+        if isinstance(self.convolution, DirectConvolution):
+            return KernelValues(on_orbits, at_origin)
+        values = on_orbits.gather(1, self._orbit.expand(len(weight), -1))
         kernel = values.new_zeros(len(weight), math.prod(self.lattice.shape))
         kernel = kernel.index_copy(1, self._sites, values).unflatten(1, self.lattice.shape)
         modes = self.lattice.fft(kernel)
-        return KernelValues(modes.real if self.has_inversion else modes, values[:, 0])
+        return KernelValues(modes.real if self.has_inversion else modes, at_origin)
 
     def basis(self) -> Tensor:
         """See `Kernel.basis`."""

@@ -33,8 +33,9 @@ class OrbitConvField(VectorField):
             ESS of 0.970 where four reach 0.962, but need 60 evaluations instead of 36 for the same
             accuracy of log Z.
         max_frequency: largest initial frequency of the features, in units of 1/phi.
-        convolution: `"fourier"`, `"dense"` (one matrix product), or `"auto"`: dense up to 100 sites,
-            where it is up to twice as fast (`benchmarks/velocity.py`). They agree to rounding.
+        convolution: `"fourier"`, `"dense"` (one matrix product), `"direct"` (offset by offset, not for
+            `kernel_size=None`), or `"auto"`, the fastest: dense up to 100 sites, beyond them direct up
+            to three offsets per axis (`benchmarks/velocity.py`). They agree to rounding.
 
     Raises:
         ValueError: if the group acts on another lattice or the kernel does not fit.
@@ -117,7 +118,7 @@ class OrbitConvField(VectorField):
         velocity, features = self._convolve(phi, kernel, drift)
         with torch.no_grad():
             convolution = self.kernel.convolution
-            back = convolution.transpose(convolution.encode(score.unsqueeze(1)), kernel.operand)
+            back = convolution.transpose(convolution.encode_back(score.unsqueeze(1)), kernel.operand)
             rate = (back[:, 1:] * features.first).sum(1) + back[:, 0]
             rate += self.features.weighted_second(features.value, kernel.at_origin[1:])
             divergence = self._divergence(features.first.sum(self.lattice.axes), kernel)

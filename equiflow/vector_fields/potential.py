@@ -105,10 +105,11 @@ class PotentialField(VectorField):
         # Symmetric whatever the group: the antisymmetric part of K_0 is no gradient.
         self.linear = MomentumKernel(group, n_time_modes, 1, convolution=convolution, symmetric=True)
         self.kernel: Kernel
+        way = self.linear.convolution.name  # one for all, since their operands are joined
         if kernel_size is None:
-            self.kernel = spanning_kernel(group, n_time_modes, n_channels, convolution=convolution)
+            self.kernel = spanning_kernel(group, n_time_modes, n_channels, convolution=way)
         else:
-            self.kernel = OffsetKernel(group, n_time_modes, n_channels, kernel_size, convolution=convolution)
+            self.kernel = OffsetKernel(group, n_time_modes, n_channels, kernel_size, convolution=way)
         self.kernel.set_values(_propagators(group, n_time_modes, n_channels, kernel_size))
 
     @full_precision
