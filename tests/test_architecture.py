@@ -18,6 +18,7 @@ LAYER = {
         [
             "allocation",
             "compilation",
+            "conventions",
             "lattice",
             "ode",
             "precision",
