@@ -103,7 +103,7 @@ STATISTICS = ("test_statistics.py",)
 MUTANTS = (
     Mutant(
         "frequency without a graph",
-        "vector_fields/orbit_conv.py",
+        "vector_fields/shallow.py",
         "return velocity, self._divergence(slopes * omega, kernel)",
         "return velocity, self._divergence(slopes, kernel)",
         "the divergence of sampling forgets that the kernels were divided by omega",
@@ -218,7 +218,7 @@ MUTANTS = (
     # --- vector field -----------------------------------------------------------------------------
     Mutant(
         "divergence sign",
-        "vector_fields/orbit_conv.py",
+        "vector_fields/shallow.py",
         "return slopes @ kernel.at_origin[1:] + self.lattice.volume * kernel.at_origin[0]",
         "return -(slopes @ kernel.at_origin[1:] + self.lattice.volume * kernel.at_origin[0])",
         "d log q / dt = - div v",
@@ -226,7 +226,7 @@ MUTANTS = (
     ),
     Mutant(
         "divergence without linear kernel",
-        "vector_fields/orbit_conv.py",
+        "vector_fields/shallow.py",
         " + self.lattice.volume * kernel.at_origin[0]",
         "",
         "div v contains V K_0(0)",
@@ -258,7 +258,7 @@ MUTANTS = (
     ),
     Mutant(
         "path rates without grad div",
-        "vector_fields/orbit_conv.py",
+        "vector_fields/shallow.py",
         "            rate += self.features.weighted_second(features.value, kernel.at_origin[1:])\n",
         "",
         "d score/dt = -(dv/dphi)^T score - grad div",
@@ -266,7 +266,7 @@ MUTANTS = (
     ),
     Mutant(
         "score rate sign",
-        "vector_fields/orbit_conv.py",
+        "vector_fields/shallow.py",
         "return PathRates(velocity, divergence, -rate)",
         "return PathRates(velocity, divergence, rate)",
         "d score/dt = -(dv/dphi)^T score - grad div",
