@@ -50,6 +50,7 @@ from equiflow.vector_fields import (
     O3Field,
     OrbitConvField,
     PotentialField,
+    FactorisedConvField,
     SteerableField,
     VectorField,
 )
@@ -72,6 +73,7 @@ __all__ = [
     "EuclideanGroup",
     "ExtendedAction",
     "ExternalField",
+    "FactorisedConvField",
     "Flow",
     "FlowMatching",
     "ForwardKL",

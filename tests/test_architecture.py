@@ -34,7 +34,7 @@ LAYER = {
     "nn": 2,
     "vector_fields": 3,
     "flows": 4,
-    **dict.fromkeys(["training", "samplers", "presets"], 5),
+    **dict.fromkeys(["training", "samplers", "presets", "interop"], 5),
     **dict.fromkeys(["", "testing", "oracles", "report", "plots", "cli"], 6),
 }
 ONLY_IMPORTED_IN = {
