@@ -58,7 +58,7 @@ def save_samples(
     phi = samples.phi if isinstance(samples, Ensemble) else samples.samples.flatten(0, 1)
     header = {
         "kind": type(samples).__name__,
-        "lattice": list(phi.shape[1:]),
+        "shape": list(phi.shape[1:]),
         "n_samples": len(phi),
         "dtype": str(phi.dtype).removeprefix("torch."),
         "action": None if action is None else _describe(action),
@@ -170,7 +170,7 @@ def _load(path: str | Path, kind: type[S]) -> S:
         raise FileNotFoundError(f"{path} holds no samples; expected files such as samples-000000.npz.")
     headers, parts = zip(*(_load_file(file, kind) for file in files), strict=True)
     for file, header in zip(files, headers, strict=True):
-        for key in ("action", "lattice", "dtype"):
+        for key in ("action", "shape", "dtype"):
             if header[key] != headers[0][key]:
                 raise CheckpointError(f"{file} has the {key} {header[key]}, {files[0]} {headers[0][key]}.")
     try:
@@ -186,13 +186,13 @@ def _load_file(path: Path, kind: type[S]) -> tuple[dict[str, Any], S]:
     try:
         samples = _put_together(header["content"], arrays)
         assert isinstance(samples, kind)
-        _check(samples, tuple(header["lattice"]))
+        _check(samples, tuple(header["shape"]))
     except Exception as error:  # whatever a recipe that fits nothing can make constructors raise
         raise CheckpointError(f"{path} does not describe {kind.__name__}: {error}") from error
     return header, samples
 
 
-def _check(samples: Ensemble | Chain, lattice: tuple[int, ...]) -> None:
+def _check(samples: Ensemble | Chain, shape: tuple[int, ...]) -> None:
     """Raise unless the arrays of a file fit each other."""
     if isinstance(samples, Ensemble):
         phi, lead = samples.phi, samples.log_q.shape
@@ -200,8 +200,8 @@ def _check(samples: Ensemble | Chain, lattice: tuple[int, ...]) -> None:
     else:
         phi, lead = samples.samples, samples.samples.shape[:2]
         fits = samples.acceptance.shape[1:] == lead[1:] and len(samples.acceptance) in (lead[0], lead[0] - 1)
-    if not fits or phi.shape != (*lead, *lattice) or phi.dtype not in FIELD_DTYPES:
-        raise ValueError(f"arrays of shapes that do not fit each other or the lattice {lattice}")
+    if not fits or phi.shape != (*lead, *shape) or phi.dtype not in FIELD_DTYPES:
+        raise ValueError(f"arrays of shapes that do not fit each other or configurations {shape}")
 
 
 def _join(parts: Sequence[S]) -> S:
