@@ -115,9 +115,7 @@ def by_flow(preset: Preset, args: argparse.Namespace) -> tuple[dict[str, Estimat
     flow, action = flow_for(preset, args.seed), preset.action
     generator = torch.Generator().manual_seed(args.seed + 1)
     flow.tune_solver(1e-3, action=action, generator=generator)
-    ensemble = importance_sample(
-        flow, action, args.samples, batch_size=256, certify=512, generator=generator
-    )
+    ensemble = importance_sample(flow, action, args.samples, batch_size=256, certify=512, generator=generator)
     measured, volume = measure(ensemble, n_blocks=256), preset.lattice.volume
     log_z = ensemble.log_z()
     values = {name: getattr(measured, name) for name in MEASURED}

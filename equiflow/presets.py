@@ -93,9 +93,7 @@ _SERIES = "two dimensions at m2 = -4, lam tuned so that m_p L is about 4"
 
 def _observables(chi2: tuple[float, float], *others: tuple[float, float]) -> tuple[Published, ...]:
     names = ("susceptibility", "phi_squared", "nearest_neighbour", "mass_times_length")
-    return tuple(
-        Published(name, *pair, _CHAINS) for name, pair in zip(names, (chi2, *others), strict=True)
-    )
+    return tuple(Published(name, *pair, _CHAINS) for name, pair in zip(names, (chi2, *others), strict=True))
 
 
 _L6 = _observables((1.0589, 0.0016), (0.16142, 0.00012), (0.05830, 0.00004), (3.991, 0.008))

@@ -142,7 +142,9 @@ def test_the_order_is_quicksort_s_and_not_a_stable_one():
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("shape", [(1, 1), (2, 2), (5, 5), (7, 7), (8, 8), (12, 12), (5,), (3, 3, 3), (4, 4, 4)])
+@pytest.mark.parametrize(
+    "shape", [(1, 1), (2, 2), (5, 5), (7, 7), (8, 8), (12, 12), (5,), (3, 3, 3), (4, 4, 4)]
+)
 def test_other_sizes_and_dimensions(shape):
     lattice = Lattice(shape)
     labels = orbit_labels(lattice)
@@ -226,7 +228,7 @@ class RunsCode:
 def test_pickled_code_is_not_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     np.savez("single-L6.npz", params=np.array({"~": RunsCode()}, dtype=object))
-    with pytest.raises(CheckpointError, match="holds pickled objects.*np.savez"):
+    with pytest.raises(CheckpointError, match=r"holds pickled objects.*np\.savez"):
         load_jaxlft("single-L6.npz")
     assert not Path("code-was-run").exists()
 
@@ -260,9 +262,7 @@ def test_it_is_saved_resized_and_symmetric(tmp_path):
 def test_it_trains():
     lattice = Lattice((4, 4))
     action = Phi4(lattice, m2=-4.0, lam=8.0)
-    field = FactorisedConvField(
-        lattice, n_frequencies=8, n_feature_bonds=4, n_harmonics=1, n_time_bonds=3
-    )
+    field = FactorisedConvField(lattice, n_frequencies=8, n_feature_bonds=4, n_harmonics=1, n_time_bonds=3)
     flow = EquivariantCNF(lattice, vector_field=field)
     before = importance_sample(flow, action, 1024, certify=0).effective_sample_size()
     fit(flow, action, steps=40, batch_size=64)

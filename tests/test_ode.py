@@ -87,7 +87,9 @@ def test_every_evaluation_is_counted(method, estimate_error):
     assert solution.solver == solver
 
 
-@pytest.mark.parametrize(("method", "stages"), [("euler", 1), ("midpoint", 2), ("rk4", 4), ("classic_rk4", 4)])
+@pytest.mark.parametrize(
+    ("method", "stages"), [("euler", 1), ("midpoint", 2), ("rk4", 4), ("classic_rk4", 4)]
+)
 def test_fixed_steps_cost_their_stages(method, stages):
     assert integrate(growth, (START,), 0.0, 1.0, Solver(method, steps=7)).nfe == 7 * stages
 

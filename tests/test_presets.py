@@ -83,7 +83,9 @@ def phase(name: str, **couplings: float) -> str:
     return "broken" if binder > 0.6 else "near critical" if binder > 0.2 else "symmetric"
 
 
-@pytest.mark.parametrize("name", [n for n in presets.names() if n[11:13] == "3d" or n.endswith("4d-L4-lam5.113")])
+@pytest.mark.parametrize(
+    "name", [n for n in presets.names() if n[11:13] == "3d" or n.endswith("4d-L4-lam5.113")]
+)
 def test_phases_are_those_of_the_theory_and_not_of_a_label(name):
     assert phase(name) == presets.get(name).phase
 

@@ -31,7 +31,9 @@ suffixes = pytest.mark.parametrize("suffix", [".npz", pytest.param(".h5", marks=
 ACTION = Phi4(Lattice((4, 4)), m2=1.0, lam=0.5)
 
 
-def an_ensemble(n: int = 40, *, seed: int = 0, dtype: torch.dtype = torch.float64, certify: int = 8) -> Ensemble:
+def an_ensemble(
+    n: int = 40, *, seed: int = 0, dtype: torch.dtype = torch.float64, certify: int = 8
+) -> Ensemble:
     generator = torch.Generator().manual_seed(seed)
     flow = small_flow((4, 4)).to(dtype)
     return importance_sample(flow, ACTION, n, certify=certify, generator=generator)
@@ -69,7 +71,10 @@ def test_an_ensemble_comes_back_as_it_was(tmp_path, suffix, dtype, certify):
 
 @suffixes
 def test_chains_come_back_as_they_were(tmp_path, suffix):
-    for name, chain in {"hmc": a_chain(), "metropolis": IndependenceMetropolis.from_ensemble(an_ensemble())}.items():
+    for name, chain in {
+        "hmc": a_chain(),
+        "metropolis": IndependenceMetropolis.from_ensemble(an_ensemble()),
+    }.items():
         save_samples(chain, tmp_path / f"{name}{suffix}", action=ACTION)
         assert same(load_chain(tmp_path / f"{name}{suffix}"), chain)
 

@@ -18,9 +18,10 @@ FORMAT = "equiflow samples"
 
 
 def _write_npz(path: Path, header: str, arrays: Mapping[str, np.ndarray]) -> None:
+    content: dict[str, Any] = {"header": np.array(header), **arrays}
     # A file, since np.savez would add a suffix to a name.
     with open(path, "wb") as file:
-        np.savez(file, header=np.array(header), **arrays)
+        np.savez(file, **content)
 
 
 def _read_npz_header(path: Path) -> str:

@@ -36,19 +36,19 @@ def to_xarray(
         raise ImportError("to_xarray needs xarray: pip install 'equiflow[arviz]'.") from error
     variables: dict[str, Any] = {}
     if isinstance(samples, Ensemble):
-        phi, axes = samples.phi, ("draw",)
+        phi, axes = samples.phi, ["draw"]
         variables |= {"log_q": (axes, _numpy(samples.log_q))}
         variables |= {"log_weight": (axes, _numpy(samples.log_weight))}
         values = {name: observable(phi) for name, observable in (observables or {}).items()}
     else:
-        phi, axes = samples.samples.transpose(0, 1), ("chain", "draw")
+        phi, axes = samples.samples.transpose(0, 1), ["chain", "draw"]
         if samples.acceptance.shape == samples.samples.shape[:2]:
             variables |= {"acceptance_rate": (axes, _numpy(samples.acceptance.mT))}
         values = {name: samples.series(observable).mT for name, observable in (observables or {}).items()}
     variables |= {name: (axes, _numpy(value)) for name, value in values.items()}
     if fields:
-        sites = tuple(f"x{axis}" for axis in range(phi.dim() - len(axes)))
-        variables["phi"] = ((*axes, *sites), _numpy(phi))
+        sites = [f"x{axis}" for axis in range(phi.dim() - len(axes))]
+        variables["phi"] = ([*axes, *sites], _numpy(phi))
     coordinates = {axis: range(size) for axis, size in zip(axes, phi.shape, strict=False)}
     attributes = {"certificate": str(samples.certificate)} if samples.certificate else {}
     return xarray.Dataset(variables, coordinates, attributes)

@@ -43,7 +43,7 @@ def load_jaxlft(
             orbit comes first matters from L = 10 on.
 
     Returns:
-        A flow with a unit Gaussian prior and 50 equal steps of Runge and Kutta as published, its vector field a
+        A flow with a unit Gaussian prior, integrated in 50 equal steps as published, its vector field a
         `FactorisedConvField`; train it, save it, tune its solver.
 
     Raises:
@@ -80,14 +80,14 @@ def _fill(field: FactorisedConvField, arrays: Mapping[str, Tensor], labels: Tens
 
 
 def orbit_labels(lattice: Lattice) -> Tensor:
-    """jaxlft's number of the orbit of each offset, `(*lattice)` int64, offset 0 first.
+    """The number that jaxlft gives the orbit of each offset, `(*lattice)` int64, offset 0 first.
 
     Orbits of the full point group are numbered by distance from the origin. Those of equal distance, such
     as (0, 5) and (3, 4), come in the order in which `np.argsort` left them, which depends on numpy: this is
     the order of its quicksort before version 2 vectorised it (1.25 on processors with AVX-512).
     """
     coordinates = [torch.arange(side) - side // 2 for side in lattice.shape]
-    distance = sum(c.square() for c in torch.meshgrid(*coordinates, indexing="ij")).flatten()
+    distance = torch.stack(torch.meshgrid(*coordinates, indexing="ij")).square().sum(0).flatten()
     rank = torch.empty(lattice.volume, dtype=torch.int64)
     rank[torch.tensor(quicksort_order(distance.tolist()))] = torch.arange(lattice.volume)
     rank = rank.reshape(lattice.shape).roll([-(side // 2) for side in lattice.shape], lattice.axes)
@@ -134,7 +134,7 @@ def _arrays(source: str | Path | Mapping[str, Any]) -> dict[str, Tensor]:
     if missing := [name for name in NAMES if name not in found]:
         raise ValueError(
             f"Expected the arrays {', '.join(NAMES)} of jaxlft's Phi4CNF with both of its contractions and "
-            f"the linear feature; {', '.join(missing)} missing, found {', '.join(sorted(found)) or 'nothing'}."
+            f"the linear feature; {', '.join(missing)} missing, found {', '.join(sorted(found)) or 'none'}."
         )
     arrays = {name: torch.tensor(np.asarray(found[name])) for name in NAMES}
     wide = any(array.dtype == torch.float64 for array in arrays.values())
@@ -212,7 +212,9 @@ def _labels(lattice: Lattice, orbits: Any, n_orbits: int) -> Tensor:
         raise ValueError(f"jaxlft's kernels need equal sides, got the lattice {lattice.shape}.")
     own = orbit_labels(lattice)
     if (count := int(own.max()) + 1) != n_orbits:
-        fits = f"w fits {_sides(_half(n_orbits))} in two dimensions" if _half(n_orbits) else "w fits no square"
+        fits = (
+            f"w fits {_sides(_half(n_orbits))} in two dimensions" if _half(n_orbits) else "w fits no square"
+        )
         raise ValueError(f"A lattice {lattice.shape} has {count} orbits, w has {n_orbits}: {fits}.")
     if orbits is None:
         return own

@@ -226,7 +226,9 @@ def _join_certificates(parts: Sequence[Certificate | None]) -> Certificate | Non
     if not present:
         return None
     first = present[0]
-    if len(present) < len(parts) or any((p.solver, p.refined) != (first.solver, first.refined) for p in present):
+    if len(present) < len(parts) or any(
+        (p.solver, p.refined) != (first.solver, first.refined) for p in present
+    ):
         raise ValueError("some have a certificate and some another one or none")
     names = [field.name for field in dataclasses.fields(SolvedTwice)]
     twice = SolvedTwice(**{name: torch.cat([getattr(p.samples, name) for p in present]) for name in names})

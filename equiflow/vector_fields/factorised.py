@@ -68,9 +68,7 @@ class FactorisedConvField(ShallowField):
         self.features = SineFeatures(n_frequencies, lattice.dim, max_frequency=max_frequency, odd=group.z2)
         # The first column is the linear term's.
         self.feature_mixing = nn.Parameter(orthonormal(n_feature_bonds, 1 + len(self.features)))
-        self.kernel = OffsetKernel(
-            group, n_time_bonds, n_feature_bonds, kernel_size, convolution=convolution
-        )
+        self.kernel = OffsetKernel(group, n_time_bonds, n_feature_bonds, kernel_size, convolution=convolution)
         # A uniform drift is the one even feature that no kernel can give: allowed only without Z2.
         self.drift = None if group.z2 else nn.Parameter(torch.zeros(n_time_bonds))
 
