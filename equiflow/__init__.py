@@ -2,6 +2,7 @@
 
 from importlib.metadata import version as _version
 
+from equiflow import interop, presets
 from equiflow.actions import Action, ExternalField, FreeScalar, ONModel, Phi4
 from equiflow.families import ActionFamily
 from equiflow.flows import (
@@ -114,6 +115,8 @@ __all__ = [
     "fit_ladder",
     "forward_effective_sample_size",
     "importance_sample",
+    "interop",
     "log_weights",
     "measure",
+    "presets",
 ]
