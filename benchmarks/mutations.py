@@ -180,7 +180,7 @@ MUTANTS = (
         "return KernelValues(operand, mixing @ bonds.at_origin), drift",
         "return KernelValues(operand, self.feature_mixing.mT @ bonds.at_origin), drift",
         "the slope of sin(omega phi) is omega cos(omega phi)",
-        ("test_jaxlft.py::test_it_is_the_flow_of_the_original",),
+        ("test_vector_fields.py::test_values_do_not_depend_on_whether_a_graph_is_kept",),
     ),
     Mutant(
         "classical Runge-Kutta",
