@@ -47,11 +47,11 @@ from equiflow.training import (
     fit_ladder,
 )
 from equiflow.vector_fields import (
+    FactorisedConvField,
     MultipletField,
     O3Field,
     OrbitConvField,
     PotentialField,
-    FactorisedConvField,
     SteerableField,
     VectorField,
 )

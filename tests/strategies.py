@@ -20,11 +20,11 @@ from equiflow.solvers import Solver
 from equiflow.symmetry import SymmetryGroup
 from equiflow.testing import randomise
 from equiflow.vector_fields import (
+    FactorisedConvField,
     MultipletField,
     O3Field,
     OrbitConvField,
     PotentialField,
-    FactorisedConvField,
     SteerableField,
     VectorField,
 )
