@@ -104,7 +104,7 @@ STATISTICS = ("test_statistics.py",)
 MUTANTS = (
     Mutant(
         "frequency without a graph",
-        "vector_fields/orbit_conv.py",
+        "vector_fields/shallow.py",
         "return velocity, self._divergence(slopes * omega, kernel)",
         "return velocity, self._divergence(slopes, kernel)",
         "the divergence of sampling forgets that the kernels were divided by omega",
@@ -157,6 +157,47 @@ MUTANTS = (
         "flips = itertools.product((False,), repeat=lattice.dim)",
         "an odd harmonic does not vanish at the offset L/2 = -L/2",
         ("test_o3.py",),
+    ),
+    # --- conventions, weights and files of others -------------------------------------------------
+    Mutant(
+        "Jacobian of another convention",
+        "conventions.py",
+        "lattice.volume * math.log(scale))",
+        "-lattice.volume * math.log(scale))",
+        "log Z_there = log Z_here + V log(field_scale)",
+        ("test_conventions.py::test_the_constant_is_that_of_log_z",),
+    ),
+    Mutant(
+        "linear feature of jaxlft",
+        "interop/jaxlft.py",
+        "features.roll(1, 1) / features.shape[1]",
+        "features / features.shape[1]",
+        "the last feature of arXiv:2207.00283 is phi itself",
+        ("test_jaxlft.py::test_it_is_the_flow_of_the_original",),
+    ),
+    Mutant(
+        "frequency of a factorised field",
+        "vector_fields/factorised.py",
+        "return KernelValues(operand, mixing @ bonds.at_origin), drift",
+        "return KernelValues(operand, self.feature_mixing.mT @ bonds.at_origin), drift",
+        "the slope of sin(omega phi) is omega cos(omega phi)",
+        ("test_vector_fields.py::test_values_do_not_depend_on_whether_a_graph_is_kept",),
+    ),
+    Mutant(
+        "classical Runge-Kutta",
+        "ode.py",
+        "rows: ClassVar = [[0.5], [0.0, 0.5], [0.0, 0.0, 1.0]]",
+        "rows: ClassVar = [[0.5], [0.5, 0.0], [0.0, 0.0, 1.0]]",
+        "the third stage starts from the second",
+        ("test_jaxlft.py::test_it_is_the_flow_of_the_original",),
+    ),
+    Mutant(
+        "joined log Z shift",
+        "interop/samples.py",
+        "log_z_shift=float(finer.logsumexp(0) - current.logsumexp(0)) if len(current) else 0.0,",
+        "log_z_shift=float(current.logsumexp(0) - finer.logsumexp(0)) if len(current) else 0.0,",
+        "a certificate says finer minus current",
+        ("test_samples_in_files.py::test_parts_of_an_ensemble_are_joined_in_order",),
     ),
     # --- lattice ----------------------------------------------------------------------------------
     Mutant(
@@ -219,7 +260,7 @@ MUTANTS = (
     # --- vector field -----------------------------------------------------------------------------
     Mutant(
         "divergence sign",
-        "vector_fields/orbit_conv.py",
+        "vector_fields/shallow.py",
         "return slopes @ kernel.at_origin[1:] + self.lattice.volume * kernel.at_origin[0]",
         "return -(slopes @ kernel.at_origin[1:] + self.lattice.volume * kernel.at_origin[0])",
         "d log q / dt = - div v",
@@ -227,7 +268,7 @@ MUTANTS = (
     ),
     Mutant(
         "divergence without linear kernel",
-        "vector_fields/orbit_conv.py",
+        "vector_fields/shallow.py",
         " + self.lattice.volume * kernel.at_origin[0]",
         "",
         "div v contains V K_0(0)",
@@ -267,7 +308,7 @@ MUTANTS = (
     ),
     Mutant(
         "path rates without grad div",
-        "vector_fields/orbit_conv.py",
+        "vector_fields/shallow.py",
         "            rate += self.features.weighted_second(features.value, kernel.at_origin[1:])\n",
         "",
         "d score/dt = -(dv/dphi)^T score - grad div",
@@ -275,7 +316,7 @@ MUTANTS = (
     ),
     Mutant(
         "score rate sign",
-        "vector_fields/orbit_conv.py",
+        "vector_fields/shallow.py",
         "return PathRates(velocity, divergence, -rate)",
         "return PathRates(velocity, divergence, rate)",
         "d score/dt = -(dv/dphi)^T score - grad div",

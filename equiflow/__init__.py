@@ -2,6 +2,7 @@
 
 from importlib.metadata import version as _version
 
+from equiflow import interop, presets
 from equiflow.actions import Action, ExternalField, FreeScalar, ONModel, Phi4
 from equiflow.families import ActionFamily
 from equiflow.flows import (
@@ -48,6 +49,7 @@ from equiflow.training import (
     fit_ladder,
 )
 from equiflow.vector_fields import (
+    FactorisedConvField,
     MultipletField,
     O3Field,
     OrbitConvField,
@@ -74,6 +76,7 @@ __all__ = [
     "EuclideanGroup",
     "ExtendedAction",
     "ExternalField",
+    "FactorisedConvField",
     "Flow",
     "FlowMatching",
     "ForwardKL",
@@ -114,8 +117,10 @@ __all__ = [
     "fit_ladder",
     "forward_effective_sample_size",
     "importance_sample",
+    "interop",
     "log_weights",
     "log_z_along",
     "log_z_bridge",
     "measure",
+    "presets",
 ]

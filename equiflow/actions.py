@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from equiflow.conventions import Written, written_elsewhere
 from equiflow.group import Group
 from equiflow.lattice import Lattice, Multiplet, Space, check_type, lattice_of
 
@@ -139,7 +140,7 @@ class Phi4(Action):
 
     @staticmethod
     def from_hopping(lattice: Lattice, *, kappa: float, lam_hopping: float) -> Convention:
-        """From `S = -2 kappa sum phi phi' + (1 - 2 lam_hopping) phi^2 + lam_hopping phi^4`."""
+        """From `S = sum -2 kappa sum_mu phi phi' + (1 - 2 lam_hopping) phi^2 + lam_hopping phi^4`."""
         if kappa <= 0:
             raise ValueError(f"kappa must be positive to rescale the field, got {kappa}.")
         m2 = (1 - 2 * lam_hopping) / kappa - 2 * lattice.dim
@@ -155,6 +156,25 @@ class Phi4(Action):
     def from_factorial(lattice: Lattice, *, mu2: float, g: float) -> Convention:
         """From `S = sum 1/2 (d phi)^2 + 1/2 mu2 phi^2 + g/4! phi^4`."""
         return Phi4._converted(lattice, mu2, g / 6, math.sqrt(2))
+
+    def conventions(self) -> dict[str, Written]:
+        """This action in the conventions `hopping`, `continuum` and `factorial`: the inverse of `from_*`.
+
+        >>> action = Phi4(Lattice((6, 6)), m2=-4.0, lam=6.975)
+        >>> couplings = action.conventions()["continuum"].couplings
+        >>> Phi4.from_continuum(action.lattice, **couplings).action
+        Phi4(shape=(6, 6), m2=-4.0, lam=6.975)
+        """
+        return written_elsewhere(self.lattice, self.m2, self.lam)
+
+    def describe(self) -> str:
+        """The action in every convention: couplings, scale of the field, constant in log Z."""
+        here = (
+            f"{type(self).__name__} on {self.lattice.shape}, V = {self.lattice.volume}\n"
+            "here: S = sum_x [sum_mu (phi' - phi)^2 + m2 phi^2 + lam phi^4]\n"
+            f"  m2 = {self.m2:.10g}, lam = {self.lam:.10g}"
+        )
+        return "\n".join([here, *(f"{name}: {form}" for name, form in self.conventions().items())])
 
     @staticmethod
     def _converted(lattice: Lattice, m2: float, lam: float, scale: float) -> Convention:

@@ -23,7 +23,23 @@ State = tuple[Tensor, ...]
 Rates = Callable[[Tensor, State], State]
 
 
-class _RK5(FixedGridODESolver):
+class _Explicit(FixedGridODESolver):
+    """Equal steps of an explicit formula, given by its Butcher tableau."""
+
+    nodes: ClassVar[list[float]]
+    rows: ClassVar[list[list[float]]]
+    weights: ClassVar[list[float]]
+
+    def _step_func(
+        self, func: Callable[..., Tensor], t0: Tensor, dt: Tensor, t1: Tensor, y0: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        stages = [func(t0, y0)]
+        for node, row in zip(self.nodes[1:], self.rows, strict=True):
+            stages.append(func(t0 + node * dt, y0 + dt * _combine(row, stages)))
+        return dt * _combine(self.weights, stages), stages[0]
+
+
+class _RK5(_Explicit):
     """Dormand and Prince's fifth-order formula in equal steps, six evaluations each.
 
     On trained flows it needs about 0.7 of the evaluations of rk4, or of the adaptive dopri5, for the
@@ -36,13 +52,14 @@ class _RK5(FixedGridODESolver):
     rows: ClassVar = [row.tolist() for row in DORMAND_PRINCE.beta[:5]]
     weights: ClassVar = DORMAND_PRINCE.c_sol.tolist()[:6]
 
-    def _step_func(
-        self, func: Callable[..., Tensor], t0: Tensor, dt: Tensor, t1: Tensor, y0: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        stages = [func(t0, y0)]
-        for node, row in zip(self.nodes[1:], self.rows, strict=True):
-            stages.append(func(t0 + node * dt, y0 + dt * _combine(row, stages)))
-        return dt * _combine(self.weights, stages), stages[0]
+
+class _ClassicRK4(_Explicit):
+    """The fourth-order formula of Kutta (1901) that most codes mean by RK4; torchdiffeq's is another."""
+
+    order = 4
+    nodes: ClassVar = [0.0, 0.5, 0.5, 1.0]
+    rows: ClassVar = [[0.5], [0.0, 0.5], [0.0, 0.0, 1.0]]
+    weights: ClassVar = [1 / 6, 1 / 3, 1 / 3, 1 / 6]
 
 
 def _combine(weights: list[float], stages: list[Tensor]) -> Tensor:
@@ -54,6 +71,7 @@ def _combine(weights: list[float], stages: list[Tensor]) -> Tensor:
 
 
 SOLVERS["rk5"] = _RK5
+SOLVERS["classic_rk4"] = _ClassicRK4
 
 
 @dataclass(frozen=True)

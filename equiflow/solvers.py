@@ -6,7 +6,15 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-FIXED_STEP_ORDER = {"euler": 1, "midpoint": 2, "heun2": 2, "heun3": 3, "rk4": 4, "rk5": 5}
+FIXED_STEP_ORDER = {
+    "euler": 1,
+    "midpoint": 2,
+    "heun2": 2,
+    "heun3": 3,
+    "classic_rk4": 4,
+    "rk4": 4,
+    "rk5": 5,
+}
 ADAPTIVE_ORDER = {"adaptive_heun": 2, "fehlberg2": 2, "bosh3": 3, "dopri5": 5, "dopri8": 8}
 
 
@@ -19,9 +27,9 @@ class Solver:
     """How to integrate: a fixed number of steps, or steps that adapt to a tolerance.
 
     Args:
-        method: fixed steps: `euler, midpoint, heun2, heun3, rk4, rk5`; adaptive: `adaptive_heun,
-            fehlberg2, bosh3, dopri5, dopri8` (torchdiffeq's names; its `rk4` is the 3/8 rule, `rk5`
-            is Dormand and Prince's formula in equal steps).
+        method: fixed steps: `euler, midpoint, heun2, heun3, classic_rk4, rk4, rk5`; adaptive:
+            `adaptive_heun, fehlberg2, bosh3, dopri5, dopri8` (torchdiffeq's names; its `rk4` is the
+            3/8 rule, `classic_rk4` Kutta's, `rk5` Dormand and Prince's formula in equal steps).
         steps: number of equal steps, for fixed-step methods only.
         rtol: relative tolerance per step, for adaptive methods.
         atol: absolute tolerance per step, for adaptive methods.

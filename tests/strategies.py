@@ -21,6 +21,7 @@ from equiflow.solvers import Solver
 from equiflow.symmetry import SymmetryGroup
 from equiflow.testing import randomise
 from equiflow.vector_fields import (
+    FactorisedConvField,
     MultipletField,
     O3Field,
     OrbitConvField,
@@ -100,6 +101,21 @@ def orbit_conv_fields(draw: st.DrawFn, group: SymmetryGroup) -> OrbitConvField:
 
 
 @st.composite
+def factorised_fields(draw: st.DrawFn, group: SymmetryGroup) -> FactorisedConvField:
+    return FactorisedConvField(
+        group.lattice,
+        group=group,
+        kernel_size=draw(kernel_sizes(group.lattice)),
+        n_frequencies=draw(st.integers(1, 3)),
+        n_feature_bonds=draw(st.integers(1, 3)),
+        n_harmonics=draw(st.integers(0, 2)),
+        n_time_bonds=draw(st.integers(1, 3)),
+        max_frequency=3.0,
+        convolution=draw(st.sampled_from(["dense", "fourier"])),
+    )
+
+
+@st.composite
 def o3_fields(draw: st.DrawFn, group: SymmetryGroup) -> O3Field:
     return O3Field(
         group.lattice,
@@ -141,6 +157,7 @@ def steerable_fields(draw: st.DrawFn, group: SymmetryGroup) -> SteerableField:
 
 #: how to draw each family; one entry per name in `VECTOR_FIELDS` puts it under every law
 FIELDS: dict[str, Callable[[SymmetryGroup], st.SearchStrategy[VectorField]]] = {
+    "FactorisedConvField": factorised_fields,
     "O3Field": o3_fields,
     "OrbitConvField": orbit_conv_fields,
     "PotentialField": potential_fields,

@@ -18,6 +18,7 @@ LAYER = {
         [
             "allocation",
             "compilation",
+            "conventions",
             "lattice",
             "ode",
             "precision",
@@ -35,7 +36,7 @@ LAYER = {
     "nn": 2,
     "vector_fields": 3,
     "flows": 4,
-    **dict.fromkeys(["training", "samplers", "presets"], 5),
+    **dict.fromkeys(["training", "samplers", "presets", "interop"], 5),
     **dict.fromkeys(["", "testing", "oracles", "report", "plots", "cli"], 6),
 }
 ONLY_IMPORTED_IN = {
@@ -43,6 +44,9 @@ ONLY_IMPORTED_IN = {
     "escnn": {"nn.steerable"},
     "e3nn": {"nn.o3"},
     "zuko": {"nn.splines"},
+    "h5py": {"interop.hdf5"},
+    "arviz": {"interop.inference_data"},
+    "xarray": {"interop.inference_data"},
     "matplotlib": {"report", "plots", "cli"},
     "rich": {"report", "cli"},
 }
@@ -117,6 +121,8 @@ def test_module_keeps_to_the_house(path):
         ("import e3nn.o3", "nn.steerable", "imports e3nn"),
         ("from zuko.transforms import MonotonicRQSTransform", "flows.coupling", "imports zuko"),
         ("import matplotlib.pyplot as plt", "observables", "imports matplotlib"),
+        ("def f():\n    import h5py", "interop.samples", "imports h5py"),
+        ("import arviz", "samplers.chain", "imports arviz"),
         ("print('hello')", "training.trainer", "prints"),
         ("x = 1\n" * 401, "lattice", "more than 400 lines"),
         ("", "utils", "is called utils"),
@@ -146,9 +152,9 @@ def test_what_is_allowed_passes(source, module):
 
 def test_importing_the_package_stays_light():
     check = """
-import sys, equiflow
+import sys, equiflow, equiflow.interop, equiflow.presets
 def heavy():
-    return sorted({"escnn", "e3nn", "matplotlib", "zuko"} & set(sys.modules))
+    return sorted({"arviz", "e3nn", "escnn", "h5py", "matplotlib", "xarray", "zuko"} & set(sys.modules))
 print(heavy())
 sys.modules["e3nn"] = None
 print(heavy())

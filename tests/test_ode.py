@@ -87,7 +87,9 @@ def test_every_evaluation_is_counted(method, estimate_error):
     assert solution.solver == solver
 
 
-@pytest.mark.parametrize(("method", "stages"), [("euler", 1), ("midpoint", 2), ("rk4", 4)])
+@pytest.mark.parametrize(
+    ("method", "stages"), [("euler", 1), ("midpoint", 2), ("rk4", 4), ("classic_rk4", 4)]
+)
 def test_fixed_steps_cost_their_stages(method, stages):
     assert integrate(growth, (START,), 0.0, 1.0, Solver(method, steps=7)).nfe == 7 * stages
 
@@ -289,7 +291,7 @@ def questions(solver: Solver, *, gradient: bool = False) -> int:
     return mode.questions
 
 
-@pytest.mark.parametrize("method", ["euler", "midpoint", "heun2", "heun3", "rk4", "rk5"])
+@pytest.mark.parametrize("method", FIXED_STEP_ORDER)
 def test_equal_steps_ask_the_device_nothing(method):
     # One question at the end: is the result finite?
     assert questions(Solver(method, steps=2)) == questions(Solver(method, steps=9)) == 1
@@ -306,7 +308,7 @@ def test_questions_are_counted():
     assert questions(adaptive) > 10
 
 
-@pytest.mark.parametrize("method", ["euler", "midpoint", "heun2", "heun3", "rk4", "rk5"])
+@pytest.mark.parametrize("method", FIXED_STEP_ORDER)
 @pytest.mark.parametrize("times", [(0.0, 1.0), (1.0, 0.2)])
 def test_equal_steps_are_those_of_torchdiffeq(method, times):
     def rates(t, state):

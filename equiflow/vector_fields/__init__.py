@@ -1,15 +1,18 @@
 """Vector fields: the place for new ideas. Subclass `VectorField`, fill in one method, run the harness."""
 
 from equiflow.vector_fields.base import PathRates, VectorField, default_field
+from equiflow.vector_fields.factorised import FactorisedConvField
 from equiflow.vector_fields.multiplet import MultipletField
 from equiflow.vector_fields.o3 import O3Field
 from equiflow.vector_fields.orbit_conv import OrbitConvField
 from equiflow.vector_fields.potential import PotentialField
+from equiflow.vector_fields.shallow import ShallowField
 from equiflow.vector_fields.steerable import SteerableField
 from equiflow.vector_fields.two_convolutions import TwoConvolutionField, TwoKernels
 
 #: fields that a checkpoint can name; a field of your own is passed to `EquivariantCNF.load` instead
 VECTOR_FIELDS: dict[str, type[VectorField]] = {
+    "FactorisedConvField": FactorisedConvField,
     "MultipletField": MultipletField,
     "O3Field": O3Field,
     "OrbitConvField": OrbitConvField,
@@ -19,11 +22,13 @@ VECTOR_FIELDS: dict[str, type[VectorField]] = {
 
 __all__ = [
     "VECTOR_FIELDS",
+    "FactorisedConvField",
     "MultipletField",
     "O3Field",
     "OrbitConvField",
     "PathRates",
     "PotentialField",
+    "ShallowField",
     "SteerableField",
     "TwoConvolutionField",
     "TwoKernels",

@@ -1,0 +1,109 @@
+"""Files of a JSON header and named arrays, NumPy's or HDF5: checked on reading, no code in them."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from equiflow.interop import hdf5
+from equiflow.storage import CheckpointError, written_atomically
+
+FORMAT = "equiflow samples"
+
+
+def _write_npz(path: Path, header: str, arrays: Mapping[str, np.ndarray]) -> None:
+    content: dict[str, Any] = {"header": np.array(header), **arrays}
+    # A file, since np.savez would add a suffix to a name.
+    with open(path, "wb") as file:
+        np.savez(file, **content)
+
+
+def _read_npz_header(path: Path) -> str:
+    # numpy leaves a file of its own open if it turns out to be damaged.
+    with open(path, "rb") as file, np.load(file, allow_pickle=False) as content:
+        return str(content["header"])
+
+
+def _read_npz(path: Path) -> tuple[str, dict[str, np.ndarray]]:
+    with open(path, "rb") as file, np.load(file, allow_pickle=False) as content:
+        arrays = {name: content[name] for name in content.files}
+    return str(arrays.pop("header")), arrays
+
+
+_NPZ = SimpleNamespace(write=_write_npz, read_header=_read_npz_header, read=_read_npz)
+_BACKENDS: dict[str, SimpleNamespace | ModuleType] = {".npz": _NPZ, ".h5": hdf5, ".hdf5": hdf5}
+SUFFIXES = tuple(_BACKENDS)
+
+
+def backend_for(path: Path) -> Any:
+    """How files of this name are read and written.
+
+    Raises:
+        ValueError: for another suffix.
+    """
+    if path.suffix not in _BACKENDS:
+        raise ValueError(f"{path} must end in {', '.join(SUFFIXES)}, which says what kind of file it is.")
+    return _BACKENDS[path.suffix]
+
+
+def write(path: str | Path, header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+    """Write header and arrays, with their checksums, so that a crash leaves the old file intact."""
+    backend = backend_for(Path(path))
+    sums = {name: zlib.crc32(np.ascontiguousarray(array).tobytes()) for name, array in arrays.items()}
+    text = json.dumps({"format": FORMAT, **header, "crc32": sums}, indent=1)
+    with written_atomically(path) as temporary:
+        backend.write(temporary, f"{zlib.crc32(text.encode()):08x} {text}", arrays)
+
+
+def read_header(path: str | Path) -> dict[str, Any]:
+    """The header that `write` was given.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        CheckpointError: if it is damaged or of another kind.
+    """
+    backend = backend_for(Path(path))
+    return _guarded(path, lambda: _checked_header(backend.read_header(Path(path))))
+
+
+def read(path: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Header and arrays that `write` was given, see `read_header`."""
+    backend = backend_for(Path(path))
+
+    def checked() -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        text, arrays = backend.read(Path(path))
+        header = _checked_header(text)
+        for name, expected in header["crc32"].items():
+            if zlib.crc32(np.ascontiguousarray(arrays[name]).tobytes()) != expected:
+                raise ValueError(f"bad checksum of {name}")
+        return header, {name: arrays[name] for name in header["crc32"]}
+
+    return _guarded(path, checked)
+
+
+def _checked_header(text: str) -> dict[str, Any]:
+    expected, _, body = text.partition(" ")
+    if f"{zlib.crc32(body.encode()):08x}" != expected:
+        raise ValueError("bad checksum of the header")
+    header = json.loads(body)
+    if header["format"] != FORMAT:
+        raise ValueError(f"its format is {header['format']!r}")
+    return header
+
+
+def _guarded(path: str | Path, action: Any) -> Any:
+    try:
+        return action()
+    except (FileNotFoundError, ImportError):
+        raise
+    except Exception as error:  # whatever bytes can make numpy, zipfile and h5py raise
+        raise CheckpointError(
+            f"{path} cannot be read as {FORMAT}: it is truncated, damaged, or something else "
+            f"({type(error).__name__}: {error})."
+        ) from error

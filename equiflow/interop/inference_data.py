@@ -1,0 +1,87 @@
+"""Samples for xarray and ArviZ; the one module that imports them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from equiflow.lattice import check_type
+from equiflow.samplers import Chain, Ensemble
+
+Observables = Mapping[str, Callable[[Tensor], Tensor]]
+
+
+def to_xarray(
+    samples: Ensemble | Chain, *, observables: Observables | None = None, fields: bool = True
+) -> Any:
+    """An `xarray.Dataset` with the axes `draw` (for a chain `chain`, `draw`) and `x0, x1, ...`.
+
+    It holds `phi` and, for an ensemble, `log_q` and `log_weight`: averages over the target need
+    `weights = exp(log_weight)`, as in `dataset[name].weighted(...)`. For a chain it holds `acceptance_rate`.
+
+    Args:
+        samples: an ensemble or a chain.
+        observables: name -> function of configurations, one value each, to be added as variables.
+        fields: whether phi itself is put in.
+
+    Raises:
+        ImportError: if xarray is not installed.
+    """
+    check_type(samples, (Ensemble, Chain), "samples")
+    try:
+        import xarray
+    except ImportError as error:
+        raise ImportError("to_xarray needs xarray: pip install 'equiflow[arviz]'.") from error
+    variables: dict[str, Any] = {}
+    if isinstance(samples, Ensemble):
+        phi, axes = samples.phi, ["draw"]
+        variables |= {"log_q": (axes, _numpy(samples.log_q))}
+        variables |= {"log_weight": (axes, _numpy(samples.log_weight))}
+        values = {name: observable(phi) for name, observable in (observables or {}).items()}
+    else:
+        phi, axes = samples.samples.transpose(0, 1), ["chain", "draw"]
+        if samples.acceptance.shape == samples.samples.shape[:2]:
+            variables |= {"acceptance_rate": (axes, _numpy(samples.acceptance.mT))}
+        values = {name: samples.series(observable).mT for name, observable in (observables or {}).items()}
+    variables |= {name: (axes, _numpy(value)) for name, value in values.items()}
+    if fields:
+        sites = [f"x{axis}" for axis in range(phi.dim() - len(axes))]
+        variables["phi"] = ([*axes, *sites], _numpy(phi))
+    coordinates = {axis: range(size) for axis, size in zip(axes, phi.shape, strict=False)}
+    attributes = {"certificate": str(samples.certificate)} if samples.certificate else {}
+    return xarray.Dataset(variables, coordinates, attributes)
+
+
+def to_arviz(chain: Chain, *, observables: Observables | None = None, fields: bool = True) -> Any:
+    """A chain as ArviZ takes it, with the groups `posterior` and `sample_stats`.
+
+    Args:
+        chain: samples of the target. For an ensemble run `IndependenceMetropolis.from_ensemble` first:
+            ArviZ knows no weights, and its averages of model samples would be those of the model.
+        observables: see `to_xarray`.
+        fields: see `to_xarray`.
+
+    Returns:
+        `arviz.InferenceData`; from ArviZ 1 on, which has none, `xarray.DataTree`.
+
+    Raises:
+        ImportError: if ArviZ is not installed.
+    """
+    check_type(chain, Chain, "chain", "Make one of an ensemble by IndependenceMetropolis.from_ensemble.")
+    try:
+        import arviz
+        import xarray
+    except ImportError as error:
+        raise ImportError("to_arviz needs ArviZ: pip install 'equiflow[arviz]'.") from error
+    posterior = to_xarray(chain, observables=observables, fields=fields)
+    stats = [name for name in ("acceptance_rate",) if name in posterior]
+    groups = {"posterior": posterior.drop_vars(stats)} | ({"sample_stats": posterior[stats]} if stats else {})
+    if hasattr(arviz, "InferenceData"):
+        return arviz.InferenceData(**groups)
+    return xarray.DataTree.from_dict(groups)
+
+
+def _numpy(values: Tensor) -> Any:
+    return values.detach().cpu().numpy()
