@@ -78,7 +78,7 @@ class Prior(nn.Module, ABC):
         """Turn white noise into samples of the prior, both `(batch, *lattice)`."""
 
     def whiten(self, z: Tensor) -> Tensor:
-        """The noise that `colour` makes `z` of; here `Sigma^{-1/2} z`, for Gaussians with `colour = Sigma^{1/2}`."""
+        """The noise that `colour` makes `z` of; here for Gaussians, with `colour = Sigma^{1/2}`."""
         return self.colour(-self.score(z))
 
     @abstractmethod

@@ -38,8 +38,8 @@ def annealed_importance_sample(
 
     A sample collects `log w = sum_n (beta_{n+1} - beta_n) (-S - log q)(phi_n)`; between increments a kernel
     that leaves the current density invariant moves it. `mean w` is an unbiased estimate of Z for any
-    schedule and any kernel (Jarzynski 1997); with one interval this is `importance_sample`. Everything happens in the white
-    noise of the flow, where the path needs no inverse, see `LatentAction`.
+    schedule and any kernel (Jarzynski 1997); with one interval this is `importance_sample`. Everything
+    happens in the white noise of the flow, where the path needs no inverse, see `LatentAction`.
 
     Args:
         flow: where the path starts.

@@ -30,6 +30,7 @@ class HMC(Kernel):
             half to three halves of it: a fixed one would never mix a mode whose period it matches.
         target_acceptance: acceptance that the tuning aims for.
         integrator: `LEAPFROG`, or `OMELYAN` (hep-lat/0505020).
+        first_step: where the tuning starts.
 
     Raises:
         ValueError: if a length or step is not positive, or the acceptance not between 0 and 1.
@@ -43,6 +44,7 @@ class HMC(Kernel):
         trajectory_length: float = 2.0,
         target_acceptance: float = 0.8,
         integrator: Integrator = LEAPFROG,
+        first_step: float = 0.1,
     ) -> None:
         check_type(action, Action, "action")
         check_type(integrator, Integrator, "integrator")
@@ -58,7 +60,7 @@ class HMC(Kernel):
         self.trajectory_length = trajectory_length
         self.target_acceptance = target_acceptance
         self.integrator = integrator
-        self._log_step = math.log(step_size or 0.1)
+        self._log_step = math.log(step_size or first_step)
 
     @property
     def is_tuned(self) -> bool:

@@ -94,6 +94,7 @@ class LatentHMC(Kernel):
             trajectory_length=trajectory_length,
             target_acceptance=target_acceptance,
             integrator=integrator,
+            first_step=0.5,  # nearly a unit Gaussian
         )
         self.step_size = step_size
 
