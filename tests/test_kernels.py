@@ -30,7 +30,6 @@ from equiflow import (
     SwendsenWang,
     Wolff,
 )
-from equiflow.observables import phi_squared
 from equiflow.samplers import Integrator, LatentAction, Outcome
 from equiflow.samplers.integrators import LEAPFROG
 from equiflow.samplers.local import colours
@@ -363,10 +362,3 @@ def test_bad_starts_are_refused():
 def test_bad_widths_are_refused(options):
     with pytest.raises(ValueError, match="width"):
         LocalMetropolis(CHAIN, **options)
-
-
-def test_mean_phi_squared_of_a_mixed_chain_is_that_of_exact_samples():
-    kernel = Alternate(HMC(CHAIN), Wolff(CHAIN), IndependenceStep(flow_on(CHAIN.lattice), CHAIN))
-    chain = kernel.sample(60, n_chains=64, n_thermalisation=40, certify=32, generator=generator())
-    exact = phi_squared(exact_samples(CHAIN, 100_000))
-    assert abs(chain.mean(phi_squared).sigmas_from(float(exact.mean()))) < 4
