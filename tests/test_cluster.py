@@ -63,11 +63,11 @@ ACTION = Phi4(Lattice((2, 3)), m2=-1.0, lam=0.5)  # the side of 2 has two links 
 MODULI = torch.tensor([[0.5, 0.9, 0.4], [0.7, 0.3, 0.6]])
 
 
-def sign_pvalue(kernel: ClusterUpdate, n: int = 20_000, updates: int = 12) -> float:
-    """Chi-square of the signs at fixed moduli, after some updates from all plus, against `exp(-S)`."""
+def sign_pvalue(kernel: ClusterUpdate, n: int = 20_000, updates: int = 6) -> float:
+    """Chi-square of the signs at fixed moduli against `exp(-S)`, after updates of exact samples."""
     signs = torch.tensor(list(itertools.product((1.0, -1.0), repeat=6))).reshape(-1, 2, 3)
-    expected = (-ACTION(signs * MODULI)).softmax(0) * n
-    phi, source = MODULI.expand(n, 2, 3), generator(1)
+    expected, source = (-ACTION(signs * MODULI)).softmax(0) * n, generator(1)
+    phi = signs[torch.multinomial(expected, n, replacement=True, generator=source)] * MODULI
     for _ in range(updates):
         phi, outcome = kernel.update(phi, source)
     assert bool((outcome.accepted == 1).all())

@@ -91,7 +91,7 @@ def test_the_oracle_of_the_magnetisation_has_converged():
 def flow() -> EquivariantCNF:
     """Trained a little: its weights matter."""
     trained = trained_flow(phi4(), steps=25)
-    trained.solver = Solver("rk5", steps=4)
+    trained.solver = Solver("rk5", steps=3)
     return trained
 
 
@@ -99,25 +99,25 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def run(kernel: Callable, n: int = 60, n_chains: int = 256) -> Callable[[Phi4], Chain]:
+def run(kernel: Callable, n: int = 60, n_chains: int = 256, first: int = 40) -> Callable[[Phi4], Chain]:
     return lambda action: kernel(action).sample(
-        n, n_chains=n_chains, n_thermalisation=40, certify=64, generator=generator(1)
+        n, n_chains=n_chains, n_thermalisation=first, certify=64, generator=generator(1)
     )
 
 
 SAMPLERS: dict[str, Callable[[Phi4], Source]] = {
-    "importance sampling": lambda a: importance_sample(flow(), a, 8192, generator=generator(2)),
-    "annealing": lambda a: annealed_importance_sample(flow(), a, 3000, betas=3, generator=generator(3)),
+    "importance sampling": lambda a: importance_sample(flow(), a, 6000, generator=generator(2)),
+    "annealing": lambda a: annealed_importance_sample(flow(), a, 2500, betas=2, generator=generator(3)),
     "independence Metropolis": lambda a: IndependenceMetropolis(flow(), a).sample(
-        400, n_chains=24, batch_size=2400, generator=generator(4)
+        250, n_chains=32, batch_size=2400, certify=64, generator=generator(4)
     ),
     "HMC": run(HMC),
     "HMC, Omelyan": run(lambda a: HMC(a, integrator=OMELYAN)),
     "local": run(LocalMetropolis, 200),
     "HMC and Swendsen-Wang": run(lambda a: Alternate(HMC(a), SwendsenWang(a))),
     "local and Wolff": run(lambda a: Alternate(LocalMetropolis(a), LocalMetropolis(a), Wolff(a)), 100),
-    "latent HMC": run(lambda a: LatentHMC(flow(), a), 20, 512),
-    "flow and HMC": run(lambda a: Alternate(IndependenceStep(flow(), a), HMC(a))),
+    "latent HMC": run(lambda a: LatentHMC(flow(), a), 12, 512, 12),
+    "flow and HMC": run(lambda a: Alternate(IndependenceStep(flow(), a), HMC(a)), 40, 256, 20),
 }
 
 
