@@ -6,8 +6,8 @@ grows with L, and at the critical coupling. Evaluations are gradients of the act
 cluster update counts as one), velocities of the flow for the others (a gradient through a solve counts as
 three solves); on a CPU a velocity costs about ten gradients.
 
-Flows start from the packaged one nearest in size, at the critical coupling from that of the size before, and are
-trained for `--steps` steps at each size; `seconds` in the CSV is the time this took.
+Flows start from the packaged one nearest in size, at the critical coupling from that of the size before.
+They are trained for `--steps` steps at each size; `seconds` in the CSV is the time this took.
 """
 
 from __future__ import annotations
