@@ -38,7 +38,7 @@ def poor_flow() -> EquivariantCNF:
 
 
 @cache
-def annealed(n: int = 3000, **options: object) -> Ensemble:
+def annealed(n: int = 2000, **options: object) -> Ensemble:
     return annealed_importance_sample(poor_flow(), ACTION, n, generator=generator(), **options)
 
 
@@ -52,21 +52,21 @@ def at_the_end(action: LatentAction) -> Kernel:
     return HMC(LatentAction(action.flow, action.action), step_size=0.3, trajectory_length=0.9)
 
 
-@pytest.mark.parametrize("options", [{"betas": 4}, {"betas": (0.0, 0.1, 0.7, 1.0), "kernel": coarse}])
+@pytest.mark.parametrize("options", [{"betas": 3}, {"betas": (0.0, 0.1, 0.7, 1.0), "kernel": coarse}])
 def test_log_z_and_averages_are_those_of_quadrature(options):
     exact, ensemble = quadrature(ACTION), annealed(**options)
     log_z = ensemble.log_z()
-    assert log_z.error < 0.04
+    assert log_z.error < 0.06
     assert abs(log_z.sigmas_from(exact.log_z)) < 4
     assert abs(ensemble.mean(phi_squared).sigmas_from(exact.phi_squared)) < 4
 
 
 def test_a_kernel_of_another_density_is_seen():
-    assert abs(annealed(betas=4, kernel=at_the_end).log_z().sigmas_from(quadrature(ACTION).log_z)) > 6
+    assert abs(annealed(betas=3, kernel=at_the_end).log_z().sigmas_from(quadrature(ACTION).log_z)) > 6
 
 
 def test_a_sign_of_the_weights_is_seen():
-    ensemble, exact = annealed(betas=4), quadrature(ACTION)
+    ensemble, exact = annealed(betas=3), quadrature(ACTION)
     wrong = replace(ensemble, log_weight=-ensemble.log_weight)
     assert abs(wrong.log_z().sigmas_from(exact.log_z)) > 6
     assert abs(wrong.mean(phi_squared).sigmas_from(exact.phi_squared)) > 6
@@ -84,7 +84,7 @@ def test_one_interval_is_importance_sampling():
 
 
 def test_weights_improve_with_the_number_of_intervals():
-    ess = [annealed(1000, betas=n, certify=0).effective_sample_size() for n in (1, 3, 8)]
+    ess = [annealed(500, betas=n, certify=0).effective_sample_size() for n in (1, 3, 8)]
     assert ess[0].mean + 4 * ess[0].error < ess[1].mean < ess[2].mean - 4 * ess[2].error
     assert ess[2].mean > 0.6
 
@@ -92,9 +92,9 @@ def test_weights_improve_with_the_number_of_intervals():
 def test_log_z_of_a_flow_in_phase_space_is_that_of_quadrature_too():
     flow = AugmentedFlow(ACTION.lattice, n_steps=1).double()
     extended = ExtendedAction(ACTION)
-    ensemble = annealed_importance_sample(flow, extended, 3000, betas=4, generator=generator())
+    ensemble = annealed_importance_sample(flow, extended, 2000, betas=3, generator=generator())
     log_z = ensemble.log_z()
-    assert log_z.error < 0.04
+    assert log_z.error < 0.06
     assert abs(log_z.sigmas_from(quadrature(ACTION).log_z + extended.log_z_shift)) < 4
 
 

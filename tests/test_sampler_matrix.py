@@ -106,8 +106,10 @@ def run(kernel: Callable, n: int = 60, n_chains: int = 256, first: int = 40) -> 
 
 
 SAMPLERS: dict[str, Callable[[Phi4], Source]] = {
-    "importance sampling": lambda a: importance_sample(flow(), a, 6000, generator=generator(2)),
-    "annealing": lambda a: annealed_importance_sample(flow(), a, 2500, betas=2, generator=generator(3)),
+    "importance sampling": lambda a: importance_sample(flow(), a, 5000, certify=64, generator=generator(2)),
+    "annealing": lambda a: annealed_importance_sample(
+        flow(), a, 2500, betas=2, certify=64, generator=generator(3)
+    ),
     "independence Metropolis": lambda a: IndependenceMetropolis(flow(), a).sample(
         250, n_chains=32, batch_size=2400, certify=64, generator=generator(4)
     ),
@@ -116,7 +118,7 @@ SAMPLERS: dict[str, Callable[[Phi4], Source]] = {
     "local": run(LocalMetropolis, 200),
     "HMC and Swendsen-Wang": run(lambda a: Alternate(HMC(a), SwendsenWang(a))),
     "local and Wolff": run(lambda a: Alternate(LocalMetropolis(a), LocalMetropolis(a), Wolff(a)), 100),
-    "latent HMC": run(lambda a: LatentHMC(flow(), a), 12, 512, 12),
+    "latent HMC": run(lambda a: LatentHMC(flow(), a), 16, 256, 12),
     "flow and HMC": run(lambda a: Alternate(IndependenceStep(flow(), a), HMC(a)), 40, 256, 20),
 }
 
