@@ -62,6 +62,9 @@ parser.add_argument("--proposals", type=int, default=200, help="steps of indepen
 parser.add_argument("--solver-steps", type=int, default=5, help="of rk5, for sampling")
 parser.add_argument("--seed", type=int, default=0)
 parser.add_argument("--out", type=Path, default=RESULTS / "critical_slowing_down.csv")
+parser.add_argument(
+    "--redraw", action="store_true", help="draw --plot and print tables from --out, run nothing"
+)
 parser.add_argument("--plot", type=Path, default=RESULTS / "critical_slowing_down.png")
 
 
@@ -203,9 +206,25 @@ def write_csv(rows: list[Row], path: Path) -> None:
         writer.writerows(rows)
 
 
+def read_csv(path: Path) -> list[Row]:
+    with path.open(newline="") as stream:
+        return [row | {"L": int(row["L"])} for row in csv.DictReader(stream)]
+
+
 def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
+    rows = read_csv(args.out) if args.redraw else run(args)
+    save_figure(picture(rows), args.plot)
+    header = ["series", "L", "method", "acceptance", "tau |M|", "tau chi2", "cost |M|", "cost chi2", "unit"]
+    print_table("critical slowing down", header, [[str(row[name]) for name in header] for row in rows])
+    for series in dict.fromkeys(row["series"] for row in rows):
+        for method in dict.fromkeys(row["method"] for row in rows):
+            mine = [row for row in rows if row["series"] == series and row["method"] == method]
+            print(f"{series}, {method}: cost of |M| grows like L^({exponent(mine, '|M|')})")
+
+
+def run(args: argparse.Namespace) -> list[Row]:
     rows: list[Row] = []
     for series in args.series:
         last: EquivariantCNF | None = None
@@ -218,13 +237,7 @@ def main() -> None:
             rows += rows_of(series, action, last, seconds, args)
             write_csv(rows, args.out)
             print(series, side, *(row["cost |M|"] for row in rows[-4:]), flush=True)
-    save_figure(picture(rows), args.plot)
-    header = ["series", "L", "method", "acceptance", "tau |M|", "tau chi2", "cost |M|", "cost chi2", "unit"]
-    print_table("critical slowing down", header, [[str(row[name]) for name in header] for row in rows])
-    for series in args.series:
-        for method in dict.fromkeys(row["method"] for row in rows):
-            mine = [row for row in rows if row["series"] == series and row["method"] == method]
-            print(f"{series}, {method}: cost of |M| grows like L^({exponent(mine, '|M|')})")
+    return rows
 
 
 if __name__ == "__main__":

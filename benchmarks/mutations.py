@@ -308,7 +308,7 @@ MUTANTS = (
     Mutant(
         "spectrum's normalisation lost in the tangents",
         "priors.py",
-        "(-2 * self.log_sigma).exp() - self._multiplicity",
+        "(-2 * self.log_sigma).exp() - self._n_components * self._multiplicity",
         "(-2 * self.log_sigma).exp()",
         "d(-log sigma) / d log sigma",
         (

@@ -133,7 +133,7 @@ def test_acceptance_without_the_ratio_is_seen(name, monkeypatch):
 
 
 def test_a_missing_jacobian_is_seen():
-    assert invariance_pvalue(without_jacobian(CHAIN), 4_000) < 1e-4
+    assert invariance_pvalue(without_jacobian(CHAIN), 10_000) < 1e-4
 
 
 @pytest.mark.parametrize("kernel", [SwendsenWang, Wolff])
@@ -309,7 +309,7 @@ def test_local_and_latent_updates_are_tuned(target):
     local = LocalMetropolis(CHAIN, target_acceptance=target)
     latent = LatentHMC(coarse_flow(CHAIN.lattice), CHAIN, target_acceptance=target, trajectory_length=3.0)
     for kernel in (local, Alternate(latent)):
-        chain = kernel.sample(10, n_chains=100, n_thermalisation=40, certify=0, generator=generator())
+        chain = kernel.sample(20, n_chains=100, n_thermalisation=60, certify=0, generator=generator())
         assert chain.acceptance_rate.mean == pytest.approx(target, abs=0.1)
         assert chain.kernel.is_tuned
 
