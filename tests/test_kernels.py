@@ -136,8 +136,7 @@ def test_a_missing_jacobian_is_seen():
     assert invariance_pvalue(without_jacobian(CHAIN), 10_000) < 1e-4
 
 
-@pytest.mark.parametrize("kernel", [SwendsenWang, Wolff])
-@pytest.mark.parametrize("factor", [2.0, 8.0])
+@pytest.mark.parametrize(("kernel", "factor"), [(SwendsenWang, 2.0), (Wolff, 8.0)])
 def test_a_wrong_bond_probability_is_seen(kernel, factor, monkeypatch):
     monkeypatch.setattr("equiflow.samplers.cluster.bonds", bonds_of(factor))
     assert invariance_pvalue(kernel(CHAIN), 40_000) < 1e-4
@@ -241,8 +240,7 @@ UNTUNED: dict[str, Make] = {
 }
 
 
-@pytest.mark.parametrize("thin", [1, 2])
-@pytest.mark.parametrize("name", UNTUNED)
+@pytest.mark.parametrize(("name", "thin"), [("HMC", 1), ("local", 1), ("latent", 1), ("in turn", 2)])
 def test_a_continued_chain_is_one_longer_run_bit_for_bit(name, thin):
     kernel = UNTUNED[name](CHAIN)
     options = {"n_chains": 4, "n_thermalisation": 12, "thin": thin, "certify": 8}
@@ -304,8 +302,8 @@ def test_energies_are_summed_in_float64():
     assert float((action(phi).double() - action(phi.double())).abs().max()) > 0.05
 
 
-@pytest.mark.parametrize("target", [0.4, 0.7])
-def test_local_and_latent_updates_are_tuned(target):
+def test_local_and_latent_updates_are_tuned():
+    target = 0.6
     local = LocalMetropolis(CHAIN, target_acceptance=target)
     latent = LatentHMC(coarse_flow(CHAIN.lattice), CHAIN, target_acceptance=target, trajectory_length=3.0)
     for kernel in (local, Alternate(latent)):
