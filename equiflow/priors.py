@@ -77,6 +77,10 @@ class Prior(nn.Module, ABC):
     def colour(self, noise: Tensor) -> Tensor:
         """Turn white noise into samples of the prior, both `(batch, *lattice)`."""
 
+    def whiten(self, z: Tensor) -> Tensor:
+        """The noise that `colour` makes `z` of; here for Gaussians, with `colour = Sigma^{1/2}`."""
+        return self.colour(-self.score(z))
+
     @abstractmethod
     def log_prob(self, z: Tensor) -> Tensor:
         """`log q(z)`, absolute, `(batch,)`."""

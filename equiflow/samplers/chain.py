@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -11,6 +12,9 @@ from torch import Tensor
 from equiflow.flows import Certificate
 from equiflow.samplers.importance import reweighted_mean, with_shift
 from equiflow.statistics import Estimate, integrated_autocorrelation_time, mean_of_series
+
+if TYPE_CHECKING:
+    from equiflow.samplers.kernel import Kernel
 
 
 @dataclass(frozen=True)
@@ -22,12 +26,25 @@ class Chain:
         acceptance: accepted fraction of the proposals behind each sample, `(n_samples, n_chains)`.
         step_size: integration step that was used, for samplers that have one.
         certificate: of the flow that made the proposals, for samplers that have one.
+        log_weight: `-S - log q` of each sample, for independence Metropolis, `(n_samples, n_chains)`.
+        kernel: the update that made the chains, as tuned; `chain.kernel.sample(n, start=chain)` goes on.
     """
 
     samples: Tensor
     acceptance: Tensor
     step_size: float | None = None
     certificate: Certificate | None = None
+    log_weight: Tensor | None = None
+    kernel: Kernel | None = field(default=None, repr=False, compare=False)
+
+    def followed_by(self, more: Chain) -> Chain:
+        """One chain of this one and its continuation, which was sampled with `start=` this one."""
+        log_weight = None
+        if self.log_weight is not None and more.log_weight is not None:
+            log_weight = torch.cat([self.log_weight, more.log_weight])
+        samples = torch.cat([self.samples, more.samples])
+        acceptance = torch.cat([self.acceptance, more.acceptance])
+        return replace(self, samples=samples, acceptance=acceptance, log_weight=log_weight)
 
     @property
     def acceptance_rate(self) -> Estimate:

@@ -7,9 +7,10 @@ from torch import Tensor
 
 from equiflow.actions import Action
 from equiflow.flows import Flow
-from equiflow.lattice import check_type
+from equiflow.lattice import check_count, check_type
 from equiflow.samplers.chain import Chain
-from equiflow.samplers.importance import Ensemble, importance_sample
+from equiflow.samplers.importance import Ensemble, importance_sample, log_weights
+from equiflow.samplers.kernel import Kernel, Outcome, metropolis
 
 
 class IndependenceMetropolis:
@@ -30,39 +31,74 @@ class IndependenceMetropolis:
         *,
         n_chains: int = 1,
         batch_size: int = 1024,
+        start: Chain | None = None,
+        certify: int = 256,
         generator: torch.Generator | None = None,
     ) -> Chain:
         """Run `n_chains` independent chains of `n_samples` steps on fresh proposals.
 
         Args:
-            n_samples: steps per chain; the first proposal starts the chain.
-            n_chains: number of chains.
-            batch_size: proposals drawn at a time.
+            n_samples: steps per chain; the first proposal starts the chain, unless `start` does.
+            n_chains: number of chains; with `start`, as many as it has.
+            batch_size: proposals drawn at a time; a block is as many steps as they fill.
+            start: a chain of this sampler to continue. If it ended with a block and left the generator as
+                it is now, both are bit for bit one longer run.
+            certify: on how many further samples to measure the discretisation error; 0 skips it.
             generator: source of randomness, on the flow's device.
         """
         check_type(n_samples, int, "n_samples")
         check_type(n_chains, int, "n_chains")
         if n_samples < 1 or n_chains < 1:
             raise ValueError(f"Expected n_samples >= 1 and n_chains >= 1, got {n_samples} and {n_chains}.")
-        proposals = importance_sample(
-            self.flow, self.action, n_samples * n_chains, batch_size=batch_size, generator=generator
+        check_count(batch_size, "batch_size")
+        check_count(certify, "certify", minimum=0)
+        if start is not None:
+            n_chains, certificate = start.samples.shape[1], start.certificate
+        else:
+            # Before any proposal: a continued run measures it no more.
+            certificate = (
+                self.flow.certificate(certify, action=self.action, generator=generator) if certify else None
+            )
+        steps = max(1, batch_size // n_chains)
+        last, blocks = start, []
+        for done in range(0, n_samples, steps):
+            proposals = importance_sample(
+                self.flow,
+                self.action,
+                min(steps, n_samples - done) * n_chains,
+                batch_size=batch_size,
+                certify=0,
+                generator=generator,
+            )
+            last = self.from_ensemble(proposals, n_chains=n_chains, start=last, generator=generator)
+            blocks.append(last)
+        return Chain(
+            torch.cat([block.samples for block in blocks]),
+            torch.cat([block.acceptance for block in blocks]),
+            certificate=certificate,
+            log_weight=torch.cat([block.log_weight for block in blocks if block.log_weight is not None]),
         )
-        return self.from_ensemble(proposals, n_chains=n_chains, generator=generator)
 
     @staticmethod
     def from_ensemble(
-        proposals: Ensemble, *, n_chains: int = 1, generator: torch.Generator | None = None
+        proposals: Ensemble,
+        *,
+        n_chains: int = 1,
+        start: Chain | None = None,
+        generator: torch.Generator | None = None,
     ) -> Chain:
         """Run the chains on proposals that have been drawn already, each used once.
 
         Args:
             proposals: weighted samples of the flow.
             n_chains: number of chains that share them.
+            start: a chain to continue, of as many chains; by default the first proposal is accepted.
             generator: source of randomness. Give the one that drew the proposals, or a seed that is not
                 theirs: equal seeds make acceptances depend on the proposals.
 
         Raises:
-            ValueError: if the proposals do not fill the chains, or a weight is NaN or infinite.
+            ValueError: if the proposals do not fill the chains, a weight is NaN or infinite, or the chain to
+                start from has other chains or no log weights.
         """
         n_samples = len(proposals.phi) // n_chains if n_chains >= 1 else 0
         used = n_samples * n_chains
@@ -70,17 +106,62 @@ class IndependenceMetropolis:
             raise ValueError(f"{len(proposals.phi)} proposals do not fill {n_chains} chains.")
         if not bool(proposals.log_weight.isfinite().all()):
             raise ValueError("Some proposals have NaN or infinite log weights; expected finite ones.")
+        phi = proposals.phi[:used].unflatten(0, (n_samples, n_chains))
         log_weight = proposals.log_weight[:used].reshape(n_samples, n_chains)
         uniform = torch.rand(
             log_weight.shape, generator=generator, dtype=torch.float64, device=log_weight.device
         )
+        if start is not None:  # Its last state goes in front as a proposal that is always accepted.
+            phi, log_weight = _in_front(start, phi, log_weight)
+            uniform = torch.cat([uniform[:1], uniform])
         accepted = metropolis_accept(log_weight, uniform)
-        steps = torch.arange(n_samples, device=accepted.device)[:, None]
+        steps = torch.arange(len(accepted), device=accepted.device)[:, None]
         # The state after step n is the proposal that was accepted last.
-        latest = torch.where(accepted, steps, 0).cummax(0).values
-        index = (latest * n_chains + torch.arange(n_chains, device=accepted.device)).flatten()
-        samples = proposals.phi[index].unflatten(0, (n_samples, n_chains))
-        return Chain(samples, accepted[1:].double(), certificate=proposals.certificate)
+        latest = torch.where(accepted, steps, 0).cummax(0).values[0 if start is None else 1 :]
+        chain = torch.arange(n_chains, device=accepted.device)
+        return Chain(
+            phi[latest, chain],
+            accepted[1:].double(),
+            certificate=proposals.certificate,
+            log_weight=log_weight[latest, chain],
+        )
+
+
+class IndependenceStep(Kernel):
+    """One flow proposal per update, accepted with `min(1, w' / w)`: a partner for local updates.
+
+    The weight of the present field comes from the inverse flow, since another kernel may have moved it.
+    Alone, `IndependenceMetropolis` is the cheaper one: it remembers weights.
+
+    Args:
+        flow: proposals.
+        action: target, `exp(-S)`.
+        n_proposals: proposals in a row, which share one inverse.
+    """
+
+    def __init__(self, flow: Flow, action: Action, *, n_proposals: int = 1) -> None:
+        check_type(flow, Flow, "flow")
+        check_type(action, Action, "action")
+        self.flow: Flow = flow
+        self.action = action
+        self.n_proposals = check_count(n_proposals, "n_proposals")
+
+    @torch.no_grad()
+    def update(self, phi: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Outcome]:
+        """Propose to every chain, see `Kernel.update`."""
+        log_weight = log_weights(self.flow, self.action, phi, batch_size=max(1, len(phi)))
+        outcomes = []
+        for _ in range(self.n_proposals):
+            proposal, log_q = self.flow.sample_and_log_prob(len(phi), generator=generator)
+            proposed = -self.action(proposal) - log_q
+            phi, outcome = metropolis(proposed - log_weight, proposal, phi, generator)
+            log_weight = torch.where(outcome.accepted.bool(), proposed, log_weight)
+            outcomes.append(outcome)
+        accepted, probability = (
+            torch.stack([getattr(outcome, name) for outcome in outcomes]).mean(0)
+            for name in ("accepted", "probability")
+        )
+        return phi, Outcome(accepted, probability)
 
 
 def metropolis_accept(log_weight: Tensor, uniform: Tensor) -> Tensor:
@@ -93,3 +174,14 @@ def metropolis_accept(log_weight: Tensor, uniform: Tensor) -> Tensor:
         accepted[step] = log_uniform[step] < log_weight[step] - current
         current = torch.where(accepted[step], log_weight[step], current)
     return accepted.to(uniform.device)
+
+
+def _in_front(start: Chain, phi: Tensor, log_weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Proposals and their log weights with the last state of a chain before them."""
+    if start.log_weight is None or start.samples.shape[1] != phi.shape[1]:
+        raise ValueError(
+            f"Expected {phi.shape[1]} chains of IndependenceMetropolis to start from, got "
+            f"{start.samples.shape[1]}" + ("." if start.log_weight is not None else " without log weights.")
+        )
+    before = start.samples[-1:].to(phi), start.log_weight[-1:].to(log_weight)
+    return torch.cat([before[0], phi]), torch.cat([before[1], log_weight])

@@ -1,0 +1,100 @@
+"""Metropolis updates of single sites, all sites of one colour at a time."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import torch
+from torch import Tensor
+
+from equiflow.lattice import Lattice
+from equiflow.samplers.kernel import Action, Kernel, Outcome, check_phi4
+
+
+class LocalMetropolis(Kernel):
+    """A sweep of `phi_x -> phi_x + width * u`, u uniform in [-1, 1], over a phi^4 lattice.
+
+    Sites of one colour are no neighbours: they are updated at once. A sweep is not reversible, but each of
+    its colours is.
+
+    Args:
+        action: `Phi4` (or `FreeScalar`).
+        width: largest change of a site; `None` tunes it while thermalising.
+        target_acceptance: acceptance that the tuning aims for.
+
+    Raises:
+        ValueError: if the width is not positive, or the acceptance not between 0 and 1.
+    """
+
+    def __init__(self, action: Action, *, width: float | None = None, target_acceptance: float = 0.5) -> None:
+        if not (width is None or 0 < width < math.inf) or not 0 < target_acceptance < 1:
+            raise ValueError(
+                f"Expected a positive, finite width and a target_acceptance in (0, 1), got {width} and "
+                f"{target_acceptance}."
+            )
+        self.action = self._phi4 = check_phi4(action, "LocalMetropolis")
+        self.width = width
+        self.target_acceptance = target_acceptance
+        self._log_width = math.log(width or 1.0)
+        self._colours = colours(action.lattice)
+
+    @property
+    def is_tuned(self) -> bool:
+        """Whether the width is fixed."""
+        return self.width is not None
+
+    def update(self, phi: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Outcome]:
+        """One sweep of every chain, see `Kernel.update`."""
+        axes = self.action.lattice.axes
+        accepted = torch.zeros(len(phi), dtype=torch.float64, device=phi.device)
+        probability = torch.zeros_like(accepted)
+        for colour in range(int(self._colours.max()) + 1):
+            of_colour = (self._colours == colour).to(phi.device)
+            noise = torch.rand(phi.shape, generator=generator, dtype=phi.dtype, device=phi.device)
+            proposal = phi + math.exp(self._log_width) * (2 * noise - 1)
+            chance = (-self._change(phi, proposal)).clamp(max=0.0).exp()
+            uniform = torch.rand(phi.shape, generator=generator, dtype=phi.dtype, device=phi.device)
+            moved = (uniform < chance) & of_colour
+            phi = torch.where(moved, proposal, phi)
+            accepted += moved.double().sum(axes)
+            probability += (chance * of_colour).double().sum(axes)
+        volume = self.action.lattice.volume
+        return phi, Outcome(accepted / volume, probability / volume)
+
+    def _change(self, phi: Tensor, proposal: Tensor) -> Tensor:
+        """`S` with this site alone moved, minus `S`, for every site, like `phi`."""
+        m2, lam = self._phi4.m2, self._phi4.lam
+        # Along a side of one site the links join a site to itself, and cancel.
+        linked = [mu for mu in self.action.lattice.axes if phi.shape[mu] > 1]
+        neighbours = sum((phi.roll(1, mu) + phi.roll(-1, mu) for mu in linked), torch.zeros_like(phi))
+
+        def local(value: Tensor) -> Tensor:
+            return (2 * len(linked) + m2 + lam * value.square()) * value.square() - 2 * value * neighbours
+
+        return local(proposal) - local(phi)
+
+    def adapted(self, outcome: Outcome, n: int) -> LocalMetropolis:
+        """With a width nearer to the target acceptance, see `Kernel.adapted`."""
+        other = copy.copy(self)
+        if not self.is_tuned:
+            excess = float(outcome.probability.mean()) - self.target_acceptance
+            other._log_width += excess / (1 + n / 10) ** 0.6
+        return other
+
+    def settled(self, history: object) -> LocalMetropolis:
+        """With the tuned width for good, see `Kernel.settled`."""
+        other = copy.copy(self)
+        other.width = self.width or math.exp(self._log_width)
+        return other
+
+
+def colours(lattice: Lattice) -> Tensor:
+    """A colour of each site that none of its neighbours has: two colours, or three if a side is odd."""
+    odd = any(side % 2 for side in lattice.shape if side > 1)
+    total = torch.zeros(lattice.shape, dtype=torch.int64)
+    for axis, side in enumerate(lattice.shape):
+        along = torch.arange(side) % 2
+        along[-1] += 2 * (side % 2) if side > 1 else 0  # 0 1 0 1 2: a ring of odd length needs three
+        total = total + along.reshape(-1, *(1,) * (lattice.dim - axis - 1))
+    return total % (3 if odd else 2)
