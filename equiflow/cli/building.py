@@ -32,6 +32,7 @@ from equiflow import (
 )
 from equiflow.cli.config import Config, FreeSection, PathSection
 from equiflow.cli.config_file import ConfigError
+from equiflow.precision import default_dtype
 from equiflow.solvers import FIXED_STEP_ORDER
 from equiflow.training.objectives import Objective
 from equiflow.training.trainer import adam
@@ -79,13 +80,15 @@ def build_flow(config: Config, *, start: EquivariantCNF | None = None) -> Equiva
     with section("compute"):
         device = torch.device(config.compute.device)
         torch.empty((), device=device)
+    dtype = getattr(torch, config.compute.dtype)
     if start is not None:
         with section("start"):
             flow = start.resized(lattice)
             flow.solver, flow.compiled = solver, config.compute.compile
-    else:
-        flow = _new_flow(config, lattice, solver)
-    return flow.to(device, getattr(torch, config.compute.dtype))
+        return flow.to(device, dtype)
+    # Constants are built in the dtype of the run, whatever the surroundings' default.
+    with default_dtype(dtype):
+        return _new_flow(config, lattice, solver).to(device, dtype)
 
 
 def _new_flow(config: Config, lattice: Lattice, solver: Solver) -> EquivariantCNF:

@@ -45,3 +45,8 @@ def config_text(name: str) -> str:
         f"[action]\nm2 = {m2}\nlam = {lam}\n\n"
         f"[training]\nsteps = {steps}\nbatch_size = {batch_size}\n"
     )
+
+
+def names() -> tuple[str, ...]:
+    """Names of all presets."""
+    return tuple(PRESETS)
