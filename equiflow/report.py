@@ -140,7 +140,7 @@ class Report:
             "solver": self.certificate.solver,
             "warnings": list(self.warnings),
             "steps": len(self.history),
-            "train_seconds": self.history.seconds[-1],
+            "train_seconds": self.history.seconds[-1] if len(self.history) else 0.0,
             "n_samples": len(self.ensemble.phi),
             "n_hmc_samples": self.n_reference,
             "n_parameters": sum(p.numel() for p in self.flow.parameters()),
@@ -186,7 +186,7 @@ class Report:
     def figures(self) -> dict[str, Figure]:
         """All plots by name."""
         figures = {
-            "training": plots.training_curve(self.history),
+            **({"training": plots.training_curve(self.history)} if len(self.history) else {}),
             "two_point": plots.two_point(*self.measurements),
             "magnetisation": plots.magnetisation(self.ensemble, self.chain),
             "weights": plots.weights(self.ensemble, self.forward_log_weight),

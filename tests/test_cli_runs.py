@@ -1,4 +1,4 @@
-"""Runs: killed anywhere they go on bit for bit; what cannot be written stops them with their checkpoint intact."""
+"""Runs: killed anywhere they go on bit for bit; a full disk stops them with their checkpoint intact."""
 
 from __future__ import annotations
 

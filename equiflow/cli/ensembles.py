@@ -46,7 +46,7 @@ def load_samples(path: str | Path) -> tuple[Ensemble | Chain, dict[str, Any]]:
         CheckpointError: if it is damaged or something else.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
             about = json.loads(str(archive["about"]))
             arrays = {name: torch.from_numpy(archive[name]) for name in archive.files if name != "about"}
         return _samples(about, arrays), about
