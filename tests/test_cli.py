@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 import equiflow
 from equiflow import Ensemble, importance_sample, measure
-from equiflow.cli import info, results
+from equiflow.cli import info, main, results
 from equiflow.cli.app import app
 from equiflow.cli.ensembles import load_samples, save_ensemble
 from equiflow.cli.runs import Run
@@ -250,16 +250,19 @@ def test_info_says_how_to_get_what_is_missing(monkeypatch):
     assert "pip install 'equiflow[o3]'" in " ".join(succeed("info").split())
 
 
-def test_python_m_equiflow_says_its_version():
-    done = subprocess.run([sys.executable, "-m", "equiflow", "--version"], capture_output=True, text=True)
-    assert done.stdout.strip() == f"equiflow {equiflow.__version__}"
+def test_python_m_equiflow_says_its_version(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["equiflow", "--version"])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_module("equiflow", run_name="__main__")
+    assert end.value.code == 0
+    assert capsys.readouterr().out.strip() == f"equiflow {equiflow.__version__}"
 
 
-def test_without_the_extra_the_command_says_how_to_get_it():
-    script = "import sys; sys.modules['typer'] = None\nfrom equiflow.cli import main\nmain()"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert done.returncode == 1
-    assert done.stderr.strip() == "The command line needs typer: pip install 'equiflow[cli]'."
+def test_without_the_extra_the_command_says_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "typer", None)
+    monkeypatch.delitem(sys.modules, "equiflow.cli.app")
+    with pytest.raises(SystemExit, match=r"needs typer: pip install 'equiflow\[cli\]'"):
+        main()
 
 
 def test_numbers_go_to_tensorboard(tmp_path):
