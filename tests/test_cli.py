@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from cli_runs import TINY, same, trained
+from strategies import needs
 from typer.testing import CliRunner
 
 import equiflow
@@ -265,8 +266,8 @@ def test_without_the_extra_the_command_says_how_to_get_it(monkeypatch):
         main()
 
 
+@needs("tensorboard")
 def test_numbers_go_to_tensorboard(tmp_path):
-    pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     run = trained(tmp_path / "run", "run.tensorboard=true", "training.steps=3")
