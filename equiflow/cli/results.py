@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -145,4 +145,4 @@ def _quality(ensemble: Ensemble) -> list[tuple[str, str]]:
 
 def _plain(value: Estimate) -> dict[str, float | None]:
     numbers = {"mean": value.mean, "error": value.error, "solver_error": value.systematic}
-    return {name: json.loads(json.dumps(x)) if x == x else None for name, x in numbers.items()}
+    return {name: number if math.isfinite(number) else None for name, number in numbers.items()}
