@@ -57,7 +57,7 @@ def run(example: str, *arguments: str) -> None:
 
 
 def test_a_loop_of_your_own_trains(capsys):
-    run("own_loop.py", "30")
+    run("own_loop.py", "5")
     assert capsys.readouterr().out.splitlines()[-1].startswith("ESS on fresh samples: 0.")
     assert len((EXAMPLES / "own_loop.py").read_text().splitlines()) <= 30
 

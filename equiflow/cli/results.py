@@ -71,7 +71,7 @@ def report(run: Run, *, n_samples: int, n_hmc: int, out: Path | None, threads: i
     made.save(run.folder / "plots", settings={"run": str(run.folder), "flow": source, "seed": seed})
     page = Page(
         made,
-        title=run.folder.name,
+        title=run.folder.resolve().name,
         config=render(run.config),
         evaluations=run.evaluations,
         laws=laws(flow),
