@@ -21,15 +21,25 @@ if TYPE_CHECKING:
 FLOW, REFERENCE, MUTED = "#1f5fa8", "#c8501e", "#8a8a8a"
 
 
-def training_curve(history: History) -> Figure:
-    """Loss, effective sample size and gradient norm against the step."""
+def training_curve(history: History, fresh: Sequence[tuple[int, float, float]] = ()) -> Figure:
+    """Loss, effective sample size and gradient norm against the step.
+
+    Args:
+        history: of the training.
+        fresh: step, ESS and its error on fresh samples, where they were measured.
+    """
     figure, (top, middle, bottom) = _axes(3, 1, (7, 7), sharex=True)
     top.plot(history.step, history.loss, color=FLOW, lw=0.8)
     late = history.loss[len(history) // 10 :]
     top.set_ylim(min(late) - 0.5, max(late) + 0.5)
     top.set_ylabel(r"$\langle \log q + S \rangle$")
-    middle.plot(history.step, _with_gaps(history.ess), color=FLOW, lw=0.8)
+    middle.plot(history.step, _with_gaps(history.ess), color=FLOW, lw=0.8, label="batch")
     middle.set(ylabel="ESS on the batch", ylim=(0, 1))
+    if fresh:
+        step, ess, error = zip(*fresh, strict=True)
+        middle.errorbar(step, ess, error, fmt="o", ms=4, color=REFERENCE, label="fresh samples", zorder=3)
+        middle.set(ylabel="ESS")
+        middle.legend(frameon=False, loc="lower right")
     bottom.semilogy(history.step, history.grad_norm, color=FLOW, lw=0.8)
     bottom.set(ylabel="gradient norm", xlabel=f"optimiser step ({history.seconds[-1]:.0f} s in all)")
     return figure
@@ -56,18 +66,26 @@ def ladder_curve(rungs: Sequence[Rung]) -> Figure:
     return figure
 
 
-def two_point(flow: Measurements, reference: Measurements, *, label: str = "HMC") -> Figure:
-    """Zero-momentum two-point function with error bars, and its difference to the reference."""
-    figure, (top, bottom) = _axes(2, 1, (7, 6), sharex=True, height_ratios=(3, 1))
+def two_point(flow: Measurements, reference: Measurements | None = None, *, label: str = "HMC") -> Figure:
+    """Zero-momentum two-point function with error bars, and its difference to a reference."""
+    if reference is None:
+        figure, top = _axes(1, 1, (7, 4))
+        top.set_xlabel("separation t")
+    else:
+        figure, (top, bottom) = _axes(2, 1, (7, 6), sharex=True, height_ratios=(3, 1))
     t = np.arange(len(flow.correlator))
     for source, name, colour, shift in (
         (reference, label, REFERENCE, 0.08),
         (flow, "flow, reweighted", FLOW, -0.08),
     ):
+        if source is None:
+            continue
         mean, error = _columns(source.correlator)
         top.errorbar(t + shift, mean, error, fmt="o", ms=4, capsize=2, color=colour, label=name)
     top.set(yscale="log", ylabel="two-point function C(t)")
     top.legend(frameon=False)
+    if reference is None:
+        return figure
     sigma = [a.sigmas_from(b) for a, b in zip(flow.correlator, reference.correlator, strict=True)]
     bottom.axhspan(-1, 1, color=MUTED, alpha=0.2, lw=0)
     bottom.plot(t, sigma, "o", ms=4, color=FLOW)
@@ -76,15 +94,16 @@ def two_point(flow: Measurements, reference: Measurements, *, label: str = "HMC"
     return figure
 
 
-def magnetisation(ensemble: Ensemble, chain: Chain, *, label: str = "HMC") -> Figure:
+def magnetisation(ensemble: Ensemble, chain: Chain | None = None, *, label: str = "HMC") -> Figure:
     """Histogram of M: model, reweighted model and reference. A dropped mode shows here."""
     figure, axes = _axes(1, 1, (7, 4))
     model = _numpy(observables.magnetisation(ensemble.phi))
-    reference = _numpy(observables.magnetisation(chain.configurations))
+    reference = None if chain is None else _numpy(observables.magnetisation(chain.configurations))
     weight = _numpy((ensemble.log_weight - ensemble.log_weight.max()).exp())
-    reach = max(abs(model).max(), abs(reference).max())
+    reach = max(abs(values).max() for values in (model, reference) if values is not None)
     bins = np.linspace(-reach, reach, 41)
-    axes.hist(reference, bins, density=True, color=REFERENCE, alpha=0.35, label=label)
+    if reference is not None:
+        axes.hist(reference, bins, density=True, color=REFERENCE, alpha=0.35, label=label)
     axes.hist(model, bins, density=True, histtype="step", color=MUTED, label="flow")
     axes.hist(
         model, bins, weights=weight, density=True, histtype="step", color=FLOW, label="flow, reweighted"

@@ -31,6 +31,7 @@ from equiflow.storage import written_atomically
 from equiflow.training import History
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from rich.console import Console
 
 #: Not a seed that anyone draws samples with: acceptances must not follow the noise of the proposals.
@@ -46,14 +47,14 @@ class Report:
         action: its target.
         history: record of the training.
         ensemble: fresh weighted samples of the flow.
-        chain: samples of the target from a Markov chain such as HMC.
+        chain: samples of the target from a Markov chain such as HMC; None leaves out what needs them.
     """
 
     flow: Flow
     action: Action
     history: History
     ensemble: Ensemble
-    chain: Chain
+    chain: Chain | None = None
 
     @property
     def certificate(self) -> Certificate:
@@ -66,20 +67,31 @@ class Report:
         return self.flow.certificate(action=self.action, generator=generator)
 
     @cached_property
-    def target_phi(self) -> torch.Tensor:
+    def target_phi(self) -> torch.Tensor | None:
         """The chain's samples, where and as the flow computes."""
+        if self.chain is None:
+            return None
         return self.chain.configurations.to(self.flow.device, self.flow.dtype)
 
     @cached_property
-    def forward_log_weight(self) -> torch.Tensor:
+    def forward_log_weight(self) -> torch.Tensor | None:
         """Log weights of the chain's samples, `(n_samples,)`."""
+        if self.target_phi is None:
+            return None
         return log_weights(self.flow, self.action, self.target_phi, batch_size=512)
 
     @cached_property
-    def diagnosis(self) -> Diagnosis:
+    def diagnosis(self) -> Diagnosis | None:
         """Weights from both directions, and warnings where they disagree."""
+        if self.chain is None or self.target_phi is None or self.forward_log_weight is None:
+            return None
         n_chains = self.chain.samples.shape[1]
         return compare_directions(self.ensemble, self.target_phi, self.forward_log_weight, n_chains=n_chains)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the diagnosis warns of."""
+        return () if self.diagnosis is None else self.diagnosis.warnings
 
     @cached_property
     def metropolis(self) -> Chain:
@@ -90,20 +102,25 @@ class Report:
     @cached_property
     def estimates(self) -> dict[str, Estimate]:
         """Quality of the flow and log Z, each with its errors."""
+        both = self.diagnosis
         return {
-            "reverse_ess": self.diagnosis.reverse_ess,
-            "forward_ess": self.diagnosis.forward_ess,
+            "reverse_ess": self.ensemble.effective_sample_size(),
+            **({} if both is None else {"forward_ess": both.forward_ess}),
             "acceptance": self.metropolis.acceptance_rate,
             "tau_int": self.metropolis.tau_int(susceptibility),
-            "log_z": self.diagnosis.log_z_reverse,
-            "log_z_forward": self.diagnosis.log_z_forward,
-            "log_z_bridge": self.diagnosis.log_z_bridge,
+            "log_z": self.ensemble.log_z(),
+            **(
+                {}
+                if both is None
+                else {"log_z_forward": both.log_z_forward, "log_z_bridge": both.log_z_bridge}
+            ),
         }
 
     @cached_property
-    def measurements(self) -> tuple[Measurements, Measurements]:
+    def measurements(self) -> tuple[Measurements, Measurements | None]:
         """Observables from the reweighted flow and from the chain."""
-        return measure(self.ensemble, action=self.action), measure(self.chain, action=self.action)
+        reference = None if self.chain is None else measure(self.chain, action=self.action)
+        return measure(self.ensemble, action=self.action), reference
 
     def results(self) -> dict[str, object]:
         """All numbers, ready for JSON (NaN and infinity become null)."""
@@ -111,6 +128,8 @@ class Report:
         for name, estimate in self.estimates.items():
             numbers |= {name: estimate.mean, f"{name}_error": estimate.error}
         for source, measured in zip(("flow", "hmc"), self.measurements, strict=True):
+            if measured is None:
+                continue
             for name, estimate in measured.scalars().items():
                 numbers |= {f"{source}_{name}": estimate.mean, f"{source}_{name}_error": estimate.error}
         numbers |= {
@@ -119,11 +138,11 @@ class Report:
             "round_trip_error": self.certificate.round_trip_error,
             "nfe": self.certificate.nfe,
             "solver": self.certificate.solver,
-            "warnings": list(self.diagnosis.warnings),
+            "warnings": list(self.warnings),
             "steps": len(self.history),
-            "train_seconds": self.history.seconds[-1],
+            "train_seconds": self.history.seconds[-1] if len(self.history) else 0.0,
             "n_samples": len(self.ensemble.phi),
-            "n_hmc_samples": len(self.forward_log_weight),
+            "n_hmc_samples": self.n_reference,
             "n_parameters": sum(p.numel() for p in self.flow.parameters()),
             "dtype": str(self.flow.dtype).removeprefix("torch."),
             "device": str(self.flow.device),
@@ -131,24 +150,50 @@ class Report:
         }
         return {k: _finite(v) for k, v in numbers.items()}
 
-    def print(self) -> None:
-        """Print the tables to the terminal."""
+    @property
+    def n_reference(self) -> int:
+        """Number of the chain's samples, 0 without a chain."""
+        return 0 if self.forward_log_weight is None else len(self.forward_log_weight)
+
+    def quality(self) -> list[tuple[str, str]]:
+        """Rows `quantity, value`: the estimates, and the certificate behind them."""
         quality = [(name.replace("_", " "), str(value)) for name, value in self.estimates.items()]
-        quality += [
+        return [
+            *quality,
             ("log Z under a finer solve", f"{self.certificate.log_z_shift:+.1e}"),
             ("largest change of a log weight", f"{self.certificate.max_log_q_error:.1e}"),
             ("round trip, largest error", f"{self.certificate.round_trip_error:.1e}"),
             ("solver, evaluations per sample", f"{self.certificate.solver}, {self.certificate.nfe}"),
         ]
+
+    def print(self) -> None:
+        """Print the tables to the terminal."""
         n_samples = len(self.ensemble.phi)
-        print_table(f"flow on {n_samples} fresh samples", ("quantity", "value"), quality)
-        print_table(
-            f"observables, reweighted flow against {len(self.forward_log_weight)} HMC samples",
-            ("observable", "flow", "HMC", "sigma"),
-            comparison_rows(*self.measurements),
-        )
-        for warning in self.diagnosis.warnings:
-            _console().print(f"[bold red]warning[/] {warning}")
+        print_table(f"flow on {n_samples} fresh samples", ("quantity", "value"), self.quality())
+        flow, reference = self.measurements
+        if reference is None:
+            rows = [(name.replace("_", " "), str(value)) for name, value in flow.scalars().items()]
+            print_table("observables of the reweighted flow", ("observable", "flow"), rows)
+        else:
+            print_table(
+                f"observables, reweighted flow against {self.n_reference} HMC samples",
+                ("observable", "flow", "HMC", "sigma"),
+                comparison_rows(flow, reference),
+            )
+        for warning in self.warnings:
+            print_line(f"warning: {warning}")
+
+    def figures(self) -> dict[str, Figure]:
+        """All plots by name."""
+        figures = {
+            **({"training": plots.training_curve(self.history)} if len(self.history) else {}),
+            "two_point": plots.two_point(*self.measurements),
+            "magnetisation": plots.magnetisation(self.ensemble, self.chain),
+            "weights": plots.weights(self.ensemble, self.forward_log_weight),
+        }
+        if self.flow.lattice.dim == 2:
+            figures["configurations"] = plots.configurations(self.ensemble.phi)
+        return figures
 
     def save(self, folder: str | Path, *, settings: Mapping[str, object] | None = None) -> None:
         """Write plots (PNG), `results.json` and, if the flow can be saved, `flow.pt` into a folder.
@@ -159,16 +204,7 @@ class Report:
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        flow, reference = self.measurements
-        figures = {
-            "training": plots.training_curve(self.history),
-            "two_point": plots.two_point(flow, reference),
-            "magnetisation": plots.magnetisation(self.ensemble, self.chain),
-            "weights": plots.weights(self.ensemble, self.forward_log_weight),
-        }
-        if self.flow.lattice.dim == 2:
-            figures["configurations"] = plots.configurations(self.ensemble.phi)
-        for name, figure in figures.items():
+        for name, figure in self.figures().items():
             plots.save_figure(figure, folder / f"{name}.png")
         if isinstance(self.flow, EquivariantCNF | CouplingFlow):
             self.flow.save(folder / "flow.pt")
@@ -177,14 +213,20 @@ class Report:
 
 def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Print a table to the terminal, numbers aligned to the right."""
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(title=title, title_justify="left", title_style="bold")
     for column, name in enumerate(header):
         table.add_column(name, justify="left" if column == 0 else "right", overflow="fold")
     for row in rows:
-        table.add_row(*map(str, row))
+        table.add_row(*(escape(str(cell)) for cell in row))
     _console().print(table)
+
+
+def print_line(text: str) -> None:
+    """Print a line to the terminal as it stands."""
+    _console().print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _console() -> Console:

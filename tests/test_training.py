@@ -33,6 +33,7 @@ from equiflow import (
     importance_sample,
 )
 from equiflow.flows import Flow
+from equiflow.storage import load_safely
 from equiflow.testing import assert_log_density_exact, assert_vector_field, invariance_error, randomise
 from equiflow.training import History, Objective, ObjectiveValue
 from equiflow.training.trainer import adam
@@ -203,6 +204,19 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(at, every, object
     assert columns(history) == columns(expected)
     assert history.seconds == sorted(history.seconds)
     assert same(weights(resumed), weights(whole))
+
+
+def test_a_callback_sees_every_step_before_its_checkpoint(tmp_path):
+    path, seen = tmp_path / "run.pt", []
+
+    def callback(history: History) -> None:
+        saved = load_safely(path, "training")["step"] if path.exists() else 0
+        seen.append((len(history), saved))
+
+    fit(build(), ACTION, checkpoint=path, checkpoint_every=2, callback=callback, **SHORT)
+    assert seen == [(1, 0), (2, 0), (3, 2), (4, 2), (5, 4), (6, 4)]
+    fit(build(), ACTION, checkpoint=path, checkpoint_every=2, callback=callback, **SHORT)
+    assert len(seen) == 6  # nothing was left to do
 
 
 def test_resuming_without_the_state_of_optimiser_and_noise_would_be_noticed(tmp_path):

@@ -60,6 +60,7 @@ def fit(
     seed: int = 0,
     checkpoint: str | Path | None = None,
     checkpoint_every: int = 50,
+    callback: Callable[[History], None] | None = None,
     progress: bool | None = None,
 ) -> History:
     """Train a flow in place to sample `exp(-S)`. Deterministic given the seed.
@@ -80,6 +81,8 @@ def fit(
         seed: of the noise that training draws; no global randomness is used.
         checkpoint: file that keeps the state of the run; if it exists, the run goes on from there.
         checkpoint_every: steps between checkpoints: what an interruption loses at most.
+        callback: called with the history after every step, before a checkpoint of that step is written:
+            what it did for steps that no checkpoint knows, it does again, alike, in the resumed run.
         progress: a progress bar; `None` shows it on a terminal only.
 
     Returns:
@@ -118,6 +121,8 @@ def fit(
             bar.update()
             if run.step % 10 == 0 or run.step == steps:
                 bar.set_postfix(run.history.last())
+            if callback is not None:
+                callback(run.history)
             if checkpoint is not None and (run.step % checkpoint_every == 0 or run.step == steps):
                 save_atomically({"kind": "training", "settings": settings, **run.state()}, checkpoint)
     return run.history

@@ -1,0 +1,20 @@
+"""The command line: `equiflow train`, `resume`, `watch`, `sample`, `measure`, `report`, `check`, ...
+
+A run is a folder (`equiflow.cli.runs.Run`), made from a config file (`equiflow.cli.config`). Needs the extra
+`cli`; `import equiflow` imports none of it.
+"""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """Entry point of the command `equiflow`."""
+    try:
+        from equiflow.cli.app import app
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] == "equiflow":
+            raise
+        sys.exit(f"The command line needs {error.name}: pip install 'equiflow[cli]'.")
+    app(prog_name="equiflow")

@@ -1,0 +1,247 @@
+"""The commands, each a few lines about a run folder. The only import of typer."""
+
+from __future__ import annotations
+
+import functools
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any, NoReturn, TypeVar
+
+import typer
+
+import equiflow
+from equiflow import SolverError, TrainingDivergedError
+from equiflow.cli import info as information
+from equiflow.cli import presets as known_presets
+from equiflow.cli import results, watching
+from equiflow.cli.config_file import ConfigError, load_config, parse_config, render_defaults
+from equiflow.cli.runs import Run, RunError
+from equiflow.storage import CheckpointError
+
+app = typer.Typer(
+    help="Symmetric flows for lattice field theory: from a config file to physics with error bars.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+#: what a user can cause and mend: reported by its message alone
+EXPECTED = (
+    ConfigError,
+    RunError,
+    CheckpointError,
+    SolverError,
+    TrainingDivergedError,
+    ImportError,
+    OSError,
+    ValueError,
+)
+F = TypeVar("F", bound=Callable[..., Any])
+
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="run folder")]
+Threads = Annotated[int | None, typer.Option(help="CPU threads; those of the run unless given", min=1)]
+
+
+def told(command: F) -> F:
+    """Errors that the user can mend end the command with their message and status 1."""
+
+    @functools.wraps(command)
+    def wrapped(*args: Any, **options: Any) -> Any:
+        try:
+            return command(*args, **options)
+        except EXPECTED as error:
+            fail(str(error) if not isinstance(error, OSError) else _of_system(error))
+
+    return wrapped  # type: ignore[return-value]
+
+
+def fail(message: str, status: int = 1) -> NoReturn:
+    """End the command."""
+    typer.secho(message, err=True, fg=typer.colors.RED)
+    raise typer.Exit(status)
+
+
+def _of_system(error: OSError) -> str:
+    if error.filename is None:
+        return f"The system refused: {error}."
+    return f"{error.filename}: {error.strerror}."
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: Annotated[bool, typer.Option("--version", help="show the version and stop")] = False,
+) -> None:
+    if version:
+        typer.echo(f"equiflow {equiflow.__version__}")
+        raise typer.Exit
+
+
+@app.command()
+@told
+def train(
+    config: Annotated[Path | None, typer.Argument(metavar="CONFIG", help="TOML file")] = None,
+    run: Annotated[Path | None, typer.Option(help="run folder; runs/NAME-OF-CONFIG unless given")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="instead of the file's")
+    ] = None,
+    show_defaults: Annotated[
+        bool, typer.Option("--show-defaults", help="print every key with its default and stop")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress bar")] = False,
+) -> None:
+    """Train a flow from a config file, in a new run folder."""
+    if show_defaults:
+        typer.echo(render_defaults())
+        return
+    if config is None:
+        fail("Which config? equiflow train config.toml. `equiflow config` prints one to start from.", 2)
+    _train(Run.create(run or Path("runs") / config.stem, load_config(config, set_ or ())), quiet)
+
+
+@app.command()
+@told
+def resume(
+    run: RunFolder,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress bar")] = False,
+) -> None:
+    """Go on with a run that was stopped, from its last checkpoint."""
+    _train(Run.open(run), quiet)
+
+
+def _train(run: Run, quiet: bool) -> None:
+    try:
+        with _terminated_like_interrupted():
+            history = run.train(progress=False if quiet else None)
+    except KeyboardInterrupt:
+        fail(f"Stopped. {_go_on(run)}", 130)
+    except TrainingDivergedError as error:
+        fail(f"{error} The last checkpoint is intact.")
+    except (OSError, RuntimeError) as error:
+        if isinstance(error, (RunError, CheckpointError, SolverError)):
+            raise
+        fail(f"{_of_system(error) if isinstance(error, OSError) else error} {_go_on(run)}")
+    last = run.evaluations[-1] if run.evaluations else {}
+    ess = f", ESS {last['ess']:.4f} on fresh samples" if "ess" in last else ""
+    typer.echo(f"Trained {len(history)} steps in {history.seconds[-1]:.0f} s{ess}: {run.folder}")
+    typer.echo(f"Next: equiflow report {run.folder}")
+
+
+def _go_on(run: Run) -> str:
+    """What is safe, and how to go on."""
+    if not run.latest.exists():
+        return f"There was no checkpoint yet; `equiflow resume {run.folder}` starts again."
+    return f"The last checkpoint is intact: `equiflow resume {run.folder}` goes on from there."
+
+
+@contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """SIGTERM, which batch systems send, stops a run as Ctrl-C does."""
+
+    def stop(number: int, frame: FrameType | None) -> NoReturn:
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # not the main thread, as in a notebook's server
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@app.command()
+@told
+def config() -> None:
+    """Print every key of a config file with its default and meaning."""
+    typer.echo(render_defaults())
+
+
+@app.command()
+@told
+def presets(
+    name: Annotated[str | None, typer.Argument(help="preset whose config is printed")] = None,
+) -> None:
+    """List published set-ups, or print the config of one: equiflow presets E2 > E2.toml."""
+    if name is None:
+        known_presets.print_all()
+        return
+    text = known_presets.config_text(name)
+    parse_config(text, source=name)
+    typer.echo(text, nl=False)
+
+
+@app.command()
+@told
+def watch(
+    run: RunFolder,
+    once: Annotated[bool, typer.Option("--once", help="print the state and stop")] = False,
+    every: Annotated[float, typer.Option(help="seconds between updates", min=0.1)] = 2.0,
+) -> None:
+    """Follow a run while it trains: loss, ESS, acceptance, gradient norm, time to the end."""
+    try:
+        watching.watch(Run.open(run), once=once, every=every)
+    except KeyboardInterrupt:
+        raise typer.Exit(0) from None
+
+
+@app.command()
+@told
+def sample(
+    run: RunFolder,
+    n_samples: Annotated[int, typer.Option("-n", "--samples", help="how many", min=2)] = 10_000,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="file; RUN/ensemble.npz unless given")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="of the samples", min=0)] = 1,
+    batch_size: Annotated[int, typer.Option(help="samples at a time, which bounds the memory", min=1)] = 1024,
+    threads: Threads = None,
+) -> None:
+    """Draw independent samples of a trained flow, with weights and certificate, into a file."""
+    results.sample(Run.open(run), n_samples, out=out, seed=seed, batch_size=batch_size, threads=threads)
+
+
+@app.command()
+@told
+def measure(
+    ensemble: Annotated[Path, typer.Argument(help="file of `equiflow sample`")],
+    json: Annotated[Path | None, typer.Option("--json", help="also write the numbers to this file")] = None,
+) -> None:
+    """Observables of an ensemble, with their errors."""
+    results.measure_file(ensemble, json)
+
+
+@app.command()
+@told
+def report(
+    run: RunFolder,
+    n_samples: Annotated[int, typer.Option("-n", "--samples", help="fresh samples", min=64)] = 4096,
+    hmc: Annotated[
+        int, typer.Option(help="HMC samples to compare with; 0 takes those in the folder, if any", min=0)
+    ] = 4096,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="RUN/report.html unless given")] = None,
+    threads: Threads = None,
+) -> None:
+    """Measure a trained flow and write one self-contained HTML page, plots and results.json."""
+    results.report(Run.open(run), n_samples=n_samples, n_hmc=hmc, out=out, threads=threads)
+
+
+@app.command()
+@told
+def check(run: RunFolder) -> None:
+    """Run every law on a trained flow in float64: symmetry, divergence, density, inverse."""
+    outcome = results.check(Run.open(run))
+    typer.echo(str(outcome))
+    if not outcome.ok:
+        raise typer.Exit(1)
+
+
+@app.command()
+@told
+def info() -> None:
+    """Versions, devices, and which optional parts are installed."""
+    information.print_info()

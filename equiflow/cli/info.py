@@ -1,0 +1,60 @@
+"""What is installed, what it runs on, and how to get what is missing."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from importlib.metadata import PackageNotFoundError, version
+
+import torch
+
+from equiflow.report import print_table
+
+#: packages of each extra, and what it is for
+EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
+    "report": (("matplotlib", "rich", "jinja2"), "plots, tables, HTML reports"),
+    "cli": (("typer", "pydantic"), "this command line"),
+    "o3": (("e3nn",), "O3Field, in three dimensions"),
+    "steerable": (("escnn",), "SteerableField, in two dimensions (gfortran builds one of its parts)"),
+    "splines": (("zuko",), "SplineMap of CouplingFlow"),
+    "tensorboard": (("tensorboard",), "run.tensorboard = true"),
+}
+
+
+def print_info() -> None:
+    """Print the tables of `equiflow info`."""
+    print_table("installation", ("what", "value"), installation())
+    print_table("extras", ("extra", "for", "installed"), extras())
+
+
+def installation() -> list[tuple[str, str]]:
+    """Versions and devices."""
+    rows = [(name, _version(name) or "missing") for name in ("equiflow", "torch", "torchdiffeq", "numpy")]
+    rows += [("python", platform.python_version()), ("platform", platform.platform())]
+    rows += [("CPU threads", str(torch.get_num_threads()))]
+    rows += [("GPU", ", ".join(_gpus()) or "none that this torch can use ")]
+    compiler = next((name for name in ("c++", "g++", "clang++") if shutil.which(name)), None)
+    rows += [("C++ compiler, for compile = true", compiler or "none: torch.compile will not work")]
+    return rows
+
+
+def extras() -> list[tuple[str, str, str]]:
+    """Every optional part: its purpose, and the versions installed or the command that installs it."""
+    rows = []
+    for extra, (packages, purpose) in EXTRAS.items():
+        found = {package: _version(package) for package in packages}
+        installed = ", ".join(f"{package} {number}" for package, number in found.items())
+        missing = f"no: pip install 'equiflow[{extra}]'"
+        rows.append((extra, purpose, installed if all(found.values()) else missing))
+    return rows
+
+
+def _gpus() -> list[str]:
+    return [f"cuda:{i} {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())]
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,35 @@
+"""Files of JSON lines that survive a kill: torn lines are skipped when they are read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from equiflow.storage import written_atomically
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """All complete lines; none if there is no such file."""
+    if not path.exists():
+        return []
+    found = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            found.append(json.loads(line))
+        except json.JSONDecodeError:  # the write that was cut off
+            break
+    return found
+
+
+def append_line(path: Path, content: dict[str, Any]) -> None:
+    """Add one line, handed to the system before this returns."""
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(json.dumps(content) + "\n")
+
+
+def rewrite_lines(path: Path, lines: Iterable[dict[str, Any]]) -> None:
+    """Replace the whole file."""
+    with written_atomically(path) as temporary:
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")

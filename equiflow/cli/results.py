@@ -1,0 +1,148 @@
+"""From a trained run to numbers: samples, observables, the report, the laws."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from equiflow import HMC, Action, Chain, Ensemble, EquivariantCNF, importance_sample
+from equiflow import measure as measured
+from equiflow.cli.building import stream
+from equiflow.cli.config_file import ConfigError, render
+from equiflow.cli.ensembles import load_samples, save_chain, save_ensemble
+from equiflow.cli.runs import Run, RunError
+from equiflow.page import Page
+from equiflow.report import Report, print_line, print_table, write_json
+from equiflow.statistics import Estimate
+from equiflow.storage import CheckpointError
+from equiflow.testing import Check, CheckReport, check_flow, equivariance_error, invariance_error
+
+#: sites up to which the laws that need a dense Jacobian, V^2 numbers a sample, are run
+DENSE_SITES = 1024
+#: chains of the reference, and trajectories between their samples
+HMC_CHAINS, HMC_THIN = 64, 5
+
+
+def sample(
+    run: Run, n_samples: int, *, out: Path | None, seed: int, batch_size: int, threads: int | None
+) -> None:
+    """Draw an ensemble, write it, and print its quality."""
+    out = run.folder / "ensemble.npz" if out is None else out
+    if out.suffix != ".npz":
+        raise ConfigError(f"{out}: ensembles are written as .npz; give a name that ends so.")
+    flow, source = _ready(run, threads)
+    generator = stream(seed, "samples", device=flow.device)
+    ensemble = importance_sample(flow, run.action, n_samples, batch_size=batch_size, generator=generator)
+    about = {"action": repr(run.action), "run": str(run.folder), "flow": source, "seed": seed}
+    save_ensemble(ensemble, out, about)
+    print_table(f"{n_samples} samples of {source}", ("quantity", "value"), _quality(ensemble))
+    print_line(f"wrote {out}; next: equiflow measure {out}")
+
+
+def measure_file(path: Path, out: Path | None) -> None:
+    """Print the observables of a file of samples; write them as JSON too if asked."""
+    samples, about = load_samples(path)
+    estimates = measured(samples)
+    rows = [(name.replace("_", " "), str(value)) for name, value in estimates.scalars().items()]
+    if isinstance(samples, Ensemble):
+        rows = _quality(samples) + rows
+    print_table(f"{path}: {about['action']}", ("quantity", "value"), rows)
+    correlator = [(str(t), str(value)) for t, value in enumerate(estimates.correlator)]
+    print_table("two-point function C(t)", ("t", "value"), correlator)
+    if out is not None:
+        numbers: dict[str, Any] = {name: _plain(value) for name, value in estimates.scalars().items()}
+        numbers["correlator"] = [_plain(value) for value in estimates.correlator]
+        if isinstance(samples, Ensemble):
+            numbers |= {"log_z": _plain(samples.log_z()), "ess": _plain(samples.effective_sample_size())}
+        write_json({**about, **numbers}, out)
+
+
+def report(run: Run, *, n_samples: int, n_hmc: int, out: Path | None, threads: int | None) -> None:
+    """Measure a run on fresh samples, and write page, plots and numbers."""
+    flow, source = _ready(run, threads)
+    action, seed = run.action, run.config.training.seed
+    generator = stream(seed, "report", device=flow.device)
+    ensemble = importance_sample(flow, action, n_samples, batch_size=512, certify=256, generator=generator)
+    made = Report(flow, action, run.history(), ensemble, _chain(run, action, flow, n_hmc))
+    made.print()
+    made.save(run.folder / "plots", settings={"run": str(run.folder), "flow": source, "seed": seed})
+    page = Page(
+        made,
+        title=run.folder.resolve().name,
+        config=render(run.config),
+        evaluations=run.evaluations,
+        laws=laws(flow),
+        sessions=run.sessions,
+    )
+    path = run.folder / "report.html" if out is None else out
+    page.save(path)
+    print_line(f"wrote {path}, and plots and results.json to {run.folder / 'plots'}")
+
+
+def check(run: Run) -> CheckReport:
+    """The laws on the trained flow."""
+    return laws(_ready(run, None)[0])
+
+
+def laws(flow: EquivariantCNF) -> CheckReport:
+    """Every law in float64; on large lattices the symmetries alone, which need no dense Jacobian."""
+    exact = EquivariantCNF.from_dict(flow.to_dict()).double()
+    if exact.lattice.volume <= DENSE_SITES:
+        return check_flow(exact)
+    found = [("equivariance", 1e-12, equivariance_error(exact.vector_field))]
+    found += [("log q invariant", 1e-3, invariance_error(exact, exact.group))]
+    remedy = "`equiflow check` on a smaller lattice shows every law."
+    checks = [
+        Check(law, *max(errors.items(), key=lambda case: case[1]), tolerance, remedy)
+        for law, tolerance, errors in found
+    ]
+    return CheckReport(f"EquivariantCNF on {exact.lattice.shape}, symmetries only", tuple(checks))
+
+
+def _ready(run: Run, threads: int | None) -> tuple[EquivariantCNF, str]:
+    torch.set_num_threads(threads or run.config.compute.threads)
+    return run.trained()
+
+
+def _chain(run: Run, action: Action, flow: EquivariantCNF, n_hmc: int) -> Chain | None:
+    """HMC samples: those in the folder if they are enough, else new ones, which are kept there."""
+    path = run.folder / "hmc.npz"
+    if path.exists():
+        try:
+            chain, about = load_samples(path)
+        except CheckpointError as error:
+            raise RunError(f"{error} Or delete {path}, which holds HMC samples.") from error
+        known = isinstance(chain, Chain) and about["action"] == repr(action)
+        if isinstance(chain, Chain) and known and chain.samples.shape[:2].numel() >= n_hmc:
+            return chain
+    if not n_hmc:
+        return None
+    generator = stream(run.config.training.seed, "hmc", device=flow.device)
+    chain = HMC(action).sample(
+        max(8, -(-n_hmc // HMC_CHAINS)),
+        n_chains=HMC_CHAINS,
+        thin=HMC_THIN,
+        generator=generator,
+        device=flow.device,
+        dtype=flow.dtype,
+    )
+    save_chain(chain, path, {"action": repr(action)})
+    return chain
+
+
+def _quality(ensemble: Ensemble) -> list[tuple[str, str]]:
+    rows = [
+        ("reverse ESS per sample", str(ensemble.effective_sample_size())),
+        ("log Z", str(ensemble.log_z())),
+    ]
+    if ensemble.certificate is not None:
+        rows.append(("certificate", str(ensemble.certificate)))
+    return rows
+
+
+def _plain(value: Estimate) -> dict[str, float | None]:
+    numbers = {"mean": value.mean, "error": value.error, "solver_error": value.systematic}
+    return {name: number if math.isfinite(number) else None for name, number in numbers.items()}

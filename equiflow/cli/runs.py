@@ -1,0 +1,278 @@
+"""A run is a folder. Killed between any two writes, it goes on bit for bit from its last checkpoint.
+
+    config.toml         every key, resolved
+    run.json            versions and start of every session
+    metrics.jsonl       a line per optimiser step
+    evaluations.jsonl   ESS, log Z and acceptance on fresh samples
+    checkpoints/        latest.pt, step-*.pt before it, best.pt: the flow of the best evaluation
+    flow.pt             best.pt with the solver that `run.accuracy` asks for, once training is done
+    start.pt            the flow that training started from, if the config names one
+
+The checkpoint is the truth: what the other files say about later steps is dropped when a run resumes,
+and written again, alike, when those steps are taken again.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from equiflow import Action, EquivariantCNF, SolverError, fit
+from equiflow.cli import building
+from equiflow.cli.config import Config
+from equiflow.cli.config_file import ConfigError, load_config, render
+from equiflow.cli.journal import read_lines, rewrite_lines
+from equiflow.cli.recording import Recorder
+from equiflow.storage import CheckpointError, load_safely, written_atomically
+from equiflow.training import History
+
+
+class RunError(RuntimeError):
+    """A folder that holds no run, or one that cannot be worked on now."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder and its config."""
+
+    folder: Path
+    config: Config
+
+    @classmethod
+    def create(cls, folder: str | Path, config: Config) -> Run:
+        """Make the folder of a new run. Everything that can be refused is refused before it exists.
+
+        Raises:
+            ConfigError: if the config cannot be built.
+            RunError: if the folder holds a run already.
+        """
+        folder = Path(folder)
+        if (folder / "config.toml").exists():
+            raise RunError(
+                f"{folder} holds a run already. Go on with it by `equiflow resume {folder}`, or give another "
+                "folder by --run."
+            )
+        start = start_flow(config)
+        flow = building.build_flow(config, start=start)
+        building.build_optimiser(config, flow)
+        building.build_objective(config)
+        building.build_action(config)
+        folder.mkdir(parents=True, exist_ok=True)
+        run = cls(folder, config)
+        if start is not None:
+            start.save(run.start)
+        # Last: a folder without it holds no run.
+        with written_atomically(folder / "config.toml") as temporary:
+            temporary.write_text(render(config), encoding="utf-8")
+        return run
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Run:
+        """The run in a folder.
+
+        Raises:
+            RunError: if there is none.
+        """
+        folder = Path(folder)
+        if not (folder / "config.toml").exists():
+            raise RunError(
+                f"{folder} holds no run: it has no config.toml. `equiflow train config.toml` makes one."
+            )
+        return cls(folder, load_config(folder / "config.toml"))
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints."""
+        return self.folder / "checkpoints"
+
+    @property
+    def latest(self) -> Path:
+        """Checkpoint that training goes on from."""
+        return self.checkpoints / "latest.pt"
+
+    @property
+    def start(self) -> Path:
+        """Flow that training starts from, if the config names one."""
+        return self.folder / "start.pt"
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """What was recorded at every step so far."""
+        return read_lines(self.folder / "metrics.jsonl")
+
+    @property
+    def evaluations(self) -> list[dict[str, Any]]:
+        """What was measured on fresh samples so far."""
+        return read_lines(self.folder / "evaluations.jsonl")
+
+    @property
+    def sessions(self) -> list[dict[str, Any]]:
+        """Versions and start of each time that training was begun or resumed."""
+        path = self.folder / "run.json"
+        return json.loads(path.read_text(encoding="utf-8"))["sessions"] if path.exists() else []
+
+    @property
+    def action(self) -> Action:
+        """The target."""
+        return building.build_action(self.config)
+
+    def untrained(self) -> EquivariantCNF:
+        """The flow that training starts from."""
+        start = None if self.config.start.flow is None else EquivariantCNF.load(self.start)
+        return building.build_flow(self.config, start=start)
+
+    def trained(self) -> tuple[EquivariantCNF, str]:
+        """The best flow so far, and which file it is from.
+
+        Raises:
+            RunError: if there is no checkpoint yet.
+        """
+        device = self.config.compute.device
+        for path in (self.folder / "flow.pt", self.checkpoints / "best.pt"):
+            if path.exists():
+                return EquivariantCNF.load(path, device=device), path.name
+        if not self.latest.exists():
+            raise RunError(
+                f"{self.folder} has no checkpoint yet: the first is written after step "
+                f"{self.config.run.checkpoint_every}."
+            )
+        flow = self.untrained()
+        flow.load_state_dict(load_safely(self.latest, "training", map_location=device)["flow"])
+        return flow, self.latest.name
+
+    def history(self) -> History:
+        """The record of training so far."""
+        history = History()
+        for line in self.metrics:
+            history.append(**line)
+        return history
+
+    def train(self, *, progress: bool | None = None) -> History:
+        """Train, or go on training, to the last step; then choose the solver and write `flow.pt`.
+
+        Raises:
+            RunError: if another process is training this run.
+            CheckpointError: if the checkpoint is damaged.
+        """
+        config, settings = self.config, self.config.training
+        with self._locked():
+            torch.set_num_threads(config.compute.threads)
+            action, flow = self.action, self.untrained()
+            resumed = self._rewind()
+            self._note_session(resumed)
+            with Recorder(self.folder, config, flow, action) as recorder:
+                history = fit(
+                    flow,
+                    action,
+                    steps=settings.steps,
+                    batch_size=settings.batch_size,
+                    seed=settings.seed,
+                    learning_rate=config.optimiser.learning_rate,
+                    warmup=config.optimiser.warmup,
+                    clip_norm=config.optimiser.clip_norm,
+                    objective=building.build_objective(config),
+                    optimiser=building.build_optimiser(config, flow),
+                    checkpoint=self.latest,
+                    checkpoint_every=config.run.checkpoint_every,
+                    callback=recorder,
+                    progress=progress,
+                )
+            self._finish(action)
+        return history
+
+    def _finish(self, action: Action) -> None:
+        """Write `flow.pt`: the flow of the best evaluation with a solver of the accuracy asked for."""
+        flow, _ = self.trained()
+        if self.config.run.accuracy:
+            generator = building.stream(self.config.training.seed, "solver", device=flow.device)
+            try:
+                flow.tune_solver(self.config.run.accuracy, action=action, generator=generator)
+            except SolverError as error:
+                flow.about["solver"] = f"not tuned: {error}"
+        flow.save(self.folder / "flow.pt")
+
+    def _rewind(self) -> int:
+        """Drop what was recorded after the checkpoint; returns its step, 0 without one."""
+        for leftover in (*self.folder.glob(".*.tmp"), *self.checkpoints.glob(".*.tmp")):
+            leftover.unlink(missing_ok=True)
+        (self.folder / "flow.pt").unlink(missing_ok=True)  # it says that training is done
+        step, rows = 0, []
+        if self.latest.exists():
+            try:
+                state = load_safely(self.latest, "training", map_location="cpu")
+            except CheckpointError as error:
+                raise CheckpointError(f"{error} {self._advice()}") from error
+            step, columns = state["step"], state["history"]
+            rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+        rewrite_lines(self.folder / "metrics.jsonl", rows)
+        kept = [line for line in self.evaluations if line["step"] <= step]
+        rewrite_lines(self.folder / "evaluations.jsonl", kept)
+        return step
+
+    def _advice(self) -> str:
+        earlier = sorted(self.checkpoints.glob("step-*.pt"))
+        if not earlier:
+            return f"Delete it to start over: rm {self.latest}"
+        return f"Go on from an earlier one: cp {earlier[-1]} {self.latest}"
+
+    def _note_session(self, step: int) -> None:
+        session = {"from_step": step, "started": time.strftime("%Y-%m-%d %H:%M:%S %z"), **versions()}
+        content = {"seed": self.config.training.seed, "sessions": [*self.sessions, session]}
+        with written_atomically(self.folder / "run.json") as temporary:
+            temporary.write_text(json.dumps(content, indent=2), encoding="utf-8")
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """One process at a time; the lock goes with the process, however it ends."""
+        try:
+            import fcntl
+        except ImportError:  # Windows
+            yield
+            return
+        with open(self.folder / "run.lock", "w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise RunError(
+                    f"Another process is training {self.folder}; wait for it, or stop it."
+                ) from error
+            yield
+
+
+def versions() -> dict[str, str]:
+    """What a result may depend on."""
+    return {
+        **{name: version(name) for name in ("equiflow", "torch", "torchdiffeq", "numpy")},
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+    }
+
+
+def start_flow(config: Config) -> EquivariantCNF | None:
+    """The trained flow that a config starts from: a run folder, a file, or the name of a pretrained one."""
+    name = config.start.flow
+    if name is None:
+        return None
+    given = {"field", "prior", "symmetry"} & config.model_fields_set
+    if given:
+        raise ConfigError(
+            f"[start] flow = {name!r} brings its own field, prior and symmetry: remove "
+            f"{', '.join(f'[{part}]' for part in sorted(given))}."
+        )
+    with building.section("start"):
+        if Path(name).is_dir():
+            return Run.open(name).trained()[0].cpu()
+        if Path(name).exists():
+            return EquivariantCNF.load(name)
+        return EquivariantCNF.pretrained(name)
