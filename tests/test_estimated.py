@@ -268,22 +268,20 @@ def test_the_adjoint_of_an_estimate_is_its_gradient():
     torch.testing.assert_close(found[1], found[0], rtol=1e-3, atol=1e-4)
 
 
-def test_a_flow_trained_with_an_estimate_is_better_by_its_dense_trace():
+def test_training_with_an_estimate_arrives_where_training_with_the_dense_trace_does():
     lattice = Lattice((2, 2))
-    field = DeepAttentionField(lattice, **SMALL, trace="hutchinson")
-    flow = EquivariantCNF(lattice, vector_field=field, solver=Solver("rk4", steps=2))
     action = Phi4(lattice, m2=-4.0, lam=8.0)
-    exact = flow.with_trace("dense")
-
-    def ess() -> float:
+    found = []
+    for trace in ("hutchinson", "dense"):
+        field = DeepAttentionField(lattice, **SMALL, trace=trace)
+        flow = EquivariantCNF(lattice, vector_field=field, solver=Solver("rk4", steps=3))
+        options = {"steps": 25, "batch_size": 64, "learning_rate": 5e-3, "warmup": 0, "progress": False}
+        fit(flow, action, objective=PathGradient(solver=flow.solver), **options)
+        exact = flow.with_trace("dense")
         ensemble = importance_sample(exact, action, 512, certify=0, generator=generator())
-        return ensemble.effective_sample_size().mean
-
-    before = ess()
-    objective = PathGradient(solver=flow.solver)
-    fit(flow, action, steps=20, batch_size=32, warmup=0, objective=objective, progress=False)
-    assert ess() > before + 0.1
-    assert check_vector_field(exact.vector_field).ok
+        found.append(ensemble.effective_sample_size().mean)
+        assert check_vector_field(exact.vector_field).ok
+    assert found[0] == pytest.approx(found[1], abs=0.02)
 
 
 def test_samples_are_those_of_the_dense_trace_and_weights_are_shared():

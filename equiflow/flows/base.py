@@ -84,7 +84,9 @@ class Flow(nn.Module, ABC):
         This is what training takes: a flow whose log-determinants are estimated gives its estimate.
         """
         z = self.prior.rsample(check_count(n_samples, "n_samples", minimum=0), generator)
-        phi, log_det = self._transform_to_train(z, generator)
+        return self._with_log_prob(z, *self._transform_to_train(z, generator))
+
+    def _with_log_prob(self, z: Tensor, phi: Tensor, log_det: Tensor) -> tuple[Tensor, Tensor]:
         return phi, self.prior.log_prob(z) - log_det
 
     def _transform_to_train(self, z: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
@@ -105,8 +107,7 @@ class Flow(nn.Module, ABC):
             ValueError: if the flow's log-determinants are only estimated.
         """
         z = self.prior.rsample(check_count(n_samples, "n_samples", minimum=0), generator)
-        phi, log_det = self.transform_and_log_det(z)
-        return phi, self.prior.log_prob(z) - log_det
+        return self._with_log_prob(z, *self.transform_and_log_det(z))
 
     @torch.no_grad()
     def sample(self, n_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
