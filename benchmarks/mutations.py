@@ -103,6 +103,46 @@ STATISTICS = ("test_statistics.py",)
 
 MUTANTS = (
     Mutant(
+        "signs of a probe",
+        "vector_fields/estimated.py",
+        "field._probes = (2 * signs - 1).to(phi.dtype)",
+        "field._probes = signs.to(phi.dtype)",
+        "probes are not white, so the estimated divergence is biased",
+        ("test_estimated.py::test_divergence_and_score_rate_of_a_field_are_unbiased",),
+    ),
+    Mutant(
+        "complement of the range",
+        "nn/traces.py",
+        "outside = outside - Q @ (Q.mT @ outside)",
+        "outside = outside - Q @ (Q.mT @ outside) / 2",
+        "part of the trace on the range of Q is counted twice",
+        ("test_estimated.py::test_estimates_are_unbiased_and_a_bias_is_seen",),
+    ),
+    Mutant(
+        "refusal of estimates",
+        "vector_fields/base.py",
+        "if not self.trace_is_exact:",
+        "if not self.trace_is_exact and torch.is_grad_enabled():",
+        "an estimated log q passes for an exact one where results are drawn",
+        ("test_estimated.py::test_results_refuse_an_estimate_and_take_the_dense_trace",),
+    ),
+    Mutant(
+        "covariance of keys and values",
+        "vector_fields/attention.py",
+        "(slope.query * (both - key * heard))",
+        "(slope.query * both)",
+        "the divergence takes attention's normalisation for a constant",
+        ("test_attention.py::test_a_wrong_divergence_is_seen", "test_attention.py::test_every_law_holds"),
+    ),
+    Mutant(
+        "axes of a steerable layer",
+        "nn/steerable_convolution.py",
+        "u.roll(offset, (-2, -1))",
+        "u.roll(offset, (-1, -2))",
+        "kernels act on offsets reflected at the diagonal, their channels do not follow",
+        ("test_deep_steerable.py",),
+    ),
+    Mutant(
         "frequency without a graph",
         "vector_fields/shallow.py",
         "return velocity, self._divergence(slopes * omega, kernel)",

@@ -21,6 +21,9 @@ from equiflow.solvers import Solver
 from equiflow.symmetry import SymmetryGroup
 from equiflow.testing import randomise
 from equiflow.vector_fields import (
+    AttentionField,
+    DeepAttentionField,
+    DeepSteerableField,
     FactorisedConvField,
     MultipletField,
     O3Field,
@@ -155,8 +158,55 @@ def steerable_fields(draw: st.DrawFn, group: SymmetryGroup) -> SteerableField:
     )
 
 
+@st.composite
+def attention_fields(draw: st.DrawFn, group: SymmetryGroup) -> AttentionField:
+    return AttentionField(
+        group.lattice,
+        group=group,
+        kernel_size=draw(kernel_sizes(group.lattice)),
+        n_heads=draw(st.integers(1, 2)),
+        n_score=draw(st.integers(1, 2)),
+        n_frequencies=draw(st.integers(1, 2)),
+        n_time_modes=draw(st.integers(1, 2)),
+        max_frequency=2.0,
+    )
+
+
+@st.composite
+def deep_attention_fields(draw: st.DrawFn, group: SymmetryGroup) -> DeepAttentionField:
+    return DeepAttentionField(
+        group.lattice,
+        group=group,
+        kernel_size=draw(kernel_sizes(group.lattice)),
+        n_channels=draw(st.integers(1, 2)),
+        n_layers=draw(st.integers(2, 3)),
+        n_heads=1,
+        n_score=draw(st.integers(1, 2)),
+        n_frequencies=1,
+        n_time_modes=draw(st.integers(1, 2)),
+        max_frequency=2.0,
+    )
+
+
+@st.composite
+def deep_steerable_fields(draw: st.DrawFn, group: SymmetryGroup) -> DeepSteerableField:
+    return DeepSteerableField(
+        group.lattice,
+        group=group,
+        representation=draw(st.sampled_from(["trivial", "regular", ["trivial", "regular"]])),
+        multiplicity=1,
+        n_layers=draw(st.integers(1, 2)),
+        kernel_size=draw(st.sampled_from([None, 1, min(2, *group.lattice.shape)])),
+        n_time_modes=draw(st.integers(1, 2)),
+        max_frequency=2.0,
+    )
+
+
 #: how to draw each family; one entry per name in `VECTOR_FIELDS` puts it under every law
 FIELDS: dict[str, Callable[[SymmetryGroup], st.SearchStrategy[VectorField]]] = {
+    "AttentionField": attention_fields,
+    "DeepAttentionField": deep_attention_fields,
+    "DeepSteerableField": deep_steerable_fields,
     "FactorisedConvField": factorised_fields,
     "O3Field": o3_fields,
     "OrbitConvField": orbit_conv_fields,
@@ -166,12 +216,15 @@ FIELDS: dict[str, Callable[[SymmetryGroup], st.SearchStrategy[VectorField]]] = {
 
 #: which lattices a family takes, if not all
 SUITS: dict[str, Callable[[Lattice], bool]] = {
+    # A dense trace takes as many backward passes as there are sites.
+    "DeepAttentionField": lambda lattice: lattice.volume <= 18,
+    "DeepSteerableField": lambda lattice: lattice.dim == 2 and lattice.volume <= 18,
     "O3Field": lambda lattice: lattice.dim == 3,
     "SteerableField": lambda lattice: lattice.dim == 2,
 }
 
 #: the package that a family needs, if any
-NEEDS: dict[str, str] = {"O3Field": "e3nn", "SteerableField": "escnn"}
+NEEDS: dict[str, str] = {"DeepSteerableField": "escnn", "O3Field": "e3nn", "SteerableField": "escnn"}
 
 
 def families(lattice: Lattice) -> list[str]:

@@ -183,7 +183,7 @@ def test_batches_are_drawn_evenly():
     flow, seen = build(), []
 
     class Watching(ForwardKL):
-        def _log_prob(self, flow: Flow, phi: Tensor) -> tuple[Tensor, int]:
+        def _log_prob(self, flow, phi, generator):
             seen.append(phi[:, 0, 0])
             return phi.sum((1, 2)), 0
 

@@ -68,17 +68,30 @@ class Flow(nn.Module, ABC):
         return self.prior.device
 
     def log_prob(self, phi: Tensor) -> Tensor:
-        """`log q(phi)`, absolute, `(batch,)`."""
+        """`log q(phi)`, absolute, `(batch,)`.
+
+        Raises:
+            ValueError: if the flow's log-determinants are only estimated.
+        """
         z, log_det = self.inverse_and_log_det(phi)
         return self.prior.log_prob(z) + log_det
 
     def rsample_and_log_prob(
         self, n_samples: int, *, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Draw `phi` and `log q(phi)`, both differentiable in the parameters of the flow."""
+        """Draw `phi` and `log q(phi)`, both differentiable in the parameters of the flow.
+
+        This is what training takes: a flow whose log-determinants are estimated gives its estimate.
+        """
         z = self.prior.rsample(check_count(n_samples, "n_samples", minimum=0), generator)
-        phi, log_det = self.transform_and_log_det(z)
+        return self._with_log_prob(z, *self._transform_to_train(z, generator))
+
+    def _with_log_prob(self, z: Tensor, phi: Tensor, log_det: Tensor) -> tuple[Tensor, Tensor]:
         return phi, self.prior.log_prob(z) - log_det
+
+    def _transform_to_train(self, z: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        """`transform_and_log_det`, or an unbiased estimate of it where that refuses to give one."""
+        return self.transform_and_log_det(z)
 
     @torch.no_grad()
     def sample_and_log_prob(
@@ -89,12 +102,17 @@ class Flow(nn.Module, ABC):
         Args:
             n_samples: how many, >= 0.
             generator: source of randomness, on the flow's device; the global one by default.
-        """
-        return self.rsample_and_log_prob(n_samples, generator=generator)
 
+        Raises:
+            ValueError: if the flow's log-determinants are only estimated.
+        """
+        z = self.prior.rsample(check_count(n_samples, "n_samples", minimum=0), generator)
+        return self._with_log_prob(z, *self.transform_and_log_det(z))
+
+    @torch.no_grad()
     def sample(self, n_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Draw `(n_samples, *lattice)` configurations of the model."""
-        return self.sample_and_log_prob(n_samples, generator=generator)[0]
+        return self.rsample_and_log_prob(n_samples, generator=generator)[0]
 
     def distribution(self) -> FlowDistribution:
         """The model as a `torch.distributions.Distribution` over configurations."""

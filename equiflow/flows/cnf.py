@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ from equiflow.actions import Action
 from equiflow.allocation import keep_freed_memory
 from equiflow.compilation import Compiled
 from equiflow.flows.base import Flow
-from equiflow.flows.recipes import describe, dtype_named, load_weights, rebuild, space_of
+from equiflow.flows.path import PathSample
+from equiflow.flows.recipes import describe, dtype_named, load_weights, pretrained_file, rebuild, space_of
 from equiflow.group import Group
 from equiflow.lattice import Lattice, Space, check_count, check_type
 from equiflow.ode import Solution, State, integrate
@@ -24,25 +25,6 @@ from equiflow.resizing import space_on
 from equiflow.solvers import Solver, SolverChoice, choose_solver
 from equiflow.storage import CheckpointError, load_safely, save_atomically
 from equiflow.vector_fields import VECTOR_FIELDS, VectorField, default_field
-
-
-@dataclass(frozen=True)
-class PathSample:
-    """Model samples with what the path gradient needs. Only `phi` and `kinetic_energy` keep a graph.
-
-    Attributes:
-        phi: `(batch, *lattice)`.
-        log_q: `(batch,)`.
-        score: `grad log q(phi)`, `(batch, *lattice)`.
-        kinetic_energy: `int_0^1 sum_x v_x^2 dt` along each trajectory, `(batch,)`.
-        nfe: evaluations of the vector field.
-    """
-
-    phi: Tensor
-    log_q: Tensor
-    score: Tensor
-    kinetic_energy: Tensor
-    nfe: int
 
 
 class EquivariantCNF(Flow):
@@ -99,12 +81,12 @@ class EquivariantCNF(Flow):
         self.compiled = compile
         self._compiled: dict[str, Compiled] = {}
 
-    def _evaluate(self, what: str, *arguments: Any) -> Any:
-        """Call a method of the vector field, compiled or not."""
-        if not self.compiled:
-            return getattr(self.vector_field, what)(*arguments)
+    def _evaluate(self, field: VectorField, what: str, *arguments: Any) -> Any:
+        """Call a method of the vector field, compiled or not; one for a single solve is not compiled."""
+        if not self.compiled or field is not self.vector_field:
+            return getattr(field, what)(*arguments)
         if what not in self._compiled:
-            self._compiled[what] = Compiled(getattr(self.vector_field, what))
+            self._compiled[what] = Compiled(getattr(field, what))
         return self._compiled[what](*arguments)
 
     @property
@@ -138,31 +120,63 @@ class EquivariantCNF(Flow):
             compile=self.compiled,
         )
 
+    def with_trace(self, trace: str, *, n_probes: int = 1) -> EquivariantCNF:
+        """The same flow, weights and all, with another trace of its field, see `VectorField.with_trace`."""
+        flow = EquivariantCNF(
+            self.space,
+            vector_field=self.vector_field.with_trace(trace, n_probes=n_probes),
+            prior=self.prior,
+            solver=self.solver,
+            compile=self.compiled,
+        )
+        flow.about = dict(self.about)
+        return flow
+
+    def _transform_to_train(self, z: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        if self.vector_field.trace_is_exact:
+            return self.transform_and_log_det(z)
+        phi, log_det = self.solve(self._check_input(z, "z"), 0.0, 1.0, generator=generator).state
+        return phi, log_det
+
     def transform_and_log_det(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """See `Flow.transform_and_log_det`."""
+        self.vector_field.demand_exact_trace()
         phi, log_det = self.solve(self._check_input(z, "z"), 0.0, 1.0).state
         return phi, log_det
 
     def inverse_and_log_det(self, phi: Tensor) -> tuple[Tensor, Tensor]:
         """See `Flow.inverse_and_log_det`."""
+        self.vector_field.demand_exact_trace()
         z, log_det = self.solve(self._check_input(phi, "phi"), 1.0, 0.0).state
         return z, log_det
 
-    def solve(self, phi: Tensor, t0: float, t1: float, *, solver: Solver | None = None) -> Solution:
+    def solve(
+        self,
+        phi: Tensor,
+        t0: float,
+        t1: float,
+        *,
+        solver: Solver | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Solution:
         """Integrate `(phi, log_det)` from flow time `t0` to `t1`, with statistics.
+
+        An estimated divergence gives an estimate of `log_det`, good for training alone.
 
         Args:
             phi: `(batch, *lattice)` at time `t0`.
             t0: initial flow time.
             t1: final flow time; may be smaller than `t0`.
             solver: instead of the flow's own.
+            generator: source of randomness of an estimated divergence, on the flow's device.
 
         Returns:
             A `Solution` whose state is `phi` at `t1` and `log_det = int_t0^t1 div v dt`.
         """
+        field = self.vector_field.for_solve(phi, generator)
 
         def rates(t: Tensor, state: State) -> State:
-            return self._evaluate("velocity_and_divergence", state[0], t)
+            return self._evaluate(field, "velocity_and_divergence", state[0], t)
 
         state = (phi, phi.new_zeros(len(phi)))
         parameters = self.vector_field.parameters()
@@ -187,13 +201,14 @@ class EquivariantCNF(Flow):
         with torch.no_grad():
             score, log_q = self.prior.score(z), self.prior.log_prob(z)
         zeros = z.new_zeros(n_samples)
+        field = self.vector_field.for_solve(z, generator)
 
         def path(t: Tensor, state: State) -> State:
-            rates = self._evaluate("path_rates", state[0], t, state[3].detach())
+            rates = self._evaluate(field, "path_rates", state[0], t, state[3].detach())
             return rates.velocity, self._power(rates.velocity), rates.divergence, rates.score_rate
 
         def trajectory(t: Tensor, state: State) -> State:
-            velocity = self._evaluate("velocity", state[0], t)
+            velocity = self._evaluate(field, "velocity", state[0], t)
             return velocity, self._power(velocity)
 
         if not (solver.adjoint and torch.is_grad_enabled()):
@@ -266,6 +281,7 @@ class EquivariantCNF(Flow):
         return reference
 
     def _transform_and_count(self, z: Tensor) -> tuple[Tensor, Tensor, int]:
+        self.vector_field.demand_exact_trace()
         solution = self.solve(z, 0.0, 1.0)
         phi, log_det = solution.state
         return phi, log_det, solution.nfe
@@ -364,11 +380,7 @@ class EquivariantCNF(Flow):
         >>> flow.about["action"]
         'Phi4(shape=(8, 8), m2=-4.0, lam=6.008)'
         """
-        folder = Path(__file__).parents[1] / "pretrained"
-        known = sorted(path.stem for path in folder.glob("*.pt"))
-        if name not in known:
-            raise ValueError(f"There is no pretrained flow {name!r}; expected one of {', '.join(known)}.")
-        return cls.load(folder / f"{name}.pt", device=device, compile=compile)
+        return cls.load(pretrained_file(name), device=device, compile=compile)
 
     def extra_repr(self) -> str:
         """What `repr` shows besides the modules."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -51,6 +52,19 @@ def space_of(content: Mapping[str, Any]) -> Space:
     if len(kinds) != 1:
         raise ValueError(f"expected the shape of one of {', '.join(SPACES)}, got {kinds or 'none'}")
     return SPACES[kinds[0]].of_shape(tuple(content[kinds[0]]))
+
+
+def pretrained_file(name: str) -> Path:
+    """Where the flow of that name lies.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    folder = Path(__file__).parents[1] / "pretrained"
+    known = sorted(path.stem for path in folder.glob("*.pt"))
+    if name not in known:
+        raise ValueError(f"There is no pretrained flow {name!r}; expected one of {', '.join(known)}.")
+    return folder / f"{name}.pt"
 
 
 def dtype_named(name: str) -> torch.dtype:

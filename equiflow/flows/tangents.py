@@ -42,6 +42,7 @@ def log_q_tangents(
     """
     check_type(flow, EquivariantCNF, "flow")
     check_count(intervals, "intervals")
+    flow.vector_field.demand_exact_trace()
     phi = flow.prior.rsample(check_count(n_samples, "n_samples"), generator)
     score, field = flow.prior.score(phi), flow.vector_field
     of_prior = flow.prior.parameter_score(phi)

@@ -82,6 +82,7 @@ def divergence_error(
     field: VectorField, *, phi: Tensor | None = None, times: tuple[float, ...] = TIMES
 ) -> float:
     """`max |div v - tr dv/dphi|` relative to the largest trace, with the dense Jacobian on all sites."""
+    field.demand_exact_trace()
     phi = configurations(field, field.space) if phi is None else phi
     worst = 0.0
     for t in times:

@@ -47,15 +47,15 @@ class ForwardKL:
     ) -> ObjectiveValue:
         """See `Objective`."""
         phi = draw(self.samples, flow, action, batch_size, generator)
-        log_q, nfe = self._log_prob(flow, phi)
+        log_q, nfe = self._log_prob(flow, phi, generator)
         fixed = log_q.detach()
         return ObjectiveValue(
             -log_q.mean(), None, nfe, value=-fixed.mean(), target_log_weight=-action(phi) - fixed
         )
 
-    def _log_prob(self, flow: Flow, phi: Tensor) -> tuple[Tensor, int]:
+    def _log_prob(self, flow: Flow, phi: Tensor, generator: torch.Generator | None) -> tuple[Tensor, int]:
         if isinstance(flow, EquivariantCNF):
-            solution = flow.solve(phi, 1.0, 0.0, solver=self.solver)
+            solution = flow.solve(phi, 1.0, 0.0, solver=self.solver, generator=generator)
             z, log_det = solution.state
             return flow.prior.log_prob(z) + log_det, solution.nfe
         if self.solver is not None:

@@ -14,7 +14,8 @@ class History:
         loss: what is minimised, on the batch: `mean(log q + S)` for the reverse divergence, whose minimum
             is `-log Z`; `ObjectiveValue.loss` in general.
         ess: effective sample size on the batch (small and noisy: a monitor, no result): the reverse one,
-            the forward one if the objective draws target samples only, None if it weighs nothing.
+            the forward one if the objective draws target samples only, None if it weighs nothing. The
+            noise of an estimated trace (`EstimatedField`) lowers it.
         grad_norm: Euclidean norm of the gradient before clipping.
         learning_rate: of the step.
         nfe: evaluations of the vector field in the forward solve.

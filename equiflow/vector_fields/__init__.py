@@ -1,6 +1,9 @@
 """Vector fields: the place for new ideas. Subclass `VectorField`, fill in one method, run the harness."""
 
+from equiflow.vector_fields.attention import AttentionField, DeepAttentionField
 from equiflow.vector_fields.base import PathRates, VectorField, default_field
+from equiflow.vector_fields.deep_steerable import DeepSteerableField
+from equiflow.vector_fields.estimated import EstimatedField
 from equiflow.vector_fields.factorised import FactorisedConvField
 from equiflow.vector_fields.multiplet import MultipletField
 from equiflow.vector_fields.o3 import O3Field
@@ -12,6 +15,9 @@ from equiflow.vector_fields.two_convolutions import TwoConvolutionField, TwoKern
 
 #: fields that a checkpoint can name; a field of your own is passed to `EquivariantCNF.load` instead
 VECTOR_FIELDS: dict[str, type[VectorField]] = {
+    "AttentionField": AttentionField,
+    "DeepAttentionField": DeepAttentionField,
+    "DeepSteerableField": DeepSteerableField,
     "FactorisedConvField": FactorisedConvField,
     "MultipletField": MultipletField,
     "O3Field": O3Field,
@@ -22,6 +28,10 @@ VECTOR_FIELDS: dict[str, type[VectorField]] = {
 
 __all__ = [
     "VECTOR_FIELDS",
+    "AttentionField",
+    "DeepAttentionField",
+    "DeepSteerableField",
+    "EstimatedField",
     "FactorisedConvField",
     "MultipletField",
     "O3Field",

@@ -54,6 +54,35 @@ class VectorField(nn.Module, ABC):
         """The lattice on which the field lives."""
         return lattice_of(self.space)
 
+    @property
+    def trace_is_exact(self) -> bool:
+        """Whether the divergence is exact; an `EstimatedField` may only estimate it, for training."""
+        return True
+
+    def with_trace(self, trace: str, *, n_probes: int = 1) -> VectorField:
+        """The same field, weights and all, with its divergence by another method, see `EstimatedField`.
+
+        Raises:
+            TypeError: if the divergence has a closed form.
+        """
+        raise TypeError(f"The divergence of {type(self).__name__} has a closed form; it is always exact.")
+
+    def demand_exact_trace(self) -> None:
+        """Raise unless the divergence is exact.
+
+        Raises:
+            ValueError: if it is estimated.
+        """
+        if not self.trace_is_exact:
+            raise ValueError(
+                f"The divergence of {type(self).__name__} is only estimated: enough for training, not for "
+                'results. Take them from flow.with_trace("dense"), which has the same weights.'
+            )
+
+    def for_solve(self, phi: Tensor, generator: torch.Generator | None = None) -> VectorField:
+        """The field for one solve that starts at `phi`: whatever is random is drawn here. Else itself."""
+        return self
+
     @abstractmethod
     def velocity_and_divergence(self, phi: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
         """Velocity and divergence at flow time `t`.

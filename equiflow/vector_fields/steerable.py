@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -60,10 +61,10 @@ class SteerableField(TwoConvolutionField):
         max_frequency: float = 8.0,
         seed: int = 0,
     ) -> None:
-        group = _group_in_the_plane(lattice, group)
+        group = group_in_the_plane(lattice, group)
         check_count(multiplicity, "multiplicity")
         check_count(seed, "seed", minimum=0)
-        size = _size_on(lattice, group, kernel_size)
+        size = size_on(lattice, group, kernel_size, DEFAULT_KERNEL_SIZE)
         names = representation_names(group, representation)
         fields = [channel_field(group, name) for name in names]
         pointwise = FieldwisePointwise(
@@ -88,7 +89,8 @@ class SteerableField(TwoConvolutionField):
         self._sites_of(basis)
         #: which of escnn's elements are left on a lattice that is as small as the kernel
         self._kept = (self._folded(basis).flatten(1).norm(dim=1) > 1e-6).nonzero().flatten()
-        _check_kernels(names, field_of[self._kept], size, lattice)
+        left = set(field_of[self._kept].tolist())
+        check_reached(names, [n in left for n in range(len(names))], size, lattice)
         # A checkpoint carries the kernels that its weights belong to.
         self.register_buffer("basis", basis[self._kept].to(torch.get_default_dtype()))
         shape = (n_time_modes, multiplicity, len(self._kept))
@@ -171,7 +173,12 @@ class SteerableField(TwoConvolutionField):
         return field
 
 
-def _group_in_the_plane(lattice: Lattice, group: SymmetryGroup | None) -> SymmetryGroup:
+def group_in_the_plane(lattice: Lattice, group: SymmetryGroup | None) -> SymmetryGroup:
+    """The group, by default the whole one, on a lattice of two dimensions.
+
+    Raises:
+        ValueError: if the lattice has other dimensions, or is not the group's.
+    """
     check_type(lattice, Lattice, "lattice", "Write Lattice((16, 16)).")
     if lattice.dim != 2:
         raise ValueError(
@@ -182,10 +189,12 @@ def _group_in_the_plane(lattice: Lattice, group: SymmetryGroup | None) -> Symmet
     return group
 
 
-def _size_on(lattice: Lattice, group: SymmetryGroup, size: int | tuple[int, int] | None) -> tuple[int, int]:
-    """One number of offsets per axis, which fits the lattice."""
+def size_on(
+    lattice: Lattice, group: SymmetryGroup, size: int | tuple[int, int] | None, default: int
+) -> tuple[int, int]:
+    """One number of offsets per axis, which fits the lattice; `default`, or what fits, for None."""
     if size is None:
-        first, second = (min(DEFAULT_KERNEL_SIZE, side) for side in lattice.shape)
+        first, second = (min(default, side) for side in lattice.shape)
     else:
         group.offset_orbits(size)  # raises if it does not fit
         first, second = (size, size) if isinstance(size, int) else size
@@ -206,10 +215,16 @@ def _basis_of(group: SymmetryGroup, names: tuple[str, ...], size: tuple[int, int
     return torch.cat(padded), field_of
 
 
-def _check_kernels(names: tuple[str, ...], field_of: Tensor, size: tuple[int, int], lattice: Lattice) -> None:
-    left = set(field_of.tolist())
-    empty = [name for n, name in enumerate(names) if n not in left]
-    if empty:
+def check_reached(
+    names: Sequence[str], reached: Sequence[bool], size: tuple[int, int], lattice: Lattice
+) -> None:
+    """Raise if no kernel leads to one of the channels.
+
+    Raises:
+        ValueError: naming the representations.
+    """
+    if not all(reached):
+        empty = [name for name, found in zip(names, reached, strict=True) if not found]
         raise ValueError(
             f"No steerable kernel of size {size} leads from a scalar to {', '.join(empty)} on the lattice "
             f"{lattice.shape}; take a larger kernel_size, or leave the representation out."

@@ -1,0 +1,116 @@
+"""Attention between the sites of a lattice, equivariant by construction."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from equiflow.lattice import Lattice, check_count
+from equiflow.nn.features import SineFeatures
+from equiflow.symmetry import SymmetryGroup
+
+
+class Projections(NamedTuple):
+    """Query, key and value of every site, or their derivatives: `(batch, head, V, component)` each."""
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+
+
+class LatticeAttention(nn.Module):
+    r"""`sum_h sum_y A_xy w(u_y)` with `A_xy = exp(s_xy) / (1 + sum_z exp(s_xz))`.
+
+    The score is `s_xy = q(u_x) . k(u_y) + b(x - y)`, and every head h has s and w of its own
+    (arXiv:1706.03762). Queries, keys and values are sitewise:
+    linear in sines and cosines of the channels. Translations and the point group hold since the bias b
+    is one number per orbit of offsets; Z2 holds where queries and keys take the even features, values
+    the odd ones. The 1 in the denominator is a key of score zero without a value: a site need not listen.
+
+    Every weight depends on flow time. At the start each head looks twice as far as the one before it.
+
+    Args:
+        group: ties the biases; its Z2 chooses the features.
+        n_in: channels that come in, scalars of the group.
+        n_out: channels that go out.
+        n_time_modes: size of the time basis.
+        n_heads: how many attentions are added up.
+        n_score: components of queries and keys.
+        n_frequencies: of the features of each channel.
+        max_frequency: largest initial one.
+        kernel_size: offsets per axis that a site listens to; `None` for the whole lattice.
+        seed: of the random weights at the start.
+        silent: whether all values are zero at the start.
+    """
+
+    def __init__(
+        self,
+        group: SymmetryGroup,
+        n_in: int,
+        n_out: int,
+        n_time_modes: int,
+        *,
+        n_heads: int = 4,
+        n_score: int = 4,
+        n_frequencies: int = 4,
+        max_frequency: float = 4.0,
+        kernel_size: int | tuple[int, ...] | None = None,
+        seed: int = 0,
+        silent: bool = True,
+    ) -> None:
+        super().__init__()
+        check_count(n_heads, "n_heads")
+        check_count(n_score, "n_score")
+        check_count(seed, "seed", minimum=0)
+        self.z2 = group.z2
+        self.features = SineFeatures(n_frequencies, 1, max_frequency=max_frequency, odd=False)
+        n_features = n_in * n_frequencies * (1 if group.z2 else 2)
+        orbits = group.offset_orbits(kernel_size)
+        self.query = nn.Parameter(torch.zeros(n_time_modes, n_heads, n_score, n_features))
+        self.key = nn.Parameter(torch.zeros(n_time_modes, n_heads, n_score, n_features))
+        self.value = nn.Parameter(torch.zeros(n_time_modes, n_heads, n_out, n_features))
+        self.bias = nn.Parameter(torch.zeros(n_time_modes, n_heads, len(orbits)))
+        self._start(orbits.mean(_squared_distance(group.lattice)), seed, silent)
+        orbit = orbits.index.flatten()[group.lattice.differences().mT]  # of x - y, at [x, y]
+        self.register_buffer("_orbit", orbit.clamp(min=0), False)
+        self.register_buffer("_outside", orbit < 0, False)
+
+    _orbit: Tensor
+    _outside: Tensor
+
+    @torch.no_grad()
+    def _start(self, distance2: Tensor, seed: int, silent: bool) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        for weight in [self.query, self.key] + ([] if silent else [self.value]):
+            noise = torch.randn(weight.shape[1:], generator=generator, dtype=torch.float64)
+            weight[0] = noise / weight.shape[-1] ** 0.5
+        radius2 = 0.25 * 4.0 ** torch.arange(self.bias.shape[1], dtype=torch.float64)
+        self.bias[0] = (1 - distance2 / (2 * radius2[:, None])).clamp(min=-8)
+
+    def forward(self, u: Tensor, time_values: Tensor) -> Tensor:
+        """Channels `(batch, n_out, V)` from channels `(batch, n_in, V)`."""
+        here = self.project(self.features(u).value, time_values)
+        return (self.weights(here, time_values) @ here.value).sum(1).mT
+
+    def project(self, features: Tensor, time_values: Tensor) -> Projections:
+        """Query, key and value, which are linear in features `(batch, n_in, feature, V)`."""
+        odd, even = (part.flatten(1, 2) for part in features.chunk(2, 2))
+        if not self.z2:
+            odd = even = torch.cat([odd, even], 1)
+        pairs = ((self.query, even), (self.key, even), (self.value, odd))
+        return Projections(*(torch.einsum("t,thcf,bfx->bhxc", time_values, weight, h) for weight, h in pairs))
+
+    def weights(self, here: Projections, time_values: Tensor) -> Tensor:
+        """`A_xy`, `(batch, head, V, V)`."""
+        bias = torch.tensordot(time_values, self.bias, 1)[:, self._orbit]
+        score = here.query @ here.key.mT + bias.masked_fill(self._outside, -torch.inf)
+        silence = score.new_zeros(()).expand(*score.shape[:-1], 1)
+        return torch.cat([score, silence], -1).softmax(-1)[..., :-1]
+
+
+def _squared_distance(lattice: Lattice) -> Tensor:
+    """`|x|^2` of each offset modulo the lattice, the nearest image, `(*lattice)` in float64."""
+    per_axis = [torch.fft.fftfreq(n, 1 / n, dtype=torch.float64).square() for n in lattice.shape]
+    return torch.stack(torch.meshgrid(*per_axis, indexing="ij")).sum(0)

@@ -1,0 +1,192 @@
+"""Fields whose sites attend to each other: message passing with relative positions."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from equiflow.lattice import Lattice, check_count
+from equiflow.nn.attention import LatticeAttention
+from equiflow.nn.kernels import spanning_kernel
+from equiflow.nn.time import CosineBasis
+from equiflow.precision import full_precision
+from equiflow.symmetry import SymmetryGroup, symmetry_on
+from equiflow.vector_fields.base import VectorField
+from equiflow.vector_fields.estimated import EstimatedField
+
+
+class AttentionField(VectorField):
+    r"""`v_x = (K_0 * phi)_x + sum_h sum_y A_xy w(phi_y)`, one layer of attention, with exact divergence.
+
+    `A_xy = exp(s_xy) / (1 + sum_z exp(s_xz))` and `s_xy = q(phi_x) . k(phi_y) + b(x - y)` for each head,
+    see `LatticeAttention`. Unlike a kernel, A depends on the configuration. Of the Jacobian only the
+    diagonal is needed, and that has a closed form,
+
+        `div v = V K_0(0) + sum_h sum_x [A_xx w'_x + q'_x . cov_x(k, w) + A_xx q_x . k'_x (w_x - <w>_x)]`
+
+    with `<w>_x = sum_y A_xy w_y` and `cov_x(k, w) = <k w>_x - <k>_x <w>_x`. It costs `O(V^2)`, as the
+    velocity does. In any dimension.
+
+    Args:
+        lattice: where the field lives.
+        group: symmetry to build in; by default translations x the full point group x Z2.
+        kernel_size: offsets per axis that a site listens to, any parity; `None` for the whole lattice.
+        n_heads: how many attentions are added up.
+        n_score: components of queries and keys.
+        n_frequencies: sines, and cosines, that queries, keys and values are made of.
+        n_time_modes: number of cosine modes of the weights' time dependence.
+        max_frequency: largest initial frequency of the features.
+        seed: of the random queries and keys at the start; the values are zero, the field stands still.
+
+    Raises:
+        ValueError: if the group acts on another lattice or the kernel does not fit.
+
+    >>> field = AttentionField(Lattice((4, 4)))
+    >>> velocity, divergence = field.velocity_and_divergence(torch.randn(3, 4, 4), 0.5)
+    >>> velocity.shape, divergence.shape
+    (torch.Size([3, 4, 4]), torch.Size([3]))
+    """
+
+    def __init__(
+        self,
+        lattice: Lattice,
+        *,
+        group: SymmetryGroup | None = None,
+        kernel_size: int | tuple[int, ...] | None = None,
+        n_heads: int = 4,
+        n_score: int = 4,
+        n_frequencies: int = 6,
+        n_time_modes: int = 4,
+        max_frequency: float = 4.0,
+        seed: int = 0,
+    ) -> None:
+        group = symmetry_on(lattice, group, "field")
+        super().__init__(group)
+        self._config: dict[str, Any] = {
+            "kernel_size": kernel_size,
+            "n_heads": n_heads,
+            "n_score": n_score,
+            "n_frequencies": n_frequencies,
+            "max_frequency": max_frequency,
+            "seed": seed,
+        }
+        self.time_basis = CosineBasis(n_time_modes)
+        self.linear = spanning_kernel(group, n_time_modes, 1, convolution="fourier")
+        self.attention = LatticeAttention(group, 1, 1, n_time_modes, **self._config)
+        self._config["n_time_modes"] = n_time_modes
+
+    @full_precision
+    def velocity_and_divergence(self, phi: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
+        """See `VectorField.velocity_and_divergence`."""
+        lattice, attention = self.lattice, self.attention
+        lattice.check(phi)
+        time_values = self.time_basis(t)
+        linear = self.linear(time_values)
+        features = attention.features(phi.flatten(1).unsqueeze(1))
+        here = attention.project(features.value, time_values)
+        slope = attention.project(features.first, time_values)
+        A = attention.weights(here, time_values)
+        n = here.key.shape[-1]
+        heard, key, both = (A @ torch.cat([here.value, here.key, here.key * here.value], -1)).split(
+            [1, n, n], -1
+        )
+        velocity = heard.sum(1).view_as(phi) + lattice.ifft(lattice.fft(phi) * linear.operand[0])
+        own = A.diagonal(dim1=-2, dim2=-1).unsqueeze(-1)
+        answer = (here.query * slope.key).sum(-1, keepdim=True)
+        trace = own * slope.value + own * answer * (here.value - heard)
+        trace = trace + (slope.query * (both - key * heard)).sum(-1, keepdim=True)
+        return velocity, trace.flatten(1).sum(1) + lattice.volume * linear.at_origin[0]
+
+    def config(self) -> dict[str, object]:
+        """See `VectorField.config`."""
+        return dict(self._config)
+
+
+class DeepAttentionField(EstimatedField):
+    r"""Layers of attention between channels, `u -> u + attention(u)`, from phi and back to a velocity.
+
+    `u_1 = attention_0(phi)`, `u_{l+1} = u_l + attention_l(u_l)`, `v = K_0 * phi + attention_n(u_n)`, with
+    channels that are scalars of the point group, odd under Z2, see `LatticeAttention`. A site hears of
+    others by way of third ones, so the divergence has no closed form: see `EstimatedField` for `trace`.
+
+    Args:
+        lattice: where the field lives.
+        group: symmetry to build in; by default translations x the full point group x Z2.
+        n_channels: of the layers in between.
+        n_layers: attentions in all, >= 2; `AttentionField` is the one with a single layer.
+        kernel_size: offsets per axis that a site listens to in each layer; `None` for the whole lattice.
+        n_heads: of each layer.
+        n_score: components of queries and keys.
+        n_frequencies: sines, and cosines, of each channel that queries, keys and values are made of.
+        n_time_modes: number of cosine modes of the weights' time dependence.
+        max_frequency: largest initial frequency of the features.
+        seed: of the random weights at the start; the last values are zero, the field stands still.
+        trace: `"dense"`, `"hutchinson"` or `"hutch++"`.
+        n_probes: of an estimate.
+
+    Raises:
+        ValueError: if the group acts on another lattice, the kernel does not fit, or there are too few
+            layers.
+
+    >>> field = DeepAttentionField(Lattice((4, 4)), trace="hutchinson")
+    >>> field.trace_is_exact, field.with_trace("dense").trace_is_exact
+    (False, True)
+    """
+
+    def __init__(
+        self,
+        lattice: Lattice,
+        *,
+        group: SymmetryGroup | None = None,
+        n_channels: int = 4,
+        n_layers: int = 2,
+        kernel_size: int | tuple[int, ...] | None = None,
+        n_heads: int = 4,
+        n_score: int = 4,
+        n_frequencies: int = 3,
+        n_time_modes: int = 4,
+        max_frequency: float = 4.0,
+        seed: int = 0,
+        trace: str = "dense",
+        n_probes: int = 1,
+    ) -> None:
+        group = symmetry_on(lattice, group, "field")
+        super().__init__(group, trace=trace, n_probes=n_probes)
+        check_count(n_channels, "n_channels")
+        check_count(n_layers, "n_layers", minimum=2)
+        shared: dict[str, Any] = {
+            "kernel_size": kernel_size,
+            "n_heads": n_heads,
+            "n_score": n_score,
+            "n_frequencies": n_frequencies,
+            "max_frequency": max_frequency,
+        }
+        own = {"n_channels": n_channels, "n_layers": n_layers, "n_time_modes": n_time_modes, "seed": seed}
+        self._config: dict[str, Any] = own | shared
+        self.time_basis = CosineBasis(n_time_modes)
+        self.linear = spanning_kernel(group, n_time_modes, 1, convolution="fourier")
+        widths = [1, *[n_channels] * (n_layers - 1), 1]
+        self.layers = nn.ModuleList(
+            LatticeAttention(group, n_in, n_out, n_time_modes, seed=seed + n, silent=n_out == 1, **shared)
+            for n, (n_in, n_out) in enumerate(pairwise(widths))
+        )
+
+    @full_precision
+    def velocity(self, phi: Tensor, t: Tensor | float) -> Tensor:
+        """See `VectorField.velocity`."""
+        lattice = self.lattice
+        lattice.check(phi)
+        time_values = self.time_basis(t)
+        first, *between, last = self.layers
+        u = first(phi.flatten(1).unsqueeze(1), time_values)
+        for layer in between:
+            u = u + layer(u, time_values)
+        linear = lattice.ifft(lattice.fft(phi) * self.linear(time_values).operand[0])
+        return last(u, time_values).view_as(phi) + linear
+
+    def config(self) -> dict[str, object]:
+        """See `VectorField.config`."""
+        return {**self._config, **super().config()}

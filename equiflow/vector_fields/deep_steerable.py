@@ -1,0 +1,118 @@
+"""Deep networks of steerable channels as vector fields."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from equiflow.lattice import Lattice, check_count
+from equiflow.nn.fieldwise import FieldwisePointwise
+from equiflow.nn.kernels import spanning_kernel
+from equiflow.nn.steerable import channel_field, representation_names
+from equiflow.nn.steerable_convolution import SteerableConvolution
+from equiflow.nn.time import CosineBasis
+from equiflow.precision import full_precision
+from equiflow.symmetry import SymmetryGroup
+from equiflow.vector_fields.estimated import EstimatedField
+from equiflow.vector_fields.steerable import check_reached, group_in_the_plane, size_on
+
+DEFAULT_KERNEL_SIZE = 3
+
+
+class DeepSteerableField(EstimatedField):
+    r"""A residual network of steerable channels: `u_0 = K * phi`, `u_{l+1} = u_l + W_l * G_l(u_l)`.
+
+    Then `v = K_0 * phi + K' * G_n(u_n)`. The channels transform by any representation of the point group,
+    K, W, K' are escnn's steerable kernels (arXiv:1911.08251), symmetric to rounding in every precision,
+    and G commutes with the group, see `FieldwisePointwise`; it is odd, and nothing has a bias, where the
+    group has Z2. `K_0` spans the lattice. All kernels depend on flow time. The divergence has no closed
+    form, see `EstimatedField` for `trace`; `SteerableField`, without the layers in between, has one.
+
+    Two dimensions only, and escnn must be installed: `pip install 'equiflow[steerable]'`.
+
+    Args:
+        lattice: where the field lives.
+        group: symmetry to build in; by default translations x the full point group x Z2.
+        representation: `"trivial"`, `"regular"`, `"vector"`, the name of an irrep (`"irrep_1,2"`), a list
+            of them, or an `escnn.nn.FieldType`: how the channels transform.
+        multiplicity: how many times the list of representations is taken.
+        n_layers: convolutions W between channels.
+        kernel_size: offsets per axis of K, W and K', any parity; `None` for 3, or what fits the lattice.
+        n_time_modes: number of cosine modes of the kernels' time dependence.
+        max_frequency: the nonlinearities' frequencies start evenly on (0, max_frequency].
+        seed: of the random K and W at the start; K' and `K_0` are zero, so that the field stands still.
+        trace: `"dense"`, `"hutchinson"` or `"hutch++"`.
+        n_probes: of an estimate.
+
+    Raises:
+        ValueError: if the lattice is not two-dimensional, the group acts on another one, the kernel does
+            not fit, or a representation is unknown or has no kernel of that size.
+        ImportError: without escnn.
+    """
+
+    def __init__(
+        self,
+        lattice: Lattice,
+        *,
+        group: SymmetryGroup | None = None,
+        representation: object = "regular",
+        multiplicity: int = 2,
+        n_layers: int = 2,
+        kernel_size: int | tuple[int, int] | None = None,
+        n_time_modes: int = 4,
+        max_frequency: float = 4.0,
+        seed: int = 0,
+        trace: str = "dense",
+        n_probes: int = 1,
+    ) -> None:
+        group = group_in_the_plane(lattice, group)
+        super().__init__(group, trace=trace, n_probes=n_probes)
+        check_count(multiplicity, "multiplicity")
+        check_count(n_layers, "n_layers")
+        check_count(seed, "seed", minimum=0)
+        size = size_on(lattice, group, kernel_size, DEFAULT_KERNEL_SIZE)
+        names = representation_names(group, representation)
+        self._config: dict[str, Any] = {
+            "representation": list(names),
+            "multiplicity": multiplicity,
+            "n_layers": n_layers,
+            "kernel_size": size,
+            "n_time_modes": n_time_modes,
+            "max_frequency": max_frequency,
+            "seed": seed,
+        }
+        self.time_basis = CosineBasis(n_time_modes)
+        self.linear = spanning_kernel(group, n_time_modes, 1, convolution="fourier")
+        scalar, m = ("trivial",), multiplicity
+        self.lift = SteerableConvolution(group, scalar, names, size, n_time_modes, copies=(1, m), seed=seed)
+        check_reached(names, self.lift.reached, size, lattice)
+        self.layers = nn.ModuleList(
+            SteerableConvolution(group, names, names, size, n_time_modes, copies=(m, m), seed=seed + n)
+            for n in range(1, n_layers + 1)
+        )
+        self.descend = SteerableConvolution(group, names, scalar, size, n_time_modes, copies=(m, 1))
+        fields = [channel_field(group, name) for name in names]
+        sizes, permutes = [field.size for field in fields], [field.permutes for field in fields]
+        options: dict[str, Any] = {"copies": m, "max_frequency": max_frequency, "odd": group.z2}
+        self.pointwise = nn.ModuleList(
+            FieldwisePointwise(sizes, permutes, lattice.dim, **options) for _ in range(n_layers + 1)
+        )
+
+    @full_precision
+    def velocity(self, phi: Tensor, t: Tensor | float) -> Tensor:
+        """See `VectorField.velocity`."""
+        lattice = self.lattice
+        lattice.check(phi)
+        time_values = self.time_basis(t)
+        u = self.lift(phi.unsqueeze(1), time_values)
+        no_overlap = u.new_zeros(u.shape[1], u.shape[1])
+        *between, last = self.pointwise
+        for G, W in zip(between, self.layers, strict=True):
+            u = u + W(G(u, no_overlap)[0], time_values)
+        linear = lattice.ifft(lattice.fft(phi) * self.linear(time_values).operand[0])
+        return self.descend(last(u, no_overlap)[0], time_values).squeeze(1) + linear
+
+    def config(self) -> dict[str, object]:
+        """See `VectorField.config`."""
+        return {**self._config, **super().config()}
