@@ -18,6 +18,7 @@ from equiflow.flows import (
 from equiflow.group import Group
 from equiflow.lattice import Lattice, Multiplet, Particles, Space
 from equiflow.orthogonal import EuclideanGroup, MultipletGroup
+from equiflow.particles import CoulombGas, TrappedGaussian
 from equiflow.priors import FreeField, Prior, StandardNormal
 from equiflow.samplers import (
     HMC,
@@ -51,6 +52,7 @@ from equiflow.vector_fields import (
     MultipletField,
     O3Field,
     OrbitConvField,
+    ParticleField,
     PotentialField,
     SteerableField,
     VectorField,
@@ -67,6 +69,7 @@ __all__ = [
     "Chain",
     "CheckpointError",
     "ConditionalFlow",
+    "CoulombGas",
     "CouplingFlow",
     "Ensemble",
     "EquivariantCNF",
@@ -92,6 +95,7 @@ __all__ = [
     "ONModel",
     "OrbitConvField",
     "OverCouplings",
+    "ParticleField",
     "Particles",
     "PathGradient",
     "Phi4",
@@ -107,6 +111,7 @@ __all__ = [
     "SymmetryGroup",
     "SymplecticFlow",
     "TrainingDivergedError",
+    "TrappedGaussian",
     "VectorField",
     "__version__",
     "effective_sample_size",

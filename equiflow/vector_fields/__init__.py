@@ -4,6 +4,7 @@ from equiflow.vector_fields.base import PathRates, VectorField, default_field
 from equiflow.vector_fields.multiplet import MultipletField
 from equiflow.vector_fields.o3 import O3Field
 from equiflow.vector_fields.orbit_conv import OrbitConvField
+from equiflow.vector_fields.particles import ParticleField
 from equiflow.vector_fields.potential import PotentialField
 from equiflow.vector_fields.steerable import SteerableField
 from equiflow.vector_fields.two_convolutions import TwoConvolutionField, TwoKernels
@@ -13,6 +14,7 @@ VECTOR_FIELDS: dict[str, type[VectorField]] = {
     "MultipletField": MultipletField,
     "O3Field": O3Field,
     "OrbitConvField": OrbitConvField,
+    "ParticleField": ParticleField,
     "PotentialField": PotentialField,
     "SteerableField": SteerableField,
 }
@@ -22,6 +24,7 @@ __all__ = [
     "MultipletField",
     "O3Field",
     "OrbitConvField",
+    "ParticleField",
     "PathRates",
     "PotentialField",
     "SteerableField",
