@@ -31,11 +31,11 @@ class Jet:
 
 
 class Neighbourhood(nn.Module):
-    r"""`u_i^{lc} = sum_j R_c(q) Y_l(y)` with `y = (x_i - x_j) / w_c`, `q = y^2` and `R_c = (1 + q)^{-p}`.
+    r"""`u_i^{lc} = sum_j R_c(x_ij) Y_l(x_ij) / w_c^l` with `x_ij = x_i - x_j`, `R_c = (1 + (r / w_c)^2)^{-3/2}`.
 
-    Y_l are solid harmonics, homogeneous polynomials of degree l: 1, the vector y, and in three dimensions
-    those of higher degree. Everything is smooth where two particles meet. At large distances the vectors
-    fall off as the force of a charge does (p = 3/2).
+    Y_l are solid harmonics, homogeneous polynomials of degree l: 1, the vector itself, and in three
+    dimensions those of higher degree. Everything is smooth where two particles meet; far away the vectors
+    fall off as the force between two charges.
 
     Args:
         dim: of space.
@@ -50,36 +50,46 @@ class Neighbourhood(nn.Module):
         low, high = (math.log(width) for width in widths)
         self.log_width = nn.Parameter(torch.linspace(low, high, n_radial, dtype=dtype))
         self.l_max = l_max
-        for degree, step in enumerate(harmonic_ladder(dim, l_max), 1):
-            self.register_buffer(f"ladder_{degree}", step.to(dtype), False)
+        self._ladder = harmonic_ladder(dim, l_max)
+        self._rounded: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
 
     def ladder(self, degree: int) -> Tensor:
         """`C` in `Y_lm(x) = sum_{m'a} C_mm'a Y_{l-1,m'}(x) x_a`, see `harmonic_ladder`."""
-        return self.get_buffer(f"ladder_{degree}")
+        # No buffers: cast to float32 and back they would lose the symmetry that they carry.
+        key = self.log_width.dtype, self.log_width.device
+        if key not in self._rounded:
+            self._rounded[key] = [step.to(self.log_width) for step in self._ladder]
+        return self._rounded[key][degree - 1]
 
     def forward(self, x: Tensor) -> list[Jet]:
         """The features of degree 0, 1, ... `l_max` at positions `(batch, particle, dim)`."""
-        n = x.shape[-2]
+        n, dim = x.shape[-2:]
+        apart = x.unsqueeze(2) - x.unsqueeze(1)  # (batch, i, j, dim)
+        harmonics = [torch.ones_like(apart[..., :1]), apart]
+        for degree in range(2, self.l_max + 1):
+            step = torch.einsum("mna,bijn,bija->bijm", self.ladder(degree), harmonics[-1], apart)
+            harmonics.append(step)
         inverse = (-self.log_width).exp()
-        y = (x.unsqueeze(2) - x.unsqueeze(1)).unsqueeze(3) * inverse[:, None]  # (batch, i, j, channel, dim)
-        others = 1 - torch.eye(n, dtype=x.dtype, device=x.device)[:, :, None]
-        damping = 1 / (1 + y.square().sum(-1))
-        radial = others * damping * damping.sqrt()
-        # d/dx_a R(q) = 2 R'(q) y_a / w = -3 R / (1 + q) y_a / w
-        falling = (-3 * radial * damping).unsqueeze(-1) * y
-        scale = inverse[:, None, None]
-        harmonic = y.new_ones(*y.shape[:-1], 1)
-        jets = [Jet(radial.sum(2).unsqueeze(-1), falling.sum(2).unsqueeze(-2) * scale)]
+        others = 1 - torch.eye(n, dtype=x.dtype, device=x.device)[:, None]
+        damping = 1 / (1 + apart.square().sum(-1).unsqueeze(2) * inverse.square()[:, None])
+        radial = others * damping * damping.sqrt()  # (batch, i, channel, j)
+        # d/dx R = -3 R / (1 + (r / w)^2) x / w^2, summed with each harmonic
+        falling = -3 * radial * damping * inverse.square()[:, None]
+        stacked = torch.cat(harmonics, -1)
+        value = radial @ stacked
+        through_radius = falling @ (stacked.unsqueeze(-1) * apart.unsqueeze(-2)).flatten(-2)
+        sizes = [harmonic.shape[-1] for harmonic in harmonics]
+        values = value.split(sizes, -1)
+        slopes = list(through_radius.unflatten(-1, (-1, dim)).split(sizes, -2))
         for degree in range(1, self.l_max + 1):
-            step = self.ladder(degree)
-            # Euler's identity x . grad Y = l Y fixes the factor in grad_a Y_l = l C_a Y_{l-1}.
-            weighted = radial.unsqueeze(-1) * harmonic
-            slope = degree * torch.einsum("bicn,mna->bicma", weighted.sum(2), step)
-            harmonic = y if degree == 1 else torch.einsum("mna,bijcn,bijca->bijcm", step, harmonic, y)
-            value = (radial.unsqueeze(-1) * harmonic).sum(2)
-            slope = slope + torch.einsum("bijcm,bijca->bicma", harmonic, falling)
-            jets.append(Jet(value, slope * scale))
-        return jets
+            # grad_a Y_l = l C_a Y_{l-1}: Euler's identity x . grad Y = l Y fixes the factor.
+            turning = torch.einsum("bicn,mna->bicma", values[degree - 1], self.ladder(degree))
+            slopes[degree] = slopes[degree] + degree * turning
+        scales = [inverse.pow(degree)[:, None] for degree in range(self.l_max + 1)]
+        return [
+            Jet(value * scale, slope * scale.unsqueeze(-1))
+            for value, slope, scale in zip(values, slopes, scales, strict=True)
+        ]
 
 
 class GatedVectors(nn.Module):
@@ -98,9 +108,9 @@ class GatedVectors(nn.Module):
     def __init__(self, n_vectors: int, n_invariants: int, n_hidden: int, n_time_modes: int) -> None:
         super().__init__()
         dtype = torch.get_default_dtype()
-        noise = torch.randn(n_hidden, n_invariants + 1, generator=torch.Generator().manual_seed(0), dtype=dtype)
+        generator = torch.Generator().manual_seed(0)
         inner = torch.zeros(n_time_modes, n_hidden, n_invariants + 1, dtype=dtype)
-        inner[0] = noise / (n_invariants + 1) ** 0.5
+        inner[0] = torch.randn(inner[0].shape, generator=generator, dtype=dtype)
         self.inner = nn.Parameter(inner)
         self.outer = nn.Parameter(torch.zeros(n_time_modes, n_vectors, n_hidden + 1, dtype=dtype))
 
@@ -108,8 +118,9 @@ class GatedVectors(nn.Module):
         self, vectors: Jet, invariants: tuple[Tensor, Tensor], time_values: Tensor
     ) -> tuple[Tensor, Tensor]:
         """G, `(batch, particle, dim)`, and `sum_a dG_a/dx_a` of each particle, `(batch, particle)`."""
-        inner = torch.tensordot(time_values, self.inner, 1)
-        outer = torch.tensordot(time_values, self.outer, 1)
+        # Scaled here, so that a step of the optimiser moves G as far whatever the sizes are.
+        inner = torch.tensordot(time_values, self.inner, 1) / self.inner.shape[-1] ** 0.5
+        outer = torch.tensordot(time_values, self.outer, 1) / self.outer[0].numel() ** 0.5
         value, slope = invariants
         hidden = torch.tanh(value @ inner[:, :-1].mT + inner[:, -1])
         gate = hidden @ outer[:, :-1].mT + outer[:, -1]
