@@ -24,7 +24,9 @@ parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.A
 parser.add_argument("--particles", type=int, default=6, help="number of particles")
 parser.add_argument("--dim", type=int, default=2, help="dimension of space")
 parser.add_argument("--beta", type=float, default=2.0, help="inverse temperature")
-parser.add_argument("--l-max", type=int, default=1, help="1: densities and vectors; 2: tensors too (3D, e3nn)")
+parser.add_argument(
+    "--l-max", type=int, default=1, help="1: densities and vectors; 2: tensors too (3D, e3nn)"
+)
 parser.add_argument("--steps", type=int, default=300, help="optimiser steps")
 parser.add_argument("--batch-size", type=int, default=64, help="model samples per optimiser step")
 parser.add_argument("--samples", type=int, default=4096, help="fresh model samples to measure on")
@@ -49,7 +51,7 @@ def squared_centre(x: Tensor) -> Tensor:
 def profiles(x: Tensor, weight: Tensor, edges: Tensor) -> list[tuple[Tensor, Tensor]]:
     """Density of the distances from the centre and between pairs, per volume, each with its error."""
     i, j = torch.triu_indices(x.shape[1], x.shape[1], 1)
-    shells = edges**x.shape[2]  # up to the volume of the unit ball
+    shells = edges ** x.shape[2]  # up to the volume of the unit ball
     found = []
     for distance in (x.norm(dim=-1), (x[:, i] - x[:, j]).norm(dim=-1)):
         inside = (distance[..., None] >= edges[:-1]) & (distance[..., None] < edges[1:])
@@ -118,7 +120,9 @@ def main() -> None:
     if args.out is not None:
         args.out.mkdir(parents=True, exist_ok=True)
         flow.save(args.out / "flow.pt")
-        edges = torch.linspace(0, float(reference.norm(dim=-1).quantile(0.999)) * 1.5, 31, dtype=torch.float64)
+        edges = torch.linspace(
+            0, float(reference.norm(dim=-1).quantile(0.999)) * 1.5, 31, dtype=torch.float64
+        )
         ones = torch.ones(len(reference), dtype=torch.float64)
         curves = {
             "flow, reweighted": profiles(

@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from equiflow.group import Group
-from equiflow.group import group_on
+from equiflow.group import Group, group_on
 from equiflow.lattice import Particles, check_count, check_type
 from equiflow.nn.particles import GatedVectors, Jet, Neighbourhood
 from equiflow.nn.time import CosineBasis
@@ -68,15 +67,18 @@ class ParticleField(VectorField):
         super().__init__(group)
         for name, count in (("l_max", l_max), ("n_radial", n_radial), ("n_hidden", n_hidden)):
             check_count(count, name)
+        low, high = widths
+        if not 0 < low < high < math.inf:
+            raise ValueError(f"widths must be (smallest, largest) with 0 < smallest < largest, got {widths}.")
         self._config: dict[str, Any] = {
             "l_max": l_max,
             "n_radial": n_radial,
             "n_hidden": n_hidden,
             "n_time_modes": n_time_modes,
-            "widths": [*widths],
+            "widths": [low, high],
         }
         self.time_basis = CosineBasis(n_time_modes)
-        self.neighbourhood = Neighbourhood(particles.dim, l_max=l_max, n_radial=n_radial, widths=tuple(widths))
+        self.neighbourhood = Neighbourhood(particles.dim, l_max=l_max, n_radial=n_radial, widths=(low, high))
         self.gates = GatedVectors(1 + l_max * n_radial, 1 + (l_max + 1) * n_radial, n_hidden, n_time_modes)
 
     @full_precision
