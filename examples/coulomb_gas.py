@@ -14,8 +14,19 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from equiflow import HMC, CoulombGas, EquivariantCNF, Estimate, ParticleField, Particles, TrappedGaussian, fit
-from equiflow import forward_effective_sample_size, importance_sample, log_weights
+from equiflow import (
+    HMC,
+    CoulombGas,
+    EquivariantCNF,
+    Estimate,
+    ParticleField,
+    Particles,
+    TrappedGaussian,
+    fit,
+    forward_effective_sample_size,
+    importance_sample,
+    log_weights,
+)
 from equiflow.plots import save_figure
 from equiflow.report import print_table
 from equiflow.statistics import jackknife, jackknife_estimate, normalised_weights

@@ -270,7 +270,7 @@ def test_without_e3nn_vectors_are_left(monkeypatch):
 
 @pytest.mark.parametrize("options", [{"l_max": 0}, {"n_radial": 0}, {"n_hidden": 0}, {"widths": (2.0, 1.0)}])
 def test_sizes_must_make_sense(options):
-    with pytest.raises(ValueError, match="expected|must be"):
+    with pytest.raises(ValueError, match=r"expected|must be"):
         ParticleField(PLANE, **options)
 
 
