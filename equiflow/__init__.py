@@ -19,6 +19,7 @@ from equiflow.flows import (
 from equiflow.group import Group
 from equiflow.lattice import Lattice, Multiplet, Particles, Space
 from equiflow.orthogonal import EuclideanGroup, MultipletGroup
+from equiflow.particles import CoulombGas, TrappedGaussian
 from equiflow.priors import FreeField, Prior, StandardNormal
 from equiflow.samplers import (
     HMC,
@@ -66,6 +67,7 @@ from equiflow.vector_fields import (
     MultipletField,
     O3Field,
     OrbitConvField,
+    ParticleField,
     PotentialField,
     SteerableField,
     VectorField,
@@ -85,6 +87,7 @@ __all__ = [
     "Chain",
     "CheckpointError",
     "ConditionalFlow",
+    "CoulombGas",
     "CouplingFlow",
     "DeepAttentionField",
     "DeepSteerableField",
@@ -118,6 +121,7 @@ __all__ = [
     "ONModel",
     "OrbitConvField",
     "OverCouplings",
+    "ParticleField",
     "Particles",
     "PathGradient",
     "Phi4",
@@ -134,6 +138,7 @@ __all__ = [
     "SymmetryGroup",
     "SymplecticFlow",
     "TrainingDivergedError",
+    "TrappedGaussian",
     "VectorField",
     "Wolff",
     "__version__",

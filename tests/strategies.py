@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from equiflow.flows import EquivariantCNF
-from equiflow.lattice import Lattice, Multiplet, Space
+from equiflow.lattice import Lattice, Multiplet, Particles, Space
 from equiflow.nn.convolution import CONVOLUTIONS
 from equiflow.orthogonal import MultipletGroup
-from equiflow.priors import PRIORS, FreeField, Prior, StandardNormal
+from equiflow.particles import TrappedGaussian
+from equiflow.priors import FreeField, Prior, StandardNormal
 from equiflow.solvers import Solver
 from equiflow.symmetry import SymmetryGroup
 from equiflow.testing import randomise
@@ -28,6 +29,7 @@ from equiflow.vector_fields import (
     MultipletField,
     O3Field,
     OrbitConvField,
+    ParticleField,
     PotentialField,
     SteerableField,
     VectorField,
@@ -214,6 +216,9 @@ FIELDS: dict[str, Callable[[SymmetryGroup], st.SearchStrategy[VectorField]]] = {
     "SteerableField": steerable_fields,
 }
 
+#: the priors that a lattice can have
+LATTICE_PRIORS: dict[str, type[Prior]] = {"FreeField": FreeField, "StandardNormal": StandardNormal}
+
 #: which lattices a family takes, if not all
 SUITS: dict[str, Callable[[Lattice], bool]] = {
     # A dense trace takes as many backward passes as there are sites.
@@ -247,8 +252,31 @@ def multiplet_fields(draw: st.DrawFn) -> VectorField:
     )
 
 
+def particle_spaces() -> st.SearchStrategy[Particles]:
+    return st.builds(Particles, st.integers(2, 4), st.integers(1, 3))
+
+
+@st.composite
+def particle_fields(draw: st.DrawFn, *, scale: float = 0.5) -> ParticleField:
+    """A field on a few particles, with random weights in float64."""
+    space = draw(particle_spaces())
+    highest = 3 if space.dim == 3 and is_there("e3nn") else 1
+    field = ParticleField(
+        space,
+        l_max=draw(st.integers(1, highest)),
+        n_radial=draw(st.integers(1, 3)),
+        n_hidden=draw(st.integers(1, 4)),
+        n_time_modes=draw(st.integers(1, 3)),
+    ).double()
+    randomise(field, scale=scale, seed=draw(seeds))
+    return field
+
+
 #: families on other spaces than a lattice, each with a strategy of its own
-ELSEWHERE: dict[str, Callable[[], st.SearchStrategy[VectorField]]] = {"MultipletField": multiplet_fields}
+ELSEWHERE: dict[str, Callable[[], st.SearchStrategy[VectorField]]] = {
+    "MultipletField": multiplet_fields,
+    "ParticleField": particle_fields,
+}
 
 
 @st.composite
@@ -286,12 +314,12 @@ def vector_fields(
 @st.composite
 def priors_of(draw: st.DrawFn, group: SymmetryGroup) -> Prior:
     """A prior tied by `group`, its spectrum away from the start."""
-    name = draw(st.sampled_from(sorted(PRIORS)))
+    name = draw(st.sampled_from(sorted(LATTICE_PRIORS)))
     if name == "FreeField":
         m2 = draw(st.floats(0.2, 3.0))
         prior: Prior = FreeField(group.lattice, m2=m2, group=group, learnable=draw(st.booleans()))
     else:
-        prior = PRIORS[name](group.lattice, group=group)
+        prior = LATTICE_PRIORS[name](group.lattice, group=group)
     prior.double()
     randomise(prior, seed=draw(seeds))
     return prior
@@ -317,6 +345,15 @@ def flows(
     return EquivariantCNF(field.lattice, vector_field=field, prior=prior, solver=solver)
 
 
+@st.composite
+def particle_flows(draw: st.DrawFn) -> EquivariantCNF:
+    """A flow of a few particles from a trapped Gaussian, solved to 1e-7."""
+    field = draw(particle_fields(scale=0.3))
+    prior = TrappedGaussian(field.space, beta=draw(st.floats(0.3, 5.0)), width=draw(st.floats(0.5, 2.0)))
+    solver = Solver("dopri5", rtol=1e-7, atol=1e-7)
+    return EquivariantCNF(field.space, vector_field=field, prior=prior, solver=solver).double()
+
+
 def small_flow(
     shape: tuple[int, ...] = (3, 3),
     *,
@@ -338,6 +375,7 @@ def small_flow(
 __all__ = [
     "ELSEWHERE",
     "FIELDS",
+    "LATTICE_PRIORS",
     "POINT_GROUPS",
     "SHAPES",
     "FreeField",
@@ -352,6 +390,9 @@ __all__ = [
     "lattices",
     "log_integral",
     "needs",
+    "particle_fields",
+    "particle_flows",
+    "particle_spaces",
     "priors",
     "priors_of",
     "seeds",

@@ -31,7 +31,11 @@ LAYER = {
         0,
     ),
     **dict.fromkeys(
-        ["group", "symmetry", "orthogonal", "actions", "correlators", "families", "priors", "observables"], 1
+        [
+            *("group", "symmetry", "orthogonal", "actions", "correlators", "families"),
+            *("particles", "priors", "observables"),
+        ],
+        1,
     ),
     "nn": 2,
     "vector_fields": 3,

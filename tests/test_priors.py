@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import configurations, groups, lattices, log_integral, priors, seeds
+from strategies import LATTICE_PRIORS, configurations, groups, lattices, log_integral, priors, seeds
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
@@ -97,10 +97,10 @@ def test_sample_covariance_sees_another_spectrum():
     assert worst_covariance_deviation(prior, covariance(random_free_field((3, 4), m2=0.6))) > 8
 
 
-@pytest.mark.parametrize("name", PRIORS)
+@pytest.mark.parametrize("name", LATTICE_PRIORS)
 @pytest.mark.parametrize("shape", [(1,), (1, 1), (2,), (2, 1)])
 def test_density_integrates_to_one(name, shape):
-    prior = PRIORS[name](Lattice(shape)).double()
+    prior = LATTICE_PRIORS[name](Lattice(shape)).double()
     randomise(prior)
     assert log_integral(prior.log_prob, prior.lattice) == pytest.approx(0, abs=1e-10)
 
@@ -149,28 +149,28 @@ def test_a_fixed_spectrum_is_not_trained():
     assert not prior.log_prob(configurations(prior.lattice)).requires_grad
 
 
-@pytest.mark.parametrize("name", PRIORS)
+@pytest.mark.parametrize("name", LATTICE_PRIORS)
 def test_same_generator_same_samples(name):
-    prior = PRIORS[name](Lattice((3, 4)))
+    prior = LATTICE_PRIORS[name](Lattice((3, 4)))
     one, two = (prior.rsample(5, torch.Generator().manual_seed(3)) for _ in range(2))
     assert torch.equal(one, two)
     assert not torch.equal(one, prior.rsample(5, torch.Generator().manual_seed(4)))
 
 
-@pytest.mark.parametrize("name", PRIORS)
+@pytest.mark.parametrize("name", LATTICE_PRIORS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_everything_moves_with_the_module(name, dtype, device):
-    prior = PRIORS[name](Lattice((3, 4))).to(device, dtype)
+    prior = LATTICE_PRIORS[name](Lattice((3, 4))).to(device, dtype)
     z = prior.rsample(2)
     for tensor in (z, prior.log_prob(z), prior.score(z)):
         assert (tensor.dtype, tensor.device.type) == (dtype, device.type)
     assert (prior.dtype, prior.device.type) == (dtype, device.type)
 
 
-@pytest.mark.parametrize("name", PRIORS)
+@pytest.mark.parametrize("name", LATTICE_PRIORS)
 @pytest.mark.parametrize("n", [0, 1])
 def test_batches_of_none_and_one(name, n):
-    prior = PRIORS[name](Lattice((3, 4)))
+    prior = LATTICE_PRIORS[name](Lattice((3, 4)))
     z = prior.rsample(n)
     assert z.shape == prior.score(z).shape == (n, 3, 4)
     assert prior.log_prob(z).shape == (n,)
@@ -191,7 +191,7 @@ def test_free_field_needs_a_positive_finite_mass(m2):
         FreeField(Lattice((4,)), m2=m2)
 
 
-@pytest.mark.parametrize("name", PRIORS)
+@pytest.mark.parametrize("name", LATTICE_PRIORS)
 def test_a_group_of_another_lattice_is_refused(name):
     with pytest.raises(ValueError, match=r"acts on lattice \(4,\), the prior lives on \(5,\)"):
-        PRIORS[name](Lattice((5,)), group=SymmetryGroup(Lattice((4,))))
+        LATTICE_PRIORS[name](Lattice((5,)), group=SymmetryGroup(Lattice((4,))))

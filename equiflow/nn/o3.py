@@ -28,8 +28,39 @@ def import_e3nn() -> ModuleType:
         import e3nn.math
         import e3nn.o3
     except ImportError as failure:
-        raise ImportError("O3Field needs e3nn; install it with pip install 'equiflow[o3]'.") from failure
+        raise ImportError(
+            "O3Field and ParticleField(l_max=2) need e3nn; install it with pip install 'equiflow[o3]'."
+        ) from failure
     return e3nn
+
+
+def harmonic_ladder(dim: int, l_max: int) -> list[Tensor]:
+    r"""Couplings C with `Y_lm(x) = sum_{m'a} C_{mm'a} Y_{l-1,m'}(x) x_a`, for `l = 1 ... l_max`.
+
+    Y_l are the solid harmonics of degree l, with `|Y_l(x)| = |x|^l`: 1, x, and in three dimensions
+    Wigner's couplings of `(l - 1) x 1` to l, from e3nn. They are also those of l and l - 1 to a vector.
+
+    Args:
+        dim: of space.
+        l_max: highest degree.
+
+    Returns:
+        `(2l + 1, 2l - 1, 3)` for each l, in float64; `(dim, 1, dim)` for l = 1.
+
+    Raises:
+        ImportError: for `l_max > 1` without e3nn.
+        ValueError: for `l_max > 1` in other than three dimensions.
+    """
+    if l_max > 1 and dim != 3:
+        raise ValueError(f"l_max = {l_max} needs 3 dimensions, got {dim}; expected l_max = 1 there.")
+    ladder = [torch.eye(dim, dtype=torch.float64).unsqueeze(1)]
+    harmonic = point = torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64)
+    for degree in range(2, l_max + 1):
+        step = import_e3nn().o3.wigner_3j(degree, degree - 1, 1, dtype=torch.float64)
+        harmonic = torch.einsum("mna,n,a->m", step, harmonic, point)
+        ladder.append(step / harmonic.norm())
+        harmonic = harmonic / harmonic.norm()
+    return ladder
 
 
 def parse_irreps(irreps: str) -> dict[int, int]:

@@ -8,6 +8,7 @@ from equiflow.vector_fields.factorised import FactorisedConvField
 from equiflow.vector_fields.multiplet import MultipletField
 from equiflow.vector_fields.o3 import O3Field
 from equiflow.vector_fields.orbit_conv import OrbitConvField
+from equiflow.vector_fields.particles import ParticleField
 from equiflow.vector_fields.potential import PotentialField
 from equiflow.vector_fields.shallow import ShallowField
 from equiflow.vector_fields.steerable import SteerableField
@@ -22,6 +23,7 @@ VECTOR_FIELDS: dict[str, type[VectorField]] = {
     "MultipletField": MultipletField,
     "O3Field": O3Field,
     "OrbitConvField": OrbitConvField,
+    "ParticleField": ParticleField,
     "PotentialField": PotentialField,
     "SteerableField": SteerableField,
 }
@@ -36,6 +38,7 @@ __all__ = [
     "MultipletField",
     "O3Field",
     "OrbitConvField",
+    "ParticleField",
     "PathRates",
     "PotentialField",
     "ShallowField",
