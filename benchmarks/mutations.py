@@ -839,7 +839,7 @@ MUTANTS = (
         '"susceptibility": volume * m2',
         '"susceptibility": volume / side * m2',
         "chi2 = V <M^2>, in every dimension",
-        OBSERVABLES,
+        ("test_observables.py::test_exact_averages_give_exact_observables",),
     ),
     Mutant(
         "mass fit without correlations",
@@ -847,7 +847,7 @@ MUTANTS = (
         "np.linalg.cholesky(inside)",
         "np.linalg.cholesky(np.diag(np.diag(inside)))",
         "chi2 and error of a fit need the whole covariance",
-        OBSERVABLES,
+        ("test_observables.py::test_chi2_and_error_of_the_mass_need_the_correlations",),
     ),
     Mutant(
         "chain taken for independent samples",
@@ -855,7 +855,7 @@ MUTANTS = (
         "error = (2 * tau.clamp(min=0.5) * variance / max(total - 1, 1)).sqrt()",
         "error = (variance / max(total - 1, 1)).sqrt()",
         "error^2 = 2 tau_int var / N",
-        STATISTICS,
+        ("test_coverage.py::test_mean_of_a_chain_by_the_gamma_method",),
     ),
     Mutant(
         "thermodynamic integration sign",
