@@ -96,7 +96,7 @@ def by_hmc(preset: Preset, args: argparse.Namespace) -> dict[str, Estimate]:
     chain = HMC(preset.action).sample(
         args.hmc, n_chains=CHAINS, n_thermalisation=400, thin=args.thin, generator=generator
     )
-    measured = measure(chain, n_blocks=CHAINS)
+    measured = measure(chain)
     values = {name: getattr(measured, name) for name in MEASURED}
     return values | {"free_energy_density": free_energy_by_hmc(preset.action, args, generator)}
 
@@ -116,7 +116,7 @@ def by_flow(preset: Preset, args: argparse.Namespace) -> tuple[dict[str, Estimat
     generator = torch.Generator().manual_seed(args.seed + 1)
     flow.tune_solver(1e-3, action=action, generator=generator)
     ensemble = importance_sample(flow, action, args.samples, batch_size=256, certify=512, generator=generator)
-    measured, volume = measure(ensemble, n_blocks=256), preset.lattice.volume
+    measured, volume = measure(ensemble), preset.lattice.volume
     log_z = ensemble.log_z()
     values = {name: getattr(measured, name) for name in MEASURED}
     values["free_energy_density"] = Estimate(

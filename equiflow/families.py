@@ -99,7 +99,7 @@ class ActionFamily:
     Raises:
         ValueError: if no coupling has a range, or the actions at its ends do not exist.
 
-    >>> from equiflow import Phi4
+    >>> from equiflow import Lattice, Phi4
     >>> family = ActionFamily(Phi4, Lattice((8, 8)), m2=-4.0, lam=(4.0, 6.0))
     >>> family.at(lam=5.0)
     Phi4(shape=(8, 8), m2=-4.0, lam=5.0)

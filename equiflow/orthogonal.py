@@ -26,6 +26,7 @@ class MultipletGroup(Group):
         point: name of the point group, see `point_group`.
         rotations: whether O(N) belongs to the group.
 
+    >>> from equiflow import Lattice
     >>> str(MultipletGroup(Multiplet(Lattice((4, 4)), 3)))
     'translations x D4 x O(3)'
     """

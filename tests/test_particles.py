@@ -241,7 +241,7 @@ def test_harmonics_are_those_of_e3nn_and_their_ladder_gives_their_gradients():
     for degree, step in enumerate(harmonic_ladder(3, 3), 1):
         harmonic = torch.einsum("mna,bn,ba->bm", step, lower, x)
         expected = o3.spherical_harmonics(degree, x, False, "norm")
-        sign = float(torch.sign((harmonic * expected).sum()))
+        sign = float(torch.sign((harmonic * expected).sum().detach()))
         torch.testing.assert_close(harmonic, sign * expected, rtol=1e-6, atol=1e-6)
         slope = degree * torch.einsum("mna,bn->bma", step, lower)
         for m in range(2 * degree + 1):
@@ -308,7 +308,7 @@ def test_the_centre_of_mass_of_samples_is_that_of_the_prior():
     """Sample by sample, so it is exactly Gaussian with variance 1 / (beta N)."""
     flow = EquivariantCNF(PLANE, vector_field=random_field(), prior=TrappedGaussian(PLANE, beta=5.0).double())
     z = flow.prior.rsample(500, torch.Generator().manual_seed(0)).detach()
-    x, _ = flow.transform_and_log_det(z)
+    x = flow.transform_and_log_det(z)[0].detach()
     assert float((x - z).abs().max()) > 0.01
     torch.testing.assert_close(x.mean(1), z.mean(1), rtol=0, atol=1e-12)
     variance = x.mean(1).square().mean()

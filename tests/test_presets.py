@@ -79,7 +79,7 @@ def phase(name: str, **couplings: float) -> str:
     action = type(preset.action)(preset.lattice, **{"m2": preset.m2, "lam": preset.lam} | couplings)
     generator = torch.Generator().manual_seed(0)
     chain = HMC(action).sample(40, n_chains=24, n_thermalisation=80, generator=generator, dtype=torch.float32)
-    binder = measure(chain, n_blocks=24).binder.mean
+    binder = measure(chain).binder.mean
     return "broken" if binder > 0.6 else "near critical" if binder > 0.2 else "symmetric"
 
 

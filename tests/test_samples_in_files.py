@@ -64,7 +64,7 @@ def test_an_ensemble_comes_back_as_it_was(tmp_path, suffix, dtype, certify):
     save_samples(ensemble, path, action=ACTION)
     loaded = load_ensemble(str(path))
     assert same(loaded, ensemble)
-    assert measure(loaded) == measure(ensemble)
+    assert repr(measure(loaded)) == repr(measure(ensemble))  # NaN is not equal to itself
     assert loaded.log_z() == ensemble.log_z()
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 

@@ -25,6 +25,8 @@ from equiflow.storage import CheckpointError
 S = TypeVar("S", Ensemble, Chain)
 #: what a file can hold; loading calls these constructors and nothing else
 _KINDS: dict[str, Any] = {kind.__name__: kind for kind in (Ensemble, Chain, Certificate, SolvedTwice)}
+#: the update behind a chain is an object with a target and a flow, no data
+_NOT_KEPT = {"kernel"}
 _SHARD = re.compile(r"samples-(\d{6})\.(npz|h5|hdf5)")
 
 
@@ -139,7 +141,8 @@ def _take_apart(value: Any, name: str, arrays: dict[str, np.ndarray]) -> Any:
         arrays[name] = value.detach().cpu().numpy()
         return {"array": name}
     if type(value).__name__ in _KINDS and dataclasses.is_dataclass(value):
-        parts = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        fields = [field.name for field in dataclasses.fields(value) if field.name not in _NOT_KEPT]
+        parts = {field: getattr(value, field) for field in fields}
         prefix = f"{name}." if name else ""
         made = {part: _take_apart(inner, f"{prefix}{part}", arrays) for part, inner in parts.items()}
         return {"kind": type(value).__name__, "parts": made}
@@ -213,8 +216,10 @@ def _join(parts: Sequence[S]) -> S:
         if name == "certificate":
             joined[name] = _join_certificates(values)
         elif isinstance(values[0], Tensor):
-            if any(value.shape[1:] != values[0].shape[1:] for value in values):
-                raise ValueError(f"{name} has the shapes {[tuple(v.shape) for v in values]}")
+            if any(value is None or value.shape[1:] != values[0].shape[1:] for value in values):
+                raise ValueError(
+                    f"{name} has the shapes {[v if v is None else tuple(v.shape) for v in values]}"
+                )
             joined[name] = torch.cat(values)
         else:  # such as a step size, which parts of one chain may not share
             joined[name] = values[0] if all(value == values[0] for value in values) else None
