@@ -75,7 +75,7 @@ class CoulombGas(Action):
 
 
 class TrappedGaussian(Prior):
-    r"""Gaussian particles about a centre of mass X that is distributed as in a trap, `X ~ N(0, 1 / (beta N))`.
+    r"""Gaussian particles about a centre of mass distributed as in a trap, `X ~ N(0, 1 / (beta N))`.
 
     `z_i = sigma (n_i - mean n) + mean(n) / sqrt(beta)` with white noise n. In `H = V(x_i - x_j) + sum_i
     x_i^2 / 2` the centre of mass decouples; with the beta of the action it is exact, and a

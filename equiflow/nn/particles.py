@@ -31,7 +31,7 @@ class Jet:
 
 
 class Neighbourhood(nn.Module):
-    r"""`u_i^{lc} = sum_j R_c(x_ij) Y_l(x_ij) / w_c^l` with `x_ij = x_i - x_j`, `R_c = (1 + (r / w_c)^2)^{-3/2}`.
+    r"""`u_i^{lc} = sum_j R_c(x_ij) Y_l(x_ij) / w_c^l`, `x_ij = x_i - x_j`, `R_c = (1 + (r / w_c)^2)^{-3/2}`.
 
     Y_l are solid harmonics, homogeneous polynomials of degree l: 1, the vector itself, and in three
     dimensions those of higher degree. Everything is smooth where two particles meet; far away the vectors
