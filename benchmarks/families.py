@@ -61,7 +61,7 @@ M_PL_4 = {4: 8.0, 6: 6.975, 8: 6.008, 10: 5.550, 12: 5.276, 14: 5.113, 16: 4.97,
 ESS_TICKS = (0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999)
 TRAINING_SOLVER = Solver("rk5", steps=5)
 #: learning rates of continuous flows, where not 2e-2
-RATES = {"PotentialField": 8e-2}
+RATES = {"PotentialField": 8e-2, "FactorisedConvField": 1e-3}
 
 
 def continuous(family: str, lattice: Lattice) -> Flow:

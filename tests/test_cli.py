@@ -11,18 +11,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cli_runs import TINY, same, trained
+from cli_runs import TINY, trained
 from strategies import needs
 from typer.testing import CliRunner
 
 import equiflow
-from equiflow import Ensemble, importance_sample, measure
+from equiflow import measure
 from equiflow.cli import info, main, results
 from equiflow.cli.app import app
-from equiflow.cli.ensembles import load_samples, save_ensemble
 from equiflow.cli.runs import Run
 from equiflow.cli.watching import remaining, sparkline
-from equiflow.storage import CheckpointError
+from equiflow.interop import describe_samples, load_ensemble
+from equiflow.presets import names
 
 COMMANDS = ["train", "resume", "config", "presets", "watch", "sample", "measure", "report", "check", "info"]
 
@@ -52,49 +52,29 @@ def test_from_a_config_to_samples_and_observables(tmp_path, monkeypatch):
     output = succeed("measure", "runs/small/ensemble.npz", "--json", "numbers.json")
     numbers = json.loads(Path("numbers.json").read_text())
     assert f"{numbers['susceptibility']['mean']:.1f}" in output
-    samples, about = load_samples("runs/small/ensemble.npz")
+    samples, about = load_ensemble("runs/small/ensemble.npz"), describe_samples("runs/small/ensemble.npz")
     expected = measure(samples)
     assert numbers["susceptibility"]["mean"] == expected.susceptibility.mean
     assert numbers["susceptibility"]["solver_error"] == expected.susceptibility.systematic > 0
     assert len(numbers["correlator"]) == 4
-    assert about["action"] == "Phi4(shape=(4, 4), m2=-4.0, lam=7.0)"
-
-
-def test_an_ensemble_is_plain_arrays_and_comes_back_whole(run, tmp_path):
-    flow, _ = run.trained()
-    ensemble = importance_sample(flow, run.action, 32, certify=8, generator=torch.Generator().manual_seed(0))
-    save_ensemble(ensemble, tmp_path / "e.npz", {"action": "S"})
-    with np.load(tmp_path / "e.npz") as arrays:
-        assert np.array_equal(arrays["phi"], ensemble.phi.numpy())
-    loaded, about = load_samples(tmp_path / "e.npz")
-    assert isinstance(loaded, Ensemble)
-    assert about["action"] == "S"
-    assert same(
-        [loaded.phi, loaded.log_q, loaded.log_weight], [ensemble.phi, ensemble.log_q, ensemble.log_weight]
-    )
-    assert loaded.certificate == ensemble.certificate
-    assert loaded.log_z() == ensemble.log_z()
-    bare = Ensemble(ensemble.phi, ensemble.log_q, ensemble.log_weight)
-    save_ensemble(bare, tmp_path / "bare.npz", {"action": "S"})
-    assert load_samples(tmp_path / "bare.npz")[0].certificate is None
+    assert about["action"]["text"] == "Phi4(shape=(4, 4), m2=-4.0, lam=7.0)"
 
 
 @pytest.mark.parametrize("content", [b"", b"no archive", b"PK\x03\x04 broken"])
 def test_what_is_no_ensemble_is_refused(content, tmp_path):
     (tmp_path / "e.npz").write_bytes(content)
-    with pytest.raises(CheckpointError, match="equiflow sample"):
-        load_samples(tmp_path / "e.npz")
+    assert invoke("measure", tmp_path / "e.npz").exit_code == 1
     np.savez(tmp_path / "other.npz", x=np.zeros(3))
     result = invoke("measure", tmp_path / "other.npz")
     assert result.exit_code == 1
-    assert "holds no ensemble" in result.output
+    assert "other.npz" in result.output
 
 
 def test_samples_follow_their_seed(run, tmp_path):
     drawn = []
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        succeed("sample", run.folder, "-n", 16, "-o", tmp_path / f"{name}.npz", "--seed", seed)
-        drawn.append(load_samples(tmp_path / f"{name}.npz")[0].phi)
+        succeed("sample", run.folder, "-n", 16, "-o", tmp_path / f"{name}.h5", "--seed", seed)
+        drawn.append(load_ensemble(tmp_path / f"{name}.h5").phi)
     assert torch.equal(drawn[0], drawn[1])
     assert not torch.equal(drawn[0], drawn[2])
 
@@ -238,8 +218,6 @@ def test_help_names_every_command():
 def test_presets_are_listed_and_printed():
     listed = succeed("presets")
     assert "lam" in listed
-    from equiflow.cli.presets import names
-
     assert all(name in listed for name in names())
     assert "[lattice]" in succeed("presets", names()[0])
     assert invoke("presets", "E99").exit_code == 1

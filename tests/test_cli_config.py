@@ -22,7 +22,8 @@ from equiflow.cli.config_file import (
     render,
     render_defaults,
 )
-from equiflow.cli.presets import config_text, names
+from equiflow.cli.presets import config_text
+from equiflow.presets import names
 from equiflow.training.trainer import TRAINING_SOLVER
 
 MINIMAL = "[lattice]\nshape = [4, 4]\n[action]\nm2 = -4.0\nlam = 7.0\n"
@@ -244,5 +245,5 @@ def test_there_is_an_example_of_each_published_set_up():
 def test_presets_are_configs():
     for name in names():
         parse_config(config_text(name), source=name)
-    with pytest.raises(ConfigError, match="no preset"):
-        config_text("E99")
+    with pytest.raises(ConfigError, match="albergo"):
+        config_text("albergo-E9")

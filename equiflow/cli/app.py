@@ -166,7 +166,7 @@ def config() -> None:
 def presets(
     name: Annotated[str | None, typer.Argument(help="preset whose config is printed")] = None,
 ) -> None:
-    """List published set-ups, or print the config of one: equiflow presets E2 > E2.toml."""
+    """List published set-ups, or print the config of one: equiflow presets albergo-E2 > E2.toml."""
     if name is None:
         known_presets.print_all()
         return

@@ -1,31 +1,23 @@
-"""Example set-ups by name, as config files."""
+"""Published set-ups by name, as config files."""
 
 from __future__ import annotations
 
-import difflib
-
+from equiflow import presets
 from equiflow.cli.config_file import ConfigError
 from equiflow.report import print_table
 
-#: name: lattice, m2, lam, optimiser steps, batch size, what it is
-PRESETS: dict[str, tuple[tuple[int, ...], float, float, int, int, str]] = {
-    "E1": ((6, 6), -4.0, 6.975, 300, 128, "m_p L = 4, set E1 of arXiv:1904.12072"),
-    "E2": ((8, 8), -4.0, 6.008, 300, 128, "m_p L = 4, set E2 of arXiv:1904.12072"),
-    "E3": ((10, 10), -4.0, 5.550, 400, 128, "m_p L = 4, set E3 of arXiv:1904.12072"),
-    "E4": ((12, 12), -4.0, 5.276, 500, 128, "m_p L = 4, set E4 of arXiv:1904.12072"),
-    "E5": ((14, 14), -4.0, 5.113, 500, 128, "m_p L = 4, set E5 of arXiv:1904.12072"),
-    "L16": ((16, 16), -4.0, 4.97, 500, 128, "m_p L = 4, the main example"),
-    "3d": ((8, 8, 8), -4.0, 8.0, 600, 64, "three dimensions, near critical"),
-}
+#: sites up to which a training of so many steps is suggested
+STEPS = {64: 300, 196: 500, 512: 600}
+MOST_STEPS = 1000
 
 
 def print_all() -> None:
     """Print the table of `equiflow presets`."""
+    known = [presets.get(name) for name in presets.names()]
     rows = [
-        (name, " x ".join(map(str, shape)), f"{m2:g}", f"{lam:g}", text)
-        for name, (shape, m2, lam, _, _, text) in PRESETS.items()
+        (p.name, " x ".join(map(str, p.lattice.shape)), f"{p.m2:g}", f"{p.lam:g}", p.phase) for p in known
     ]
-    print_table("presets", ("name", "lattice", "m2", "lam", "what"), rows)
+    print_table("presets", ("name", "lattice", "m2", "lam", "phase"), rows)
 
 
 def config_text(name: str) -> str:
@@ -34,19 +26,16 @@ def config_text(name: str) -> str:
     Raises:
         ConfigError: if there is none of that name.
     """
-    if name not in PRESETS:
-        close = difflib.get_close_matches(name, PRESETS, n=1, cutoff=0.3)
-        hint = f" Did you mean {close[0]}?" if close else ""
-        raise ConfigError(f"There is no preset {name!r}; expected one of {', '.join(PRESETS)}.{hint}")
-    shape, m2, lam, steps, batch_size, text = PRESETS[name]
+    try:
+        preset = presets.get(name)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    volume = preset.lattice.volume
+    steps = next((steps for sites, steps in STEPS.items() if volume <= sites), MOST_STEPS)
     return (
-        f"# {text}. Every other key has its default: see `equiflow config`.\n\n"
-        f"[lattice]\nshape = {list(shape)}\n\n"
-        f"[action]\nm2 = {m2}\nlam = {lam}\n\n"
-        f"[training]\nsteps = {steps}\nbatch_size = {batch_size}\n"
+        f"# {preset.description} ({preset.source}); {preset.phase}.\n"
+        "# Every other key has its default: see `equiflow config`.\n\n"
+        f"[lattice]\nshape = {list(preset.lattice.shape)}\n\n"
+        f"[action]\nm2 = {preset.m2}\nlam = {preset.lam}\n\n"
+        f"[training]\nsteps = {steps}\nbatch_size = {128 if volume < 512 else 64}\n"
     )
-
-
-def names() -> tuple[str, ...]:
-    """Names of all presets."""
-    return tuple(PRESETS)

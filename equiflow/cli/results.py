@@ -12,8 +12,8 @@ from equiflow import HMC, Action, Chain, Ensemble, EquivariantCNF, importance_sa
 from equiflow import measure as measured
 from equiflow.cli.building import stream
 from equiflow.cli.config_file import ConfigError, render
-from equiflow.cli.ensembles import load_samples, save_chain, save_ensemble
 from equiflow.cli.runs import Run, RunError
+from equiflow.interop import describe_samples, load_chain, load_ensemble, save_samples
 from equiflow.page import Page
 from equiflow.report import Report, print_line, print_table, write_json
 from equiflow.statistics import Estimate
@@ -22,6 +22,8 @@ from equiflow.testing import Check, CheckReport, check_flow, equivariance_error,
 
 #: sites up to which the laws that need a dense Jacobian, V^2 numbers a sample, are run
 DENSE_SITES = 1024
+#: kinds of files that samples are written to
+SUFFIXES = (".npz", ".h5", ".hdf5")
 #: chains of the reference, and trajectories between their samples
 HMC_CHAINS, HMC_THIN = 64, 5
 
@@ -31,33 +33,35 @@ def sample(
 ) -> None:
     """Draw an ensemble, write it, and print its quality."""
     out = run.folder / "ensemble.npz" if out is None else out
-    if out.suffix != ".npz":
-        raise ConfigError(f"{out}: ensembles are written as .npz; give a name that ends so.")
+    if out.suffix not in SUFFIXES:
+        raise ConfigError(f"{out}: give a name that ends in {', '.join(SUFFIXES)}.")
     flow, source = _ready(run, threads)
     generator = stream(seed, "samples", device=flow.device)
     ensemble = importance_sample(flow, run.action, n_samples, batch_size=batch_size, generator=generator)
-    about = {"action": repr(run.action), "run": str(run.folder), "flow": source, "seed": seed}
-    save_ensemble(ensemble, out, about)
+    about = {"run": str(run.folder), "flow": source, "seed": seed}
+    save_samples(ensemble, out, action=run.action, about=about)
     print_table(f"{n_samples} samples of {source}", ("quantity", "value"), _quality(ensemble))
     print_line(f"wrote {out}; next: equiflow measure {out}")
 
 
 def measure_file(path: Path, out: Path | None) -> None:
     """Print the observables of a file of samples; write them as JSON too if asked."""
-    samples, about = load_samples(path)
+    about = describe_samples(path)
+    samples = (load_chain if about["kind"] == "Chain" else load_ensemble)(path)
+    name = about["action"]["text"] if about["action"] else "of an unknown action"
     estimates = measured(samples)
-    rows = [(name.replace("_", " "), str(value)) for name, value in estimates.scalars().items()]
+    rows = [(key.replace("_", " "), str(value)) for key, value in estimates.scalars().items()]
     if isinstance(samples, Ensemble):
         rows = _quality(samples) + rows
-    print_table(f"{path}: {about['action']}", ("quantity", "value"), rows)
+    print_table(f"{path}: {name}", ("quantity", "value"), rows)
     correlator = [(str(t), str(value)) for t, value in enumerate(estimates.correlator)]
     print_table("two-point function C(t)", ("t", "value"), correlator)
     if out is not None:
-        numbers: dict[str, Any] = {name: _plain(value) for name, value in estimates.scalars().items()}
+        numbers: dict[str, Any] = {key: _plain(value) for key, value in estimates.scalars().items()}
         numbers["correlator"] = [_plain(value) for value in estimates.correlator]
         if isinstance(samples, Ensemble):
             numbers |= {"log_z": _plain(samples.log_z()), "ess": _plain(samples.effective_sample_size())}
-        write_json({**about, **numbers}, out)
+        write_json({"samples": about, **numbers}, out)
 
 
 def report(run: Run, *, n_samples: int, n_hmc: int, out: Path | None, threads: int | None) -> None:
@@ -112,11 +116,11 @@ def _chain(run: Run, action: Action, flow: EquivariantCNF, n_hmc: int) -> Chain 
     path = run.folder / "hmc.npz"
     if path.exists():
         try:
-            chain, about = load_samples(path)
+            about, chain = describe_samples(path), load_chain(path)
         except CheckpointError as error:
             raise RunError(f"{error} Or delete {path}, which holds HMC samples.") from error
-        known = isinstance(chain, Chain) and about["action"] == repr(action)
-        if isinstance(chain, Chain) and known and chain.samples.shape[:2].numel() >= n_hmc:
+        known = about["action"] is not None and about["action"]["text"] == repr(action)
+        if known and chain.samples.shape[:2].numel() >= n_hmc:
             return chain
     if not n_hmc:
         return None
@@ -129,7 +133,7 @@ def _chain(run: Run, action: Action, flow: EquivariantCNF, n_hmc: int) -> Chain 
         device=flow.device,
         dtype=flow.dtype,
     )
-    save_chain(chain, path, {"action": repr(action)})
+    save_samples(chain, path, action=action)
     return chain
 
 
