@@ -112,9 +112,9 @@ class VectorField(nn.Module, ABC):
         keeps_graph = torch.is_grad_enabled()
         with torch.enable_grad():
             # The velocity's graph serves twice: here, and for whoever differentiates the trajectory.
-            point = phi if phi.requires_grad else phi.detach().requires_grad_()
+            point = phi if phi.requires_grad else detached(phi).requires_grad_()
             velocity, divergence = self.velocity_and_divergence(point, t)
-            scalar = (velocity * score.detach()).sum() + divergence.sum()
+            scalar = (velocity * detached(score)).sum() + divergence.sum()
             (gradient,) = torch.autograd.grad(scalar, point, retain_graph=keeps_graph)
         return PathRates(velocity if keeps_graph else velocity.detach(), divergence.detach(), -gradient)
 
@@ -159,6 +159,11 @@ class VectorField(nn.Module, ABC):
     def config(self) -> dict[str, object]:
         """Keyword arguments that rebuild this field from its group (plain types only)."""
         return {}
+
+
+def detached(phi: Tensor) -> Tensor:
+    """`phi.detach()`, or a copy where inference mode made `phi`: no graph takes such a tensor."""
+    return phi.clone() if phi.is_inference() else phi.detach()
 
 
 @singledispatch

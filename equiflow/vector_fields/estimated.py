@@ -12,7 +12,7 @@ from equiflow.group import Group
 from equiflow.lattice import check_count
 from equiflow.nn.traces import dense_trace, hutch_plus_plus, hutchinson
 from equiflow.precision import full_precision
-from equiflow.vector_fields.base import VectorField
+from equiflow.vector_fields.base import VectorField, detached
 
 #: estimator, and how many probes it takes for each that is asked for
 ESTIMATORS = {"hutchinson": (hutchinson, 1), "hutch++": (hutch_plus_plus, 2)}
@@ -91,7 +91,7 @@ class EstimatedField(VectorField):
         self._check_probes(phi)
         keeps_graph = torch.is_grad_enabled()
         with torch.enable_grad():
-            point = phi if phi.requires_grad else phi.detach().requires_grad_()
+            point = phi if phi.requires_grad else detached(phi).requires_grad_()
             velocity = self.velocity(point, t)
 
             def product(w: Tensor) -> Tensor:
