@@ -103,6 +103,30 @@ STATISTICS = ("test_statistics.py",)
 
 MUTANTS = (
     Mutant(
+        "centre of mass of a trapped Gaussian",
+        "particles.py",
+        "(noise - centre) + centre / math.sqrt(self.beta)",
+        "(noise - centre) + centre / self.beta",
+        "the centre of mass is sampled with another variance than its log-density says",
+        ("test_particles.py::test_prior_is_the_dense_normal_with_its_score",),
+    ),
+    Mutant(
+        "gates of a particle field",
+        "nn/particles.py",
+        "return velocity, own + ((1 - hidden.square()) * along.sum(-1)).sum(-1)",
+        "return velocity, own",
+        "the divergence forgets that the gates of a particle depend on where it is",
+        ("test_particles.py::test_field_obeys_every_law",),
+    ),
+    Mutant(
+        "net momentum of a particle field",
+        "vector_fields/particles.py",
+        "return velocity - velocity.mean(1, keepdim=True), trace.sum(1)",
+        "return velocity, trace.sum(1)",
+        "the particles push their own centre of mass, and its variance is no longer exact",
+        ("test_particles.py::test_the_centre_of_mass_of_samples_is_that_of_the_prior",),
+    ),
+    Mutant(
         "signs of a probe",
         "vector_fields/estimated.py",
         "field._probes = (2 * signs - 1).to(phi.dtype)",

@@ -112,6 +112,15 @@ def test_the_conditional_example_draws_a_curve(tmp_path):
     assert {"flow.pt", "conditional.png"} <= {path.name for path in tmp_path.iterdir()}
 
 
+def test_the_example_of_charges_in_a_trap_draws_its_correlations(tmp_path):
+    small = ["--particles", "3", "--steps", "5", "--batch-size", "16", "--samples", "256"]
+    process = run(*small, "--out", str(tmp_path), example=EXAMPLE.with_name("coulomb_gas.py"))
+    assert process.returncode == 0, process.stderr
+    for words in ("reverse ESS", "forward ESS", "variational free energy", "energy <H>", "virial"):
+        assert words in process.stdout
+    assert {path.name for path in tmp_path.iterdir()} == {"flow.pt", "coulomb_gas.png"}
+
+
 def test_the_example_in_three_dimensions_runs(tmp_path):
     small = ["--L", "4", "--steps", "20", "--samples", "256", "--field", "orbit"]
     process = run(*small, "--out", str(tmp_path), example=EXAMPLE.with_name("phi4_3d.py"))

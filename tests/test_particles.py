@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import sys
 
@@ -11,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from scipy.integrate import quad
-from strategies import configurations, particle_fields, particle_flows, particle_spaces, seeds
+from strategies import configurations, needs, particle_fields, particle_flows, particle_spaces, seeds
 from torch.distributions import MultivariateNormal
 
 from equiflow import (
@@ -41,7 +40,6 @@ from equiflow.testing import (
 )
 from equiflow.vector_fields import VectorField
 
-needs_e3nn = pytest.mark.skipif(importlib.util.find_spec("e3nn") is None, reason="needs e3nn")
 PLANE = Particles(3, 2)
 
 
@@ -232,7 +230,7 @@ def test_particles_that_meet_have_a_velocity():
     assert bool(gradient.isfinite().all())
 
 
-@needs_e3nn
+@needs("e3nn")
 def test_harmonics_are_those_of_e3nn_and_their_ladder_gives_their_gradients():
     from e3nn import o3
 
@@ -250,7 +248,7 @@ def test_harmonics_are_those_of_e3nn_and_their_ladder_gives_their_gradients():
         lower = harmonic
 
 
-@needs_e3nn
+@needs("e3nn")
 def test_casting_to_float32_and_back_keeps_the_symmetry():
     assert check_vector_field(random_field(Particles(3, 3), l_max=2).float().double()).ok
 
@@ -291,7 +289,7 @@ def test_a_flow_needs_nothing_but_its_particles():
     assert str(flow.group) == "S_4 x O(2)"
 
 
-@pytest.mark.parametrize("space", [PLANE, pytest.param(Particles(2, 3), marks=needs_e3nn)])
+@pytest.mark.parametrize("space", [PLANE, pytest.param(Particles(2, 3), marks=needs("e3nn"))])
 def test_a_saved_flow_is_the_same_flow(space, tmp_path):
     field = random_field(space, l_max=2 if space.dim == 3 else 1, widths=(0.4, 2.0))
     flow = EquivariantCNF(space, vector_field=field, prior=TrappedGaussian(space, beta=3.0, width=0.7))
