@@ -299,7 +299,7 @@ MUTANTS = (
     ),
     Mutant(
         "flip without roll",
-        "symmetry.py",
+        "point_groups.py",
         "phi.flip(flipped).roll([1] * len(flipped), flipped)",
         "phi.flip(flipped)",
         "reflections do not fix site 0",
@@ -315,7 +315,7 @@ MUTANTS = (
     ),
     Mutant(
         "product in the other order",
-        "symmetry.py",
+        "point_groups.py",
         "tuple(other.permutation[axis] for axis in self.permutation)",
         "tuple(self.permutation[axis] for axis in other.permutation)",
         "g @ h applies h first",
@@ -544,17 +544,17 @@ MUTANTS = (
     Mutant(
         "force 2 lam",
         "actions.py",
-        "4 * self.lam * phi.square()",
-        "2 * self.lam * phi.square()",
+        "4 * self.lam * square",
+        "2 * self.lam * square",
         "dS/dphi contains 4 lam phi^3",
         ACTIONS,
     ),
     Mutant(
         "force misses a neighbour",
         "actions.py",
-        """self.lattice.check(phi)
+        """self.space.check(phi)
         neighbours = sum(phi.roll(1, mu) + phi.roll(-1, mu) for mu""",
-        """self.lattice.check(phi)
+        """self.space.check(phi)
         neighbours = sum(phi.roll(1, mu) for mu""",
         "dS/dphi has both neighbours",
         ACTIONS,

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from equiflow.autograd import as_leaf
 from equiflow.conventions import Written, written_elsewhere
 from equiflow.group import Group
 from equiflow.lattice import Lattice, Multiplet, Space, check_type, lattice_of
@@ -41,7 +42,7 @@ class Action(nn.Module, ABC):
     def grad(self, phi: Tensor) -> Tensor:
         """`dS/dphi_x`, shaped like `phi`. By automatic differentiation unless a subclass knows better."""
         with torch.enable_grad():
-            leaf = phi.detach().requires_grad_()
+            leaf = as_leaf(phi)
             (gradient,) = torch.autograd.grad(self(leaf).sum(), leaf)
         return gradient
 
@@ -96,7 +97,65 @@ class Convention:
     log_z_shift: float
 
 
-class Phi4(Action):
+class QuarticAction(Action):
+    r"""`S = sum_x [sum_mu |phi(x+mu) - phi(x)|^2 + m2 |phi|^2 + lam |phi|^4]`, for any number of components.
+
+    Args:
+        space: `Lattice` for a scalar field, `Multiplet` for one of several components.
+        m2: bare mass squared, may be negative.
+        lam: quartic coupling, >= 0. With `lam = 0` the mass must be positive.
+
+    Raises:
+        ValueError: if the couplings are not finite or the density cannot be normalised.
+    """
+
+    def __init__(self, space: Space, *, m2: float, lam: float) -> None:
+        super().__init__(space)
+        if not (math.isfinite(m2) and math.isfinite(lam)):
+            raise ValueError(f"Couplings must be finite, got m2={m2}, lam={lam}.")
+        if lam < 0 or (lam == 0 and m2 <= 0):
+            raise ValueError(
+                f"exp(-S) cannot be normalised for m2={m2}, lam={lam}; "
+                "expected lam > 0, or lam = 0 with m2 > 0 (a free field)."
+            )
+        self.m2 = float(m2)
+        self.lam = float(lam)
+
+    def forward(self, phi: Tensor) -> Tensor:
+        """`S[phi]`, shape `(batch,)`."""
+        self.space.check(phi)
+        kinetic = sum(self._square(phi.roll(-1, mu) - phi) for mu in self.lattice.axes)
+        square = self._square(phi)
+        potential = (self.m2 + self.lam * square) * square
+        return (kinetic + potential).sum(self.lattice.axes)
+
+    def grad(self, phi: Tensor) -> Tensor:
+        """`dS/dphi = -2 Laplacian(phi) + 2 m2 phi + 4 lam |phi|^2 phi`, shaped like `phi`."""
+        self.space.check(phi)
+        neighbours = sum(phi.roll(1, mu) + phi.roll(-1, mu) for mu in self.lattice.axes)
+        square = self._square(phi, keepdim=True)
+        local = (4 * self.lattice.dim + 2 * self.m2 + 4 * self.lam * square) * phi
+        return local - 2 * neighbours
+
+    def coupling_grad(self, phi: Tensor, name: str) -> Tensor:
+        """`dS/dm2 = sum_x |phi|^2` and `dS/dlam = sum_x |phi|^4`, `(batch,)`."""
+        self.space.check(phi)
+        powers = {"m2": 1, "lam": 2}
+        if name not in powers:
+            raise ValueError(f"{type(self).__name__} has the couplings m2 and lam, not {name!r}.")
+        return self._square(phi).pow(powers[name]).sum(self.lattice.axes)
+
+    def extra_repr(self) -> str:
+        """Couplings, for `repr`."""
+        return f"shape={self.space.shape}, m2={self.m2}, lam={self.lam}"
+
+    def _square(self, phi: Tensor, *, keepdim: bool = False) -> Tensor:
+        """`|phi(x)|^2`, summed over components if there are any."""
+        square = phi.square()
+        return square if isinstance(self.space, Lattice) else square.sum(1, keepdim=keepdim)
+
+
+class Phi4(QuarticAction):
     r"""Scalar phi^4 theory, `S = sum_x [sum_mu (phi(x+mu) - phi(x))^2 + m2 phi^2 + lam phi^4]`.
 
     Args:
@@ -110,33 +169,7 @@ class Phi4(Action):
 
     def __init__(self, lattice: Lattice, *, m2: float, lam: float) -> None:
         check_type(lattice, Lattice, "lattice", "Write Lattice((16, 16)).")
-        super().__init__(lattice)
-        check_normalisable(m2, lam)
-        self.m2 = float(m2)
-        self.lam = float(lam)
-
-    def forward(self, phi: Tensor) -> Tensor:
-        """`S[phi]`, shape `(batch,)`."""
-        self.lattice.check(phi)
-        kinetic = sum((phi.roll(-1, mu) - phi).square() for mu in self.lattice.axes)
-        square = phi.square()
-        potential = (self.m2 + self.lam * square) * square
-        return (kinetic + potential).sum(self.lattice.axes)
-
-    def grad(self, phi: Tensor) -> Tensor:
-        """`dS/dphi = -2 Laplacian(phi) + 2 m2 phi + 4 lam phi^3`, shaped like `phi`."""
-        self.lattice.check(phi)
-        neighbours = sum(phi.roll(1, mu) + phi.roll(-1, mu) for mu in self.lattice.axes)
-        local = (4 * self.lattice.dim + 2 * self.m2 + 4 * self.lam * phi.square()) * phi
-        return local - 2 * neighbours
-
-    def coupling_grad(self, phi: Tensor, name: str) -> Tensor:
-        """`dS/dm2 = sum_x phi^2` and `dS/dlam = sum_x phi^4`, `(batch,)`."""
-        self.lattice.check(phi)
-        powers = {"m2": 2, "lam": 4}
-        if name not in powers:
-            raise ValueError(f"{type(self).__name__} has the couplings m2 and lam, not {name!r}.")
-        return phi.pow(powers[name]).sum(self.lattice.axes)
+        super().__init__(lattice, m2=m2, lam=lam)
 
     @staticmethod
     def from_hopping(lattice: Lattice, *, kappa: float, lam_hopping: float) -> Convention:
@@ -180,10 +213,6 @@ class Phi4(Action):
     def _converted(lattice: Lattice, m2: float, lam: float, scale: float) -> Convention:
         return Convention(Phi4(lattice, m2=m2, lam=lam), scale, lattice.volume * math.log(scale))
 
-    def extra_repr(self) -> str:
-        """Couplings, for `repr`."""
-        return f"shape={self.lattice.shape}, m2={self.m2}, lam={self.lam}"
-
 
 class FreeScalar(Phi4):
     """The free field, `Phi4` with `lam = 0`, whose partition function is known in closed form.
@@ -205,7 +234,7 @@ class FreeScalar(Phi4):
         return float(0.5 * (2 * math.pi * self.mode_variance()).log().sum())
 
 
-class ONModel(Action):
+class ONModel(QuarticAction):
     r"""O(N) vector model, `S = sum_x [sum_mu |phi(x+mu) - phi(x)|^2 + m2 |phi|^2 + lam (|phi|^2)^2]`.
 
     For one component it is `Phi4`.
@@ -221,36 +250,7 @@ class ONModel(Action):
 
     def __init__(self, multiplet: Multiplet, *, m2: float, lam: float) -> None:
         check_type(multiplet, Multiplet, "multiplet", "Write Multiplet(Lattice((16, 16)), 3).")
-        super().__init__(multiplet)
-        check_normalisable(m2, lam)
-        self.m2 = float(m2)
-        self.lam = float(lam)
-
-    def forward(self, phi: Tensor) -> Tensor:
-        """`S[phi]`, shape `(batch,)`."""
-        self.space.check(phi)
-        kinetic = sum((phi.roll(-1, mu) - phi).square().sum(1) for mu in self.lattice.axes)
-        square = phi.square().sum(1)
-        return (kinetic + (self.m2 + self.lam * square) * square).sum(self.lattice.axes)
-
-    def grad(self, phi: Tensor) -> Tensor:
-        """`dS/dphi_a = -2 Laplacian(phi_a) + 2 m2 phi_a + 4 lam |phi|^2 phi_a`, shaped like `phi`."""
-        self.space.check(phi)
-        neighbours = sum(phi.roll(1, mu) + phi.roll(-1, mu) for mu in self.lattice.axes)
-        square = phi.square().sum(1, keepdim=True)
-        return (4 * self.lattice.dim + 2 * self.m2 + 4 * self.lam * square) * phi - 2 * neighbours
-
-    def coupling_grad(self, phi: Tensor, name: str) -> Tensor:
-        """`dS/dm2 = sum_x |phi|^2` and `dS/dlam = sum_x |phi|^4`, `(batch,)`."""
-        self.space.check(phi)
-        powers = {"m2": 1, "lam": 2}
-        if name not in powers:
-            raise ValueError(f"{type(self).__name__} has the couplings m2 and lam, not {name!r}.")
-        return phi.square().sum(1).pow(powers[name]).sum(self.lattice.axes)
-
-    def extra_repr(self) -> str:
-        """Couplings, for `repr`."""
-        return f"shape={self.space.shape}, m2={self.m2}, lam={self.lam}"
+        super().__init__(multiplet, m2=m2, lam=lam)
 
 
 class ExternalField(Action):
@@ -299,14 +299,3 @@ class ExternalField(Action):
     def _like(self, phi: Tensor) -> Tensor:
         h = self.h.to(phi)
         return h if phi.dim() > 1 + self.lattice.dim else h[0]
-
-
-def check_normalisable(m2: float, lam: float) -> None:
-    """Raise a ValueError unless `exp(-S)` of phi^4 theory with these couplings has a finite integral."""
-    if not (math.isfinite(m2) and math.isfinite(lam)):
-        raise ValueError(f"Couplings must be finite, got m2={m2}, lam={lam}.")
-    if lam < 0 or (lam == 0 and m2 <= 0):
-        raise ValueError(
-            f"exp(-S) cannot be normalised for m2={m2}, lam={lam}; "
-            "expected lam > 0, or lam = 0 with m2 > 0 (a free field)."
-        )

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy import optimize, stats
+from scipy import optimize, special
 from torch import Tensor
 
 from equiflow.statistics import Estimate
@@ -76,7 +76,7 @@ class CoshFit:
     @property
     def p_value(self) -> float:
         """Probability of a larger `chi2` if the single state is right; NaN for `dof` = 0."""
-        return float(stats.chi2.sf(self.chi2, self.dof)) if self.dof > 0 else math.nan
+        return float(special.chdtrc(self.dof, self.chi2)) if self.dof > 0 else math.nan
 
     def __str__(self) -> str:
         first, last = self.window

@@ -103,6 +103,14 @@ def test_gradient_agrees_with_finite_differences(action, seed):
     torch.testing.assert_close(difference, exact, rtol=1e-6, atol=1e-6)
 
 
+def test_the_gradient_by_automatic_differentiation_takes_tensors_of_inference_mode():
+    action = Phi4(Lattice((3, 3)), m2=-1.0, lam=1.0)
+    phi = configurations(action.lattice)
+    with torch.inference_mode():
+        made_there = phi.clone()
+    assert torch.equal(Action.grad(action, made_there), Action.grad(action, phi))
+
+
 def test_a_wrong_gradient_is_seen():
     action = WrongGradient(Lattice((3, 4)), m2=-1.0, lam=1.0)
     assert gradient_mismatch(action, configurations(action.lattice)) > 1e-2

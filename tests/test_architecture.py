@@ -17,6 +17,7 @@ LAYER = {
     **dict.fromkeys(
         [
             "allocation",
+            "autograd",
             "compilation",
             "conventions",
             "lattice",
@@ -32,7 +33,7 @@ LAYER = {
     ),
     **dict.fromkeys(
         [
-            *("group", "symmetry", "orthogonal", "actions", "correlators", "families"),
+            *("group", "point_groups", "symmetry", "orthogonal", "actions", "correlators", "families"),
             *("particles", "priors", "observables"),
         ],
         1,

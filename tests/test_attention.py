@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-import torch
+from saved_flows import assert_saved_flow_loads_bitwise_equal
 from strategies import configurations
 
 from equiflow import EquivariantCNF, Lattice, Phi4, Solver, SymmetryGroup, fit
@@ -132,12 +132,7 @@ def test_a_wrong_divergence_is_seen():
 @pytest.mark.parametrize("kind", FAMILIES)
 def test_a_saved_flow_loads_bitwise_equal(kind, tmp_path):
     field = random_field(kind, (3, 2), kernel_size=2)
-    flow = EquivariantCNF(field.lattice, vector_field=field, solver=Solver("rk4", steps=2)).double()
-    flow.save(tmp_path / "flow.pt")
-    loaded = EquivariantCNF.load(tmp_path / "flow.pt")
-    assert loaded.vector_field.config() == field.config()
-    phi = configurations(field.lattice)
-    assert torch.equal(loaded.log_prob(phi), flow.log_prob(phi))
+    assert_saved_flow_loads_bitwise_equal(field, tmp_path)
 
 
 @pytest.mark.parametrize(

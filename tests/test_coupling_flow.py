@@ -20,11 +20,12 @@ from equiflow.nn.checkerboard import CheckerboardGroup, parity_of_sites
 from equiflow.nn.conditioners import ParityCNN, PeriodicCNN
 from equiflow.nn.masked_coupling import MaskedCoupling
 from equiflow.observables import susceptibility
+from equiflow.point_groups import PointElement
 from equiflow.priors import FreeField, StandardNormal
 from equiflow.report import Report
 from equiflow.samplers import HMC, IndependenceMetropolis, diagnose, importance_sample
 from equiflow.storage import CheckpointError
-from equiflow.symmetry import PointElement, SymmetryGroup, Transformation
+from equiflow.symmetry import SymmetryGroup, Transformation
 from equiflow.testing import check_flow, invariance_error, log_density_error, randomise
 from equiflow.training import InversePathGradient, Objective, PathGradient, ReverseKL, fit
 

@@ -4,6 +4,7 @@ import sys
 
 import pytest
 import torch
+from saved_flows import assert_saved_flow_loads_bitwise_equal
 from strategies import configurations, needs
 
 from equiflow import DeepSteerableField, EquivariantCNF, Lattice, Phi4, Solver, SymmetryGroup, fit
@@ -62,12 +63,7 @@ def test_an_untrained_field_stands_still_and_can_start():
 @needs("escnn")
 def test_a_saved_flow_loads_bitwise_equal(tmp_path):
     field = random_field((3, 2), representation=["trivial", "regular"])
-    flow = EquivariantCNF(field.lattice, vector_field=field, solver=Solver("rk4", steps=2)).double()
-    flow.save(tmp_path / "flow.pt")
-    loaded = EquivariantCNF.load(tmp_path / "flow.pt")
-    assert loaded.vector_field.config() == field.config()
-    phi = configurations(field.lattice)
-    assert torch.equal(loaded.log_prob(phi), flow.log_prob(phi))
+    assert_saved_flow_loads_bitwise_equal(field, tmp_path)
 
 
 @needs("escnn")

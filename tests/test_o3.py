@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+from saved_flows import assert_saved_flow_loads_bitwise_equal
 from strategies import configurations, needs
 from torch.autograd import gradcheck, gradgradcheck
 
@@ -119,12 +120,7 @@ def test_the_same_options_give_the_same_field():
 @needs("e3nn")
 def test_a_saved_flow_loads_bitwise_equal(tmp_path):
     field = random_field((4, 4, 3), kernel_size=2, n_radial=3, point="reflections")
-    flow = EquivariantCNF(field.lattice, vector_field=field, solver=Solver("rk4", steps=2)).double()
-    flow.save(tmp_path / "flow.pt")
-    loaded = EquivariantCNF.load(tmp_path / "flow.pt")
-    assert loaded.vector_field.config() == field.config()
-    phi = configurations(field.lattice)
-    assert torch.equal(loaded.log_prob(phi), flow.log_prob(phi))
+    assert_saved_flow_loads_bitwise_equal(field, tmp_path)
 
 
 @needs("e3nn")

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from saved_flows import assert_saved_flow_loads_bitwise_equal
 from strategies import configurations, lattices, potential_fields, seeds
 from strategies import groups as groups_on
 from torch import Tensor, nn
@@ -281,12 +282,7 @@ def test_laws_hold_after_training_and_in_float32(shape, kernel_size):
 
 def test_a_saved_flow_loads_bitwise_equal(tmp_path):
     field = random_field((4, 3), "reflections", False, kernel_size=3)
-    flow = EquivariantCNF(field.lattice, vector_field=field, solver=Solver("rk4", steps=2)).double()
-    flow.save(tmp_path / "flow.pt")
-    loaded = EquivariantCNF.load(tmp_path / "flow.pt")
-    assert loaded.vector_field.config() == field.config()
-    phi = configurations(field.lattice)
-    assert torch.equal(loaded.log_prob(phi), flow.log_prob(phi))
+    assert_saved_flow_loads_bitwise_equal(field, tmp_path)
 
 
 @pytest.mark.parametrize(("shape", "tiles", "kernel_size"), [((3, 3), (2, 1), 3), ((4, 3), (1, 3), None)])

@@ -19,10 +19,11 @@ from torch import Tensor
 from equiflow.flows import EquivariantCNF
 from equiflow.lattice import Lattice
 from equiflow.nn.kernels import Kernel, MomentumKernel, OffsetKernel
+from equiflow.point_groups import PointElement
 from equiflow.priors import FreeField, Prior, StandardNormal
 from equiflow.resizing import momenta_on, offsets_on
 from equiflow.solvers import Solver
-from equiflow.symmetry import PointElement, SymmetryGroup
+from equiflow.symmetry import SymmetryGroup
 from equiflow.testing import assert_vector_field, check_flow, dense_jacobian, randomise
 from equiflow.vector_fields import OrbitConvField, VectorField
 

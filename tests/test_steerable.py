@@ -4,13 +4,13 @@ import sys
 
 import pytest
 import torch
+from saved_flows import assert_saved_flow_loads_bitwise_equal
 from strategies import configurations, needs
 
 from equiflow.actions import Phi4
 from equiflow.flows import EquivariantCNF
 from equiflow.lattice import Lattice
 from equiflow.nn.fieldwise import FieldwisePointwise
-from equiflow.solvers import Solver
 from equiflow.symmetry import SymmetryGroup
 from equiflow.testing import (
     assert_divergence_exact,
@@ -81,12 +81,7 @@ def test_an_untrained_field_stands_still_and_can_start():
 @needs("escnn")
 def test_a_saved_flow_loads_bitwise_equal(tmp_path):
     field = random_field((4, 6), representation=["trivial", "regular"])
-    flow = EquivariantCNF(field.lattice, vector_field=field, solver=Solver("rk4", steps=2)).double()
-    flow.save(tmp_path / "flow.pt")
-    loaded = EquivariantCNF.load(tmp_path / "flow.pt")
-    assert loaded.vector_field.config() == field.config()
-    phi = configurations(field.lattice)
-    assert torch.equal(loaded.log_prob(phi), flow.log_prob(phi))
+    assert_saved_flow_loads_bitwise_equal(field, tmp_path)
 
 
 @needs("escnn")

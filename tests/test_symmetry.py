@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from strategies import POINT_GROUPS, configurations, groups, kernel_sizes, lattices, seeds
 
 from equiflow.lattice import Lattice
-from equiflow.symmetry import PointElement, SymmetryGroup, hyperoctahedral, point_group
+from equiflow.point_groups import PointElement, hyperoctahedral, point_group
+from equiflow.symmetry import SymmetryGroup
 
 
 def image(element: PointElement, x: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ...]:

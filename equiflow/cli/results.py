@@ -14,6 +14,7 @@ from equiflow.cli.building import stream
 from equiflow.cli.config_file import ConfigError, render
 from equiflow.cli.runs import Run, RunError
 from equiflow.interop import describe_samples, load_chain, load_ensemble, save_samples
+from equiflow.interop.containers import SUFFIXES
 from equiflow.page import Page
 from equiflow.report import Report, print_line, print_table, write_json
 from equiflow.statistics import Estimate
@@ -22,8 +23,6 @@ from equiflow.testing import Check, CheckReport, check_flow, equivariance_error,
 
 #: sites up to which the laws that need a dense Jacobian, V^2 numbers a sample, are run
 DENSE_SITES = 1024
-#: kinds of files that samples are written to
-SUFFIXES = (".npz", ".h5", ".hdf5")
 #: chains of the reference, and trajectories between their samples
 HMC_CHAINS, HMC_THIN = 64, 5
 

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from equiflow.group import Element, Group
 from equiflow.lattice import Lattice
-from equiflow.symmetry import PointElement, Transformation
+from equiflow.point_groups import PointElement
+from equiflow.symmetry import Transformation
 
 
 def parity_of_sites(lattice: Lattice) -> Tensor:

@@ -239,6 +239,19 @@ class OffsetKernel(Kernel):
         self.weight.copy_(orbits.mean(values) * orbits.multiplicity.double().sqrt())
 
 
+def carry_over(source: nn.Module, target: nn.Module) -> None:
+    """Give a module the weights of its like on another lattice: of kernels by offset, all else as it is.
+
+    Kernels are the submodules that have a `resize_from`.
+    """
+    kernels = [name for name, module in source.named_modules() if hasattr(module, "resize_from")]
+    for name in kernels:
+        target.get_submodule(name).resize_from(source.get_submodule(name))  # type: ignore[operator]
+    inside = tuple(f"{name}." for name in kernels)
+    shared = {name: value for name, value in source.state_dict().items() if not name.startswith(inside)}
+    target.load_state_dict(shared, strict=False)
+
+
 def spanning_kernel(
     group: SymmetryGroup, n_time_modes: int, n_features: int, *, convolution: str = "auto"
 ) -> Kernel:

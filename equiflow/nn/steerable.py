@@ -17,8 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from equiflow.point_groups import PointElement
 from equiflow.precision import default_dtype
-from equiflow.symmetry import PointElement, SymmetryGroup
+from equiflow.symmetry import SymmetryGroup
 
 
 @dataclass(frozen=True, eq=False)

@@ -37,9 +37,9 @@ def log_z_bridge(flow: Flow, action: Action, ensemble: Ensemble, chain: Chain) -
         ensemble: weighted samples of the flow.
         chain: samples of the target.
     """
-    phi = chain.configurations.to(flow.device, flow.dtype)
-    n_chains = chain.samples.shape[1]
-    target = log_weights(flow, action, phi, batch_size=512).reshape(n_chains, -1).T
+    target = chain.series(
+        lambda phi: log_weights(flow, action, phi.to(flow.device, flow.dtype), batch_size=512)
+    )
     estimate = bridge_log_z(ensemble.log_weight, target)
     return replace(estimate, systematic=ensemble.log_z().systematic)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from equiflow.actions import Action
 from equiflow.lattice import check_type
 from equiflow.samplers.integrators import LEAPFROG, Integrator
-from equiflow.samplers.kernel import Kernel, Outcome, metropolis
+from equiflow.samplers.kernel import Kernel, Outcome, metropolis, towards
 
 #: steps of a mean trajectory beyond which tuning has failed
 MAX_STEPS = 1000
@@ -86,9 +86,7 @@ class HMC(Kernel):
         """With a step nearer to the target acceptance, see `Kernel.adapted`."""
         if self.is_tuned:
             return self
-        # Robbins-Monro: steps that shrink, so that the step size settles.
-        excess = float(outcome.probability.mean()) - self.target_acceptance
-        return self._with(self._log_step + excess / (1 + n / 10) ** 0.6)
+        return self._with(self._log_step + towards(outcome, self.target_acceptance, n))
 
     def settled(self, history: Sequence[Outcome]) -> HMC:
         """With the tuned step for good, see `Kernel.settled`.

@@ -188,6 +188,12 @@ def _thermalised(
     return phi, kernel.settled(history)
 
 
+def towards(outcome: Outcome, target: float, n: int) -> float:
+    """By how much the log of a step should change after update number n to reach a target acceptance."""
+    # Robbins-Monro: changes that shrink, so that the step settles.
+    return (float(outcome.probability.mean()) - target) / (1 + n / 10) ** 0.6
+
+
 def metropolis(
     log_ratio: Tensor, proposal: Tensor, phi: Tensor, generator: torch.Generator | None
 ) -> tuple[Tensor, Outcome]:

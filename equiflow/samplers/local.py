@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from equiflow.lattice import Lattice
-from equiflow.samplers.kernel import Action, Kernel, Outcome, check_phi4
+from equiflow.samplers.kernel import Action, Kernel, Outcome, check_phi4, towards
 
 
 class LocalMetropolis(Kernel):
@@ -78,8 +78,7 @@ class LocalMetropolis(Kernel):
         """With a width nearer to the target acceptance, see `Kernel.adapted`."""
         other = copy.copy(self)
         if not self.is_tuned:
-            excess = float(outcome.probability.mean()) - self.target_acceptance
-            other._log_width += excess / (1 + n / 10) ** 0.6
+            other._log_width += towards(outcome, self.target_acceptance, n)
         return other
 
     def settled(self, history: object) -> LocalMetropolis:

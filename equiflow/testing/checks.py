@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from equiflow.autograd import as_leaf
 from equiflow.flows import EquivariantCNF, Flow
 from equiflow.group import Group
 from equiflow.space import Space
@@ -201,7 +202,7 @@ def _score_error(flow: Flow, z: Tensor) -> float:
 
 def _gradient(function: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:
     with torch.enable_grad():
-        leaf = z.detach().requires_grad_()
+        leaf = as_leaf(z)
         return torch.autograd.grad(function(leaf).sum(), leaf)[0]
 
 

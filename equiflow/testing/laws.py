@@ -8,6 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from equiflow.autograd import as_leaf
 from equiflow.flows import Flow
 from equiflow.group import Element, Group, on_velocities
 from equiflow.lattice import Space
@@ -158,7 +159,7 @@ def invariance_error(flow: Flow, group: Group, *, n_samples: int = 3) -> dict[st
 def dense_jacobian(function: Callable[[Tensor], Tensor], phi: Tensor) -> Tensor:
     """`d function(phi)_x / d phi_y` of each configuration, `(batch, V, V)`, row by row."""
     with torch.enable_grad():
-        leaf = phi.detach().requires_grad_()
+        leaf = as_leaf(phi)
         value = function(leaf).flatten(1)
         rows = [
             torch.autograd.grad(value[:, x].sum(), leaf, retain_graph=True, allow_unused=True)[0]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from equiflow.actions import Action
+from equiflow.autograd import as_leaf
 from equiflow.flows import Flow
 from equiflow.training.objectives import ObjectiveValue
 
@@ -25,7 +26,7 @@ class InversePathGradient:
     ) -> ObjectiveValue:
         """See `Objective`."""
         phi, log_q = flow.rsample_and_log_prob(batch_size, generator=generator)
-        leaf = phi.detach().requires_grad_()
+        leaf = as_leaf(phi)
         (score,) = torch.autograd.grad(flow.log_prob(leaf).sum(), leaf)
         force = score + action.grad(phi.detach())
         surrogate = (phi * force).flatten(1).sum(1).mean()

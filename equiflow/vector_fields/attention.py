@@ -65,7 +65,7 @@ class AttentionField(VectorField):
     ) -> None:
         group = symmetry_on(lattice, group, "field")
         super().__init__(group)
-        self._config: dict[str, Any] = {
+        of_attention: dict[str, Any] = {
             "kernel_size": kernel_size,
             "n_heads": n_heads,
             "n_score": n_score,
@@ -73,10 +73,10 @@ class AttentionField(VectorField):
             "max_frequency": max_frequency,
             "seed": seed,
         }
+        self._config = {"n_time_modes": n_time_modes, **of_attention}
         self.time_basis = CosineBasis(n_time_modes)
         self.linear = spanning_kernel(group, n_time_modes, 1, convolution="fourier")
-        self.attention = LatticeAttention(group, 1, 1, n_time_modes, **self._config)
-        self._config["n_time_modes"] = n_time_modes
+        self.attention = LatticeAttention(group, 1, 1, n_time_modes, **of_attention)
 
     @full_precision
     def velocity_and_divergence(self, phi: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
@@ -99,10 +99,6 @@ class AttentionField(VectorField):
         trace = own * slope.value + own * answer * (here.value - heard)
         trace = trace + (slope.query * (both - key * heard)).sum(-1, keepdim=True)
         return velocity, trace.flatten(1).sum(1) + lattice.volume * linear.at_origin[0]
-
-    def config(self) -> dict[str, object]:
-        """See `VectorField.config`."""
-        return dict(self._config)
 
 
 class DeepAttentionField(EstimatedField):
@@ -165,7 +161,7 @@ class DeepAttentionField(EstimatedField):
             "max_frequency": max_frequency,
         }
         own = {"n_channels": n_channels, "n_layers": n_layers, "n_time_modes": n_time_modes, "seed": seed}
-        self._config: dict[str, Any] = own | shared
+        self._config = own | shared
         self.time_basis = CosineBasis(n_time_modes)
         self.linear = spanning_kernel(group, n_time_modes, 1, convolution="fourier")
         widths = [1, *[n_channels] * (n_layers - 1), 1]
@@ -186,7 +182,3 @@ class DeepAttentionField(EstimatedField):
             u = u + layer(u, time_values)
         linear = lattice.ifft(lattice.fft(phi) * self.linear(time_values).operand[0])
         return last(u, time_values).view_as(phi) + linear
-
-    def config(self) -> dict[str, object]:
-        """See `VectorField.config`."""
-        return {**self._config, **super().config()}

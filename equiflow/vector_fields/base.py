@@ -5,12 +5,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import singledispatch
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from equiflow.autograd import detached, differentiable
 from equiflow.group import Group
 from equiflow.lattice import Lattice, Space, lattice_of
+from equiflow.nn.kernels import carry_over
+from equiflow.resizing import space_on
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,8 @@ class VectorField(nn.Module, ABC):
     def __init__(self, group: Group) -> None:
         super().__init__()
         self.group = group
+        #: the options of a subclass, if it takes any; what `config` returns
+        self._config: dict[str, Any] = {}
 
     @property
     def space(self) -> Space:
@@ -112,7 +118,7 @@ class VectorField(nn.Module, ABC):
         keeps_graph = torch.is_grad_enabled()
         with torch.enable_grad():
             # The velocity's graph serves twice: here, and for whoever differentiates the trajectory.
-            point = phi if phi.requires_grad else detached(phi).requires_grad_()
+            point = differentiable(phi)
             velocity, divergence = self.velocity_and_divergence(point, t)
             scalar = (velocity * detached(score)).sum() + divergence.sum()
             (gradient,) = torch.autograd.grad(scalar, point, retain_graph=keeps_graph)
@@ -158,12 +164,16 @@ class VectorField(nn.Module, ABC):
 
     def config(self) -> dict[str, object]:
         """Keyword arguments that rebuild this field from its group (plain types only)."""
-        return {}
+        return dict(self._config)
 
-
-def detached(phi: Tensor) -> Tensor:
-    """`phi.detach()`, or a copy where inference mode made `phi`: no graph takes such a tensor."""
-    return phi.clone() if phi.is_inference() else phi.detach()
+    def _rebuilt_on(self, lattice: Lattice) -> Any:
+        """The field that its config makes on another lattice, with its weights: kernels by offset."""
+        build: Any = type(self)
+        space = space_on(self.space, lattice)
+        field = build(space, group=self.group.on(space), **self.config())
+        weight = next(self.parameters())
+        carry_over(self, field.to(weight.device, weight.dtype))
+        return field
 
 
 @singledispatch

@@ -73,7 +73,7 @@ class DeepSteerableField(EstimatedField):
         check_count(seed, "seed", minimum=0)
         size = size_on(lattice, group, kernel_size, DEFAULT_KERNEL_SIZE)
         names = representation_names(group, representation)
-        self._config: dict[str, Any] = {
+        self._config = {
             "representation": list(names),
             "multiplicity": multiplicity,
             "n_layers": n_layers,
@@ -112,7 +112,3 @@ class DeepSteerableField(EstimatedField):
             u = u + W(G(u, no_overlap)[0], time_values)
         linear = lattice.ifft(lattice.fft(phi) * self.linear(time_values).operand[0])
         return self.descend(last(u, no_overlap)[0], time_values).squeeze(1) + linear
-
-    def config(self) -> dict[str, object]:
-        """See `VectorField.config`."""
-        return {**self._config, **super().config()}

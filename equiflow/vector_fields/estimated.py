@@ -8,11 +8,12 @@ from abc import abstractmethod
 import torch
 from torch import Tensor
 
+from equiflow.autograd import differentiable
 from equiflow.group import Group
 from equiflow.lattice import check_count
 from equiflow.nn.traces import dense_trace, hutch_plus_plus, hutchinson
 from equiflow.precision import full_precision
-from equiflow.vector_fields.base import VectorField, detached
+from equiflow.vector_fields.base import VectorField
 
 #: estimator, and how many probes it takes for each that is asked for
 ESTIMATORS = {"hutchinson": (hutchinson, 1), "hutch++": (hutch_plus_plus, 2)}
@@ -91,7 +92,7 @@ class EstimatedField(VectorField):
         self._check_probes(phi)
         keeps_graph = torch.is_grad_enabled()
         with torch.enable_grad():
-            point = phi if phi.requires_grad else detached(phi).requires_grad_()
+            point = differentiable(phi)
             velocity = self.velocity(point, t)
 
             def product(w: Tensor) -> Tensor:
@@ -120,7 +121,7 @@ class EstimatedField(VectorField):
 
     def config(self) -> dict[str, object]:
         """See `VectorField.config`."""
-        return {"trace": self.trace, "n_probes": self.n_probes}
+        return {**super().config(), "trace": self.trace, "n_probes": self.n_probes}
 
 
 def _checked(trace: str, n_probes: int) -> tuple[str, int]:

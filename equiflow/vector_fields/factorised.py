@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -11,7 +9,6 @@ from equiflow.lattice import Lattice, check_count
 from equiflow.nn.features import SineFeatures
 from equiflow.nn.kernels import KernelValues, OffsetKernel
 from equiflow.nn.time import FourierBasis, LearnedBasis, orthonormal
-from equiflow.resizing import check_resizable
 from equiflow.symmetry import SymmetryGroup, symmetry_on
 from equiflow.vector_fields.shallow import ShallowField
 
@@ -55,7 +52,7 @@ class FactorisedConvField(ShallowField):
     ) -> None:
         group = symmetry_on(lattice, group, "field")
         super().__init__(group)
-        self._config: dict[str, Any] = {
+        self._config = {
             "kernel_size": kernel_size,
             "n_frequencies": n_frequencies,
             "n_feature_bonds": check_count(n_feature_bonds, "n_feature_bonds"),
@@ -83,17 +80,6 @@ class FactorisedConvField(ShallowField):
         drift = None if self.drift is None else self.drift @ time_values
         return KernelValues(operand, mixing @ bonds.at_origin), drift
 
-    def config(self) -> dict[str, object]:
-        """See `VectorField.config`."""
-        return dict(self._config)
-
     def resized(self, lattice: Lattice) -> FactorisedConvField:
         """Kernels as functions of offset, everything else as it is, see `VectorField.resized`."""
-        check_resizable(self.lattice, lattice)
-        field = FactorisedConvField(lattice, group=self.group.on(lattice), **self._config)
-        weight = self.kernel.weight
-        field.to(weight.device, weight.dtype)
-        shared = {name: value for name, value in self.state_dict().items() if name != "kernel.weight"}
-        field.load_state_dict(shared, strict=False)
-        field.kernel.resize_from(self.kernel)
-        return field
+        return self._rebuilt_on(lattice)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -14,7 +12,6 @@ from equiflow.nn.kernels import spanning_kernel
 from equiflow.nn.time import CosineBasis
 from equiflow.orthogonal import MultipletGroup
 from equiflow.precision import full_precision
-from equiflow.resizing import space_on
 from equiflow.vector_fields.base import VectorField, default_field
 
 
@@ -58,7 +55,7 @@ class MultipletField(VectorField):
         group = group_on(multiplet, group, "field")
         check_type(group, MultipletGroup, "group")
         super().__init__(group)
-        self._config: dict[str, Any] = {
+        self._config = {
             "n_frequencies": n_frequencies,
             "n_time_modes": n_time_modes,
             "max_frequency": max_frequency,
@@ -87,21 +84,9 @@ class MultipletField(VectorField):
         divergence = traces.sum(lattice.axes) @ at_origin[1:] + self.space.size * at_origin[0]
         return velocity, divergence
 
-    def config(self) -> dict[str, object]:
-        """See `VectorField.config`."""
-        return dict(self._config)
-
     def resized(self, lattice: Lattice) -> MultipletField:
         """Kernels as functions of offset, everything else as it is, see `VectorField.resized`."""
-        space = space_on(self.space, lattice)
-        assert isinstance(space, Multiplet)
-        field = MultipletField(space, group=self.group.on(space), **self._config)
-        weight = self.kernel.weight
-        field.to(weight.device, weight.dtype)
-        shared = {name: value for name, value in self.state_dict().items() if name != "kernel.weight"}
-        field.load_state_dict(shared, strict=False)
-        field.kernel.resize_from(self.kernel)
-        return field
+        return self._rebuilt_on(lattice)
 
 
 default_field.register(Multiplet, MultipletField)

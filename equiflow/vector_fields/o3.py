@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor
 
 from equiflow.lattice import Lattice, check_type
@@ -11,7 +9,6 @@ from equiflow.nn.gates import GatedPointwise
 from equiflow.nn.kernels import spanning_kernel
 from equiflow.nn.o3 import HarmonicBasis, HarmonicKernels
 from equiflow.nn.time import CosineBasis
-from equiflow.resizing import check_resizable
 from equiflow.symmetry import SymmetryGroup, symmetry_on
 from equiflow.vector_fields.two_convolutions import TwoConvolutionField, TwoKernels
 
@@ -63,7 +60,7 @@ class O3Field(TwoConvolutionField):
         basis = HarmonicBasis(group, irreps, kernel_size, n_radial)
         gates = GatedPointwise(basis.sizes, max_frequency=max_frequency, odd=group.z2)
         super().__init__(group, gates, support=basis.support)
-        self._config: dict[str, Any] = {
+        self._config = {
             "kernel_size": kernel_size,
             "irreps": irreps,
             "n_radial": n_radial,
@@ -81,18 +78,6 @@ class O3Field(TwoConvolutionField):
         linear = self.lattice.ifft(self.linear(time_values).operand[0])
         return TwoKernels(self.inner(time_values), self.outer(time_values), linear)
 
-    def config(self) -> dict[str, object]:
-        """See `VectorField.config`."""
-        return dict(self._config)
-
     def resized(self, lattice: Lattice) -> O3Field:
         """Kernels as functions of offset, everything else as it is, see `VectorField.resized`."""
-        check_resizable(self.lattice, lattice)
-        field = O3Field(lattice, group=self.group.on(lattice), **self._config)
-        weight = self.linear.weight
-        field.to(weight.device, weight.dtype)
-        field.inner.resize_from(self.inner)
-        field.outer.resize_from(self.outer)
-        field.linear.resize_from(self.linear)
-        field.pointwise.load_state_dict(self.pointwise.state_dict())
-        return field
+        return self._rebuilt_on(lattice)

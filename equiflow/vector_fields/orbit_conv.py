@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -11,7 +9,6 @@ from equiflow.lattice import Lattice
 from equiflow.nn.features import SineFeatures
 from equiflow.nn.kernels import KernelValues, MomentumKernel, OffsetKernel, spanning_kernel
 from equiflow.nn.time import CosineBasis
-from equiflow.resizing import check_resizable
 from equiflow.symmetry import SymmetryGroup, symmetry_on
 from equiflow.vector_fields.base import default_field
 from equiflow.vector_fields.shallow import ShallowField
@@ -59,7 +56,7 @@ class OrbitConvField(ShallowField):
     ) -> None:
         group = symmetry_on(lattice, group, "field")
         super().__init__(group)
-        self._config: dict[str, Any] = {
+        self._config = {
             "kernel_size": kernel_size,
             "n_frequencies": n_frequencies,
             "n_time_modes": n_time_modes,
@@ -99,20 +96,9 @@ class OrbitConvField(ShallowField):
     def _all_trained(self) -> bool:
         return all(p.requires_grad for p in self.parameters())
 
-    def config(self) -> dict[str, object]:
-        """See `VectorField.config`."""
-        return dict(self._config)
-
     def resized(self, lattice: Lattice) -> OrbitConvField:
         """Kernels as functions of offset, everything else as it is, see `VectorField.resized`."""
-        check_resizable(self.lattice, lattice)
-        field = OrbitConvField(lattice, group=self.group.on(lattice), **self._config)
-        weight = self.kernel.weight
-        field.to(weight.device, weight.dtype)
-        shared = {name: value for name, value in self.state_dict().items() if name != "kernel.weight"}
-        field.load_state_dict(shared, strict=False)
-        field.kernel.resize_from(self.kernel)
-        return field
+        return self._rebuilt_on(lattice)
 
     def _at(self, t: Tensor | float, scale: Tensor | None = None) -> tuple[KernelValues, Tensor | None]:
         time_values = self.time_basis(t)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -70,7 +69,7 @@ class ParticleField(VectorField):
         low, high = widths
         if not 0 < low < high < math.inf:
             raise ValueError(f"widths must be (smallest, largest) with 0 < smallest < largest, got {widths}.")
-        self._config: dict[str, Any] = {
+        self._config = {
             "l_max": l_max,
             "n_radial": n_radial,
             "n_hidden": n_hidden,
@@ -111,10 +110,6 @@ class ParticleField(VectorField):
             slope = slope + torch.einsum("mna,bicm,bicnd->bicad", step, high.value, low.slope)
             vectors.append(Jet(value, slope))
         return Jet(torch.cat([jet.value for jet in vectors], 2), torch.cat([jet.slope for jet in vectors], 2))
-
-    def config(self) -> dict[str, object]:
-        """See `VectorField.config`."""
-        return dict(self._config)
 
 
 default_field.register(Particles, ParticleField)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +12,6 @@ from equiflow.nn.kernels import Kernel, MomentumKernel, OffsetKernel, spanning_k
 from equiflow.nn.ridges import Ridges
 from equiflow.nn.time import CosineBasis
 from equiflow.precision import full_precision
-from equiflow.resizing import check_resizable
 from equiflow.symmetry import SymmetryGroup, symmetry_on
 from equiflow.vector_fields.base import PathRates, VectorField
 
@@ -90,7 +88,7 @@ class PotentialField(VectorField):
     ) -> None:
         group = symmetry_on(lattice, group, "field")
         super().__init__(group)
-        self._config: dict[str, Any] = {
+        self._config = {
             "kernel_size": kernel_size,
             "n_channels": n_channels,
             "n_ridges": n_ridges,
@@ -156,21 +154,9 @@ class PotentialField(VectorField):
             rate = self._mix(sent, ridges.direction.mT @ bent, now)
         return PathRates(velocity, divergence, -rate)
 
-    def config(self) -> dict[str, object]:
-        """See `VectorField.config`."""
-        return dict(self._config)
-
     def resized(self, lattice: Lattice) -> PotentialField:
         """Kernels as functions of offset, everything else as it is, see `VectorField.resized`."""
-        check_resizable(self.lattice, lattice)
-        field = PotentialField(lattice, group=self.group.on(lattice), **self._config)
-        field.to(self.amplitude.device, self.amplitude.dtype)
-        kernels = {"kernel.weight", "linear.weight"}
-        shared = {name: value for name, value in self.state_dict().items() if name not in kernels}
-        field.load_state_dict(shared, strict=False)
-        field.kernel.resize_from(self.kernel)
-        field.linear.resize_from(self.linear)
-        return field
+        return self._rebuilt_on(lattice)
 
     def _at(self, t: Tensor | float) -> _Coefficients:
         time_values = self.time_basis(t)

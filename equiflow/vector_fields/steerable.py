@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -76,7 +75,7 @@ class SteerableField(TwoConvolutionField):
             odd=group.z2,
         )
         super().__init__(group, pointwise)
-        self._config: dict[str, Any] = {
+        self._config = {
             "representation": list(names),
             "multiplicity": multiplicity,
             "kernel_size": size,
@@ -138,10 +137,6 @@ class SteerableField(TwoConvolutionField):
         total = torch.zeros(len(noise), int(field_of.max()) + 1, dtype=torch.float64)
         total.index_add_(1, field_of, noise.square())
         self.inner[0] = noise / total.sqrt()[:, field_of]
-
-    def config(self) -> dict[str, object]:
-        """See `VectorField.config`."""
-        return dict(self._config)
 
     def resized(self, lattice: Lattice) -> SteerableField:
         """`K1` and `K2` as they are, `K0` as a function of offset, see `VectorField.resized`.
