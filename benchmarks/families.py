@@ -60,8 +60,6 @@ from equiflow.vector_fields import VECTOR_FIELDS, EstimatedField
 M_PL_4 = {4: 8.0, 6: 6.975, 8: 6.008, 10: 5.550, 12: 5.276, 14: 5.113, 16: 4.97, 20: 4.807, 32: 4.572}
 ESS_TICKS = (0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999)
 TRAINING_SOLVER = Solver("rk5", steps=5)
-#: learning rates of continuous flows, where not 2e-2
-RATES = {"PotentialField": 8e-2, "FactorisedConvField": 1e-3}
 
 
 def continuous(family: str, lattice: Lattice) -> Flow:
@@ -121,14 +119,13 @@ def hmc(action: Action, args: argparse.Namespace, seed: int) -> torch.Tensor:
     return chain.configurations
 
 
-def objective_of(name: str, flow: Flow, samples: torch.Tensor) -> tuple[Objective, float]:
-    """The objective of that name that suits a flow, and its learning rate."""
+def objective_of(name: str, flow: Flow, samples: torch.Tensor) -> Objective:
+    """The objective of that name that suits a flow."""
     if isinstance(flow, EquivariantCNF):
         path: Objective = PathGradient(solver=TRAINING_SOLVER)
         forward = ForwardKL(samples, solver=TRAINING_SOLVER)
-        rate = RATES.get(type(flow.vector_field).__name__, 2e-2)
     else:
-        path, forward, rate = InversePathGradient(), ForwardKL(samples), 1e-2
+        path, forward = InversePathGradient(), ForwardKL(samples)
     known: dict[str, Objective] = {
         "path": path,
         "reverse": ReverseKL(),
@@ -136,7 +133,7 @@ def objective_of(name: str, flow: Flow, samples: torch.Tensor) -> tuple[Objectiv
         "matching": FlowMatching(samples),  # an exact map has no velocity: raises what says so
         "mixture": Mixture((path, 0.5), (forward, 0.5)),
     }
-    return known[name], rate
+    return known[name]
 
 
 def new_flow(family: str, lattice: Lattice, args: argparse.Namespace) -> Flow:
@@ -148,14 +145,13 @@ def new_flow(family: str, lattice: Lattice, args: argparse.Namespace) -> Flow:
 
 def train(flow: Flow, target: Action, samples: torch.Tensor, name: str, steps: int, args: Any) -> float:
     """A complete schedule; returns its seconds."""
-    objective, rate = objective_of(name, flow, samples)
+    objective = objective_of(name, flow, samples)
     start = seconds_now(args.device)
     fit(
         flow,
         target,
         steps=steps,
         batch_size=args.batch_size,
-        learning_rate=rate,
         warmup=min(30, steps // 4),
         objective=objective,
         seed=args.seed,

@@ -67,6 +67,11 @@ class Flow(nn.Module, ABC):
         """Device that the flow lives on."""
         return self.prior.device
 
+    @property
+    def learning_rate(self) -> float:
+        """Adam's, at the top of its schedule, that `fit` takes unless told otherwise."""
+        return 1e-2
+
     def log_prob(self, phi: Tensor) -> Tensor:
         """`log q(phi)`, absolute, `(batch,)`.
 

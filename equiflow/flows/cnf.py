@@ -95,6 +95,11 @@ class EquivariantCNF(Flow):
         field, prior = self.vector_field.group, self.prior.group
         return prior if prior <= field else field
 
+    @property
+    def learning_rate(self) -> float:
+        """What the vector field bears, see `VectorField.learning_rate`."""
+        return self.vector_field.learning_rate
+
     def resized(self, lattice: Lattice) -> EquivariantCNF:
         """The flow on a lattice of another size: what was learned carries over, nothing is shared.
 

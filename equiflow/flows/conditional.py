@@ -80,6 +80,11 @@ class ConditionalFlow(nn.Module):
         """Device that the flow lives on."""
         return self.template.device
 
+    @property
+    def learning_rate(self) -> float:
+        """Adam's that `fit` takes unless told otherwise."""
+        return self.template.learning_rate
+
     def basis(self, **couplings: float) -> list[float]:
         """`P_k(c)` for every k; the first is 1.
 

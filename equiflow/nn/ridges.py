@@ -4,11 +4,39 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from equiflow.lattice import check_count, check_type
+
+
+class _SineAndCosine(torch.autograd.Function):
+    """Both at once: each is the other's derivative, which torch would compute once more."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(theta: Tensor) -> tuple[Tensor, Tensor]:
+        return theta.sin(), theta.cos()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*output)
+
+    @staticmethod
+    def backward(ctx: Any, of_sin: Tensor | None, of_cos: Tensor | None) -> Tensor | None:
+        sin, cos = ctx.saved_tensors
+        if of_cos is None:
+            return None if of_sin is None else of_sin * cos
+        return -of_cos * sin if of_sin is None else torch.addcmul(of_sin * cos, of_cos, sin, value=-1)
+
+
+def sine_and_cosine(theta: Tensor) -> tuple[Tensor, Tensor]:
+    """`sin theta` and `cos theta`, which share their derivatives."""
+    return _SineAndCosine.apply(theta)
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from equiflow.lattice import check_type
 from equiflow.training.history import History
 from equiflow.training.trainer import fit
 
-#: Of the rungs after the first, which start near their optimum: half of what `fit` takes by default.
-FINE_TUNING_RATE = 1e-2
+#: Of the rungs after the first, which start near their optimum, in units of what `fit` takes by default.
+FINE_TUNING = 0.5
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def fit_ladder(
     settings = _one_each(len(actions), steps=steps, batch_size=batch_size, learning_rate=learning_rate)
     for action, setting, path in zip(actions, settings, paths, strict=True):
         if rungs:
-            setting.setdefault("learning_rate", FINE_TUNING_RATE)
+            setting.setdefault("learning_rate", FINE_TUNING * flow.learning_rate)
             flow = flow.resized(action.lattice)
         history = fit(flow, action, checkpoint=path, **setting, **options)
         rungs.append(Rung(action, flow, history))

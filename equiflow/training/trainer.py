@@ -51,7 +51,7 @@ def fit(
     *,
     steps: int = 600,
     batch_size: int = 128,
-    learning_rate: float = 2e-2,
+    learning_rate: float | None = None,
     warmup: int = 30,
     clip_norm: float = 10.0,
     objective: Objective | OverCouplings | None = None,
@@ -69,7 +69,8 @@ def fit(
         action: the target; an `ActionFamily` for a `ConditionalFlow`.
         steps: optimiser steps in all (a resumed run counts the steps before).
         batch_size: model samples per step.
-        learning_rate: Adam's, at the top of its schedule (linear warm-up, cosine decay to 0).
+        learning_rate: Adam's, at the top of its schedule (linear warm-up, cosine decay to 0); by default
+            what suits the flow, `flow.learning_rate`.
         warmup: steps of the warm-up.
         clip_norm: gradients with a larger norm are scaled down to it.
         objective: by default `PathGradient` solved with 5 steps of rk5. For a `ConditionalFlow` it is
@@ -93,6 +94,7 @@ def fit(
         TrainingDivergedError: if loss or gradient is not finite; the checkpoint stays as it was.
         CheckpointError: if the checkpoint belongs to another run.
     """
+    learning_rate = flow.learning_rate if learning_rate is None else learning_rate
     check_inputs(flow, action, steps, batch_size, learning_rate, warmup, clip_norm, checkpoint_every)
     objective = PathGradient(solver=TRAINING_SOLVER) if objective is None else objective
     if isinstance(flow, ConditionalFlow) and not isinstance(objective, OverCouplings):

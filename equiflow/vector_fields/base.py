@@ -43,6 +43,8 @@ class VectorField(nn.Module, ABC):
     """
 
     group: Group
+    #: Adam's, at the top of its schedule, that `fit` takes unless told otherwise
+    learning_rate: float = 2e-2
 
     def __init__(self, group: Group) -> None:
         super().__init__()

@@ -36,6 +36,7 @@ class FactorisedConvField(ShallowField):
     """
 
     group: SymmetryGroup
+    learning_rate = 1e-3
 
     def __init__(
         self,

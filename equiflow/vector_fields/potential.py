@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from equiflow.lattice import Lattice
 from equiflow.nn.kernels import Kernel, MomentumKernel, OffsetKernel, spanning_kernel
-from equiflow.nn.ridges import Ridges
+from equiflow.nn.ridges import Ridges, sine_and_cosine
 from equiflow.nn.time import CosineBasis
 from equiflow.precision import full_precision
 from equiflow.symmetry import SymmetryGroup, symmetry_on
@@ -47,8 +47,7 @@ class PotentialField(VectorField):
     exact at the cost of one sum over sites, with `<a, b> = sum_offsets a b`. The Jacobian is symmetric. `K_0`
     and `K_c` depend on flow time. Even in phi with Z2; without, the ridges have phases and Phi a term
     `b(t) sum_x phi`. An untrained field stands still: `K_0 = a = 0`; its `K_c` are propagators
-    `1 / (1 + c p^2)`, c = 0, 1, ..., of which the first gives phi itself. Training bears a larger
-    learning rate than `fit`'s default; `benchmarks/families.py` takes 8e-2 at L = 8.
+    `1 / (1 + c p^2)`, c = 0, 1, ..., of which the first gives phi itself.
 
     Optimal transport moves along gradients (Monge-Ampere flow, arXiv:1809.10188), and so do trivialising maps
     (arXiv:0907.5491, learned in 2212.08469).
@@ -73,6 +72,7 @@ class PotentialField(VectorField):
     """
 
     group: SymmetryGroup
+    learning_rate = 8e-2
 
     def __init__(
         self,
@@ -127,9 +127,9 @@ class PotentialField(VectorField):
         self.lattice.check(phi)
         now = self._at(t)
         encoded, u = self._channels(phi, now)
-        theta = self.ridges.angles(u)
-        velocity = self._mix(encoded, self.ridges.gradient(theta.sin(), now.amplitude), now) + now.drift
-        return velocity, self._laplacian(theta.cos(), now)
+        sin, cos = sine_and_cosine(self.ridges.angles(u))
+        velocity = self._mix(encoded, self.ridges.gradient(sin, now.amplitude), now) + now.drift
+        return velocity, self._laplacian(cos, now)
 
     @full_precision
     def path_rates(self, phi: Tensor, t: Tensor | float, score: Tensor) -> PathRates:
@@ -141,11 +141,9 @@ class PotentialField(VectorField):
         self.lattice.check(score, "score")
         now, ridges = self._at(t), self.ridges
         encoded, u = self._channels(phi, now)
-        theta = ridges.angles(u)
-        sin = theta.sin()
+        sin, cos = sine_and_cosine(ridges.angles(u))
         velocity = self._mix(encoded, ridges.gradient(sin, now.amplitude), now) + now.drift
         with torch.no_grad():
-            cos = theta.cos()
             divergence = self._laplacian(cos, now)
             sent, y = self._channels(score, now)
             bent = ((ridges.direction * now.amplitude[:, None]) @ y).mul_(cos)
