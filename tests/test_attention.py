@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from saved_flows import assert_saved_flow_loads_bitwise_equal
 from strategies import configurations
 
@@ -52,6 +53,28 @@ def test_laws_hold_after_training(kind):
     history = fit(flow, Phi4(lattice, m2=-4.0, lam=8.0), steps=8, batch_size=32, warmup=0, progress=False)
     assert min(history.loss[-3:]) < history.loss[0]
     assert_vector_field(flow.vector_field)
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_a_resized_field_acts_alike_on_periodic_configurations(kind):
+    field = random_field(kind, (3, 3), point="reflections", z2=False, kernel_size=3)
+    larger = field.resized(Lattice((6, 3)))
+    phi = configurations(field.lattice)
+    torch.testing.assert_close(
+        larger.velocity(phi.repeat(1, 2, 1), 0.3), field.velocity(phi, 0.3).repeat(1, 2, 1)
+    )
+
+
+def test_scores_of_offsets_that_are_new_are_those_of_the_nearest():
+    field = random_field(shape=(3, 3))
+    larger = field.resized(Lattice((6, 6)))
+    assert_vector_field(larger)
+    bias = [f.attention.bias[..., f.attention.orbits.index].detach() for f in (field, larger)]
+    torch.testing.assert_close(bias[1][..., :2, :2], bias[0][..., :2, :2])
+    torch.testing.assert_close(bias[1][..., 3, 0], bias[0][..., 1, 0])
+    again = larger.resized(Lattice((3, 3)))
+    phi = configurations(field.lattice)
+    torch.testing.assert_close(again.velocity(phi, 0.3), field.velocity(phi, 0.3))
 
 
 @pytest.mark.parametrize("kind", FAMILIES)

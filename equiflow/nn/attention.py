@@ -64,10 +64,10 @@ class LatticeAttention(nn.Module):
         check_count(n_heads, "n_heads")
         check_count(n_score, "n_score")
         check_count(seed, "seed", minimum=0)
-        self.z2 = group.z2
+        self.z2, self.lattice = group.z2, group.lattice
         self.features = SineFeatures(n_frequencies, 1, max_frequency=max_frequency, odd=False)
         n_features = n_in * n_frequencies * (1 if group.z2 else 2)
-        orbits = group.offset_orbits(kernel_size)
+        orbits = self.orbits = group.offset_orbits(kernel_size)
         self.query = nn.Parameter(torch.zeros(n_time_modes, n_heads, n_score, n_features))
         self.key = nn.Parameter(torch.zeros(n_time_modes, n_heads, n_score, n_features))
         self.value = nn.Parameter(torch.zeros(n_time_modes, n_heads, n_out, n_features))
@@ -108,6 +108,18 @@ class LatticeAttention(nn.Module):
         score = here.query @ here.key.mT + bias.masked_fill(self._outside, -torch.inf)
         silence = score.new_zeros(()).expand(*score.shape[:-1], 1)
         return torch.cat([score, silence], -1).softmax(-1)[..., :-1]
+
+    @torch.no_grad()
+    def resize_from(self, other: LatticeAttention) -> None:
+        """Take over the weights of another lattice: biases by offset, those farther away from the nearest."""
+        own = {name: value for name, value in other.state_dict().items() if name != "bias"}
+        self.load_state_dict(own, strict=False)
+        values = other.bias[..., other.orbits.index.clamp(min=0)]
+        for axis, old, new in zip(self.lattice.axes, other.lattice.shape, self.lattice.shape, strict=True):
+            index = torch.arange(new, device=values.device)
+            signed = torch.where(index <= new // 2, index, index - new)
+            values = values.index_select(axis, signed.clamp(-((old - 1) // 2), old // 2) % old)
+        self.bias.copy_(self.orbits.mean(values))
 
 
 def _squared_distance(lattice: Lattice) -> Tensor:

@@ -100,6 +100,10 @@ class AttentionField(VectorField):
         trace = trace + (slope.query * (both - key * heard)).sum(-1, keepdim=True)
         return velocity, trace.flatten(1).sum(1) + lattice.volume * linear.at_origin[0]
 
+    def resized(self, lattice: Lattice) -> AttentionField:
+        """Biases and `K_0` as functions of offset, the rest as it is, see `VectorField.resized`."""
+        return self._rebuilt_on(lattice)
+
 
 class DeepAttentionField(EstimatedField):
     r"""Layers of attention between channels, `u -> u + attention(u)`, from phi and back to a velocity.
@@ -182,3 +186,7 @@ class DeepAttentionField(EstimatedField):
             u = u + layer(u, time_values)
         linear = lattice.ifft(lattice.fft(phi) * self.linear(time_values).operand[0])
         return last(u, time_values).view_as(phi) + linear
+
+    def resized(self, lattice: Lattice) -> DeepAttentionField:
+        """Biases and `K_0` as functions of offset, the rest as it is, see `VectorField.resized`."""
+        return self._rebuilt_on(lattice)

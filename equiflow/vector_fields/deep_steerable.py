@@ -15,7 +15,7 @@ from equiflow.nn.time import CosineBasis
 from equiflow.precision import full_precision
 from equiflow.symmetry import SymmetryGroup
 from equiflow.vector_fields.estimated import EstimatedField
-from equiflow.vector_fields.steerable import check_reached, group_in_the_plane, size_on
+from equiflow.vector_fields.steerable import check_reached, group_in_the_plane, same_group_on, size_on
 
 DEFAULT_KERNEL_SIZE = 3
 
@@ -112,3 +112,12 @@ class DeepSteerableField(EstimatedField):
             u = u + W(G(u, no_overlap)[0], time_values)
         linear = lattice.ifft(lattice.fft(phi) * self.linear(time_values).operand[0])
         return self.descend(last(u, no_overlap)[0], time_values).squeeze(1) + linear
+
+    def resized(self, lattice: Lattice) -> DeepSteerableField:
+        """All kernels as they are, `K_0` as a function of offset, see `VectorField.resized`.
+
+        Raises:
+            ValueError: also if the kernels do not fit, or the point group is another one there.
+        """
+        same_group_on(lattice, self.group)
+        return self._rebuilt_on(lattice)

@@ -144,13 +144,7 @@ class SteerableField(TwoConvolutionField):
         Raises:
             ValueError: also if the kernels do not fit, or the point group is another one there.
         """
-        check_resizable(self.lattice, lattice)
-        group = self.group.on(lattice)
-        if group.point_elements != self.group.point_elements:
-            raise ValueError(
-                f"The channels transform under {self.group} on {self.lattice.shape} and would under {group} "
-                f"on {lattice.shape}. Build the field with a point group that both lattices have."
-            )
+        group = same_group_on(lattice, self.group)
         field = type(self)(lattice, group=group, **self._config)
         field.to(self.inner.device, self.inner.dtype)
         own = self.state_dict()
@@ -224,3 +218,19 @@ def check_reached(
             f"No steerable kernel of size {size} leads from a scalar to {', '.join(empty)} on the lattice "
             f"{lattice.shape}; take a larger kernel_size, or leave the representation out."
         )
+
+
+def same_group_on(lattice: Lattice, group: SymmetryGroup) -> SymmetryGroup:
+    """The group of another lattice, with the point group that the channels transform under.
+
+    Raises:
+        ValueError: if the point group is another one there.
+    """
+    check_resizable(group.lattice, lattice)
+    there = group.on(lattice)
+    if there.point_elements != group.point_elements:
+        raise ValueError(
+            f"The channels transform under {group} on {group.lattice.shape} and would under {there} on "
+            f"{lattice.shape}. Build the field with a point group that both lattices have."
+        )
+    return there
