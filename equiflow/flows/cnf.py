@@ -35,7 +35,7 @@ class EquivariantCNF(Flow):
 
     Args:
         space: of the configurations: a `Lattice`, a `Multiplet`, `Particles`.
-        vector_field: any `VectorField` on that space; on a lattice by default an `OrbitConvField` with
+        vector_field: any `VectorField` on that space; on a lattice by default a `PotentialField` with
             translations x the full point group x Z2.
         prior: on a lattice by default a `FreeField` with a learnable spectrum, tied by the field's group.
         solver: how to integrate; by default `Solver("dopri5", rtol=1e-5, atol=1e-5)`.
@@ -64,7 +64,7 @@ class EquivariantCNF(Flow):
         check_type(space, Space, "lattice", "Write Lattice((16, 16)).")
         vector_field = default_field(space) if vector_field is None else vector_field
         check_type(
-            vector_field, VectorField, "vector_field", "Give an instance, such as OrbitConvField(lattice)."
+            vector_field, VectorField, "vector_field", "Give an instance, such as PotentialField(lattice)."
         )
         if vector_field.space != space:
             raise ValueError(

@@ -10,14 +10,13 @@ from equiflow.nn.features import SineFeatures
 from equiflow.nn.kernels import KernelValues, MomentumKernel, OffsetKernel, spanning_kernel
 from equiflow.nn.time import CosineBasis
 from equiflow.symmetry import SymmetryGroup, symmetry_on
-from equiflow.vector_fields.base import default_field
 from equiflow.vector_fields.shallow import ShallowField
 
 
 class OrbitConvField(ShallowField):
-    r"""The default: `v(phi, t) = K_0(t) * phi + sum_f K_f(t) * h_f(phi)`, kernels tied on orbits.
+    r"""`v(phi, t) = K_0(t) * phi + sum_f K_f(t) * h_f(phi)`, kernels tied on orbits.
 
-    See `ShallowField` for the exact divergence. (arXiv:2110.02673, 2207.00283)
+    The cheapest evaluation of all; `PotentialField` trains faster. See `ShallowField` for the exact divergence. (arXiv:2110.02673, 2207.00283)
 
     Args:
         lattice: where the field lives.
@@ -104,6 +103,3 @@ class OrbitConvField(ShallowField):
         time_values = self.time_basis(t)
         drift = None if self.drift is None else self.drift @ time_values
         return self.kernel(time_values, scale), drift
-
-
-default_field.register(Lattice, OrbitConvField)

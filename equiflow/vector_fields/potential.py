@@ -13,7 +13,7 @@ from equiflow.nn.ridges import Ridges, sine_and_cosine
 from equiflow.nn.time import CosineBasis
 from equiflow.precision import full_precision
 from equiflow.symmetry import SymmetryGroup, symmetry_on
-from equiflow.vector_fields.base import PathRates, VectorField
+from equiflow.vector_fields.base import PathRates, VectorField, default_field
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class _Coefficients:
 
 
 class PotentialField(VectorField):
-    r"""`v = grad Phi`, the gradient of an invariant potential of the field.
+    r"""The default on a lattice: `v = grad Phi`, the gradient of an invariant potential of the field.
 
     `Phi(phi, t) = 1/2 phi . K_0 * phi + sum_x F(u(x), t)` with `u_c = K_c^T * phi` and ridges
     `F(u, t) = sum_j a_j(t) (1 - cos(omega_j e_j . u)) / omega_j^2`, see `Ridges`. Then
@@ -235,3 +235,6 @@ def _propagators(
     inside = group.offset_orbits(kernel_size).index >= 0
     values[0] = torch.fft.ifftn(modes, dim=lattice.axes).real * inside
     return values
+
+
+default_field.register(Lattice, PotentialField)
