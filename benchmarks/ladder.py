@@ -22,11 +22,12 @@ from typing import Any
 import torch
 
 import equiflow
-from equiflow import HMC, EquivariantCNF, Lattice, OrbitConvField, PathGradient, Phi4, Solver, fit_ladder
+from equiflow import HMC, EquivariantCNF, Lattice, PathGradient, Phi4, Solver, fit_ladder
 from equiflow.plots import ladder_curve, save_figure
 from equiflow.report import print_table, write_json
 from equiflow.samplers import diagnose, importance_sample
 from equiflow.training import Rung
+from equiflow.vector_fields import VECTOR_FIELDS
 
 M_PL_4 = {
     6: 6.975,
@@ -45,7 +46,8 @@ parser.add_argument("--L", type=int, nargs="+", default=[8, 16, 32], choices=lis
 parser.add_argument("--steps", type=int, nargs="+", default=[300, 500, 2500], help="per rung")
 parser.add_argument("--batch-size", type=int, nargs="+", default=[128, 128, 64], help="per rung")
 parser.add_argument("--learning-rate", type=float, nargs="+", help="per rung; by default fit_ladder's")
-parser.add_argument("--time-modes", type=int, default=6, help="of the kernels, without --start")
+parser.add_argument("--field", default="PotentialField", choices=list(VECTOR_FIELDS), help="without --start")
+parser.add_argument("--time-modes", type=int, default=4, help="of the kernels, without --start")
 parser.add_argument("--solver-steps", type=int, default=6, help="of rk5, while training")
 parser.add_argument("--start", type=Path, help="flow to start from, of any side")
 parser.add_argument("--accuracy", type=float, default=1e-3, help="largest solver error of log Z")
@@ -63,7 +65,7 @@ def first_flow(args: argparse.Namespace) -> EquivariantCNF:
     lattice = Lattice((args.L[0],) * 2)
     if args.start is not None:
         return EquivariantCNF.load(args.start, device=args.device, compile=args.compile).resized(lattice)
-    field = OrbitConvField(lattice, n_time_modes=args.time_modes)
+    field = VECTOR_FIELDS[args.field](lattice, n_time_modes=args.time_modes)
     flow = EquivariantCNF(lattice, vector_field=field, compile=args.compile)
     return flow.to(args.device, getattr(torch, args.dtype))
 

@@ -16,7 +16,8 @@ from equiflow.vector_fields.shallow import ShallowField
 class OrbitConvField(ShallowField):
     r"""`v(phi, t) = K_0(t) * phi + sum_f K_f(t) * h_f(phi)`, kernels tied on orbits.
 
-    The cheapest evaluation of all; `PotentialField` trains faster. See `ShallowField` for the exact divergence. (arXiv:2110.02673, 2207.00283)
+    See `ShallowField` for the exact divergence (arXiv:2110.02673, 2207.00283). An evaluation is the cheapest
+    of all fields; `PotentialField` gets further in the same time.
 
     Args:
         lattice: where the field lives.
