@@ -80,7 +80,7 @@ class PotentialField(VectorField):
         *,
         group: SymmetryGroup | None = None,
         kernel_size: int | tuple[int, ...] | None = None,
-        n_channels: int = 2,
+        n_channels: int = 3,
         n_ridges: int = 16,
         n_time_modes: int = 4,
         max_frequency: float = 8.0,
