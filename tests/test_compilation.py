@@ -9,15 +9,23 @@ import pytest
 import torch
 from strategies import configurations, small_flow
 
-from equiflow import EquivariantCNF, Lattice, OrbitConvField, PathGradient, Phi4, Solver
+from equiflow import EquivariantCNF, Lattice, OrbitConvField, PathGradient, Phi4, PotentialField, Solver
 from equiflow.compilation import Compiled
 from equiflow.testing import randomise
+from equiflow.vector_fields import VectorField
 
 
-def twins(lattice: Lattice, **options: object) -> list[EquivariantCNF]:
+def small_field(kind: type[VectorField], lattice: Lattice, **options: object) -> VectorField:
+    own = {"n_frequencies": 2} if kind is OrbitConvField else {"n_channels": 2, "n_ridges": 4}
+    return kind(lattice, n_time_modes=2, **own, **options)
+
+
+def twins(
+    lattice: Lattice, kind: type[VectorField] = PotentialField, **options: object
+) -> list[EquivariantCNF]:
     flows = []
     for compiled in (False, True):
-        field = OrbitConvField(lattice, n_frequencies=2, n_time_modes=2, **options)
+        field = small_field(kind, lattice, **options)
         flow = EquivariantCNF(lattice, vector_field=field, solver=Solver("rk4", steps=3), compile=compiled)
         randomise(flow.double(), scale=0.1)
         flows.append(flow)
@@ -25,9 +33,18 @@ def twins(lattice: Lattice, **options: object) -> list[EquivariantCNF]:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.parametrize(("convolution", "size"), [("dense", None), ("fourier", None), ("direct", 3)])
-def test_a_velocity_compiles_without_a_graph_break(convolution, size):
-    field = OrbitConvField(Lattice((4, 4)), kernel_size=size, n_frequencies=2, convolution=convolution)
+@pytest.mark.parametrize(
+    ("kind", "convolution", "size"),
+    [
+        (OrbitConvField, "dense", None),
+        (OrbitConvField, "fourier", None),
+        (OrbitConvField, "direct", 3),
+        (PotentialField, "dense", None),
+        (PotentialField, "fourier", None),
+    ],
+)
+def test_a_velocity_compiles_without_a_graph_break(kind, convolution, size):
+    field = small_field(kind, Lattice((4, 4)), kernel_size=size, convolution=convolution)
     randomise(field.double())
     phi, t = configurations(field.lattice), torch.tensor(0.3, dtype=torch.float64)
     field.velocity_and_divergence(phi, t)  # constants are cached
@@ -38,12 +55,13 @@ def test_a_velocity_compiles_without_a_graph_break(convolution, size):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", [OrbitConvField, PotentialField])
 @pytest.mark.parametrize("convolution", ["dense", "fourier"])
-def test_a_compiled_flow_is_the_same_flow(convolution):
+def test_a_compiled_flow_is_the_same_flow(kind, convolution):
     lattice = Lattice((4, 4))
     action, objective = Phi4(lattice, m2=-4.0, lam=8.0), PathGradient(solver=Solver("rk5", steps=2))
     results = []
-    for flow in twins(lattice, convolution=convolution):
+    for flow in twins(lattice, kind, convolution=convolution):
         generator = torch.Generator().manual_seed(0)
         objective(flow, action, 5, generator).surrogate.backward()
         with warnings.catch_warnings():
