@@ -17,7 +17,7 @@ parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.A
 parser.add_argument("--L", type=int, default=16, help="side of the periodic square lattice")
 parser.add_argument("--m2", type=float, default=-4.0, help="bare mass squared (S has no factor 1/2)")
 parser.add_argument("--lam", type=float, default=4.97, help="quartic coupling, lam phi^4")
-parser.add_argument("--steps", type=int, default=500, help="optimiser steps")
+parser.add_argument("--steps", type=int, default=300, help="optimiser steps")
 parser.add_argument("--batch-size", type=int, default=128, help="model samples per optimiser step")
 parser.add_argument("--samples", type=int, default=8192, help="fresh model samples to measure on")
 parser.add_argument("--threads", type=int, default=1, help="CPU threads; more than one pays from L=32 on")
