@@ -3,7 +3,7 @@
 For every preset asked for: chi2, <phi^2>, the nearest-neighbour correlation, m_p L, the Binder cumulant and
 -log Z / V, with errors, and beside them the published figures that the preset knows.
 
-- Markov chain: HMC in float64 from 64 chains, errors by jackknife over whole chains, so that no
+- Markov chain: HMC, by turns with Swendsen-Wang clusters of the signs, in float64 from 64 chains, errors by jackknife over whole chains, so that no
   autocorrelation enters them. log Z knows nothing of a flow: it is integrated from a free field,
   `S_s = (1 - s) S_free + s S`, `d log Z / ds = -<S - S_free>_s`, by Gauss-Legendre with HMC at every node.
 - flow: the packaged one of the nearest size, resized and trained on, unless it is for this lattice; weighted
@@ -29,11 +29,13 @@ import torch
 import equiflow
 from equiflow import (
     HMC,
+    Alternate,
     Ensemble,
     EquivariantCNF,
     Estimate,
     FreeScalar,
     Phi4,
+    SwendsenWang,
     fit,
     importance_sample,
     measure,
@@ -93,7 +95,8 @@ def free_energy_by_hmc(action: Phi4, args: argparse.Namespace, generator: torch.
 
 def by_hmc(preset: Preset, args: argparse.Namespace) -> dict[str, Estimate]:
     generator = torch.Generator().manual_seed(args.seed)
-    chain = HMC(preset.action).sample(
+    kernel = Alternate(HMC(preset.action), SwendsenWang(preset.action))
+    chain = kernel.sample(
         args.hmc, n_chains=CHAINS, n_thermalisation=400, thin=args.thin, generator=generator
     )
     measured = measure(chain)
@@ -107,7 +110,7 @@ def flow_for(preset: Preset, seed: int) -> EquivariantCNF:
     if not steps:
         return flow
     flow = flow.resized(preset.lattice)
-    fit(flow, preset.action, steps=steps, batch_size=128, learning_rate=1e-2, seed=seed)
+    fit(flow, preset.action, steps=steps, batch_size=128, learning_rate=flow.learning_rate / 2, seed=seed)
     return flow
 
 
