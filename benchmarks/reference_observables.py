@@ -3,9 +3,10 @@
 For every preset asked for: chi2, <phi^2>, the nearest-neighbour correlation, m_p L, the Binder cumulant and
 -log Z / V, with errors, and beside them the published figures that the preset knows.
 
-- Markov chain: HMC, by turns with Swendsen-Wang clusters of the signs, in float64 from 64 chains, errors by jackknife over whole chains, so that no
-  autocorrelation enters them. log Z knows nothing of a flow: it is integrated from a free field,
-  `S_s = (1 - s) S_free + s S`, `d log Z / ds = -<S - S_free>_s`, by Gauss-Legendre with HMC at every node.
+- Markov chain: HMC, by turns with Swendsen-Wang clusters of the signs, in float64 from 64 chains; errors by
+  jackknife over whole chains, so that no autocorrelation enters them. log Z knows nothing of a flow: it is
+  integrated from a free field, `S_s = (1 - s) S_free + s S`, `d log Z / ds = -<S - S_free>_s`, by
+  Gauss-Legendre with HMC at every node.
 - flow: the packaged one of the nearest size, resized and trained on, unless it is for this lattice; weighted
   samples in float32, its solver tuned, errors of sampling and of the solver in quadrature.
 
