@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from equiflow import EquivariantCNF, NaturalGradient, PathGradient, Solver, fit
+from equiflow import EquivariantCNF, FlowMatching, ForwardKL, NaturalGradient, PathGradient, Solver, fit
 from equiflow.cli import building
-from equiflow.cli.config import KINDS, Config
+from equiflow.cli.config import KINDS, LISTS, AdamSection, Config
 from equiflow.cli.config_file import (
     ConfigError,
     every_key,
@@ -22,9 +23,12 @@ from equiflow.cli.config_file import (
     render,
     render_defaults,
 )
+from equiflow.cli.objective_sections import SolvedSection
 from equiflow.cli.presets import config_text
+from equiflow.cli.section import Section
 from equiflow.presets import names
 from equiflow.training.trainer import TRAINING_SOLVER
+from equiflow.vector_fields import VECTOR_FIELDS
 
 MINIMAL = "[lattice]\nshape = [4, 4]\n[action]\nm2 = -4.0\nlam = 7.0\n"
 EXAMPLES = Path(__file__).parents[1] / "examples" / "configs"
@@ -43,9 +47,9 @@ def test_every_key_is_documented():
 def test_the_defaults_are_shown_for_every_kind_and_can_be_run():
     text = render_defaults()
     for section, model, key, described in every_key():
-        assert f"{key} = " in text
+        assert f"{key} =" in text or f"[[{section}.{key}]]" in text
         assert described.description in text
-        assert f"[{section}]  # {model.__doc__.splitlines()[0]}" in text
+        assert f"{section}]{']' * (section in LISTS)}  # {model.__doc__.splitlines()[0]}" in text
     config = parse_config(text, source="defaults")
     assert config == parse_config(
         "[lattice]\nshape = [8, 8]\n[action]\nm2 = -4.0\nlam = 6.008", source="short"
@@ -67,13 +71,46 @@ def test_defaults_are_those_of_the_library():
     assert building.build_flow(config).solver == Solver()
 
 
-@pytest.mark.parametrize("kind", ["orbit", "o3", "steerable"])
-def test_the_keys_of_a_field_are_options_of_its_class_with_their_defaults(kind):
-    (model,) = (m for m in KINDS["field"] if m.model_fields["kind"].default == kind)
-    options = inspect.signature(building.FIELDS[kind]).parameters
-    for key, described in model.model_fields.items():
-        if key != "kind":
-            assert described.default == options[key].default, key
+def kinds(section: str) -> dict[str, type[Section]]:
+    return {model.model_fields["kind"].default: model for model in KINDS[section]}
+
+
+def defaults(model: type[Section]) -> dict[str, object]:
+    return {
+        key: None if f.is_required() else f.default for key, f in model.model_fields.items() if key != "kind"
+    }
+
+
+def options(build: Callable[..., object], *but: str) -> dict[str, object]:
+    """Options with their defaults; None for those without."""
+    signature = inspect.signature(build).parameters.items()
+    return {k: None if p.default is p.empty else p.default for k, p in signature if k not in but}
+
+
+@pytest.mark.parametrize("kind", kinds("field"))
+def test_the_keys_of_a_field_are_the_options_of_its_class_with_their_defaults(kind):
+    expected = options(building.FIELDS[kind], "lattice", "multiplet", "group")
+    assert defaults(kinds("field")[kind]) == expected
+
+
+def test_every_family_of_fields_of_a_lattice_has_a_kind():
+    elsewhere = {"ParticleField"}
+    assert {build.__name__ for build in building.FIELDS.values()} == set(VECTOR_FIELDS) - elsewhere
+    assert set(building.FIELDS) == set(kinds("field"))
+
+
+def test_the_keys_of_objectives_and_optimisers_are_options_with_their_defaults():
+    def own(kind: str) -> dict[str, object]:
+        found = defaults(kinds("objective")[kind])
+        return {key: found[key] for key in found.keys() - SolvedSection.model_fields.keys()}
+
+    assert own("path") == options(PathGradient, "solver")
+    assert own("forward") == options(ForwardKL, "solver")
+    assert own("matching") == options(FlowMatching)
+    natural = defaults(kinds("optimiser")["natural"])
+    shared = AdamSection.model_fields.keys()
+    expected = options(NaturalGradient, "flow", "parameters", "lr", "seed")
+    assert {key: natural[key] for key in natural.keys() - shared} == expected
 
 
 @given(
@@ -114,7 +151,7 @@ def test_infinity_can_be_written():
         ("[field]\nn_freq = 3", r"\[field\] n_freq: unknown key; did you mean n_frequencies\?"),
         ("[field]\nkind = 'o3'\nn_frequencies = 3", r"\[field\] n_frequencies: unknown key"),
         ("[field]\nkind = 'orbits'", r"\[field\] kind = \"orbits\": expected .* did you mean orbit\?"),
-        ("[field]\nkind = 3", r"\[field\] kind = 3: expected orbit or o3 or steerable"),
+        ("[field]\nkind = 3", r"\[field\] kind = 3: expected orbit or potential or"),
         ("[training]\nsteps = '100'", r"\[training\] steps = \"100\": .*valid integer.*optimiser steps"),
         ("[training]\nsteps = 1.5", r"\[training\] steps = 1.5: .*valid integer"),
         ("[training]\nsteps = true", r"\[training\] steps = true: .*valid integer"),

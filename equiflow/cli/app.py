@@ -114,7 +114,7 @@ def resume(
 def _train(run: Run, quiet: bool) -> None:
     try:
         with _terminated_like_interrupted():
-            history = run.train(progress=False if quiet else None)
+            run.train(progress=False if quiet else None)
     except KeyboardInterrupt:
         fail(f"Stopped. {_go_on(run)}", 130)
     except TrainingDivergedError as error:
@@ -123,9 +123,11 @@ def _train(run: Run, quiet: bool) -> None:
         if isinstance(error, (RunError, CheckpointError, SolverError)):
             raise
         fail(f"{_of_system(error) if isinstance(error, OSError) else error} {_go_on(run)}")
-    last = run.evaluations[-1] if run.evaluations else {}
+    histories, last = run.histories(), run.evaluations[-1] if run.evaluations else {}
     ess = f", ESS {last['ess']:.4f} on fresh samples" if "ess" in last else ""
-    typer.echo(f"Trained {len(history)} steps in {history.seconds[-1]:.0f} s{ess}: {run.folder}")
+    steps, seconds = sum(map(len, histories)), sum(history.seconds[-1] for history in histories)
+    ladder = f" on {len(histories)} lattices" if len(histories) > 1 else ""
+    typer.echo(f"Trained {steps} steps{ladder} in {seconds:.0f} s{ess}: {run.folder}")
     typer.echo(f"Next: equiflow report {run.folder}")
 
 

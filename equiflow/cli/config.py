@@ -1,215 +1,182 @@
-"""Every key of a config file: its type, its default and what it means. The only import of pydantic."""
+"""Every key of a config file: its type, its default and what it means."""
 
 from __future__ import annotations
 
 import math
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import Tag, model_validator
 
+from equiflow.cli.field_sections import FIELD_KINDS, FieldSection, OrbitSection
+from equiflow.cli.objective_sections import OBJECTIVE_KINDS, PART_KINDS, ObjectiveSection, PathSection
+from equiflow.cli.section import Section, key, kind, required
 
-class Section(BaseModel):
-    """Keys that are known, of the right type, and never changed."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
-def _key(default: Any, text: str, **bounds: Any) -> Any:
-    return Field(default, description=text, **bounds)
-
-
-def _required(example: Any, text: str, **bounds: Any) -> Any:
-    """A key without default: the physics is never chosen for the user."""
-    return Field(description=text, examples=[example], **bounds)
-
-
-def _kind(default: str) -> Discriminator:
-    """Which member of a union a table means by its key `kind`."""
-    return Discriminator(
-        lambda table: table.get("kind", default) if isinstance(table, dict) else getattr(table, "kind", None)
-    )
+#: what both optimisers say about ladders
+FINE_TUNING = "factor on learning_rate on the rungs of a ladder after the first"
 
 
 class LatticeSection(Section):
     """Where the field lives."""
 
-    shape: list[int] = _required([8, 8], "sides of the periodic lattice, any dimension", min_length=1)
+    shape: list[int] = required(
+        [8, 8], "sides of the periodic lattice, any dimension; of a ladder the last", min_length=1
+    )
 
 
 class Phi4Section(Section):
-    """`S = sum_x [sum_mu (phi(x+mu) - phi(x))^2 + m2 phi^2 + lam phi^4]`."""
+    """`S = sum_x [sum_mu (phi(x+mu) - phi(x))^2 + m2 phi^2 + lam phi^4 - h phi]`."""
 
-    kind: Literal["phi4"] = _key("phi4", "phi4 or free")
-    m2: float = _required(-4.0, "bare mass squared (S has no factor 1/2)")
-    lam: float = _required(6.008, "quartic coupling")
+    kind: Literal["phi4"] = key("phi4", "phi4, on (the O(N) model) or free")
+    m2: float = required(-4.0, "bare mass squared (S has no factor 1/2)")
+    lam: float = required(6.008, "quartic coupling")
+    h: float = key(0.0, "uniform external field; other than 0 it needs symmetry.z2 = false")
+
+
+class ONSection(Section):
+    """`S = sum_x [sum_mu |phi(x+mu) - phi(x)|^2 + m2 |phi|^2 + lam |phi|^4 - h . phi]`, N components."""
+
+    kind: Literal["on"] = key("on", "phi4, on (the O(N) model) or free")
+    n_components: int = required(2, "N", ge=1)
+    m2: float = required(-4.0, "bare mass squared (S has no factor 1/2)")
+    lam: float = required(8.0, "quartic coupling")
+    h: list[float] = key([], "external field, N numbers; none unless given; it needs symmetry.z2 = false")
 
 
 class FreeSection(Section):
     """`S = sum_x [sum_mu (phi(x+mu) - phi(x))^2 + m2 phi^2]`."""
 
-    kind: Literal["free"] = _key("free", "phi4 or free")
-    m2: float = _required(1.0, "mass squared, > 0")
+    kind: Literal["free"] = key("free", "phi4, on (the O(N) model) or free")
+    m2: float = required(1.0, "mass squared, > 0")
 
 
 class SymmetrySection(Section):
     """What the flow respects exactly, besides translations."""
 
-    point: str = _key("full", "point group: full, rotations, reflections, inversion, trivial, D4, Oh, ...")
-    z2: bool = _key(True, "whether phi -> -phi is a symmetry")
-
-
-class OrbitSection(Section):
-    """`OrbitConvField`: sitewise features mixed by kernels tied on orbits; any dimension."""
-
-    kind: Literal["orbit"] = _key("orbit", "vector field: orbit, o3 (3D, needs e3nn), steerable (2D, escnn)")
-    kernel_size: int | None = _key(None, "offsets per axis; the whole lattice unless given")
-    n_frequencies: int = _key(8, "sine features", ge=1)
-    n_time_modes: int = _key(4, "cosine modes of the kernels' time dependence", ge=1)
-    max_frequency: float = _key(8.0, "largest initial frequency of the features, in 1/phi", gt=0)
-
-
-class O3Section(Section):
-    """`O3Field`: channels are irreps of O(3); three dimensions."""
-
-    kind: Literal["o3"] = _key("o3", "vector field: orbit, o3, steerable")
-    kernel_size: int = _key(3, "offsets per axis", ge=1)
-    irreps: str = _key("8x0e + 4x1o + 2x2e", "hidden channels, in e3nn's notation")
-    n_time_modes: int = _key(4, "cosine modes of the kernels' time dependence", ge=1)
-    max_frequency: float = _key(8.0, "largest initial frequency of the scalars, in 1/phi", gt=0)
-
-
-class SteerableSection(Section):
-    """`SteerableField`: channels in any representation of D4 and its subgroups; two dimensions."""
-
-    kind: Literal["steerable"] = _key("steerable", "vector field: orbit, o3, steerable")
-    kernel_size: int | None = _key(None, "offsets per axis; 5, or what fits the lattice, unless given")
-    representation: str = _key("regular", "of the channels: trivial, regular, vector, or an irrep")
-    multiplicity: int = _key(4, "how many copies of it", ge=1)
-    n_time_modes: int = _key(4, "cosine modes of the kernels' time dependence", ge=1)
-    max_frequency: float = _key(8.0, "largest initial frequency, in 1/phi", gt=0)
+    point: str = key("full", "point group: full, rotations, reflections, inversion, trivial, D4, Oh, ...")
+    z2: bool = key(True, "whether phi -> -phi is a symmetry; with several components, whether O(N) is")
 
 
 class FreePriorSection(Section):
     """`FreeField`: a free field with one variance per momentum orbit."""
 
-    kind: Literal["free"] = _key("free", "prior: free or normal")
-    m2: float = _key(1.0, "mass squared of the initial spectrum", gt=0)
-    learnable: bool = _key(True, "whether the spectrum is trained")
+    kind: Literal["free"] = key("free", "prior: free or normal")
+    m2: float = key(1.0, "mass squared of the initial spectrum", gt=0)
+    learnable: bool = key(True, "whether the spectrum is trained")
 
 
 class NormalPriorSection(Section):
     """`StandardNormal`: white noise."""
 
-    kind: Literal["normal"] = _key("normal", "prior: free or normal")
+    kind: Literal["normal"] = key("normal", "prior: free or normal")
 
 
 class SolverSection(Section):
     """How the trained flow is integrated; `run.accuracy` may choose another at the end."""
 
-    method: str = _key("dopri5", "rk4, rk5, ... with steps; dopri5, dopri8, ... with rtol and atol")
-    steps: int | None = _key(None, "number of equal steps, for fixed-step methods", ge=1)
-    rtol: float = _key(1e-5, "relative tolerance, for adaptive methods", gt=0)
-    atol: float = _key(1e-5, "absolute tolerance, for adaptive methods", gt=0)
-
-
-class PathSection(Section):
-    """`PathGradient`: reverse divergence by its path gradient."""
-
-    kind: Literal["path"] = _key("path", "objective: path or reverse")
-    kinetic_penalty: float = _key(1e-3, "weight of the kinetic energy of the trajectories", ge=0)
-    method: str = _key("rk5", "solver while training")
-    steps: int | None = _key(None, "its equal steps, 5 unless given; none for an adaptive method", ge=1)
-    rtol: float = _key(1e-5, "relative tolerance, for adaptive methods", gt=0)
-    atol: float = _key(1e-5, "absolute tolerance, for adaptive methods", gt=0)
-    checkpoint: bool = _key(False, "recompute steps in the backward pass: less memory, more time")
-    adjoint: bool = _key(False, "integrate the backward pass: less memory, more time")
-
-
-class ReverseSection(Section):
-    """`ReverseKL`: reverse divergence by reparametrisation, with the flow's solver."""
-
-    kind: Literal["reverse"] = _key("reverse", "objective: path or reverse")
+    method: str = key("dopri5", "rk4, rk5, ... with steps; dopri5, dopri8, ... with rtol and atol")
+    steps: int | None = key(None, "number of equal steps, for fixed-step methods", ge=1)
+    rtol: float = key(1e-5, "relative tolerance, for adaptive methods", gt=0)
+    atol: float = key(1e-5, "absolute tolerance, for adaptive methods", gt=0)
 
 
 class AdamSection(Section):
     """Adam with a short memory of the squared gradient."""
 
-    kind: Literal["adam"] = _key("adam", "optimiser: adam or natural")
-    learning_rate: float = _key(2e-2, "at the top of the schedule", gt=0)
-    warmup: int = _key(30, "steps of the linear warm-up", ge=0)
-    clip_norm: float = _key(10.0, "gradients with a larger norm are scaled down to it", gt=0)
+    kind: Literal["adam"] = key("adam", "optimiser: adam or natural")
+    learning_rate: float = key(2e-2, "at the top of the schedule", gt=0)
+    warmup: int = key(30, "steps of the linear warm-up", ge=0)
+    clip_norm: float = key(10.0, "gradients with a larger norm are scaled down to it", gt=0)
+    fine_tuning: float = key(0.5, FINE_TUNING, gt=0)
 
 
 class NaturalSection(Section):
     """`NaturalGradient`: steps along the inverse Fisher matrix times the gradient."""
 
-    kind: Literal["natural"] = _key("natural", "optimiser: adam or natural")
-    learning_rate: float = _key(1.0, "1 is the full step", gt=0)
-    warmup: int = _key(5, "steps of the linear warm-up", ge=0)
-    clip_norm: float = _key(math.inf, "gradients with a larger norm are scaled down to it", gt=0)
+    kind: Literal["natural"] = key("natural", "optimiser: adam or natural")
+    learning_rate: float = key(1.0, "1 is the full step", gt=0)
+    warmup: int = key(5, "steps of the linear warm-up", ge=0)
+    clip_norm: float = key(math.inf, "gradients with a larger norm are scaled down to it", gt=0)
+    fine_tuning: float = key(1.0, FINE_TUNING, gt=0)
+    rows: int = key(128, "tangents per batch", ge=1)
+    refresh: int = key(2, "steps between batches of tangents", ge=1)
+    window: int = key(4, "batches of tangents that stand for the Fisher matrix", ge=1)
+    damping: float = key(1e-2, "of the Fisher matrix, relative to its largest eigenvalue, at first", gt=0)
+    momentum: float = key(0.5, "of the direction", ge=0, lt=1)
+    radius: float = key(0.5, "longest step, in KL divergence", gt=0)
 
 
 class TrainingSection(Section):
     """How long, and on what."""
 
-    steps: int = _key(600, "optimiser steps in all", ge=1)
-    batch_size: int = _key(128, "model samples per step", ge=1)
-    seed: int = _key(0, "of everything that is random in the run", ge=0)
+    steps: int = key(600, "optimiser steps; of a ladder those of the last lattice", ge=1)
+    batch_size: int = key(128, "model samples per step", ge=1)
+    seed: int = key(0, "of everything that is random in the run", ge=0)
+
+
+class RungSection(Section):
+    """A lattice to be trained on before the last one, which starts from what this one has learned."""
+
+    shape: list[int] = required([4, 4], "sides of the lattice", min_length=1)
+    m2: float | None = key(None, "that of [action] unless given")
+    lam: float | None = key(None, "that of [action] unless given")
+    h: float | list[float] | None = key(None, "that of [action] unless given")
+    steps: int | None = key(None, "that of [training] unless given", ge=1)
+    batch_size: int | None = key(None, "that of [training] unless given", ge=1)
+    learning_rate: float | None = key(
+        None, "that of [optimiser], times fine_tuning after the first rung, unless given", gt=0
+    )
 
 
 class StartSection(Section):
     """A trained flow to go on from, instead of [field], [prior] and [symmetry]."""
 
-    flow: str | None = _key(None, "run folder, .pt file or name of a pretrained flow; resized to the lattice")
+    flow: str | None = key(None, "run folder, .pt file or name of a pretrained flow; resized to the lattice")
 
 
 class ComputeSection(Section):
     """Where and how precisely."""
 
-    device: str = _key("cpu", "cpu, cuda, cuda:1, ...")
-    dtype: Literal["float32", "float64"] = _key("float32", "float32 or float64")
-    threads: int = _key(1, "CPU threads; more than one pays from L = 32 on", ge=1)
-    compile: bool = _key(False, "whether torch.compile compiles the vector field")
+    device: str = key("cpu", "cpu, cuda, cuda:1, ...")
+    dtype: Literal["float32", "float64"] = key("float32", "float32 or float64")
+    threads: int = key(1, "CPU threads; more than one pays from L = 32 on", ge=1)
+    compile: bool = key(False, "whether torch.compile compiles the vector field")
 
 
 class RunSection(Section):
     """What is written into the run folder, and how often."""
 
-    checkpoint_every: int = _key(50, "steps between checkpoints: what an interruption loses at most", ge=1)
-    keep: int = _key(2, "earlier checkpoints that are kept besides the latest", ge=0)
-    evaluate_every: int = _key(100, "steps between evaluations on fresh samples", ge=1)
-    evaluation_samples: int = _key(2048, "fresh samples of an evaluation", ge=16)
-    accuracy: float = _key(1e-3, "largest solver error of log Z at the end; 0 keeps [solver]", ge=0)
-    tensorboard: bool = _key(False, "also log for TensorBoard (pip install 'equiflow[tensorboard]')")
+    checkpoint_every: int = key(50, "steps between checkpoints: what an interruption loses at most", ge=1)
+    keep: int = key(2, "earlier checkpoints that are kept besides the latest", ge=0)
+    evaluate_every: int = key(100, "steps between evaluations on fresh samples", ge=1)
+    evaluation_samples: int = key(2048, "fresh samples of an evaluation", ge=16)
+    accuracy: float = key(1e-3, "largest solver error of log Z at the end; 0 keeps [solver]", ge=0)
+    tensorboard: bool = key(False, "also log for TensorBoard (pip install 'equiflow[tensorboard]')")
 
 
 ActionSection = Annotated[
-    Annotated[Phi4Section, Tag("phi4")] | Annotated[FreeSection, Tag("free")], _kind("phi4")
-]
-FieldSection = Annotated[
-    Annotated[OrbitSection, Tag("orbit")]
-    | Annotated[O3Section, Tag("o3")]
-    | Annotated[SteerableSection, Tag("steerable")],
-    _kind("orbit"),
+    Annotated[Phi4Section, Tag("phi4")]
+    | Annotated[ONSection, Tag("on")]
+    | Annotated[FreeSection, Tag("free")],
+    kind("phi4"),
 ]
 PriorSection = Annotated[
-    Annotated[FreePriorSection, Tag("free")] | Annotated[NormalPriorSection, Tag("normal")], _kind("free")
-]
-ObjectiveSection = Annotated[
-    Annotated[PathSection, Tag("path")] | Annotated[ReverseSection, Tag("reverse")], _kind("path")
+    Annotated[FreePriorSection, Tag("free")] | Annotated[NormalPriorSection, Tag("normal")], kind("free")
 ]
 OptimiserSection = Annotated[
-    Annotated[AdamSection, Tag("adam")] | Annotated[NaturalSection, Tag("natural")], _kind("adam")
+    Annotated[AdamSection, Tag("adam")] | Annotated[NaturalSection, Tag("natural")], kind("adam")
 ]
 
-#: sections that come in several kinds, the default one first
+#: tables that come in several kinds, the default one first
 KINDS: dict[str, tuple[type[Section], ...]] = {
-    "action": (Phi4Section, FreeSection),
-    "field": (OrbitSection, O3Section, SteerableSection),
+    "action": (Phi4Section, ONSection, FreeSection),
+    "field": FIELD_KINDS,
     "prior": (FreePriorSection, NormalPriorSection),
-    "objective": (PathSection, ReverseSection),
+    "objective": OBJECTIVE_KINDS,
+    "parts": PART_KINDS,
     "optimiser": (AdamSection, NaturalSection),
 }
+#: keys that hold several tables, [[ladder]] and [[objective.parts]]: what each can be
+LISTS: dict[str, tuple[type[Section], ...]] = {"ladder": (RungSection,), "parts": PART_KINDS}
 
 
 class Config(Section):
@@ -225,5 +192,20 @@ class Config(Section):
     objective: ObjectiveSection = PathSection()
     optimiser: OptimiserSection = AdamSection()
     training: TrainingSection = TrainingSection()
+    ladder: list[RungSection] = key([], "the lattices before the last, from the smallest on")
     compute: ComputeSection = ComputeSection()
     run: RunSection = RunSection()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _field_of_the_action(cls, content: Any) -> Any:
+        """The O(N) model has one family of fields, which need not be named."""
+        if not isinstance(content, dict):
+            return content
+        action, field = content.get("action"), content.get("field", {})
+        if not (isinstance(action, dict) and action.get("kind") == "on" and isinstance(field, dict)):
+            return content
+        start = content.get("start", {})
+        if "field" not in content and isinstance(start, dict) and start.get("flow") is not None:
+            return content
+        return {**content, "field": {"kind": "multiplet", **field}}

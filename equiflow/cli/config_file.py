@@ -5,13 +5,15 @@ from __future__ import annotations
 import difflib
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from equiflow.cli.config import KINDS, Config, Section
+from equiflow.cli.config import KINDS, LISTS, Config
+from equiflow.cli.section import Section
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -52,8 +54,12 @@ def parse_config(text: str, *, source: str, overrides: Iterable[str] = ()) -> Co
     try:
         return Config.model_validate(content)
     except ValidationError as error:
-        lines = [_explain(e["type"], e["loc"], e["msg"], e["input"]) for e in error.errors(include_url=False)]
-        raise ConfigError("\n".join(f"{source}: {line}" for line in lines)) from error
+        # A key of several types has a complaint for each: the first will do.
+        found: dict[str, str] = {}
+        for e in error.errors(include_url=False):
+            place = Place.of(e["loc"])
+            found.setdefault(place.name, _explain(e["type"], place, e["msg"], e["input"]))
+        raise ConfigError("\n".join(f"{source}: {line}" for line in found.values())) from error
 
 
 def _toml(text: str, source: str) -> dict[str, Any]:
@@ -65,40 +71,90 @@ def _toml(text: str, source: str) -> dict[str, Any]:
 
 def _override(content: dict[str, Any], override: str) -> None:
     name, equals, value = override.partition("=")
-    section, dot, key = name.strip().partition(".")
-    if not (equals and dot and section and key):
+    *path, key = (part.strip() for part in name.split("."))
+    if not (equals and path and all(path) and key):
         raise ConfigError(f"--set {override!r}: write section.key=value, such as training.steps=100.")
     try:
         parsed = _toml(f"value = {value}", override)["value"]
     except ConfigError:  # a bare word: quotes do not survive every shell
         parsed = value.strip()
-    table = content.setdefault(section, {})
+    table: Any = content
+    for part in path:
+        if isinstance(table, list):
+            if not (part.isdecimal() and 1 <= int(part) <= len(table)):
+                raise ConfigError(
+                    f"--set {override!r}: {part} is none of the {len(table)} tables, from 1 on."
+                )
+            table = table[int(part) - 1]
+        else:
+            table = table.setdefault(part, {})
+        if not isinstance(table, (dict, list)):
+            raise ConfigError(f"--set {override!r}: {part} is no section of the config.")
     if not isinstance(table, dict):
-        raise ConfigError(f"--set {override!r}: {section} is no section of the config.")
+        raise ConfigError(f"--set {override!r}: say which table, such as {path[-1]}.1.{key}={value}.")
     table[key] = parsed
 
 
-def _explain(kind: str, location: tuple[int | str, ...], message: str, given: object) -> str:
+@dataclass(frozen=True)
+class Place:
+    """Where in a config something is wrong.
+
+    Attributes:
+        section: name of the innermost table: a section, `ladder`, `parts`.
+        title: the same as a user sees it, such as `[[ladder]] 2`.
+        model: what the table is, if that is known.
+        keys: the key in it, and the index of an entry if the key is a list; empty for the table itself.
+    """
+
+    section: str
+    title: str
+    model: type[Section] | None
+    keys: tuple[str, ...]
+
+    @classmethod
+    def of(cls, location: tuple[int | str, ...]) -> Place:
+        """From pydantic's path of keys, indices and kinds."""
+        section, *rest = map(str, location)
+        title, model = f"[{section}]", None
+        while True:
+            if section in LISTS and rest and rest[0].isdecimal():
+                title = f"[{title}] {int(rest.pop(0)) + 1}"
+            if section in KINDS:
+                if not rest:
+                    return cls(section, title, None, ())
+                tag = rest.pop(0)
+                model = next(kind for kind in KINDS[section] if kind.model_fields["kind"].default == tag)
+            elif section in Config.model_fields:
+                (model,) = _models(section)
+            if not (rest and rest[0] in LISTS):
+                break
+            title, section = f"{title[:-1]}.{rest[0]}]", rest.pop(0)
+        # After a key come indices, and pydantic's names of the types that it can have.
+        inner = [name for n, name in enumerate(rest) if n == 0 or name.isdecimal()]
+        return cls(section, title, model, tuple(inner))
+
+    @property
+    def name(self) -> str:
+        """Table and key, for messages."""
+        return " ".join([self.title, ".".join(self.keys)]) if self.keys else self.title
+
+
+def _explain(kind: str, place: Place, message: str, given: object) -> str:
     """One complaint of pydantic in our words."""
-    section, *inner = (str(part) for part in location)
-    if len(location) == 1:
-        return _explain_section(kind, section, message, given)
-    if section in KINDS:
-        tag, *inner = inner
-        model = next(member for member in KINDS[section] if member.model_fields["kind"].default == tag)
-    else:
-        (model,) = _models(section)
-    key = inner[0] if inner else ""
-    where = f"[{section}] {'.'.join(inner)}"
+    if not place.keys:
+        return _explain_table(kind, place, given)
+    assert place.model is not None
+    known, (key, *_) = place.model.model_fields, place.keys
     if kind == "extra_forbidden":
-        return f"[{section}] {key}: unknown key{_nearest(key, model.model_fields, section)}"
-    text = model.model_fields[key].description if key in model.model_fields else model.__doc__
+        return f"{place.title} {key}: unknown key{_nearest(key, known, place.section)}"
+    text = known[key].description if key in known else place.model.__doc__
     if kind == "missing":
-        return f"{where} is missing ({text}): it has no default."
-    return f"{where} = {_shown(given)}: {message[:1].lower()}{message[1:]}; expected: {text}."
+        return f"{place.name} is missing ({text}): it has no default."
+    return f"{place.name} = {_shown(given)}: {message[:1].lower()}{message[1:]}; expected: {text}."
 
 
-def _explain_section(kind: str, section: str, message: str, given: object) -> str:
+def _explain_table(kind: str, place: Place, given: object) -> str:
+    section = place.section
     if kind == "missing":
         return f"section [{section}] is missing: it has no default. `equiflow config` shows it."
     if kind == "extra_forbidden":
@@ -106,15 +162,17 @@ def _explain_section(kind: str, section: str, message: str, given: object) -> st
     if kind == "union_tag_invalid":
         known = [str(member.model_fields["kind"].default) for member in KINDS[section]]
         wrong = given.get("kind") if isinstance(given, dict) else given
-        hint = _suggestion(str(wrong), known) or "."
-        return f"[{section}] kind = {_shown(wrong)}: expected {' or '.join(known)}{hint}"
+        hint = _suggestion(wrong if isinstance(wrong, str) else "", known) or "."
+        return f"{place.title} kind = {_shown(wrong)}: expected {' or '.join(known)}{hint}"
+    if section in LISTS:
+        return f"{section} = {_shown(given)}: expected tables [{place.title}] with keys."
     return f"{section} = {_shown(given)}: expected a section [{section}] with keys."
 
 
 def _nearest(name: str, known: Iterable[str], section: str | None) -> str:
     """What may have been meant: a similar name here, or the same name in another section."""
     known = list(known)
-    elsewhere = [f"[{other}]" for other, _, key, _ in every_key() if key == name and other != section]
+    elsewhere = [_header(other) for other, _, key, _ in every_key() if key == name and other != section]
     if elsewhere:
         return f"; it belongs to {' or '.join(dict.fromkeys(elsewhere))}."
     return f"{_suggestion(name, known) or '.'} Known here: {', '.join(known)}."
@@ -137,6 +195,8 @@ def _models(section: str) -> tuple[type[Section], ...]:
     """What a section can be, its default first."""
     if section in KINDS:
         return KINDS[section]
+    if section in LISTS:
+        return LISTS[section]
     model = Config.model_fields[section].annotation
     assert isinstance(model, type)
     return (model,)
@@ -148,10 +208,18 @@ def render(config: Config) -> str:
     Sections that a start from a trained flow replaces are left out.
     """
     return "\n".join(
-        line
-        for name in sections_of(config)
-        for line in [f"[{name}]", *_lines(type(getattr(config, name)), dict(getattr(config, name))), ""]
+        line for name in sections_of(config) for line in _table(f"[{name}]", getattr(config, name))
     )
+
+
+def _table(header: str, value: Section | Sequence[Section]) -> list[str]:
+    """A section, or several of one name, as lines of TOML."""
+    if not isinstance(value, Section):
+        return [line for one in value for line in _table(f"[{header}]", one)]
+    lines = [header, *_lines(type(value), dict(value)), ""]
+    for key in LISTS.keys() & type(value).model_fields.keys():
+        lines += _table(f"{header[:-1]}.{key}]", getattr(value, key))
+    return lines
 
 
 def sections_of(config: Config) -> list[str]:
@@ -164,28 +232,34 @@ def render_defaults() -> str:
     """Every key of every section with its default and meaning, ready to be edited."""
     lines = ["# Every key of an equiflow config. What has no default is marked as required.", ""]
     for name in Config.model_fields:
-        default, *others = _models(name)
-        lines += [f"[{name}]  # {_summary(default)}", *_lines(default, _defaults(default)), ""]
-        for other in others:
-            shown = [f"[{name}]  # {_summary(other)}", *_lines(other, _defaults(other))]
-            lines += [*(f"# {line}" for line in shown), ""]
+        for model in _models(name):
+            shown = _example(_header(name), model)
+            # One table of each name can be in force, and there is no ladder unless one is asked for.
+            comment = model is not _models(name)[0] or name in LISTS
+            lines += [f"# {line}".rstrip(" #") if comment else line for line in shown]
     return "\n".join(lines)
 
 
-def _summary(model: type[Section]) -> str:
-    return (model.__doc__ or "").strip().splitlines()[0]
-
-
-def _defaults(model: type[Section]) -> dict[str, Any]:
-    return {
+def _example(header: str, model: type[Section]) -> list[str]:
+    """Every key of a table with its default, or an example of what has none."""
+    values = {
         key: described.examples[0] if described.is_required() and described.examples else described.default
         for key, described in model.model_fields.items()
     }
+    first, *rest = _table(header, model.model_construct(**values))
+    return [f"{first}  # {(model.__doc__ or '').strip().splitlines()[0]}", *rest]
+
+
+def _header(name: str) -> str:
+    return f"[[{name}]]" if name in LISTS else f"[{name}]"
 
 
 def _lines(model: type[Section], values: Mapping[str, Any]) -> list[str]:
     lines = []
-    for key, described in model.model_fields.items():
+    # What a table is comes first, whatever its keys are inherited from.
+    for key, described in sorted(model.model_fields.items(), key=lambda item: item[0] != "kind"):
+        if key in LISTS:
+            continue
         value = values[key]
         # TOML has no null: a key without value is shown as a comment.
         entry = f"# {key} =" if value is None else f"{key} = {_shown(value)}"

@@ -23,6 +23,11 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return found
 
 
+def of_rung(lines: Iterable[dict[str, Any]], number: int) -> list[dict[str, Any]]:
+    """Those of one lattice of a ladder; a run without one has a single rung, which need not be named."""
+    return [line for line in lines if line.get("rung", 1) == number]
+
+
 def append_line(path: Path, content: dict[str, Any]) -> None:
     """Add one line, handed to the system before this returns."""
     with open(path, "a", encoding="utf-8") as file:

@@ -9,21 +9,23 @@ from types import TracebackType
 from typing import Any
 
 from equiflow import Action, EquivariantCNF, IndependenceMetropolis, SolverError, importance_sample
-from equiflow.cli.building import stream
+from equiflow.cli.building import exact, stream
 from equiflow.cli.config import Config
-from equiflow.cli.journal import append_line, read_lines
+from equiflow.cli.journal import append_line, of_rung, read_lines
+from equiflow.cli.rungs import RunRung
 from equiflow.training import History
 
 
 class Recorder:
     """The callback of `fit`: called after each step, before the checkpoint of that step is written."""
 
-    def __init__(self, folder: Path, config: Config, flow: EquivariantCNF, action: Action) -> None:
-        self.folder, self.config, self.flow, self.action = folder, config, flow, action
-        evaluations = read_lines(folder / "evaluations.jsonl")
+    def __init__(self, folder: Path, rung: RunRung, flow: EquivariantCNF, action: Action) -> None:
+        self.folder, self.rung, self.flow, self.action = folder, rung, flow, action
+        self.config = rung.config
+        evaluations = of_rung(read_lines(folder / "evaluations.jsonl"), rung.number)
         self.best = max((line["ess"] for line in evaluations if "ess" in line), default=0.0)
         self.board: Any = None
-        if config.run.tensorboard:
+        if self.config.run.tensorboard:
             from equiflow.cli.tensorboard import Board
 
             self.board = Board(folder / "tensorboard", from_step=len(read_lines(folder / "metrics.jsonl")))
@@ -40,9 +42,8 @@ class Recorder:
     def __call__(self, history: History) -> None:
         """Record the last step of the history."""
         row = {name: column[-1] for name, column in vars(history).items()}
-        append_line(self.folder / "metrics.jsonl", row)
-        if self.board is not None:
-            self.board.add("training", row)
+        append_line(self.folder / "metrics.jsonl", {"rung": self.rung.number, **row})
+        self._show("training", row)
         if self._due(row["step"], self.config.run.evaluate_every):
             self._evaluate(row["step"])
         if self._due(row["step"], self.config.run.checkpoint_every):
@@ -51,20 +52,25 @@ class Recorder:
     def _due(self, step: int, every: int) -> bool:
         return step % every == 0 or step == self.config.training.steps
 
-    def _evaluate(self, step: int) -> None:
-        row = {"step": step, **evaluate(self.flow, self.action, self.config, step)}
-        append_line(self.folder / "evaluations.jsonl", row)
+    def _show(self, group: str, row: dict[str, Any]) -> None:
         if self.board is not None:
-            self.board.add("fresh samples", row)
+            self.board.add(group, {**row, "step": self.rung.before + row["step"]})
+
+    def _evaluate(self, step: int) -> None:
+        flow = exact(self.flow)
+        measured = evaluate(flow, self.action, self.config, self.rung.before + step)
+        row = {"rung": self.rung.number, "step": step, **measured}
+        append_line(self.folder / "evaluations.jsonl", row)
+        self._show("fresh samples", measured | {"step": step})
         if row.get("ess", 0.0) > self.best:
             self.best = row["ess"]
-            self.flow.about = {"action": repr(self.action), **row}
-            self.flow.save(self.folder / "checkpoints" / "best.pt")
+            flow.about = {"action": repr(self.action), **row}
+            flow.save(self.rung.best)
 
     def _keep_latest(self, step: int) -> None:
         """Give the checkpoint that is about to be replaced a name of its own; forget the oldest."""
-        folder, every = self.folder / "checkpoints", self.config.run.checkpoint_every
-        latest, before = folder / "latest.pt", (step - 1) // every * every
+        folder, every = self.rung.folder, self.config.run.checkpoint_every
+        latest, before = self.rung.latest, (step - 1) // every * every
         if self.config.run.keep and latest.exists():
             named = folder / f"step-{before:06d}.pt"
             named.unlink(missing_ok=True)
@@ -74,7 +80,7 @@ class Recorder:
 
 
 def evaluate(flow: EquivariantCNF, action: Action, config: Config, step: int) -> dict[str, Any]:
-    """ESS, log Z and Metropolis acceptance on fresh samples of a stream of their own."""
+    """ESS, log Z and Metropolis acceptance on fresh samples of a stream of their own for each step."""
     generator = stream(config.training.seed, "evaluation", step, device=flow.device)
     try:
         ensemble = importance_sample(

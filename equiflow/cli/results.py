@@ -12,6 +12,7 @@ from equiflow import HMC, Action, Chain, Ensemble, EquivariantCNF, importance_sa
 from equiflow import measure as measured
 from equiflow.cli.building import stream
 from equiflow.cli.config_file import ConfigError, render
+from equiflow.cli.journal import of_rung
 from equiflow.cli.runs import Run, RunError
 from equiflow.interop import describe_samples, load_chain, load_ensemble, save_samples
 from equiflow.interop.containers import SUFFIXES
@@ -69,14 +70,14 @@ def report(run: Run, *, n_samples: int, n_hmc: int, out: Path | None, threads: i
     action, seed = run.action, run.config.training.seed
     generator = stream(seed, "report", device=flow.device)
     ensemble = importance_sample(flow, action, n_samples, batch_size=512, certify=256, generator=generator)
-    made = Report(flow, action, run.history(), ensemble, _chain(run, action, flow, n_hmc))
+    made = Report(flow, action, run.histories()[-1], ensemble, _chain(run, action, flow, n_hmc))
     made.print()
     made.save(run.folder / "plots", settings={"run": str(run.folder), "flow": source, "seed": seed})
     page = Page(
         made,
         title=run.folder.resolve().name,
         config=render(run.config),
-        evaluations=run.evaluations,
+        evaluations=of_rung(run.evaluations, len(run.rungs)),
         laws=laws(flow),
         sessions=run.sessions,
     )

@@ -5,6 +5,7 @@
     metrics.jsonl       a line per optimiser step
     evaluations.jsonl   ESS, log Z and acceptance on fresh samples
     checkpoints/        latest.pt, step-*.pt before it, best.pt: the flow of the best evaluation
+    rungs/1-8x8/ ...    the same for each lattice of a ladder before the last
     flow.pt             best.pt with the solver that `run.accuracy` asks for, once training is done
     start.pt            the flow that training started from, if the config names one
 
@@ -31,8 +32,9 @@ from equiflow import Action, EquivariantCNF, SolverError, fit
 from equiflow.cli import building
 from equiflow.cli.config import Config
 from equiflow.cli.config_file import ConfigError, load_config, render
-from equiflow.cli.journal import read_lines, rewrite_lines
+from equiflow.cli.journal import of_rung, read_lines, rewrite_lines
 from equiflow.cli.recording import Recorder
+from equiflow.cli.rungs import RunRung, rungs_of
 from equiflow.storage import CheckpointError, load_safely, written_atomically
 from equiflow.training import History
 
@@ -62,13 +64,12 @@ class Run:
                 f"{folder} holds a run already. Go on with it by `equiflow resume {folder}`, or give another "
                 "folder by --run."
             )
-        start = start_flow(config)
-        flow = building.build_flow(config, start=start)
-        building.build_optimiser(config, flow)
-        building.build_objective(config)
-        building.build_action(config)
+        start, run = start_flow(config), cls(folder, config)
+        for rung, flow in zip(run.rungs, run._flows(start), strict=True):
+            building.build_optimiser(rung.config, flow)
+            building.build_objective(rung.config)
+            building.build_action(rung.config)
         folder.mkdir(parents=True, exist_ok=True)
-        run = cls(folder, config)
         if start is not None:
             start.save(run.start)
         # Last: a folder without it holds no run.
@@ -91,14 +92,25 @@ class Run:
         return cls(folder, load_config(folder / "config.toml"))
 
     @property
+    def rungs(self) -> list[RunRung]:
+        """The lattices of the run, in the order of training; one unless there is a ladder."""
+        return rungs_of(self.config, self.folder)
+
+    @property
+    def current(self) -> RunRung:
+        """The lattice that training is on."""
+        begun = [rung for rung in self.rungs if rung.latest.exists()]
+        return begun[-1] if begun else self.rungs[0]
+
+    @property
     def checkpoints(self) -> Path:
-        """Folder of the checkpoints."""
+        """Folder of the checkpoints of the last lattice."""
         return self.folder / "checkpoints"
 
     @property
     def latest(self) -> Path:
         """Checkpoint that training goes on from."""
-        return self.checkpoints / "latest.pt"
+        return self.current.latest
 
     @property
     def start(self) -> Path:
@@ -123,107 +135,134 @@ class Run:
 
     @property
     def action(self) -> Action:
-        """The target."""
+        """The target, on the last lattice."""
         return building.build_action(self.config)
 
     def untrained(self) -> EquivariantCNF:
         """The flow that training starts from."""
-        start = None if self.config.start.flow is None else EquivariantCNF.load(self.start)
-        return building.build_flow(self.config, start=start)
+        return next(self._flows(self._start()))
+
+    def _start(self) -> EquivariantCNF | None:
+        return None if self.config.start.flow is None else EquivariantCNF.load(self.start)
+
+    def _flows(self, flow: EquivariantCNF | None) -> Iterator[EquivariantCNF]:
+        """A flow for each lattice, from the one before, as it is when the next is asked for."""
+        for rung in self.rungs:
+            flow = building.build_flow(rung.config, start=flow)
+            yield flow
 
     def trained(self) -> tuple[EquivariantCNF, str]:
-        """The best flow so far, and which file it is from.
+        """The best flow so far on the last lattice, and which file it is from.
 
         Raises:
-            RunError: if there is no checkpoint yet.
+            RunError: if there is no checkpoint of it yet.
         """
-        device = self.config.compute.device
-        for path in (self.folder / "flow.pt", self.checkpoints / "best.pt"):
+        device, last = self.config.compute.device, self.rungs[-1]
+        for path in (self.folder / "flow.pt", last.best):
             if path.exists():
                 return EquivariantCNF.load(path, device=device), path.name
-        if not self.latest.exists():
+        if not last.latest.exists():
+            below = f" of {last.shape}" if last.before else ""
             raise RunError(
-                f"{self.folder} has no checkpoint yet: the first is written after step "
-                f"{self.config.run.checkpoint_every}."
+                f"{self.folder} has no checkpoint yet{below}: the first is written after step "
+                f"{self.config.run.checkpoint_every}{' on that lattice' if below else ''}."
             )
-        flow = self.untrained()
-        flow.load_state_dict(load_safely(self.latest, "training", map_location=device)["flow"])
-        return flow, self.latest.name
+        *_, flow = self._flows(self._start())
+        flow.load_state_dict(load_safely(last.latest, "training", map_location=device)["flow"])
+        return building.exact(flow), last.latest.name
 
-    def history(self) -> History:
-        """The record of training so far."""
-        history = History()
-        for line in self.metrics:
-            history.append(**line)
-        return history
+    def histories(self) -> list[History]:
+        """The record of training so far, on each lattice."""
+        lines, histories = self.metrics, []
+        for rung in self.rungs:
+            histories.append(History())
+            for line in of_rung(lines, rung.number):
+                histories[-1].append(**line)
+        return histories
 
     def train(self, *, progress: bool | None = None) -> History:
         """Train, or go on training, to the last step; then choose the solver and write `flow.pt`.
+
+        Returns:
+            The history of the last lattice.
 
         Raises:
             RunError: if another process is training this run.
             CheckpointError: if the checkpoint is damaged.
         """
-        config, settings = self.config, self.config.training
         with self._locked():
-            torch.set_num_threads(config.compute.threads)
-            action, flow = self.action, self.untrained()
-            resumed = self._rewind()
-            self._note_session(resumed)
-            with Recorder(self.folder, config, flow, action) as recorder:
-                history = fit(
-                    flow,
-                    action,
-                    steps=settings.steps,
-                    batch_size=settings.batch_size,
-                    seed=settings.seed,
-                    learning_rate=config.optimiser.learning_rate,
-                    warmup=config.optimiser.warmup,
-                    clip_norm=config.optimiser.clip_norm,
-                    objective=building.build_objective(config),
-                    optimiser=building.build_optimiser(config, flow),
-                    checkpoint=self.latest,
-                    checkpoint_every=config.run.checkpoint_every,
-                    callback=recorder,
-                    progress=progress,
-                )
-            self._finish(action)
+            torch.set_num_threads(self.config.compute.threads)
+            flows, done = self._flows(self._start()), self._rewind()
+            self._note_session(sum(done))
+            for rung, flow, steps in zip(self.rungs, flows, done, strict=True):
+                # A bar of a rung that was climbed before would only flash by.
+                shown = progress if steps < rung.config.training.steps or rung.number == len(done) else False
+                history = self._fit(rung, flow, shown)
+            self._finish()
         return history
 
-    def _finish(self, action: Action) -> None:
+    def _fit(self, rung: RunRung, flow: EquivariantCNF, progress: bool | None) -> History:
+        """Train on one lattice; from its last step on this only fills in the weights."""
+        config, action = rung.config, building.build_action(rung.config)
+        with Recorder(self.folder, rung, flow, action) as recorder:
+            return fit(
+                flow,
+                action,
+                steps=config.training.steps,
+                batch_size=config.training.batch_size,
+                seed=config.training.seed,
+                learning_rate=config.optimiser.learning_rate,
+                warmup=config.optimiser.warmup,
+                clip_norm=config.optimiser.clip_norm,
+                objective=building.build_objective(config),
+                optimiser=building.build_optimiser(config, flow),
+                checkpoint=rung.latest,
+                checkpoint_every=config.run.checkpoint_every,
+                callback=recorder,
+                progress=progress,
+            )
+
+    def _finish(self) -> None:
         """Write `flow.pt`: the flow of the best evaluation with a solver of the accuracy asked for."""
         flow, _ = self.trained()
         if self.config.run.accuracy:
             generator = building.stream(self.config.training.seed, "solver", device=flow.device)
             try:
-                flow.tune_solver(self.config.run.accuracy, action=action, generator=generator)
+                flow.tune_solver(self.config.run.accuracy, action=self.action, generator=generator)
             except SolverError as error:
                 flow.about["solver"] = f"not tuned: {error}"
         flow.save(self.folder / "flow.pt")
 
-    def _rewind(self) -> int:
-        """Drop what was recorded after the checkpoint; returns its step, 0 without one."""
-        for leftover in (*self.folder.glob(".*.tmp"), *self.checkpoints.glob(".*.tmp")):
+    def _rewind(self) -> list[int]:
+        """Drop what was recorded after the checkpoints; returns their steps, 0 without one."""
+        folders = {self.folder, *(rung.folder for rung in self.rungs)}
+        for leftover in (file for folder in folders for file in folder.glob(".*.tmp")):
             leftover.unlink(missing_ok=True)
         (self.folder / "flow.pt").unlink(missing_ok=True)  # it says that training is done
-        step, rows = 0, []
-        if self.latest.exists():
-            try:
-                state = load_safely(self.latest, "training", map_location="cpu")
-            except CheckpointError as error:
-                raise CheckpointError(f"{error} {self._advice()}") from error
-            step, columns = state["step"], state["history"]
-            rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+        done, rows, kept = [], [], []
+        for rung in self.rungs:
+            step, columns = self._recorded(rung)
+            done.append(step)
+            for row in zip(*columns.values(), strict=True):
+                rows.append({"rung": rung.number, **dict(zip(columns, row, strict=True))})
+            kept += [line for line in of_rung(self.evaluations, rung.number) if line["step"] <= step]
         rewrite_lines(self.folder / "metrics.jsonl", rows)
-        kept = [line for line in self.evaluations if line["step"] <= step]
         rewrite_lines(self.folder / "evaluations.jsonl", kept)
-        return step
+        return done
 
-    def _advice(self) -> str:
-        earlier = sorted(self.checkpoints.glob("step-*.pt"))
-        if not earlier:
-            return f"Delete it to start over: rm {self.latest}"
-        return f"Go on from an earlier one: cp {earlier[-1]} {self.latest}"
+    def _recorded(self, rung: RunRung) -> tuple[int, dict[str, Any]]:
+        """Step and history of a checkpoint."""
+        if not rung.latest.exists():
+            return 0, {}
+        try:
+            state = load_safely(rung.latest, "training", map_location="cpu")
+        except CheckpointError as error:
+            earlier = sorted(rung.folder.glob("step-*.pt"))
+            advice = f"Delete it to start over: rm {rung.latest}"
+            if earlier:
+                advice = f"Go on from an earlier one: cp {earlier[-1]} {rung.latest}"
+            raise CheckpointError(f"{error} {advice}") from error
+        return state["step"], state["history"]
 
     def _note_session(self, step: int) -> None:
         session = {"from_step": step, "started": time.strftime("%Y-%m-%d %H:%M:%S %z"), **versions()}
