@@ -292,9 +292,9 @@ class ExternalField(Action):
         """That of S."""
         return self.action.coupling_grad(phi, name)
 
-    def extra_repr(self) -> str:
-        """The field, for `repr`."""
-        return f"h={self.h.flatten().tolist()}"
+    def __repr__(self) -> str:
+        """On one line, unlike that of other modules with a part: it names samples in files and tables."""
+        return f"ExternalField({self.action!r}, h={self.h.flatten().tolist()})"
 
     def _like(self, phi: Tensor) -> Tensor:
         h = self.h.to(phi)

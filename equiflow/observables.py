@@ -85,7 +85,7 @@ def structure_factor(phi: Tensor, axis: int = 0) -> Tensor:
 
 def action_density(phi: Tensor, action: Action) -> Tensor:
     """`S[phi] / V`, `(batch,)`."""
-    return action(phi) / math.prod(phi.shape[1:])
+    return action(phi) / action.lattice.volume
 
 
 def _across(phi: Tensor, axis: int) -> tuple[int, ...]:

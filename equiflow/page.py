@@ -13,6 +13,7 @@ from equiflow import plots
 from equiflow.report import Report, comparison_rows
 from equiflow.storage import written_atomically
 from equiflow.testing import CheckReport
+from equiflow.training import Rung
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,6 +25,7 @@ INK = "#010203"
 CAPTIONS = {
     "training": "Loss, effective sample size and gradient norm along the training. The ESS on the batch is a "
     "noisy monitor; points with errors are on fresh samples.",
+    "ladder": "Effective sample size on the batch. Each lattice starts from what the one before has learned.",
     "weights": "Distribution of the log weights about log Z. A long left tail wastes samples; a tail that "
     "only target samples have is a part of the target that the flow misses.",
     "two_point": "Zero-momentum two-point function along the first axis, with errors.",
@@ -44,6 +46,7 @@ class Page:
         evaluations: measurements on fresh samples while training, with `step`, `ess` and `ess_error`.
         laws: the laws that were checked on the flow.
         sessions: versions and start of each time that training was begun or resumed.
+        rungs: the lattices of a ladder, the last one's training included; empty without one.
     """
 
     report: Report
@@ -52,6 +55,7 @@ class Page:
     evaluations: Sequence[Mapping[str, Any]] = ()
     laws: CheckReport | None = None
     sessions: Sequence[Mapping[str, Any]] = field(default=())
+    rungs: Sequence[Rung] = ()
 
     def html(self) -> str:
         """The page."""
@@ -68,6 +72,7 @@ class Page:
             page=self,
             report=self.report,
             rows=self._observables(),
+            ladder=self._ladder(),
             correlator=self._correlator(),
             figures={name: inline_svg(figure, name) for name, figure in self._figures().items()},
             captions=CAPTIONS,
@@ -84,6 +89,8 @@ class Page:
         figures = self.report.figures()
         if fresh and len(self.report.history):
             figures["training"] = plots.training_curve(self.report.history, fresh)
+        if self.rungs:
+            figures["ladder"] = plots.ladder_curve(self.rungs)
         return figures
 
     def _observables(self) -> list[tuple[str, ...]]:
@@ -91,6 +98,17 @@ class Page:
         if reference is not None:
             return comparison_rows(flow, reference)
         return [(name.replace("_", " "), str(value)) for name, value in flow.scalars().items()]
+
+    def _ladder(self) -> list[tuple[str, ...]]:
+        return [
+            (
+                " x ".join(map(str, rung.flow.lattice.shape)),
+                str(len(rung.history)),
+                f"{rung.history.seconds[-1]:.0f}",
+                "" if "ess" not in rung.flow.about else f"{rung.flow.about['ess']:.4f}",
+            )
+            for rung in self.rungs
+        ]
 
     def _correlator(self) -> list[tuple[str, ...]]:
         flow, reference = self.report.measurements

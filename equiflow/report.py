@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +15,7 @@ import torch
 from equiflow import plots
 from equiflow.actions import Action
 from equiflow.flows import Certificate, CouplingFlow, EquivariantCNF, Flow
+from equiflow.lattice import Multiplet
 from equiflow.observables import susceptibility
 from equiflow.samplers import (
     Chain,
@@ -94,10 +95,18 @@ class Report:
         return () if self.diagnosis is None else self.diagnosis.warnings
 
     @cached_property
+    def scalar(self) -> tuple[Ensemble, Chain | None]:
+        """Ensemble and chain as figures show them: of a multiplet the first component."""
+        if not isinstance(self.action.space, Multiplet):
+            return self.ensemble, self.chain
+        chain = None if self.chain is None else replace(self.chain, samples=self.chain.samples[:, :, 0])
+        return replace(self.ensemble, phi=self.ensemble.phi[:, 0]), chain
+
+    @cached_property
     def metropolis(self) -> Chain:
         """Independence Metropolis on the ensemble's samples."""
         generator = torch.Generator(self.ensemble.phi.device).manual_seed(REPORT_SEED)
-        return IndependenceMetropolis.from_ensemble(self.ensemble, n_chains=8, generator=generator)
+        return IndependenceMetropolis.from_ensemble(self.scalar[0], n_chains=8, generator=generator)
 
     @cached_property
     def estimates(self) -> dict[str, Estimate]:
@@ -188,11 +197,11 @@ class Report:
         figures = {
             **({"training": plots.training_curve(self.history)} if len(self.history) else {}),
             "two_point": plots.two_point(*self.measurements),
-            "magnetisation": plots.magnetisation(self.ensemble, self.chain),
+            "magnetisation": plots.magnetisation(*self.scalar),
             "weights": plots.weights(self.ensemble, self.forward_log_weight),
         }
         if self.flow.lattice.dim == 2:
-            figures["configurations"] = plots.configurations(self.ensemble.phi)
+            figures["configurations"] = plots.configurations(self.scalar[0].phi)
         return figures
 
     def save(self, folder: str | Path, *, settings: Mapping[str, object] | None = None) -> None:

@@ -18,7 +18,9 @@ from equiflow import (
     FreeScalar,
     Lattice,
     Multiplet,
+    MultipletGroup,
     ONModel,
+    Particles,
     SymmetryGroup,
     measure,
     observables,
@@ -400,10 +402,48 @@ def test_a_side_of_one_has_no_correlation_length():
     assert math.isnan(measured.correlation_length.mean)
 
 
-def test_fields_of_several_components_are_refused():
-    action = ONModel(Multiplet(Lattice((4, 4)), 2), m2=1.0, lam=1.0)
-    with pytest.raises(TypeError, match="Multiplet"):
-        measure(as_ensemble(torch.zeros(8, 2, 4, 4)), action=action)
+def test_products_of_several_components_are_scalar_products():
+    multiplet = Multiplet(Lattice((3, 4)), 2)
+    action = ONModel(multiplet, m2=1.0, lam=1.0)
+    phi = 1 + torch.linspace(0.5, 1.5, 2)[:, None, None] * configurations(multiplet, 200)
+    measured, by_space = measure(as_chain(phi), action=action), measure(as_chain(phi), space=multiplet)
+    first, second = (measure(as_chain(phi[:, a])) for a in range(2))
+    for name in ("susceptibility", "phi_squared", "nearest_neighbour", "structure_factor"):
+        total = getattr(first, name).mean + getattr(second, name).mean
+        assert getattr(measured, name).mean == pytest.approx(total, rel=1e-12), name
+        assert getattr(by_space, name) == getattr(measured, name)
+    for total, *parts in zip(measured.correlator, first.correlator, second.correlator, strict=True):
+        assert total.mean == pytest.approx(sum(part.mean for part in parts), rel=1e-12)
+    assert measured.moments[0] == first.moments[0]
+    assert measured.action_density.mean == pytest.approx(float(action(phi).mean()) / 12, rel=1e-12)
+    # Taken for a scalar field in three dimensions the same numbers mean something else.
+    assert measure(as_chain(phi)).nearest_neighbour.mean < 0.6 * measured.nearest_neighbour.mean
+
+
+def test_turned_components_measure_the_same():
+    multiplet = Multiplet(Lattice((4, 4)), 3)
+    phi = 0.3 + configurations(multiplet, 100)
+    turn = MultipletGroup(multiplet).generators()["O(N) rotation of axes 0 and 1"]
+    one, other = (measure(as_ensemble(x), space=multiplet).scalars() for x in (phi, turn(phi)))
+    for name, estimate in one.items():
+        assert estimate.mean == pytest.approx(other[name].mean, rel=1e-10, nan_ok=True), name
+
+
+def test_one_component_is_a_scalar_field():
+    phi = configurations(Lattice((4, 4)), 100)
+    one, other = (
+        measure(as_ensemble(phi)),
+        measure(as_ensemble(phi.unsqueeze(1)), space=Multiplet(Lattice((4, 4)), 1)),
+    )
+    assert [str(e) for e in one.scalars().values()] == [str(e) for e in other.scalars().values()]
+
+
+def test_configurations_of_another_space_are_refused():
+    phi = configurations(Lattice((4, 4)), 8)
+    with pytest.raises(ValueError, match=r"shape \(4, 4\), expected those of Multiplet"):
+        measure(as_ensemble(phi), space=Multiplet(Lattice((4, 4)), 2))
+    with pytest.raises(TypeError, match="field on a lattice"):
+        measure(as_ensemble(phi), space=Particles(4, 4))
 
 
 def test_chain_and_ensemble_of_the_same_samples_agree():

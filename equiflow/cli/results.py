@@ -10,17 +10,19 @@ import torch
 
 from equiflow import HMC, Action, Chain, Ensemble, EquivariantCNF, importance_sample
 from equiflow import measure as measured
-from equiflow.cli.building import stream
+from equiflow.cli.building import build_action, stream
 from equiflow.cli.config_file import ConfigError, render
 from equiflow.cli.journal import of_rung
 from equiflow.cli.runs import Run, RunError
 from equiflow.interop import describe_samples, load_chain, load_ensemble, save_samples
 from equiflow.interop.containers import SUFFIXES
+from equiflow.lattice import SPACES
 from equiflow.page import Page
 from equiflow.report import Report, print_line, print_table, write_json
 from equiflow.statistics import Estimate
 from equiflow.storage import CheckpointError
 from equiflow.testing import Check, CheckReport, check_flow, equivariance_error, invariance_error
+from equiflow.training import History, Rung
 
 #: sites up to which the laws that need a dense Jacobian, V^2 numbers a sample, are run
 DENSE_SITES = 1024
@@ -49,7 +51,9 @@ def measure_file(path: Path, out: Path | None) -> None:
     about = describe_samples(path)
     samples = (load_chain if about["kind"] == "Chain" else load_ensemble)(path)
     name = about["action"]["text"] if about["action"] else "of an unknown action"
-    estimates = measured(samples)
+    # Files of before it was written are of scalar fields.
+    space = SPACES[about.get("space") or "lattice"].of_shape(tuple(about["shape"]))
+    estimates = measured(samples, space=space)
     rows = [(key.replace("_", " "), str(value)) for key, value in estimates.scalars().items()]
     if isinstance(samples, Ensemble):
         rows = _quality(samples) + rows
@@ -70,7 +74,8 @@ def report(run: Run, *, n_samples: int, n_hmc: int, out: Path | None, threads: i
     action, seed = run.action, run.config.training.seed
     generator = stream(seed, "report", device=flow.device)
     ensemble = importance_sample(flow, action, n_samples, batch_size=512, certify=256, generator=generator)
-    made = Report(flow, action, run.histories()[-1], ensemble, _chain(run, action, flow, n_hmc))
+    histories = run.histories()
+    made = Report(flow, action, histories[-1], ensemble, _chain(run, action, flow, n_hmc))
     made.print()
     made.save(run.folder / "plots", settings={"run": str(run.folder), "flow": source, "seed": seed})
     page = Page(
@@ -80,10 +85,21 @@ def report(run: Run, *, n_samples: int, n_hmc: int, out: Path | None, threads: i
         evaluations=of_rung(run.evaluations, len(run.rungs)),
         laws=laws(flow),
         sessions=run.sessions,
+        rungs=_ladder(run, histories, flow),
     )
     path = run.folder / "report.html" if out is None else out
     page.save(path)
     print_line(f"wrote {path}, and plots and results.json to {run.folder / 'plots'}")
+
+
+def _ladder(run: Run, histories: list[History], last: EquivariantCNF) -> list[Rung]:
+    """What each lattice of a ladder has come to; nothing without one."""
+    made = [
+        Rung(build_action(rung.config), EquivariantCNF.load(rung.best), history)
+        for rung, history in zip(run.rungs[:-1], histories, strict=False)
+        if rung.best.exists()
+    ]
+    return [*made, Rung(run.action, last, histories[-1])] if made else []
 
 
 def check(run: Run) -> CheckReport:

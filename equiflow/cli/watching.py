@@ -14,6 +14,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from equiflow.cli.journal import of_rung
 from equiflow.cli.runs import Run
 
 BARS = "▁▂▃▄▅▆▇█"
@@ -40,14 +41,16 @@ def _finished(run: Run) -> bool:
 
 
 def screen(run: Run, width: int = 100) -> Group:
-    """Curves and table of a run as it stands."""
-    rows, evaluations = run.metrics, run.evaluations
-    steps = run.config.training.steps
-    title = f"{run.folder}: step {rows[-1]['step'] if rows else 0} of {steps}"
+    """Curves and table of a run as it stands; of a ladder those of the lattice that it is on."""
+    every, rungs = run.metrics, run.rungs
+    rung = rungs[every[-1].get("rung", 1) - 1] if every else rungs[0]
+    rows, steps = of_rung(every, rung.number), rung.config.training.steps
+    where = f", rung {rung.number} of {len(rungs)}, {rung.shape}" if len(rungs) > 1 else ""
+    title = f"{run.folder}{where}: step {rows[-1]['step'] if rows else 0} of {steps}"
     if not rows:
         return Group(Panel("No step has been taken yet.", title=title))
     wide = max(10, min(width, 150) - 50)
-    fresh = [row for row in evaluations if "ess" in row]
+    fresh = [row for row in run.evaluations if "ess" in row]
     curves = Table.grid(padding=(0, 2))
     for name, values in (
         ("loss", [row["loss"] for row in rows]),
@@ -59,9 +62,20 @@ def screen(run: Run, width: int = 100) -> Group:
             line = sparkline(shown, wide)
             curves.add_row(name, Text(line, style="cyan"), f"{min(shown):.4g} to {max(shown):.4g}")
     table = Table(show_header=False, box=None)
-    for pair in _numbers(rows, fresh, steps):
-        table.add_row(*pair)
+    for below in rungs[: rung.number - 1]:
+        name = f"rung {below.number}, {below.shape}"
+        table.add_row(name, _summary(of_rung(every, below.number), of_rung(fresh, below.number)))
+    for name, value in _numbers(rows, of_rung(fresh, rung.number), steps):
+        table.add_row(name, value)
+    if rung is not rungs[-1]:
+        table.add_row("", "of this rung; those above it come after")
     return Group(Panel(Group(curves, "", table), title=title))
+
+
+def _summary(rows: Sequence[dict[str, Any]], fresh: Sequence[dict[str, Any]]) -> str:
+    """A rung that has been climbed, in one line."""
+    ess = f", ESS {fresh[-1]['ess']:.4f} ± {fresh[-1]['ess_error']:.4f} on fresh samples" if fresh else ""
+    return f"{len(rows)} steps in {_clock(rows[-1]['seconds'])}{ess}"
 
 
 def _numbers(

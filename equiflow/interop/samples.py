@@ -64,6 +64,7 @@ def save_samples(
         "n_samples": len(phi),
         "dtype": str(phi.dtype).removeprefix("torch."),
         "action": None if action is None else _describe(action),
+        "space": None if action is None else action.space.kind,
         "certificate": None if samples.certificate is None else str(samples.certificate),
         "versions": {
             **{name: version(name) for name in ("equiflow", "torch", "numpy")},

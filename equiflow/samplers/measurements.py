@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from equiflow import observables
 from equiflow.actions import Action
 from equiflow.correlators import CoshFit, effective_mass, fit_cosh, low_momentum, second_moment_length
 from equiflow.flows import Certificate
-from equiflow.lattice import Lattice, check_type
+from equiflow.lattice import Lattice, Multiplet, Space, check_type, lattice_of
 from equiflow.samplers.chain import Chain
 from equiflow.samplers.importance import Ensemble
 from equiflow.statistics import Estimate, error_of_fluctuations, normalised_weights
@@ -25,6 +26,8 @@ AT_ONCE = 1024
 #: `|M|, M, M^2, M^3, M^4, phi^2, phi^4, phi_x phi_{x+mu}, S / V` come before the correlators
 N_LOCAL = 9
 
+#: what is averaged, from a batch of configurations
+OfBatch = Callable[[Tensor], Tensor]
 #: one number, 0-d, or several
 Quantity = Tensor | Sequence[Tensor]
 
@@ -33,7 +36,8 @@ Quantity = Tensor | Sequence[Tensor]
 class Measurements:
     """Averages over the target with their errors.
 
-    `M = mean_x phi_x`; `G(x) = <phi_y phi_{y+x}>`; L and t run along the first axis.
+    `M = mean_x phi_x`; `G(x) = <phi_y phi_{y+x}>`; L and t run along the first axis. Of a multiplet products
+    are scalar products, `|M|` is a length, and `M` and `M^3` stand for `M_1` and `|M|^2 M_1`.
 
     Attributes:
         abs_magnetisation: `<|M|>`.
@@ -82,9 +86,13 @@ class Measurements:
 
 @torch.no_grad()
 def measure(
-    source: Ensemble | Chain, *, action: Action | None = None, t_min: int | None = None
+    source: Ensemble | Chain,
+    *,
+    action: Action | None = None,
+    space: Space | None = None,
+    t_min: int | None = None,
 ) -> Measurements:
-    """Measure the standard observables of a scalar lattice field on an ensemble (reweighted) or a chain.
+    """Measure the standard observables of a lattice field on an ensemble (reweighted) or a chain.
 
     Every error is that of the quantity's own fluctuations, to first order in those of the averages
     behind it. Along a chain they have an autocorrelation, which the Gamma method takes into account
@@ -96,18 +104,22 @@ def measure(
     Args:
         source: weighted samples of a flow, or the samples of a Markov chain.
         action: adds the action density.
+        space: of the configurations, if it is a `Multiplet` and no action says so.
         t_min: first time of the fit of the pole mass; L / 4 by default, but at least 1.
 
     Raises:
-        TypeError: if the action is not one of a scalar field on a lattice.
+        TypeError: if the action is not one of a field on a lattice.
         ValueError: if there are too few samples for an error, or a weight is NaN or infinite.
     """
-    if action is not None:
-        check_type(
-            action.space, Lattice, "The space of the action", "Only a scalar field has these observables."
-        )
-    means, fluctuations = _averages(source, action)
-    shape = tuple(source.phi.shape[1:] if isinstance(source, Ensemble) else source.samples.shape[2:])
+    given = tuple(source.phi.shape[1:] if isinstance(source, Ensemble) else source.samples.shape[2:])
+    space = action.space if action is not None else Lattice(given) if space is None else space
+    remedy = "Only a field on a lattice has these observables."
+    check_type(space, (Lattice, Multiplet), "The space of the configurations", remedy)
+    if given != space.shape:
+        raise ValueError(f"The configurations have shape {given}, expected those of {space}.")
+    of_batch = partial(_of_batch, action=action, n_axes=lattice_of(space).dim)
+    means, fluctuations = _averages(source, of_batch)
+    shape = lattice_of(space).shape
     fit = _mass_fit(means, fluctuations, shape[0], t_min)
 
     def derived(averages: Tensor) -> dict[str, Quantity]:
@@ -117,7 +129,7 @@ def measure(
 
     values, slopes = _with_slopes(derived, means)
     errors = error_of_fluctuations(fluctuations @ slopes.T, scale=slopes.abs() @ means.abs())
-    shift = torch.stack(list(_flat(derived(means + _shift(source.certificate, action, means))))) - values
+    shift = torch.stack(list(_flat(derived(means + _shift(source.certificate, of_batch, means))))) - values
     estimates = [
         errors.estimate(k, mean, systematic=abs(change))
         for k, (mean, change) in enumerate(zip(values.tolist(), shift.tolist(), strict=True))
@@ -126,7 +138,7 @@ def measure(
     return Measurements(**found | ({"action_density": None} if action is None else {}), mass_fit=fit)
 
 
-def _averages(source: Ensemble | Chain, action: Action | None) -> tuple[Tensor, Tensor]:
+def _averages(source: Ensemble | Chain, of_batch: OfBatch) -> tuple[Tensor, Tensor]:
     """Averages over the target, `(a,)`, and deviations from them, `(n, n_chains, a)`.
 
     An ensemble is as many chains of one sample. The deviations of its reweighted averages are
@@ -137,32 +149,41 @@ def _averages(source: Ensemble | Chain, action: Action | None) -> tuple[Tensor, 
             raise ValueError(f"measure needs at least 2 samples, got {len(source.phi)}.")
         weight = normalised_weights(source.log_weight)
         weight = (weight / weight.mean())[:, None]
-        values = _per_configuration(source.phi, action)
+        values = _per_configuration(source.phi, of_batch)
         means = (weight * values).mean(0)
         return means, (weight * (values - means))[None]
     n, n_chains = source.samples.shape[:2]
     if n < 4 and n_chains < 2:
         raise ValueError(f"measure needs a chain of n >= 4 samples, or several chains; got n = {n} of one.")
-    values = _per_configuration(source.samples.flatten(0, 1), action).unflatten(0, (n, n_chains))
+    values = _per_configuration(source.samples.flatten(0, 1), of_batch).unflatten(0, (n, n_chains))
     means = values.mean((0, 1))
     return means, values - means
 
 
-def _per_configuration(phi: Tensor, action: Action | None) -> Tensor:
+def _per_configuration(phi: Tensor, of_batch: OfBatch) -> Tensor:
     """What is averaged: `N_LOCAL` numbers, `C(t)`, `G(t, 0, ...)`, `(batch, N_LOCAL + 2 side)` in float64."""
-    return torch.cat([_of_batch(part, action) for part in phi.split(AT_ONCE)])
+    return torch.cat([of_batch(part) for part in phi.split(AT_ONCE)])
 
 
-def _of_batch(phi: Tensor, action: Action | None) -> Tensor:
+def _of_batch(phi: Tensor, *, action: Action | None, n_axes: int) -> Tensor:
+    """See `_per_configuration`; the lattice axes are the last `n_axes` ones."""
     density = torch.zeros(len(phi)).to(phi) if action is None else observables.action_density(phi, action)
-    phi = phi.double()
-    m = observables.magnetisation(phi)
-    powers = (m.abs(), m, m**2, m**3, m**4)
-    local = (observables.phi_squared(phi), observables.phi_fourth(phi), observables.nearest_neighbour(phi))
+    phi = phi.double().reshape(len(phi), -1, *phi.shape[-n_axes:])
+
+    def summed(observable: Callable[[Tensor], Tensor]) -> Tensor:
+        """Over the components."""
+        return observable(phi.flatten(0, 1)).unflatten(0, phi.shape[:2]).sum(1)
+
+    m = observables.magnetisation(phi.flatten(0, 1)).view(phi.shape[:2])
+    length, first = torch.linalg.vector_norm(m, dim=1), m[:, 0]
+    powers = (length, first, length**2, length**2 * first, length**4)
+    phi_fourth = phi.square().sum(1).square().flatten(1).mean(1)
+    local = (summed(observables.phi_squared), phi_fourth, summed(observables.nearest_neighbour))
     columns = [torch.stack([*powers, *local, density.double()], 1)]
-    equal = [axis for axis in range(phi.dim() - 1) if phi.shape[axis + 1] == phi.shape[1]]
+    shape = phi.shape[2:]
+    equal = [axis for axis, side in enumerate(shape) if side == shape[0]]
     for observable in (observables.zero_momentum_correlator, observables.axis_two_point):
-        columns.append(torch.stack([observable(phi, axis) for axis in equal]).mean(0))
+        columns.append(torch.stack([summed(partial(observable, axis=axis)) for axis in equal]).mean(0))
     return torch.cat(columns, 1)
 
 
@@ -240,13 +261,13 @@ def _with_slopes(derived: Callable[[Tensor], dict[str, Quantity]], means: Tensor
     return torch.stack(numbers).detach(), torch.stack(slopes)
 
 
-def _shift(certificate: Certificate | None, action: Action | None, means: Tensor) -> Tensor:
+def _shift(certificate: Certificate | None, of_batch: OfBatch, means: Tensor) -> Tensor:
     """Change of the averages under a finer solve; zero where no flow is involved."""
     if certificate is None or certificate.n_samples == 0:
         return torch.zeros_like(means)
     twice = certificate.samples
-    before = torch.softmax(twice.log_weight.double(), 0) @ _per_configuration(twice.phi, action)
+    before = torch.softmax(twice.log_weight.double(), 0) @ _per_configuration(twice.phi, of_batch)
     after = torch.softmax(twice.refined_log_weight.double(), 0) @ _per_configuration(
-        twice.refined_phi, action
+        twice.refined_phi, of_batch
     )
     return (after - before).to(means)
