@@ -29,8 +29,8 @@ CAPTIONS = {
     "weights": "Distribution of the log weights about log Z. A long left tail wastes samples; a tail that "
     "only target samples have is a part of the target that the flow misses.",
     "two_point": "Zero-momentum two-point function along the first axis, with errors.",
-    "magnetisation": "Magnetisation of the model, of the reweighted model and, if there is one, of the "
-    "reference. A dropped mode shows here.",
+    "magnetisation": "Magnetisation, of several components the first, in the model, in the reweighted model "
+    "and, if there is one, in the reference. A dropped mode shows here.",
     "configurations": "Configurations as the flow draws them, on one colour scale.",
 }
 

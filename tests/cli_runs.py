@@ -67,9 +67,9 @@ def content(run: Run) -> dict[str, Any]:
     """Everything that a run leaves but times and versions."""
     files = {str(p.relative_to(run.folder)) for p in run.folder.rglob("*") if p.is_file()}
     checkpoints = {}
-    for path in sorted(run.checkpoints.glob("*.pt")):
+    for path in sorted([*run.checkpoints.glob("*.pt"), *run.folder.glob("rungs/*/*.pt")]):
         kind = "flow" if path.name == "best.pt" else "training"
-        checkpoints[path.name] = _timeless(load_safely(path, kind))
+        checkpoints[str(path.relative_to(run.folder))] = _timeless(load_safely(path, kind))
     metrics = [{k: v for k, v in row.items() if k != "seconds"} for row in run.metrics]
     flow = load_safely(run.folder / "flow.pt", "flow")
     return {

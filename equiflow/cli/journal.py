@@ -11,7 +11,7 @@ from equiflow.storage import written_atomically
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """All complete lines; none if there is no such file."""
+    """All complete lines, rung by rung; none if there is no such file."""
     if not path.exists():
         return []
     found = []
@@ -20,12 +20,17 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
             found.append(json.loads(line))
         except json.JSONDecodeError:  # the write that was cut off
             break
-    return found
+    return sorted(found, key=_rung)
+
+
+def _rung(line: dict[str, Any]) -> int:
+    """Of a ladder; a run without one has a single rung, which need not be named."""
+    return line.get("rung", 1)
 
 
 def of_rung(lines: Iterable[dict[str, Any]], number: int) -> list[dict[str, Any]]:
-    """Those of one lattice of a ladder; a run without one has a single rung, which need not be named."""
-    return [line for line in lines if line.get("rung", 1) == number]
+    """Those of one lattice of a ladder."""
+    return [line for line in lines if _rung(line) == number]
 
 
 def append_line(path: Path, content: dict[str, Any]) -> None:
