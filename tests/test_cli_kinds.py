@@ -100,7 +100,7 @@ def test_an_estimated_trace_is_for_training_alone(tmp_path):
     run = Run.create(tmp_path / "run", config_)
     assert not run.untrained().vector_field.trace_is_exact
     with pytest.MonkeyPatch.context() as patch:
-        Executioner(patch, 5)
+        Executioner(patch, 7)
         with pytest.raises(KilledError):
             run.train(progress=False)
     flow, source = run.trained()
