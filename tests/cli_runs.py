@@ -21,6 +21,7 @@ m2 = -4.0
 lam = 7.0
 
 [field]
+kind = "orbit"
 n_frequencies = 2
 n_time_modes = 2
 max_frequency = 4.0

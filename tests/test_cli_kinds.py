@@ -38,8 +38,8 @@ from equiflow.cli.config_file import ConfigError, parse_config, render
 from equiflow.cli.runs import Run
 from equiflow.interop import load_ensemble, save_samples
 
-O2 = TINY.replace("[action]\n", '[action]\nkind = "on"\nn_components = 2\n')
-DEEP = TINY.replace("[4, 4]", "[2, 2]").replace("max_frequency = 4.0", 'kind = "deep-attention"\nn_heads = 1')
+O2 = TINY.replace('kind = "orbit"\n', "").replace("[action]\n", '[action]\nkind = "on"\nn_components = 2\n')
+DEEP = TINY.replace("[4, 4]", "[2, 2]").replace('"orbit"', '"deep-attention"\nn_heads = 1')
 
 
 def config(text: str, *overrides: str) -> Config:
@@ -84,7 +84,7 @@ def test_a_missing_extra_is_told_with_its_remedy(kind, package, extra, shape, mo
     [
         (("field.kind=o3",), "O3Field needs a lattice of 3 dimensions"),
         (("lattice.shape=[2, 2, 2]", "field.kind=steerable"), "Steerable fields live in two dimensions"),
-        (("field.kind=multiplet",), "'multiplet' is not for action.kind = 'phi4'; 'orbit' is"),
+        (("field.kind=multiplet",), "'multiplet' is not for action.kind = 'phi4'; 'potential' is"),
         (("action.kind=on", "action.n_components=2", "field.kind=orbit"), "'on'; 'multiplet' is"),
         (("field.kind=deep-attention", "field.trace=hutch"), "Unknown trace 'hutch'"),
         (("field.convolution=fast",), "fast"),
@@ -276,8 +276,8 @@ def test_an_ensemble_is_no_chain(tmp_path):
         building.build_objective(parse(f"[objective]\nkind = 'matching'\nsamples = '{tmp_path / 'e.npz'}'"))
 
 
-def test_a_field_that_does_not_carry_over_goes_on_on_its_own_lattice(tmp_path):
-    text = TINY.replace("max_frequency = 4.0", 'kind = "attention"')
+def test_a_run_goes_on_from_another_on_its_own_lattice_and_others(tmp_path):
+    text = TINY.replace('"orbit"', '"attention"')
     first = Run.create(tmp_path / "first", config(text, "training.steps=1", "run.evaluation_samples=16"))
     first.train(progress=False)
     text = text[: text.index("[field]")] + text[text.index("[solver]") :]
@@ -285,8 +285,10 @@ def test_a_field_that_does_not_carry_over_goes_on_on_its_own_lattice(tmp_path):
     second = Run.create(tmp_path / "second", config(text, start))
     weights = second.untrained().state_dict()
     assert all(torch.equal(value, weights[name]) for name, value in first.trained()[0].state_dict().items())
-    with pytest.raises(ConfigError, match=r"\[start\]: AttentionField does not carry over"):
-        Run.create(tmp_path / "third", config(text, start, "lattice.shape=[6, 6]"))
+    third = Run.create(tmp_path / "third", config(text, start, "lattice.shape=[3, 3]"))
+    assert third.untrained().lattice.shape == (3, 3)
+    with pytest.raises(ConfigError, match=r"\[start\]: Nothing carries over from a 2D lattice"):
+        Run.create(tmp_path / "refused", config(text, start, "lattice.shape=[3, 3, 3]"))
     with pytest.raises(ConfigError, match=r"\[start\]: .*the action on Multiplet"):
         Run.create(
             tmp_path / "fourth",

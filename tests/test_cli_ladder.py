@@ -216,7 +216,6 @@ def test_entries_are_overridden_by_number():
         ("ladder.2.shape=[3, 4, 3]", r"\[ladder\]: Nothing carries over"),
         ("ladder.1.h=[1.0]", r"\[\[ladder\]\] 1: .*h = \[1.0\] are no couplings of action.kind = 'phi4'"),
         ("ladder.1.lam=-1", r"\[action\]: exp\(-S\) cannot be normalised"),
-        ("field.kind=attention", r"\[ladder\]: AttentionField does not carry over to another lattice"),
         ("objective.kind=reverse", r"\[objective\] .*unknown key"),
     ],
 )

@@ -60,8 +60,8 @@ from equiflow.training.objectives import Objective
 from equiflow.training.trainer import adam
 
 FIELDS: dict[str, Callable[..., VectorField]] = {
-    "orbit": OrbitConvField,
     "potential": PotentialField,
+    "orbit": OrbitConvField,
     "factorised": FactorisedConvField,
     "steerable": SteerableField,
     "deep-steerable": DeepSteerableField,
@@ -146,7 +146,7 @@ def _new_flow(config: Config, space: Lattice | Multiplet, solver: Solver) -> Equ
     # Fields may start from global randomness: here from the run's seed, and the user's stays as it was.
     with section("field"), torch.random.fork_rng(devices=[]):
         if isinstance(space, Multiplet) != (chosen.kind == "multiplet"):
-            suits = "multiplet" if isinstance(space, Multiplet) else "orbit"
+            suits = "multiplet" if isinstance(space, Multiplet) else "potential"
             raise ValueError(
                 f"kind = {chosen.kind!r} is not for action.kind = {config.action.kind!r}; {suits!r} is."
             )

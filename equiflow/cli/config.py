@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Tag, model_validator
 
-from equiflow.cli.field_sections import FIELD_KINDS, FieldSection, OrbitSection
+from equiflow.cli.field_sections import FIELD_KINDS, FieldSection, PotentialSection
 from equiflow.cli.objective_sections import OBJECTIVE_KINDS, PART_KINDS, ObjectiveSection, PathSection
 from equiflow.cli.section import Section, key, kind, required
 
@@ -83,7 +83,9 @@ class AdamSection(Section):
     """Adam with a short memory of the squared gradient."""
 
     kind: Literal["adam"] = key("adam", "optimiser: adam or natural")
-    learning_rate: float = key(2e-2, "at the top of the schedule", gt=0)
+    learning_rate: float | None = key(
+        None, "at the top of the schedule; what suits the field unless given: 8e-2 for potential", gt=0
+    )
     warmup: int = key(30, "steps of the linear warm-up", ge=0)
     clip_norm: float = key(10.0, "gradients with a larger norm are scaled down to it", gt=0)
     fine_tuning: float = key(0.5, FINE_TUNING, gt=0)
@@ -185,7 +187,7 @@ class Config(Section):
     lattice: LatticeSection
     action: ActionSection
     symmetry: SymmetrySection = SymmetrySection()
-    field: FieldSection = OrbitSection()
+    field: FieldSection = PotentialSection()
     prior: PriorSection = FreePriorSection()
     start: StartSection = StartSection()
     solver: SolverSection = SolverSection()

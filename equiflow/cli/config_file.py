@@ -170,8 +170,12 @@ def _explain_table(kind: str, place: Place, given: object) -> str:
 
 
 def _nearest(name: str, known: Iterable[str], section: str | None) -> str:
-    """What may have been meant: a similar name here, or the same name in another section."""
+    """What may have been meant: a similar name here, or the same name in another section or kind."""
     known = list(known)
+    if section is not None:
+        own = [m.model_fields["kind"].default for m in KINDS.get(section, ()) if name in m.model_fields]
+        if own:
+            return f"; it belongs to kind = {' or '.join(map(_shown, own))}."
     elsewhere = [_header(other) for other, _, key, _ in every_key() if key == name and other != section]
     if elsewhere:
         return f"; it belongs to {' or '.join(dict.fromkeys(elsewhere))}."

@@ -18,32 +18,32 @@ CONVOLUTION = "auto, fourier, dense or direct; they agree to rounding"
 REPRESENTATION = "of the channels: trivial, regular, vector, an irrep such as irrep_1,2, or a list"
 SEED = "of the random weights at the start"
 KNOWN = (
-    "vector field: orbit, potential, factorised, attention, deep-attention; steerable, deep-steerable (2D); "
+    "vector field: potential, orbit, factorised, attention, deep-attention; steerable, deep-steerable (2D); "
     "o3 (3D); multiplet (for action.kind = on)"
 )
-
-
-class OrbitSection(Section):
-    """`OrbitConvField`: sitewise features mixed by kernels tied on orbits; any dimension."""
-
-    kind: Literal["orbit"] = key("orbit", KNOWN)
-    kernel_size: Size = key(None, WHOLE)
-    n_frequencies: int = key(8, "sine features", ge=1)
-    n_time_modes: int = key(4, MODES, ge=1)
-    max_frequency: float = key(8.0, "largest initial frequency of the features, in 1/phi", gt=0)
-    convolution: str = key("auto", CONVOLUTION)
 
 
 class PotentialSection(Section):
     """`PotentialField`: the gradient of an invariant potential; any dimension."""
 
-    kind: Literal["potential"] = key("potential", "vector field; optimiser.learning_rate = 8e-2 suits it")
+    kind: Literal["potential"] = key("potential", KNOWN)
     kernel_size: Size = key(None, WHOLE)
-    n_channels: int = key(2, "kernels that the potential sees the field through", ge=1)
+    n_channels: int = key(3, "kernels that the potential sees the field through", ge=1)
     n_ridges: int = key(16, "ridge functions that the potential is made of", ge=1)
     n_time_modes: int = key(4, MODES, ge=1)
     max_frequency: float = key(8.0, "largest initial frequency of the ridges, in 1/phi", gt=0)
     convolution: str = key("auto", "auto, fourier or dense; they agree to rounding")
+
+
+class OrbitSection(Section):
+    """`OrbitConvField`: sitewise features mixed by kernels tied on orbits; any dimension."""
+
+    kind: Literal["orbit"] = key("orbit", "vector field")
+    kernel_size: Size = key(None, WHOLE)
+    n_frequencies: int = key(8, "sine features", ge=1)
+    n_time_modes: int = key(4, MODES, ge=1)
+    max_frequency: float = key(8.0, "largest initial frequency of the features, in 1/phi", gt=0)
+    convolution: str = key("auto", CONVOLUTION)
 
 
 class FactorisedSection(Section):
@@ -139,8 +139,8 @@ class MultipletSection(Section):
 
 
 FIELD_KINDS: tuple[type[Section], ...] = (
-    OrbitSection,
     PotentialSection,
+    OrbitSection,
     FactorisedSection,
     SteerableSection,
     DeepSteerableSection,
@@ -150,8 +150,8 @@ FIELD_KINDS: tuple[type[Section], ...] = (
     MultipletSection,
 )
 FieldSection = Annotated[
-    Annotated[OrbitSection, Tag("orbit")]
-    | Annotated[PotentialSection, Tag("potential")]
+    Annotated[PotentialSection, Tag("potential")]
+    | Annotated[OrbitSection, Tag("orbit")]
     | Annotated[FactorisedSection, Tag("factorised")]
     | Annotated[SteerableSection, Tag("steerable")]
     | Annotated[DeepSteerableSection, Tag("deep-steerable")]
@@ -159,5 +159,5 @@ FieldSection = Annotated[
     | Annotated[AttentionSection, Tag("attention")]
     | Annotated[DeepAttentionSection, Tag("deep-attention")]
     | Annotated[MultipletSection, Tag("multiplet")],
-    kind("orbit"),
+    kind("potential"),
 ]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from equiflow import EquivariantCNF
 from equiflow.cli.config import Config, RungSection
 from equiflow.cli.config_file import ConfigError
 
@@ -18,12 +20,21 @@ class RunRung:
         config: of a run on this lattice alone.
         folder: of its checkpoints.
         before: steps on the lattices before it.
+        rate: its own learning rate, if it has one.
     """
 
     number: int
     config: Config
     folder: Path
     before: int
+    rate: float | None = None
+
+    def learning_rate(self, flow: EquivariantCNF) -> float:
+        """At the top of the schedule: its own, or the optimiser's, which is lower after the first rung."""
+        optimiser = self.config.optimiser
+        rate = flow.learning_rate if optimiser.learning_rate is None else optimiser.learning_rate
+        tuned = rate * (optimiser.fine_tuning if self.number > 1 else 1)
+        return tuned if self.rate is None else self.rate
 
     @property
     def latest(self) -> Path:
@@ -47,20 +58,18 @@ def rungs_of(config: Config, folder: Path) -> list[RunRung]:
     Raises:
         ConfigError: if a rung has a coupling that the action has not.
     """
-    tuned = config.optimiser.learning_rate * config.optimiser.fine_tuning
     rungs: list[RunRung] = []
     before = 0
     for number, entry in enumerate(config.ladder, 1):
-        rate = config.optimiser.learning_rate if number == 1 else tuned
-        own = _on_rung(config, entry, number, rate)
+        own = _on_rung(config, entry, number)
         name = f"{number}-{'x'.join(map(str, entry.shape))}"
-        rungs.append(RunRung(number, own, folder / "rungs" / name, before))
+        rungs.append(RunRung(number, own, folder / "rungs" / name, before, entry.learning_rate))
         before += own.training.steps
-    own = _with_rate(config, tuned) if rungs else config
+    own = config.model_copy(update={"ladder": []})
     return [*rungs, RunRung(len(rungs) + 1, own, folder / "checkpoints", before)]
 
 
-def _on_rung(config: Config, entry: RungSection, number: int, rate: float) -> Config:
+def _on_rung(config: Config, entry: RungSection, number: int) -> Config:
     """The config of one lattice before the last."""
     given = entry.model_dump(exclude_none=True)
     couplings = {name: given[name] for name in ("m2", "lam", "h") if name in given}
@@ -72,15 +81,10 @@ def _on_rung(config: Config, entry: RungSection, number: int, rate: float) -> Co
         raise ConfigError(
             f"[[ladder]] {number}: {wrong} are no couplings of action.kind = {config.action.kind!r}."
         ) from error
-    update = {
+    update: dict[str, Any] = {
         "lattice": config.lattice.model_copy(update={"shape": entry.shape}),
         "action": action,
         "training": config.training.model_copy(update=training),
+        "ladder": [],
     }
-    return _with_rate(config.model_copy(update=update), given.get("learning_rate", rate))
-
-
-def _with_rate(config: Config, rate: float) -> Config:
-    """Without the ladder."""
-    optimiser = config.optimiser.model_copy(update={"learning_rate": rate})
-    return config.model_copy(update={"optimiser": optimiser, "ladder": []})
+    return config.model_copy(update=update)

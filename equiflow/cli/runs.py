@@ -211,7 +211,7 @@ class Run:
                 steps=config.training.steps,
                 batch_size=config.training.batch_size,
                 seed=config.training.seed,
-                learning_rate=config.optimiser.learning_rate,
+                learning_rate=rung.learning_rate(flow),
                 warmup=config.optimiser.warmup,
                 clip_norm=config.optimiser.clip_norm,
                 objective=building.build_objective(config),

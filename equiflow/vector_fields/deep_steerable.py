@@ -51,6 +51,8 @@ class DeepSteerableField(EstimatedField):
         ImportError: without escnn.
     """
 
+    group: SymmetryGroup
+
     def __init__(
         self,
         lattice: Lattice,
