@@ -56,7 +56,9 @@ ONLY_IMPORTED_IN = {
     "jinja2": {"page"},
     "rich": {"report", "cli.watching"},
     "typer": {"cli.app"},
-    "pydantic": {"cli.config", "cli.config_file"},
+    "pydantic": {
+        *("cli.config", "cli.config_file", "cli.section", "cli.field_sections", "cli.objective_sections"),
+    },
 }
 MAY_PRINT = {"cli.app", "report"}
 MAX_LINES = 400

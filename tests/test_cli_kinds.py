@@ -113,6 +113,12 @@ def test_an_estimated_trace_is_for_training_alone(tmp_path):
     assert weights.keys() == flow.state_dict().keys()
 
 
+def test_natural_gradients_need_an_exact_trace(tmp_path):
+    with pytest.raises(ConfigError, match=r'\[optimiser\]: kind = "natural" needs field.trace = "dense"'):
+        Run.create(tmp_path / "run", config(DEEP, "field.trace=hutchinson", "optimiser.kind=natural"))
+    assert not (tmp_path / "run").exists()
+
+
 def test_actions_are_those_of_the_library():
     lattice, o2 = Lattice((4, 4)), ("action.kind=on", "action.n_components=2")
     multiplet = Multiplet(lattice, 2)

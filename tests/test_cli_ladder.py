@@ -11,7 +11,15 @@ from cli_runs import TINY, content, same
 from test_cli import invoke, succeed
 from test_cli_runs import Executioner, KilledError
 
-from equiflow import CheckpointError, EquivariantCNF, Lattice, Phi4, fit_ladder, importance_sample
+from equiflow import (
+    CheckpointError,
+    EquivariantCNF,
+    Lattice,
+    Phi4,
+    TrainingDivergedError,
+    fit_ladder,
+    importance_sample,
+)
 from equiflow.cli import building
 from equiflow.cli.config import Config
 from equiflow.cli.config_file import ConfigError, parse_config, render
@@ -152,6 +160,12 @@ def test_on_its_way_a_ladder_is_watched_and_not_yet_sampled(tmp_path):
     with pytest.raises(RunError, match=r"no checkpoint yet of 4 x 4: .* step 2 on that lattice"):
         run.trained()
     assert "of 4 x 4" in invoke("sample", run.folder).output
+
+
+def test_divergence_names_the_lattice(tmp_path):
+    run = Run.create(tmp_path / "run", ladder("ladder.2.learning_rate=1e12"))
+    with pytest.raises(TrainingDivergedError, match="On 3 x 3: Training diverged at step"):
+        run.train(progress=False)
 
 
 def test_a_ladder_is_reported(undisturbed, monkeypatch):

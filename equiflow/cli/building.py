@@ -208,6 +208,8 @@ def build_optimiser(config: Config, flow: EquivariantCNF) -> Callable[[list[nn.P
     chosen = config.optimiser
     if isinstance(chosen, AdamSection):
         return adam
+    if not flow.vector_field.trace_is_exact:
+        raise ConfigError('[optimiser]: kind = "natural" needs field.trace = "dense"; "adam" takes any.')
     own = set(NaturalSection.model_fields) - set(AdamSection.model_fields)
     return NaturalGradient.of(flow, **{name: getattr(chosen, name) for name in sorted(own)})
 

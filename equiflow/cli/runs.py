@@ -28,7 +28,7 @@ from typing import Any
 
 import torch
 
-from equiflow import Action, EquivariantCNF, SolverError, fit
+from equiflow import Action, EquivariantCNF, SolverError, TrainingDivergedError, fit
 from equiflow.cli import building
 from equiflow.cli.config import Config
 from equiflow.cli.config_file import ConfigError, load_config, render
@@ -197,7 +197,10 @@ class Run:
             for rung, flow, steps in zip(self.rungs, flows, done, strict=True):
                 # A bar of a rung that was climbed before would only flash by.
                 shown = progress if steps < rung.config.training.steps or rung.number == len(done) else False
-                history = self._fit(rung, flow, shown)
+                try:
+                    history = self._fit(rung, flow, shown)
+                except TrainingDivergedError as error:
+                    raise TrainingDivergedError(f"On {rung.shape}: {error}", error.history) from error
             self._finish()
         return history
 
