@@ -187,6 +187,10 @@ def test_mistakes_are_told_with_file_section_and_remedy(text, message):
         ("[lattice]\nshape = [4.0, 4]", r"\[lattice\] shape.0 = 4.0"),
         ("[lattice]\nshape = []", r"\[lattice\] shape = \[\]"),
         ("[lattice", r"my.toml is not valid TOML"),
+        ("[ladder]\nshape = [4]", r"ladder = .*: expected tables \[\[ladder\]\] with keys"),
+        ("[[ladder]]\nsteps = 3", r"\[\[ladder\]\] 1 shape is missing \(sides of the lattice\)"),
+        ("[objective]\nkind = 'mixture'\nweights = [1]", r"section \[\[objective.parts\]\] is missing"),
+        ("[objective]\nkind = 'mixture'\nweights = [1]\nparts = []", r"parts = \[\]: expected tables"),
     ],
 )
 def test_what_is_missing_is_told(text, message):

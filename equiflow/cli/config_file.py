@@ -155,8 +155,9 @@ def _explain(kind: str, place: Place, message: str, given: object) -> str:
 
 def _explain_table(kind: str, place: Place, given: object) -> str:
     section = place.section
+    title = f"[{place.title}]" if section in LISTS else place.title
     if kind == "missing":
-        return f"section [{section}] is missing: it has no default. `equiflow config` shows it."
+        return f"section {title} is missing: it has no default. `equiflow config` shows it."
     if kind == "extra_forbidden":
         return f"{section}: unknown section{_nearest(section, Config.model_fields, None)}"
     if kind == "union_tag_invalid":
@@ -164,9 +165,8 @@ def _explain_table(kind: str, place: Place, given: object) -> str:
         wrong = given.get("kind") if isinstance(given, dict) else given
         hint = _suggestion(wrong if isinstance(wrong, str) else "", known) or "."
         return f"{place.title} kind = {_shown(wrong)}: expected {' or '.join(known)}{hint}"
-    if section in LISTS:
-        return f"{section} = {_shown(given)}: expected tables [{place.title}] with keys."
-    return f"{section} = {_shown(given)}: expected a section [{section}] with keys."
+    expected = "tables" if section in LISTS else "a section"
+    return f"{section} = {_shown(given)}: expected {expected} {title} with keys."
 
 
 def _nearest(name: str, known: Iterable[str], section: str | None) -> str:
