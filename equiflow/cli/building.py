@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -128,10 +129,10 @@ def build_flow(config: Config, *, start: EquivariantCNF | None = None) -> Equiva
         lattice = lattice_of(space)
         with section("ladder" if config.start.flow is None else "start"):
             # Fields that do not carry over to other lattices can go on on their own.
-            flow = start if start.space == space else start.resized(lattice)
+            flow = copy.deepcopy(start) if start.space == space else start.resized(lattice)
             if flow.space != space:
                 raise ValueError(f"the flow is one on {flow.space}, the action on {space}.")
-            flow.solver, flow.compiled = solver, config.compute.compile
+            flow.solver, flow.compiled, flow.about = solver, config.compute.compile, {}
         return flow.to(device, dtype)
     # Constants are built in the dtype of the run, whatever the surroundings' default.
     with default_dtype(dtype):
