@@ -288,7 +288,11 @@ def test_a_run_goes_on_from_another_on_its_own_lattice_and_others(tmp_path):
     first.train(progress=False)
     text = text[: text.index("[field]")] + text[text.index("[solver]") :]
     start = f"start.flow={first.folder}"
-    second = Run.create(tmp_path / "second", config(text, start))
+    second = Run.create(tmp_path / "second", config(text, start, "solver.steps=4", "compute.dtype=float32"))
+    begun, saved = EquivariantCNF.load(second.start), first.trained()[0]
+    assert (begun.solver, begun.dtype, begun.about) == (saved.solver, saved.dtype, saved.about)
+    assert (second.untrained().solver, second.untrained().dtype) == (Solver("rk4", steps=4), torch.float32)
+    second = Run.create(tmp_path / "alike", config(text, start))
     weights = second.untrained().state_dict()
     assert all(torch.equal(value, weights[name]) for name, value in first.trained()[0].state_dict().items())
     third = Run.create(tmp_path / "third", config(text, start, "lattice.shape=[3, 3]"))
