@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -37,25 +36,6 @@ class _SineAndCosine(torch.autograd.Function):
 def sine_and_cosine(theta: Tensor) -> tuple[Tensor, Tensor]:
     """`sin theta` and `cos theta`, which share their derivatives."""
     return _SineAndCosine.apply(theta)
-
-
-@dataclass(frozen=True)
-class RidgeRates:
-    """Derivatives of `D = sum_x [ tr(G d2F/du2) + y . dF/du ]` of each configuration.
-
-    Attributes:
-        of_parameters: by the parameter's name, `(batch, *parameter)` flattened.
-        of_amplitude: `(batch, ridge)`.
-        of_overlap: in G, symmetric, times two, `(batch, channel, channel)`.
-        of_phi: in u, `(channel, site)`.
-        of_score: in y, which is `dF/du`, `(channel, site)`.
-    """
-
-    of_parameters: dict[str, Tensor]
-    of_amplitude: Tensor
-    of_overlap: Tensor
-    of_phi: Tensor
-    of_score: Tensor
 
 
 class Ridges(nn.Module):
@@ -110,38 +90,3 @@ class Ridges(nn.Module):
     def curvature(self, overlap: Tensor, amplitude: Tensor) -> Tensor:
         """`q_j` of `sum_cc' overlap_cc' d2F/du_c du_c' = sum_j q_j cos theta_j`, `(ridge,)`."""
         return amplitude * ((self.direction @ overlap) * self.direction).sum(1)
-
-    def parameter_rates(
-        self, u: Tensor, y: Tensor, amplitude: Tensor, overlap: Tensor, batch: int
-    ) -> RidgeRates:
-        """See `RidgeRates`; the sites of `batch` configurations in one row."""
-        theta = self.angles(u)
-        sin, cos = theta.sin(), theta.cos()
-        along_u, along_y = self.direction @ u, self.direction @ y
-        slope, curvature = (amplitude / self.omega)[:, None], self.curvature(overlap, amplitude)[:, None]
-        of_theta = slope * along_y * cos - curvature * sin
-
-        def total(of_sites: Tensor) -> Tensor:  # `(..., batch * V)` to `(batch, ...)`
-            return of_sites.unflatten(-1, (batch, -1)).sum(-1).movedim(-1, 0)
-
-        def products(of_ridges: Tensor, channels: Tensor) -> Tensor:  # `(batch, ridge, channel)`
-            a, b = (x.unflatten(1, (batch, -1)).transpose(0, 1) for x in (of_ridges, channels))
-            return a @ b.mT
-
-        waves, bent = total(cos), total(along_y * sin) / self.omega
-        norm = (self.direction @ overlap * self.direction).sum(1)
-        of_direction = products(self.omega[:, None] * of_theta, u) + products(slope * sin, y)
-        of_direction += 2 * (amplitude * waves).unsqueeze(2) * (self.direction @ overlap)
-        own = {
-            "omega": total(along_u * of_theta) - amplitude / self.omega * bent,
-            "direction": of_direction.flatten(1),
-        }
-        if self.phase is not None:
-            own["phase"] = total(of_theta)
-        return RidgeRates(
-            of_parameters=own,
-            of_amplitude=norm * waves + bent,
-            of_overlap=2 * (self.direction.mT * (amplitude * waves).unsqueeze(1)) @ self.direction,
-            of_phi=self.direction.mT @ (self.omega[:, None] * of_theta),
-            of_score=self.gradient(sin, amplitude),
-        )

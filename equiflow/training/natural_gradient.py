@@ -29,6 +29,9 @@ class NaturalGradient(Optimizer):
     clip_norm=math.inf`: it needs a third of Adam's time to an ESS of 0.9 at L = 16, and no tuning.
     The last percents are Adam's: its noise averages over more steps.
 
+    For fields that are linear in their kernels, such as `OrbitConvField`. A `PotentialField` is no matter for
+    it: what a kernel does there depends on the ridges behind it, and steps along `F^-1 g` diverge.
+
     Args:
         flow: an `EquivariantCNF`.
         parameters: its trained ones.

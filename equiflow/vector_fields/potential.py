@@ -152,35 +152,6 @@ class PotentialField(VectorField):
             rate = self._mix(sent, ridges.direction.mT @ bent, now)
         return PathRates(velocity, divergence, -rate)
 
-    @torch.no_grad()
-    def parameter_rates(self, phi: Tensor, t: Tensor | float, score: Tensor) -> Tensor:
-        """Closed form for kernels that span the lattice, see `VectorField.parameter_rates`."""
-        if not (isinstance(self.kernel, MomentumKernel) and all(p.requires_grad for p in self.parameters())):
-            return super().parameter_rates(phi, t, score)
-        now, time_values, batch = self._at(t), self.time_basis(t), len(phi)
-        u, y = self._channels(phi, now)[1], self._channels(score, now)[1]
-        ridges = self.ridges.parameter_rates(u, y, now.amplitude, now.overlap, batch)
-        own = {f"ridges.{name}": rate for name, rate in ridges.of_parameters.items()}
-        own["amplitude"] = _in_time(time_values, ridges.of_amplitude)
-        if self.drift is not None:
-            own["drift"] = _in_time(time_values, score.sum(self.lattice.axes).unsqueeze(1))
-        own["linear.weight"] = _in_time(
-            time_values,
-            self.linear.overlaps(score, phi.unsqueeze(1), phi.new_full((batch, 1), self.lattice.volume)),
-        )
-        none = phi.new_zeros(batch, len(u))
-        of_kernels = self.kernel.overlaps(phi, self._fields(ridges.of_phi, batch), none)
-        of_kernels += self.kernel.overlaps(score, self._fields(ridges.of_score, batch), none)
-        # `<K_c, K_c'>` changes with K_c by K_c' itself: what it has in common with a point source.
-        source = torch.zeros_like(phi[:1]).flatten(1)
-        source[:, 0] = 1
-        source = source.view(1, *self.lattice.shape)
-        kernels = self._fields(self._channels(source, now)[1], 1)[0]
-        copies = source.unsqueeze(1).expand(len(u), *(-1,) * phi.dim())
-        of_products = self.kernel.overlaps(kernels, copies, phi.new_zeros(len(u), 1)).squeeze(1)
-        own["kernel.weight"] = _in_time(time_values, of_kernels + ridges.of_overlap @ of_products)
-        return torch.cat([own[name] for name, _ in self.named_parameters()], 1)
-
     def resized(self, lattice: Lattice) -> PotentialField:
         """Kernels as functions of offset, everything else as it is, see `VectorField.resized`."""
         return self._rebuilt_on(lattice)
@@ -204,12 +175,9 @@ class PotentialField(VectorField):
 
     def _mix(self, encoded: Tensor, channels: Tensor, now: _Coefficients) -> Tensor:
         """`K_0 * phi + sum_c K_c * channel_c` of the encoded phi."""
-        sent = self.kernel.convolution.encode(self._fields(channels, len(encoded)))
+        fields = channels.view(len(channels), len(encoded), *self.lattice.shape).transpose(0, 1)
+        sent = self.kernel.convolution.encode(fields)
         return self.kernel.convolution.mix(encoded, sent, now.operand)
-
-    def _fields(self, channels: Tensor, batch: int) -> Tensor:
-        """`(batch, channel, *lattice)` of `(channel, batch * V)`."""
-        return channels.view(len(channels), batch, *self.lattice.shape).transpose(0, 1)
 
     def _laplacian(self, cos: Tensor, now: _Coefficients) -> Tensor:
         """`V K_0(0) + sum_x sum_j q_j cos(theta_j)`."""
@@ -217,11 +185,6 @@ class PotentialField(VectorField):
         batch = cos.shape[1] // self.lattice.volume
         of_sites = cos.view(len(cos), batch, self.lattice.volume).sum(2)
         return curvature @ of_sites + self.lattice.volume * now.linear_at_origin
-
-
-def _in_time(time_values: Tensor, rates: Tensor) -> Tensor:
-    """Of values at one time `(batch, ...)`, the rates of the weights behind them, `(batch, time * ...)`."""
-    return torch.einsum("j,b...->bj...", time_values, rates).flatten(1)
 
 
 def _propagators(
