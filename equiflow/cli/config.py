@@ -10,9 +10,10 @@ from pydantic import Tag, model_validator
 from equiflow.cli.field_sections import FIELD_KINDS, FieldSection, PotentialSection
 from equiflow.cli.objective_sections import OBJECTIVE_KINDS, PART_KINDS, ObjectiveSection, PathSection
 from equiflow.cli.section import Section, key, kind, required
+from equiflow.training.ladder import FINE_TUNING
 
 #: what both optimisers say about ladders
-FINE_TUNING = "factor on learning_rate on the rungs of a ladder after the first"
+OF_FINE_TUNING = "factor on learning_rate on the rungs of a ladder after the first"
 
 
 class LatticeSection(Section):
@@ -88,7 +89,7 @@ class AdamSection(Section):
     )
     warmup: int = key(30, "steps of the linear warm-up", ge=0)
     clip_norm: float = key(10.0, "gradients with a larger norm are scaled down to it", gt=0)
-    fine_tuning: float = key(0.5, FINE_TUNING, gt=0)
+    fine_tuning: float = key(FINE_TUNING, OF_FINE_TUNING, gt=0)
 
 
 class NaturalSection(Section):
@@ -98,7 +99,7 @@ class NaturalSection(Section):
     learning_rate: float = key(1.0, "1 is the full step", gt=0)
     warmup: int = key(5, "steps of the linear warm-up", ge=0)
     clip_norm: float = key(math.inf, "gradients with a larger norm are scaled down to it", gt=0)
-    fine_tuning: float = key(1.0, FINE_TUNING, gt=0)
+    fine_tuning: float = key(1.0, OF_FINE_TUNING, gt=0)
     rows: int = key(128, "tangents per batch", ge=1)
     refresh: int = key(2, "steps between batches of tangents", ge=1)
     window: int = key(4, "batches of tangents that stand for the Fisher matrix", ge=1)
