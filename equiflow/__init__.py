@@ -4,6 +4,7 @@ from importlib.metadata import version as _version
 
 from equiflow import interop, presets
 from equiflow.actions import Action, ExternalField, FreeScalar, ONModel, Phi4
+from equiflow.angles import UniformAngles, XYModel
 from equiflow.families import ActionFamily
 from equiflow.flows import (
     AugmentedFlow,
@@ -17,8 +18,8 @@ from equiflow.flows import (
     SymplecticFlow,
 )
 from equiflow.group import Group
-from equiflow.lattice import Lattice, Multiplet, Particles, Space
-from equiflow.orthogonal import EuclideanGroup, MultipletGroup
+from equiflow.lattice import Angles, Lattice, Multiplet, Particles, Space
+from equiflow.orthogonal import AngleGroup, EuclideanGroup, MultipletGroup
 from equiflow.particles import CoulombGas, TrappedGaussian
 from equiflow.priors import FreeField, Prior, StandardNormal
 from equiflow.samplers import (
@@ -59,6 +60,7 @@ from equiflow.training import (
     fit_ladder,
 )
 from equiflow.vector_fields import (
+    AngleField,
     AttentionField,
     DeepAttentionField,
     DeepSteerableField,
@@ -81,6 +83,9 @@ __all__ = [
     "Action",
     "ActionFamily",
     "Alternate",
+    "AngleField",
+    "AngleGroup",
+    "Angles",
     "AttentionField",
     "AugmentedFlow",
     "Certificate",
@@ -139,8 +144,10 @@ __all__ = [
     "SymplecticFlow",
     "TrainingDivergedError",
     "TrappedGaussian",
+    "UniformAngles",
     "VectorField",
     "Wolff",
+    "XYModel",
     "__version__",
     "annealed_importance_sample",
     "effective_sample_size",

@@ -272,6 +272,7 @@ class ExternalField(Action):
 
     def __init__(self, action: Action, *, h: float | tuple[float, ...]) -> None:
         check_type(action, Action, "action", "Give an instance, such as Phi4(lattice, m2=-4.0, lam=6.0).")
+        check_type(action.space, (Lattice, Multiplet), "The space of the action", "h . phi is for fields.")
         super().__init__(action.space)
         values = torch.tensor(h, dtype=torch.float64)
         n_components = self.space.size // self.lattice.volume

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from equiflow.lattice import Lattice, Multiplet, Space, check_type, lattice_of
+from equiflow.lattice import Angles, Lattice, Multiplet, Space, check_type, lattice_of
 
 
 def check_resizable(source: Lattice, target: Lattice) -> None:
@@ -21,7 +21,9 @@ def check_resizable(source: Lattice, target: Lattice) -> None:
 def space_on(source: Space, target: Lattice) -> Space:
     """The space of the same fields on another lattice, see `check_resizable`."""
     check_resizable(lattice_of(source), target)
-    return Multiplet(target, source.n_components) if isinstance(source, Multiplet) else target
+    if isinstance(source, Multiplet):
+        return Multiplet(target, source.n_components)
+    return Angles(target) if isinstance(source, Angles) else target
 
 
 def offsets_on(kernel: Tensor, source: Lattice, target: Lattice) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,7 +31,7 @@ class Space:
 
     @property
     def kind(self) -> str:
-        """`"lattice"`, `"multiplet"`, `"particles"`: its class in lower case."""
+        """`"lattice"`, `"multiplet"`, `"angles"`, `"particles"`: its class in lower case."""
         return type(self).__name__.lower()
 
     @property
@@ -42,6 +43,14 @@ class Space:
     def event_axes(self) -> tuple[int, ...]:
         """Tensor axes of a configuration, counted from the end."""
         return tuple(range(-len(self.shape), 0))
+
+    def windings(self) -> dict[str, Any]:
+        """Named maps that change how a configuration is written down and not which one it is: here none."""
+        return {}
+
+    def nearest(self, phi: Tensor, to: Tensor | float = 0.0) -> Tensor:
+        """The same configuration, written as near to another one as it can be: here `phi`."""
+        return phi
 
     def check(self, phi: Tensor, name: str = "phi") -> Tensor:
         """Return `phi` if it is a real batch of configurations `(batch, *shape)`, else raise.

@@ -248,5 +248,5 @@ def spatial_part(group: Group) -> SymmetryGroup:
     """
     spatial = group if isinstance(group, SymmetryGroup) else getattr(group, "spatial", None)
     if not isinstance(spatial, SymmetryGroup):
-        raise TypeError(f"{group} acts on no lattice; expected a SymmetryGroup or a MultipletGroup.")
+        raise TypeError(f"{group} acts on no lattice; expected a SymmetryGroup or a group of fields on one.")
     return spatial

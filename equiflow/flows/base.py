@@ -92,7 +92,7 @@ class Flow(nn.Module, ABC):
         return self._with_log_prob(z, *self._transform_to_train(z, generator))
 
     def _with_log_prob(self, z: Tensor, phi: Tensor, log_det: Tensor) -> tuple[Tensor, Tensor]:
-        return phi, self.prior.log_prob(z) - log_det
+        return self.space.nearest(phi), self.prior.log_prob(z) - log_det
 
     def _transform_to_train(self, z: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         """`transform_and_log_det`, or an unbiased estimate of it where that refuses to give one."""
@@ -151,7 +151,8 @@ class Flow(nn.Module, ABC):
         refined = phi, torch.zeros_like(log_weight)
         if action is not None:
             refined = reference._log_weight(z.double(), reference, in_double(action))[:2]
-        samples = SolvedTwice(phi, log_weight, refined[0].to(phi), refined[1])
+        finer = self.space.nearest(refined[0]).to(phi)
+        samples = SolvedTwice(self.space.nearest(phi), log_weight, finer, refined[1])
         round_trip = self.inverse_and_log_det(phi)[0] - z
         text = f"{reference._method()} in float64"
         return certify(samples, round_trip, nfe=nfe, solver=self._method(), refined=text)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from equiflow.actions import Action
-from equiflow.lattice import Lattice
+from equiflow.lattice import Lattice, check_type
 from equiflow.priors import FreeField, Prior
 from equiflow.symmetry import SymmetryGroup, symmetry_on
 
@@ -41,6 +41,7 @@ class ExtendedAction(Action):
     """
 
     def __init__(self, action: Action) -> None:
+        check_type(action.space, Lattice, "The space of the action", "Momenta are for scalar fields.")
         super().__init__(action.lattice)
         self.action = action
 

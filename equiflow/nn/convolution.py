@@ -61,6 +61,10 @@ class Convolution(ABC):
     def products(self, operand: Tensor) -> Tensor:
         """`<K_c, K_c'> = sum_x K_c(x) K_c'(x)` of all pairs of kernels, `(channel, channel)`."""
 
+    @abstractmethod
+    def times(self, operand: Tensor, other: Tensor) -> Tensor:
+        """The operand of the kernels `K_c(x) L_c(x)`, from those of K and L."""
+
 
 class FourierConvolution(Convolution):
     """The operand is the kernels' Fourier modes, `(channel, *half_shape)`, real if the kernels are even."""
@@ -100,6 +104,11 @@ class FourierConvolution(Convolution):
         product = weighted @ operand.flatten(1).mH
         return product.real
 
+    def times(self, operand: Tensor, other: Tensor) -> Tensor:
+        """See `Convolution.times`."""
+        modes = self.lattice.fft(self.lattice.ifft(operand + 0j) * self.lattice.ifft(other + 0j))
+        return modes if operand.is_complex() else modes.real
+
 
 class DenseConvolution(Convolution):
     """The operand is the kernels as matrices, `D_c(y, x) = K_c(x - y)`, `(channel, V, V)`."""
@@ -128,6 +137,10 @@ class DenseConvolution(Convolution):
         """See `Convolution.products`."""
         kernels = operand[:, 0]
         return kernels @ kernels.mT
+
+    def times(self, operand: Tensor, other: Tensor) -> Tensor:
+        """See `Convolution.times`."""
+        return operand * other
 
 
 class DirectConvolution(Convolution):
@@ -187,6 +200,10 @@ class DirectConvolution(Convolution):
     def products(self, operand: Tensor) -> Tensor:
         """See `Convolution.products`."""
         return (operand * operand.new_tensor(self._multiplicity)) @ operand.mT
+
+    def times(self, operand: Tensor, other: Tensor) -> Tensor:
+        """See `Convolution.times`."""
+        return operand * other
 
     def _wrapped(self, fields: Tensor) -> Tensor:
         """The fields with a rim of their periodic images as wide as the kernels reach."""

@@ -90,3 +90,16 @@ class Ridges(nn.Module):
     def curvature(self, overlap: Tensor, amplitude: Tensor) -> Tensor:
         """`q_j` of `sum_cc' overlap_cc' d2F/du_c du_c' = sum_j q_j cos theta_j`, `(ridge,)`."""
         return amplitude * ((self.direction @ overlap) * self.direction).sum(1)
+
+    def bend(self, cos: Tensor, amplitude: Tensor, gram: Tensor) -> Tensor:
+        """`sum_cc' gram_cc' d2F/du_c du_c'` of each site, `(site,)`, for a matrix at every site.
+
+        Args:
+            cos: of `theta_j`, `(ridge, site)`.
+            amplitude: `a_j`, `(ridge,)`.
+            gram: `(pair, site)`, the symmetric matrix on the pairs `c <= c'` of `torch.triu_indices`.
+        """
+        n_channels = self.direction.shape[1]
+        c, d = torch.triu_indices(n_channels, n_channels, device=cos.device)
+        pairs = self.direction[:, c] * self.direction[:, d] * (1 + (c != d)).to(cos)
+        return amplitude @ (cos * (pairs @ gram))

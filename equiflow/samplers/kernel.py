@@ -131,6 +131,7 @@ class Kernel(ABC):
             for _ in range(thin):
                 phi, outcome = kernel.update(phi, generator)
                 accepted += outcome.accepted / thin
+            phi = self.action.space.nearest(phi)
             samples.append(phi)
             acceptance.append(accepted)
         return Chain(

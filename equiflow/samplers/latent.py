@@ -56,7 +56,7 @@ class LatentAction(Action):
         z = self.flow.prior.colour(noise.to(self.flow.dtype))
         phi, log_det = self.flow.transform_and_log_det(z)
         log_q = self.flow.prior.log_prob(z).double() - log_det.double()
-        return phi, -self.action(phi.double()) - log_q
+        return self.space.nearest(phi), -self.action(phi.double()) - log_q
 
 
 class LatentHMC(Kernel):

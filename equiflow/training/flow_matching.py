@@ -75,6 +75,7 @@ class FlowMatching:
             start = flow.prior.rsample(batch_size, generator)
         if self.coupling == "minibatch":
             end = matched(start, end)
+        end = flow.space.nearest(end, start)  # angles go the shorter way round
         n_times = min(self.n_times, batch_size)
         offset = torch.rand((), generator=generator, device=end.device, dtype=end.dtype)
         loss = end.new_zeros(())

@@ -78,7 +78,7 @@ def fit_ladder(
     for action in actions:
         check_type(action, Action, "Each of actions")
     rungs: list[Rung] = []
-    flow = EquivariantCNF(actions[0].lattice) if flow is None else flow
+    flow = EquivariantCNF(actions[0].space) if flow is None else flow
     check_type(flow, EquivariantCNF, "flow")
     for action in actions[1:]:  # what cannot be climbed is refused before anything is trained
         flow.resized(action.lattice)

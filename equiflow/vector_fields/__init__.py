@@ -1,5 +1,6 @@
 """Vector fields: the place for new ideas. Subclass `VectorField`, fill in one method, run the harness."""
 
+from equiflow.vector_fields.angles import AngleField
 from equiflow.vector_fields.attention import AttentionField, DeepAttentionField
 from equiflow.vector_fields.base import PathRates, VectorField, default_field
 from equiflow.vector_fields.deep_steerable import DeepSteerableField
@@ -16,6 +17,7 @@ from equiflow.vector_fields.two_convolutions import TwoConvolutionField, TwoKern
 
 #: fields that a checkpoint can name; a field of your own is passed to `EquivariantCNF.load` instead
 VECTOR_FIELDS: dict[str, type[VectorField]] = {
+    "AngleField": AngleField,
     "AttentionField": AttentionField,
     "DeepAttentionField": DeepAttentionField,
     "DeepSteerableField": DeepSteerableField,
@@ -30,6 +32,7 @@ VECTOR_FIELDS: dict[str, type[VectorField]] = {
 
 __all__ = [
     "VECTOR_FIELDS",
+    "AngleField",
     "AttentionField",
     "DeepAttentionField",
     "DeepSteerableField",
