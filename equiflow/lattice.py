@@ -206,8 +206,9 @@ class Angles(Space):
         """Angles within half a turn of others: by default in [-pi, pi). Differentiable, with slope 1."""
         with torch.no_grad():
             turns = ((phi - to) / (2 * math.pi) + 0.5).floor()
-            beyond = phi - 2 * math.pi * turns - to >= math.pi  # rounding, at the seam
-        return phi - 2 * math.pi * (turns + beyond)
+            rest = phi - 2 * math.pi * turns - to
+            turns += (rest >= math.pi).to(phi) - (rest < -math.pi).to(phi)  # rounding, at the seam
+        return phi - 2 * math.pi * turns
 
 
 @dataclass(frozen=True)

@@ -120,6 +120,10 @@ class Prior(nn.Module, ABC):
 class StandardNormal(Prior):
     """Independent unit Gaussians on every site, `q(z) = prod_x exp(-z_x^2 / 2) / sqrt(2 pi)`."""
 
+    def __init__(self, space: Space, *, group: Group | None = None) -> None:
+        super().__init__(space, group=group)
+        _refuse_windings(space)
+
     def colour(self, noise: Tensor) -> Tensor:
         """White noise is the sample."""
         return noise
@@ -167,6 +171,7 @@ class FreeField(Prior):
         learnable: bool = True,
     ) -> None:
         super().__init__(space, group=group)
+        _refuse_windings(space)
         check_type(m2, (float, int), "m2")
         if not m2 > 0 or not math.isfinite(m2):
             raise ValueError(f"The spectrum needs a positive, finite m2; got {m2}.")
@@ -233,6 +238,12 @@ class FreeField(Prior):
         log_sigma = spatial_part(prior.group).momentum_orbits().mean(ratio + prior._free_log_sigma())
         prior.log_sigma.copy_(log_sigma)
         return prior
+
+
+def _refuse_windings(space: Space) -> None:
+    """Raise a TypeError where configurations come back to themselves, as angles do."""
+    if space.windings():
+        raise TypeError(f"A Gaussian is no density on {space.kind} {space.shape}; use UniformAngles.")
 
 
 PRIORS: dict[str, type[Prior]] = {"FreeField": FreeField, "StandardNormal": StandardNormal}

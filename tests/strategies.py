@@ -13,15 +13,16 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from equiflow.flows import EquivariantCNF
-from equiflow.lattice import Lattice, Multiplet, Particles, Space
+from equiflow.lattice import Angles, Lattice, Multiplet, Particles, Space
 from equiflow.nn.convolution import CONVOLUTIONS
-from equiflow.orthogonal import MultipletGroup
+from equiflow.orthogonal import AngleGroup, MultipletGroup
 from equiflow.particles import TrappedGaussian
 from equiflow.priors import FreeField, Prior, StandardNormal
 from equiflow.solvers import Solver
 from equiflow.symmetry import SymmetryGroup
 from equiflow.testing import randomise
 from equiflow.vector_fields import (
+    AngleField,
     AttentionField,
     DeepAttentionField,
     DeepSteerableField,
@@ -252,6 +253,21 @@ def multiplet_fields(draw: st.DrawFn) -> VectorField:
     )
 
 
+@st.composite
+def angle_fields(draw: st.DrawFn) -> AngleField:
+    angles = Angles(draw(lattices(max_volume=18).filter(lambda lattice: lattice.volume > 1)))
+    return AngleField(
+        angles,
+        group=AngleGroup(angles, draw(st.sampled_from(POINT_GROUPS))),
+        kernel_size=draw(kernel_sizes(angles.lattice)),
+        n_harmonics=draw(st.integers(1, 3)),
+        n_channels=draw(st.integers(1, 3)),
+        n_ridges=draw(st.integers(1, 4)),
+        n_time_modes=draw(st.integers(1, 3)),
+        convolution=draw(st.sampled_from(["dense", "fourier"])),
+    )
+
+
 def particle_spaces() -> st.SearchStrategy[Particles]:
     return st.builds(Particles, st.integers(2, 4), st.integers(1, 3))
 
@@ -274,6 +290,7 @@ def particle_fields(draw: st.DrawFn, *, scale: float = 0.5) -> ParticleField:
 
 #: families on other spaces than a lattice, each with a strategy of its own
 ELSEWHERE: dict[str, Callable[[], st.SearchStrategy[VectorField]]] = {
+    "AngleField": angle_fields,
     "MultipletField": multiplet_fields,
     "ParticleField": particle_fields,
 }

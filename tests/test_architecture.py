@@ -34,7 +34,7 @@ LAYER = {
     **dict.fromkeys(
         [
             *("group", "point_groups", "symmetry", "orthogonal", "actions", "correlators", "families"),
-            *("particles", "priors", "observables"),
+            *("angles", "angle_observables", "particles", "priors", "observables"),
         ],
         1,
     ),

@@ -22,7 +22,7 @@ from strategies import (
 from equiflow import EquivariantCNF, FreeField, Lattice, Phi4, Solver, SymmetryGroup, fit, importance_sample
 from equiflow.actions import ExternalField, FreeScalar, ONModel
 from equiflow.group import group_of
-from equiflow.lattice import SPACES, Multiplet, Particles, Space, lattice_of
+from equiflow.lattice import SPACES, Angles, Multiplet, Particles, Space, lattice_of
 from equiflow.orthogonal import EuclideanGroup, MultipletGroup, random_rotation
 from equiflow.priors import StandardNormal
 from equiflow.testing import (
@@ -39,6 +39,7 @@ from equiflow.vector_fields import MultipletField, OrbitConvField
 spaces = st.one_of(
     lattices(),
     st.builds(Multiplet, lattices(max_volume=12), st.integers(1, 3)),
+    st.builds(Angles, lattices(max_volume=12)),
     st.builds(Particles, st.integers(1, 4), st.integers(1, 3)),
 )
 PAIR = Multiplet(Lattice((3, 4)), 2)

@@ -11,6 +11,7 @@ from equiflow.testing.laws import (
     assert_divergence_exact,
     assert_equivariant,
     assert_log_density_exact,
+    assert_periodic,
     assert_vector_field,
     dense_jacobian,
     divergence_error,
@@ -19,6 +20,7 @@ from equiflow.testing.laws import (
     log_density_error,
     path_rates_error,
     randomise,
+    winding_error,
 )
 
 __all__ = [
@@ -27,6 +29,7 @@ __all__ = [
     "assert_divergence_exact",
     "assert_equivariant",
     "assert_log_density_exact",
+    "assert_periodic",
     "assert_vector_field",
     "check_flow",
     "check_vector_field",
@@ -37,4 +40,5 @@ __all__ = [
     "log_density_error",
     "path_rates_error",
     "randomise",
+    "winding_error",
 ]

@@ -78,6 +78,7 @@ _ASYMMETRIC = (
     "Some step singles out sites or axes: tie weights on orbits (SymmetryGroup.offset_orbits), pad "
     "periodically, keep features odd for Z2; or claim a smaller group."
 )
+_WINDS = "A full turn of one angle must change nothing: use theta only through exp(i n theta), n an integer."
 _WRONG_TRACE = "The divergence must be the trace of d velocity / d phi over all sites, sign included."
 _WRONG_RATES = "path_rates must equal -(dv/dphi)^T s - grad div; leave it to the base class if unsure."
 _DETACHED = "A parameter gets no gradient: it is unused, or detached inside velocity_and_divergence."
@@ -97,7 +98,7 @@ def check_vector_field(
     group: Group | None = None,
     tolerance: float | None = None,
 ) -> CheckReport:
-    """Run every law of a vector field: symmetry, exact divergence, score rates, gradients, batching.
+    """Run every law of a vector field: symmetry, periods, divergence, score rates, gradients, batching.
 
     Args:
         field: with weights that are not zero (`randomise` gives it some; training does too).
@@ -117,7 +118,8 @@ def check_vector_field(
     return CheckReport(
         f"{type(field).__name__} on {field.space.shape}",
         (
-            *_by_kind("equivariance", errors, tight),
+            *_by_kind("equivariance", errors, tight, _ASYMMETRIC),
+            *_by_kind("periodicity", laws.winding_error(field), tight, _WINDS),
             Check("divergence = dense trace", "", laws.divergence_error(field), loose, _WRONG_TRACE),
             Check("path_rates = autograd", "", laws.path_rates_error(field), loose, _WRONG_RATES),
             _gradients_reach(field),
@@ -145,7 +147,7 @@ def check_flow(flow: Flow, *, group: Group | None = None, tolerance: float = 1e-
         f"{type(flow).__name__} on {flow.space.shape}",
         (
             *own,
-            *_by_kind("log q invariant", invariance, tolerance),
+            *_by_kind("log q invariant", invariance, tolerance, _ASYMMETRIC),
             Check(
                 "log q = prior - dense slogdet", "", laws.log_density_error(flow), tolerance, _WRONG_DENSITY
             ),
@@ -156,7 +158,7 @@ def check_flow(flow: Flow, *, group: Group | None = None, tolerance: float = 1e-
     )
 
 
-def _by_kind(law: str, errors: dict[str, float], tolerance: float) -> list[Check]:
+def _by_kind(law: str, errors: dict[str, float], tolerance: float, remedy: str) -> list[Check]:
     """The worst element of each kind (translation, rotation, ...), and every violated one."""
     kinds: dict[str, list[tuple[str, float]]] = {}
     for name, error in errors.items():
@@ -165,7 +167,7 @@ def _by_kind(law: str, errors: dict[str, float], tolerance: float) -> list[Check
     for cases in kinds.values():
         broken = [case for case in cases if not case[1] <= tolerance]
         shown = broken or [max(cases, key=lambda case: case[1])]
-        checks += [Check(law, name, error, tolerance, _ASYMMETRIC) for name, error in shown]
+        checks += [Check(law, name, error, tolerance, remedy) for name, error in shown]
     return checks
 
 
@@ -203,7 +205,8 @@ def _score_error(flow: Flow, z: Tensor) -> float:
 def _gradient(function: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:
     with torch.enable_grad():
         leaf = as_leaf(z)
-        return torch.autograd.grad(function(leaf).sum(), leaf)[0]
+        total = function(leaf).sum()
+        return torch.autograd.grad(total, leaf)[0] if total.requires_grad else torch.zeros_like(z)
 
 
 def _largest(difference: Tensor) -> float:

@@ -79,6 +79,29 @@ def assert_equivariant(
         )
 
 
+def winding_error(field: VectorField, *, phi: Tensor | None = None) -> dict[str, float]:
+    """What `equivariance_error` measures, for maps that leave a configuration the same.
+
+    On angles: a full turn of one of them, which may change neither velocity nor divergence. Empty on
+    spaces where every array of numbers is another configuration.
+
+    Returns:
+        Name of the map -> relative violation.
+    """
+    phi = configurations(field, field.space) if phi is None else phi
+    return {
+        name: max(_violation(field, phi, t, winding) for t in TIMES)
+        for name, winding in field.space.windings().items()
+    }
+
+
+def assert_periodic(field: VectorField, *, tolerance: float | None = None) -> None:
+    """Raise an AssertionError if the field notices how a configuration is written down."""
+    refuse_zero(field)
+    for name, error in winding_error(field).items():
+        _demand(field, f"change under {name}", error, tolerance_of(field, 1.0, tolerance))
+
+
 def divergence_error(
     field: VectorField, *, phi: Tensor | None = None, times: tuple[float, ...] = TIMES
 ) -> float:
@@ -123,8 +146,9 @@ def path_rates_error(field: VectorField, *, phi: Tensor | None = None) -> float:
 
 
 def assert_vector_field(field: VectorField, space: Space | None = None) -> None:
-    """Run every law of a vector field: equivariance, exact divergence, rates of the score."""
+    """Run every law of a vector field: equivariance, periodicity, exact divergence, rates of the score."""
     assert_equivariant(field, space)
+    assert_periodic(field)
     assert_divergence_exact(field)
     _demand(field, "path_rates minus autograd", path_rates_error(field), tolerance_of(field, 10.0))
 
@@ -146,14 +170,19 @@ def assert_log_density_exact(flow: Flow, *, tolerance: float = 1e-4) -> None:
 
 
 def invariance_error(flow: Flow, group: Group, *, n_samples: int = 3) -> dict[str, float]:
-    """`max |log q(g phi) - log q(phi)|` for each generator and some random elements."""
+    """`max |log q(g phi) - log q(phi)|` for each generator, some random elements, and all windings."""
     phi = noise_like(flow, n_samples, 0)
     with torch.no_grad():
         log_q = flow.log_prob(phi)
-        return {
+        errors = {
             name: float((flow.log_prob(element(phi)) - log_q).abs().max())
             for name, element in _elements(group, 4).items()
         }
+        if windings := flow.space.windings():  # as many as there are sites: all in one solve
+            images = torch.cat([winding(phi) for winding in windings.values()])
+            change = (flow.log_prob(images).unflatten(0, (len(windings), -1)) - log_q).abs().amax(1)
+            errors |= dict(zip(windings, change.tolist(), strict=True))
+    return errors
 
 
 def dense_jacobian(function: Callable[[Tensor], Tensor], phi: Tensor) -> Tensor:

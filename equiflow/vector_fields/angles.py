@@ -154,9 +154,10 @@ class AngleField(VectorField):
         gram = _by_channel(self._gram(m, double, encoded_double, now))
         divergence = divergence + ridges.bend(angles.cos(), now.amplitude, gram).view(phi.shape).sum(axes)
         divergence = divergence + self.lattice.volume * now.harmonics_at_origin[0]
-        for n, operand in enumerate(now.harmonics[1:].split(1), 2):
-            u_n, sent = (double, encoded_double) if n == 2 else (turned := _unit(n * phi), self._encode(turned))
-            pulled = self._seen(sent, operand)
+        for n in range(2, len(now.harmonics) + 1):
+            u_n = double if n == 2 else _unit(n * phi)
+            sent = encoded_double if n == 2 else self._encode(u_n)
+            pulled = self._seen(sent, now.harmonics[n - 1 : n])
             velocity = velocity + _cross(u_n, pulled).squeeze(1)
             excess = _dot(u_n, pulled) - now.harmonics_at_origin[n - 1]
             divergence = divergence - n * excess.sum((1, *axes))
@@ -199,7 +200,7 @@ class AngleField(VectorField):
         c, d = torch.triu_indices(len(operand), len(operand), device=m.device)
         cosine = _dot(double, self._seen(encoded, convolution.times(operand[c], operand[d])))
         overlap = convolution.products(operand)[c, d].view(-1, *(1,) * self.lattice.dim)
-        return m[:, c] * m[:, d] + (overlap - cosine) / 2
+        return m.index_select(1, c) * m.index_select(1, d) + (overlap - cosine) / 2
 
 
 def _unit(theta: Tensor) -> Tensor:
