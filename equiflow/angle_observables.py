@@ -28,7 +28,7 @@ def magnetisation_squared(theta: Tensor) -> Tensor:
 def energy(theta: Tensor) -> Tensor:
     """`-sum_mu cos(theta(x + mu) - theta(x))`, averaged over sites, `(batch,)`; `S / (beta V)`."""
     axes = tuple(range(1, theta.dim()))
-    return -sum(_links(theta, axis).cos() for axis in axes).mean(axes)
+    return -torch.stack([_links(theta, axis).cos().mean(axes) for axis in axes]).sum(0)
 
 
 def helicity_modulus(beta: float) -> Callable[[Tensor], Tensor]:
@@ -48,7 +48,9 @@ def helicity_modulus(beta: float) -> Callable[[Tensor], Tensor]:
         for axis in axes:
             if theta.shape[axis] == theta.shape[1]:
                 links = _links(theta, axis)
-                found.append(links.cos().mean(axes) - beta * links.sin().sum(axes).square() / theta[0].numel())
+                found.append(
+                    links.cos().mean(axes) - beta * links.sin().sum(axes).square() / theta[0].numel()
+                )
         return torch.stack(found).mean(0)
 
     return modulus

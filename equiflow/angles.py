@@ -11,7 +11,7 @@ from equiflow.actions import Action
 from equiflow.group import Group
 from equiflow.lattice import Angles, Lattice, check_type
 from equiflow.priors import LOG_2PI, PRIORS, Prior, default_prior
-from equiflow.resizing import space_on
+from equiflow.resizing import check_resizable
 
 
 class XYModel(Action):
@@ -103,8 +103,9 @@ class UniformAngles(Prior):
 
     def resized(self, lattice: Lattice) -> UniformAngles:
         """The same density per site."""
-        space = space_on(self.space, lattice)
-        prior = UniformAngles(space, group=self.group.on(space))
+        check_resizable(self.lattice, lattice)
+        angles = Angles(lattice)
+        prior = UniformAngles(angles, group=self.group.on(angles))
         return prior.to(self.device, self.dtype)
 
 

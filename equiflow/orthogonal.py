@@ -173,9 +173,7 @@ class AngleGroup(Group):
 
     def __le__(self, other: object) -> bool:
         """Whether another group on the same angles has all of its elements."""
-        return (
-            isinstance(other, AngleGroup) and self.angles == other.angles and self.spatial <= other.spatial
-        )
+        return isinstance(other, AngleGroup) and self.angles == other.angles and self.spatial <= other.spatial
 
     def __str__(self) -> str:
         return f"{self.spatial} x O(2)"

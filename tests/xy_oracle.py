@@ -1,7 +1,7 @@
 """The XY model solved by characters: rings and strips of up to three sites to a slice, to all digits.
 
-With `exp(beta cos theta) = sum_k I_k(beta) exp(i k theta)` the transfer matrix acts on integer charges, one for
-each site of a slice: links along time are `prod_i I_{k_i}`, links inside of a slice shift the charges.
+With `exp(beta cos theta) = sum_k I_k(beta) exp(i k theta)` the transfer matrix acts on integer charges, one
+for each site of a slice: links along time are `prod_i I_{k_i}`, links inside of a slice shift the charges.
 """
 
 from __future__ import annotations
@@ -40,8 +40,9 @@ def ring_two_point(beta: float, length: int) -> list[float]:
     return [float(term.sum() / terms[0].sum()) for term in terms]
 
 
-def strip(beta: float, width: int, length: int, *, cut: int = 4) -> ExactXY:
-    """Lattice `(length, width)`; the helicity modulus is along `length`."""
+def strip(beta: float, width: int, length: int) -> ExactXY:
+    """Lattice `(length, width)`; the helicity modulus is along `length`. For beta < 1, to 1e-8."""
+    cut = 12 // width
 
     def log_z(b: float) -> float:
         return width * length * math.log(2 * math.pi) + math.log(np.trace(_power(b, width, length, cut)))
