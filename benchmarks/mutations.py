@@ -103,6 +103,38 @@ STATISTICS = ("test_statistics.py",)
 
 MUTANTS = (
     Mutant(
+        "curvature of the circle",
+        "vector_fields/angles.py",
+        "divergence = (slope * (2 * at_origin - e)).sum((1, *axes)) - _dot(u, q).sum((1, *axes))",
+        "divergence = (slope * (2 * at_origin - e)).sum((1, *axes))",
+        "the divergence of angles forgets that the tangent turns with the angle",
+        ("test_angles.py::test_pairs_alone_are_a_sum_of_sines",),
+    ),
+    Mutant(
+        "gradients of local energies",
+        "vector_fields/angles.py",
+        "return m.index_select(1, c) * m.index_select(1, d) + (overlap - cosine) / 2",
+        "return m.index_select(1, c) * m.index_select(1, d) + (overlap + cosine) / 2",
+        "the Laplacian of a ridge takes cos^2 for sin^2",
+        ("test_angles.py::test_every_law_of_a_flow_and_samples_within_a_turn",),
+    ),
+    Mutant(
+        "samples of angles within a turn",
+        "flows/base.py",
+        "return self.space.nearest(phi), self.prior.log_prob(z) - log_det",
+        "return phi, self.prior.log_prob(z) - log_det",
+        "samples of angles lie anywhere on the real line",
+        ("test_angles.py::test_every_law_of_a_flow_and_samples_within_a_turn",),
+    ),
+    Mutant(
+        "helicity modulus",
+        "angle_observables.py",
+        "links.cos().mean(axes) - beta * links.sin().sum(axes).square() / theta[0].numel()",
+        "links.cos().mean(axes) - beta * links.sin().square().mean(axes)",
+        "the stiffness forgets that the twists of different links are correlated",
+        ("test_angles.py::test_quadrature_and_characters_agree_on_action_and_observables",),
+    ),
+    Mutant(
         "centre of mass of a trapped Gaussian",
         "particles.py",
         "(noise - centre) + centre / math.sqrt(self.beta)",

@@ -121,6 +121,15 @@ def test_the_example_of_charges_in_a_trap_draws_its_correlations(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"flow.pt", "coulomb_gas.png"}
 
 
+def test_the_example_of_angles_draws_its_vortices(tmp_path):
+    small = ["--L", "4", "--beta", "0.5", "0.6", "--steps", "3", "--batch-size", "8", "--samples", "64"]
+    process = run(*small, "--out", str(tmp_path), example=EXAMPLE.with_name("xy_model.py"))
+    assert process.returncode == 0, process.stderr
+    for words in ("reverse ESS", "forward ESS", "helicity modulus", "vortex density"):
+        assert words in process.stdout
+    assert {path.name for path in tmp_path.iterdir()} == {"flow-0.5.pt", "flow-0.6.pt", "xy_model.png"}
+
+
 def test_the_example_in_three_dimensions_runs(tmp_path):
     small = ["--L", "4", "--steps", "20", "--samples", "256", "--field", "orbit"]
     process = run(*small, "--out", str(tmp_path), example=EXAMPLE.with_name("phi4_3d.py"))
