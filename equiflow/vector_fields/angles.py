@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from equiflow.group import Group, group_on
 from equiflow.lattice import Angles, Lattice, check_count, check_type
 from equiflow.nn.kernels import Kernel, MomentumKernel, OffsetKernel, spanning_kernel
-from equiflow.nn.ridges import Ridges
+from equiflow.nn.ridges import Ridges, sine_and_cosine
 from equiflow.nn.time import CosineBasis
 from equiflow.orthogonal import AngleGroup
 from equiflow.precision import full_precision
@@ -79,6 +79,7 @@ class AngleField(VectorField):
     """
 
     group: AngleGroup
+    learning_rate = 3e-2
 
     def __init__(
         self,
@@ -144,15 +145,15 @@ class AngleField(VectorField):
         encoded, encoded_double = self._encode(u), self._encode(double)
         w = self._seen(encoded, now.operand[1:])
         e, m = _dot(u, w), _cross(u, w)
-        angles = ridges.angles(_by_channel(e))
-        slope = ridges.gradient(angles.sin(), now.amplitude).unflatten(1, phi.shape).transpose(0, 1)
+        sin, cos = sine_and_cosine(ridges.angles(_by_channel(e)))
+        slope = ridges.gradient(sin, now.amplitude).unflatten(1, phi.shape).transpose(0, 1)
         q = self._mix(encoded, slope.unsqueeze(1) * u, now)
         velocity = _cross(u, q).squeeze(1) + (slope * m).sum(1)
         # sum_x Re[conj(u) q] = sum_x (Re[conj(u) K_1 * u] + sum_c F_c e_c)
         at_origin = now.at_origin.view(-1, *(1,) * self.lattice.dim)
         divergence = (slope * (2 * at_origin - e)).sum((1, *axes)) - _dot(u, q).sum((1, *axes))
         gram = _by_channel(self._gram(m, double, encoded_double, now))
-        divergence = divergence + ridges.bend(angles.cos(), now.amplitude, gram).view(phi.shape).sum(axes)
+        divergence = divergence + ridges.bend(cos, now.amplitude, gram).view(phi.shape).sum(axes)
         divergence = divergence + self.lattice.volume * now.harmonics_at_origin[0]
         for n in range(2, len(now.harmonics) + 1):
             u_n = double if n == 2 else _unit(n * phi)
@@ -205,7 +206,8 @@ class AngleField(VectorField):
 
 def _unit(theta: Tensor) -> Tensor:
     """`(cos theta, sin theta)` with one channel, `(batch, 2, 1, *lattice)`."""
-    return torch.stack([theta.cos(), theta.sin()], 1).unsqueeze(2)
+    sin, cos = sine_and_cosine(theta)
+    return torch.stack([cos, sin], 1).unsqueeze(2)
 
 
 def _dot(u: Tensor, w: Tensor) -> Tensor:
