@@ -627,8 +627,8 @@ MUTANTS = (
     Mutant(
         "lost Jacobian in sampling",
         "flows/base.py",
-        "return phi, self.prior.log_prob(z) - log_det",
-        "return phi, self.prior.log_prob(z)",
+        "return self.space.nearest(phi), self.prior.log_prob(z) - log_det",
+        "return self.space.nearest(phi), self.prior.log_prob(z)",
         "log q(phi) = log prior(z) - log |det dphi/dz|",
         ("test_flow.py::test_sampled_log_prob_is_log_prob_of_the_sample",),
     ),
