@@ -116,7 +116,7 @@ MUTANTS = (
         "return m.index_select(1, c) * m.index_select(1, d) + (overlap - cosine) / 2",
         "return m.index_select(1, c) * m.index_select(1, d) + (overlap + cosine) / 2",
         "the Laplacian of a ridge takes cos^2 for sin^2",
-        ("test_angles.py::test_every_law_of_a_flow_and_samples_within_a_turn",),
+        ("test_angles.py::test_the_field_obeys_every_law_in_both_precisions",),
     ),
     Mutant(
         "samples of angles within a turn",

@@ -275,6 +275,14 @@ def test_gaussians_and_fields_of_real_numbers_refuse_angles():
 # The field.
 
 
+@pytest.mark.parametrize("convolution", ["dense", "fourier"])
+def test_the_field_obeys_every_law_in_both_precisions(convolution):
+    field = random_field(convolution=convolution, n_harmonics=3)
+    for dtype in (torch.float64, torch.float32):
+        report = check_vector_field(field.to(dtype))
+        assert report.ok, str(report)
+
+
 @settings(max_examples=15)
 @given(angle_fields(), seeds, st.floats(0, 1))
 def test_the_velocity_is_the_gradient_of_the_potential(field, seed, t):

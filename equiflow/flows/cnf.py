@@ -34,7 +34,7 @@ class EquivariantCNF(Flow):
     (arXiv:1806.07366, 2110.02673). With an equivariant v and an invariant prior, q is invariant.
 
     Args:
-        space: of the configurations: a `Lattice`, a `Multiplet`, `Particles`.
+        space: of the configurations: a `Lattice`, a `Multiplet`, `Angles`, `Particles`.
         vector_field: any `VectorField` on that space; on a lattice by default a `PotentialField` with
             translations x the full point group x Z2.
         prior: on a lattice by default a `FreeField` with a learnable spectrum, tied by the field's group.
