@@ -91,7 +91,7 @@ def small_flow(angles: Angles = SQUARE, *, scale: float = 0.1) -> EquivariantCNF
 def trained(angles: Angles, beta: float, steps: int) -> EquivariantCNF:
     """A flow from a uniform start, trained for a moment."""
     field = AngleField(angles, n_ridges=4, n_time_modes=2)
-    flow = EquivariantCNF(angles, vector_field=field, solver=Solver("rk5", steps=5)).double()
+    flow = EquivariantCNF(angles, vector_field=field, solver=Solver("rk5", steps=4)).double()
     options = {"batch_size": 64, "learning_rate": 8e-2, "warmup": 5, "progress": False}
     objective = PathGradient(solver=Solver("rk4", steps=2))
     fit(flow, XYModel(angles, beta=beta), steps=steps, objective=objective, **options)
@@ -520,7 +520,7 @@ def test_chains_have_the_exact_physics():
     chains = [
         HMC(action).sample(100, thin=2, n_thermalisation=20, **options),
         IndependenceMetropolis(flow, action).sample(60, certify=0, **options),
-        latent.sample(12, n_thermalisation=3, certify=0, **options),
+        latent.sample(8, n_thermalisation=2, certify=0, **options),
     ]
     for chain in chains:
         assert float(chain.samples.abs().max()) <= math.pi
