@@ -557,5 +557,5 @@ def test_every_way_of_training_takes_angles(tmp_path):
     ensemble = importance_sample(conditional.at(beta=0.4), XYModel(SQUARE, beta=0.4), 16)
     save_samples(ensemble, tmp_path / "xy.npz", action=XYModel(SQUARE, beta=0.4))
     assert torch.equal(load_ensemble(tmp_path / "xy.npz").phi, ensemble.phi)
-    with pytest.raises(TypeError, match="scalar field"):
+    with pytest.raises(TypeError, match="Lattice or Multiplet"):
         measure(ensemble, action=action)
