@@ -36,7 +36,7 @@ from equiflow.report import print_table
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
 parser.add_argument("--L", type=int, default=8, help="sites along each side of the lattice")
-parser.add_argument("--beta", type=float, nargs="+", default=[0.5, 0.8, 1.1], help="couplings, in this order")
+parser.add_argument("--beta", type=float, nargs="+", default=[0.5, 0.8], help="couplings, in this order")
 parser.add_argument("--steps", type=int, default=150, help="optimiser steps at each coupling")
 parser.add_argument("--batch-size", type=int, default=128, help="model samples per optimiser step")
 parser.add_argument("--samples", type=int, default=4096, help="fresh model samples to measure on")
