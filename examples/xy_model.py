@@ -39,6 +39,7 @@ parser.add_argument("--L", type=int, default=8, help="sites along each side of t
 parser.add_argument("--beta", type=float, nargs="+", default=[0.5, 0.8], help="couplings, in this order")
 parser.add_argument("--steps", type=int, default=150, help="optimiser steps at each coupling")
 parser.add_argument("--batch-size", type=int, default=128, help="model samples per optimiser step")
+parser.add_argument("--learning-rate", type=float, help="of Adam; by default what suits the field")
 parser.add_argument("--samples", type=int, default=4096, help="fresh model samples to measure on")
 parser.add_argument("--accuracy", type=float, default=1e-3, help="largest solver error of log Z")
 parser.add_argument("--threads", type=int, default=1, help="CPU threads")
@@ -72,7 +73,8 @@ def main() -> None:
     for beta in args.beta:
         action = XYModel(angles, beta=beta)
         start = time.process_time()
-        fit(flow, action, steps=args.steps, batch_size=args.batch_size, seed=args.seed)
+        options = {"batch_size": args.batch_size, "learning_rate": args.learning_rate, "seed": args.seed}
+        fit(flow, action, steps=args.steps, **options)
         trained = time.process_time() - start
         print(flow.tune_solver(args.accuracy, action=action, n_samples=64, generator=generator))
         ensemble = importance_sample(flow, action, args.samples, batch_size=512, generator=generator)
