@@ -2,7 +2,7 @@
 
 from importlib.metadata import version as _version
 
-from equiflow import interop, presets
+from equiflow import distributed, interop, presets
 from equiflow.actions import Action, ExternalField, FreeScalar, ONModel, Phi4
 from equiflow.families import ActionFamily
 from equiflow.flows import (
@@ -143,6 +143,7 @@ __all__ = [
     "Wolff",
     "__version__",
     "annealed_importance_sample",
+    "distributed",
     "effective_sample_size",
     "fit",
     "fit_ladder",
