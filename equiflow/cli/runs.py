@@ -144,14 +144,13 @@ class Run:
 
     def untrained(self) -> EquivariantCNF:
         """The flow that training starts from."""
-        return next(self._flows(self._start()))
+        return next(self._flows(_rebuilt(self._start())))
 
     def _start(self) -> dict[str, Any] | None:
         return None if self.config.start.flow is None else load_safely(self.start, "flow", map_location="cpu")
 
-    def _flows(self, start: dict[str, Any] | None) -> Iterator[EquivariantCNF]:
+    def _flows(self, flow: EquivariantCNF | None) -> Iterator[EquivariantCNF]:
         """A flow for each lattice, from the one before, as it is when the next is asked for."""
-        flow = None if start is None else EquivariantCNF.from_dict(start)
         for rung in self.rungs:
             flow = building.build_flow(rung.config, start=flow)
             yield flow
@@ -172,7 +171,7 @@ class Run:
                 f"{self.folder} has no checkpoint yet{below}: the first is written after step "
                 f"{self.config.run.checkpoint_every}{' on that lattice' if below else ''}."
             )
-        *_, flow = self._flows(self._start())
+        *_, flow = self._flows(_rebuilt(self._start()))
         flow.load_state_dict(load_safely(last.latest, "training", map_location=device)["flow"])
         return building.exact(flow), last.latest.name
 
@@ -198,7 +197,7 @@ class Run:
         with ExitStack() as stack:
             distributed.by_first(lambda: stack.enter_context(self._locked()))
             torch.set_num_threads(self.config.compute.threads)
-            flows = self._flows(distributed.from_first(self._start))
+            flows = self._flows(_rebuilt(distributed.from_first(self._start)))
             done = distributed.from_first(self._rewind)
             distributed.by_first(lambda: self._note_session(sum(done)))
             for rung, steps in zip(self.rungs, done, strict=True):
@@ -303,6 +302,10 @@ class Run:
                     f"Another process is training {self.folder}; wait for it, or stop it."
                 ) from error
             yield
+
+
+def _rebuilt(start: dict[str, Any] | None) -> EquivariantCNF | None:
+    return None if start is None else EquivariantCNF.from_dict(start)
 
 
 def versions() -> dict[str, str]:
