@@ -144,9 +144,12 @@ class Run:
 
     def untrained(self) -> EquivariantCNF:
         """The flow that training starts from."""
-        return next(self._flows(_rebuilt(self._start())))
+        return next(self._flows(self._start()))
 
-    def _start(self) -> dict[str, Any] | None:
+    def _start(self) -> EquivariantCNF | None:
+        return _rebuilt(self._start_content())
+
+    def _start_content(self) -> dict[str, Any] | None:
         return None if self.config.start.flow is None else load_safely(self.start, "flow", map_location="cpu")
 
     def _flows(self, flow: EquivariantCNF | None) -> Iterator[EquivariantCNF]:
@@ -171,7 +174,7 @@ class Run:
                 f"{self.folder} has no checkpoint yet{below}: the first is written after step "
                 f"{self.config.run.checkpoint_every}{' on that lattice' if below else ''}."
             )
-        *_, flow = self._flows(_rebuilt(self._start()))
+        *_, flow = self._flows(self._start())
         flow.load_state_dict(load_safely(last.latest, "training", map_location=device)["flow"])
         return building.exact(flow), last.latest.name
 
@@ -197,7 +200,7 @@ class Run:
         with ExitStack() as stack:
             distributed.by_first(lambda: stack.enter_context(self._locked()))
             torch.set_num_threads(self.config.compute.threads)
-            flows = self._flows(_rebuilt(distributed.from_first(self._start)))
+            flows = self._flows(_rebuilt(distributed.from_first(self._start_content)))
             done = distributed.from_first(self._rewind)
             distributed.by_first(lambda: self._note_session(sum(done)))
             for rung, steps in zip(self.rungs, done, strict=True):
