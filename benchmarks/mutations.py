@@ -95,6 +95,7 @@ CERTIFICATES = (
 )
 TUNING = ("test_gaps.py::test_the_errors_a_solver_is_chosen_by_are_true_errors",)
 RK5 = ("test_certificates.py::test_rk5_uses_the_same_formula_as_dopri5",)
+DISTRIBUTED = ("test_distributed.py::test_two_processes_take_the_steps_of_one",)
 DIAGNOSIS = ("test_diagnosis.py",)
 IMPORTANCE = ("test_importance.py",)
 METROPOLIS = ("test_metropolis.py",)
@@ -985,6 +986,38 @@ MUTANTS = (
         "c = log_z",
         "Bennett's C = log Z + log(n_model / n_target)",
         DIAGNOSIS,
+    ),
+    Mutant(
+        "gradients not summed",
+        "distributed.py",
+        "dist.all_reduce(flat.mul_(weight))",
+        "flat.mul_(weight)",
+        "the gradient of a batch is that of all processes",
+        DISTRIBUTED,
+    ),
+    Mutant(
+        "processes weigh alike",
+        "training/together.py",
+        "share.n_samples / total",
+        "1 / len(shares)",
+        "a mean over a batch that is split unevenly",
+        DISTRIBUTED,
+    ),
+    Mutant(
+        "probes of every process alike",
+        "vector_fields/estimated.py",
+        "(n, batch_size_of(len(phi), generator), *phi.shape[1:])",
+        "(n, len(phi) * 2, *phi.shape[1:])",
+        "what training draws does not depend on the number of processes",
+        DISTRIBUTED,
+    ),
+    Mutant(
+        "one stream for all shards",
+        "interop/shards.py",
+        'f"one of {n_shards} shards", shard,',
+        'f"one of {n_shards} shards", 0,',
+        "shards are independent samples",
+        ("test_distributed.py::test_shards_are_one_ensemble_of_independent_samples",),
     ),
 )
 

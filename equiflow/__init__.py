@@ -2,7 +2,7 @@
 
 from importlib.metadata import version as _version
 
-from equiflow import interop, presets
+from equiflow import distributed, interop, presets
 from equiflow.actions import Action, ExternalField, FreeScalar, ONModel, Phi4
 from equiflow.angles import UniformAngles, XYModel
 from equiflow.families import ActionFamily
@@ -150,6 +150,7 @@ __all__ = [
     "XYModel",
     "__version__",
     "annealed_importance_sample",
+    "distributed",
     "effective_sample_size",
     "fit",
     "fit_ladder",

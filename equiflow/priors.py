@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from equiflow.group import Group, group_on
 from equiflow.lattice import FIELD_DTYPES, Lattice, Multiplet, Space, check_type, lattice_of
+from equiflow.randomness import own_rows
 from equiflow.resizing import momenta_on, space_on
 from equiflow.symmetry import spatial_part
 
@@ -54,7 +55,10 @@ class Prior(nn.Module, ABC):
         return self.space.shape
 
     def noise(self, n_samples: int, generator: torch.Generator | None = None) -> Tensor:
-        """White noise `(n_samples, *lattice)` on the device and in the dtype of the prior."""
+        """White noise `(n_samples, *lattice)` on the device and in the dtype of the prior.
+
+        Of a generator that several processes share, the rows of this one, see `SharedGenerator`.
+        """
         if self.dtype not in FIELD_DTYPES:
             raise TypeError(
                 f"The prior computes in {self.dtype}; expected torch.float32 or torch.float64. "
@@ -62,12 +66,13 @@ class Prior(nn.Module, ABC):
             )
         if self.device.type == "meta":
             raise ValueError("The prior lives on the meta device and has no values; move it to cpu or cuda.")
-        return torch.randn(
+        noise = torch.randn(
             (n_samples, *self.event_shape),
             generator=generator,
             dtype=self.dtype,
             device=self.device,
         )
+        return own_rows(noise, generator)
 
     def rsample(self, n_samples: int, generator: torch.Generator | None = None) -> Tensor:
         """Draw `(n_samples, *lattice)`, differentiable in the parameters of the prior."""

@@ -20,10 +20,10 @@ from typer.testing import CliRunner
 from equiflow import CheckpointError, EquivariantCNF, storage
 from equiflow.cli import recording
 from equiflow.cli.app import app
-from equiflow.cli.building import stream
 from equiflow.cli.config_file import ConfigError
 from equiflow.cli.recording import Recorder, evaluate
 from equiflow.cli.runs import Run, RunError
+from equiflow.randomness import stream
 from equiflow.storage import load_safely
 
 

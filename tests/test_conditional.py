@@ -16,7 +16,7 @@ from equiflow.samplers import importance_sample
 from equiflow.solvers import Solver
 from equiflow.storage import CheckpointError
 from equiflow.testing import assert_vector_field, randomise
-from equiflow.training import ForwardKL, OverCouplings, PathGradient, fit
+from equiflow.training import ForwardKL, ObjectiveValue, OverCouplings, PathGradient, fit
 from equiflow.vector_fields import OrbitConvField
 
 LATTICE = Lattice((3, 3))
@@ -204,3 +204,12 @@ def test_what_does_not_fit_is_refused():
     samples = configurations(LATTICE, 8)
     with pytest.raises(TypeError, match="OverCouplings needs an objective on model samples"):
         fit(flow, family, steps=1, batch_size=8, objective=ForwardKL(samples))
+
+
+def test_the_ess_over_couplings_is_their_harmonic_mean_whatever_each_log_z_is():
+    log_weight = torch.randn(3, 16, generator=torch.Generator().manual_seed(0))
+    value = ObjectiveValue(torch.zeros(()), log_weight + torch.tensor([[0.0], [5.0], [-9.0]]), 0)
+    each = [ObjectiveValue(torch.zeros(()), row, 0).ess for row in log_weight]
+    assert float(value.ess) == pytest.approx(3 / float(sum(1 / ess for ess in each)))
+    assert float(value.loss) == pytest.approx(-float(log_weight.mean()) + 4 / 3)
+    assert float(ObjectiveValue(torch.zeros(()), value.log_weight.flatten(), 0).ess) < float(value.ess) / 2

@@ -13,12 +13,14 @@ from typing import Annotated, Any, NoReturn, TypeVar
 import typer
 
 import equiflow
-from equiflow import SolverError, TrainingDivergedError
+from equiflow import SolverError, TrainingDivergedError, distributed
 from equiflow.cli import info as information
 from equiflow.cli import presets as known_presets
 from equiflow.cli import results, watching
+from equiflow.cli.config import Config
 from equiflow.cli.config_file import ConfigError, load_config, parse_config, render_defaults
 from equiflow.cli.runs import Run, RunError
+from equiflow.distributed import ElsewhereError
 from equiflow.storage import CheckpointError
 
 app = typer.Typer(
@@ -30,6 +32,7 @@ app = typer.Typer(
 )
 #: what a user can cause and mend: reported by its message alone
 EXPECTED = (
+    ElsewhereError,
     ConfigError,
     RunError,
     CheckpointError,
@@ -39,6 +42,8 @@ EXPECTED = (
     OSError,
     ValueError,
 )
+#: where several processes meet the same, or hear of it from another: one of them says it
+SAID_BY_THE_FIRST = (ElsewhereError, CheckpointError, RunError)
 F = TypeVar("F", bound=Callable[..., Any])
 
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="run folder")]
@@ -53,14 +58,28 @@ def told(command: F) -> F:
         try:
             return command(*args, **options)
         except EXPECTED as error:
+            if isinstance(error, SAID_BY_THE_FIRST) and not distributed.is_first():
+                raise typer.Exit(1) from None
             fail(str(error) if not isinstance(error, OSError) else _of_system(error))
+
+    return wrapped  # type: ignore[return-value]
+
+
+def together(command: F) -> F:
+    """A command that torchrun may start several times, to work on one thing."""
+
+    @functools.wraps(command)
+    def wrapped(*args: Any, **options: Any) -> Any:
+        with distributed.session():
+            return command(*args, **options)
 
     return wrapped  # type: ignore[return-value]
 
 
 def fail(message: str, status: int = 1) -> NoReturn:
     """End the command."""
-    typer.secho(message, err=True, fg=typer.colors.RED)
+    who = "" if distributed.is_first() else f"process {distributed.rank()}: "
+    typer.secho(who + message, err=True, fg=typer.colors.RED)
     raise typer.Exit(status)
 
 
@@ -80,6 +99,7 @@ def _version(
 
 
 @app.command()
+@together
 @told
 def train(
     config: Annotated[Path | None, typer.Argument(metavar="CONFIG", help="TOML file")] = None,
@@ -92,37 +112,57 @@ def train(
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress bar")] = False,
 ) -> None:
-    """Train a flow from a config file, in a new run folder."""
+    """Train a flow from a config file, in a new run folder.
+
+    `torchrun --nproc-per-node=4 -m -- equiflow train config.toml` does it in four processes (without the --,
+    torchrun takes --run for an option of its own). A command that torchrun starts again goes on with the run.
+    """
     if show_defaults:
         typer.echo(render_defaults())
         return
     if config is None:
         fail("Which config? equiflow train config.toml. `equiflow config` prints one to start from.", 2)
-    _train(Run.create(run or Path("runs") / config.stem, load_config(config, set_ or ())), quiet)
+    folder = run or Path("runs") / config.stem
+    _train(distributed.from_first(lambda: _new_or_restarted(folder, load_config(config, set_ or ()))), quiet)
+
+
+def _new_or_restarted(folder: Path, config: Config) -> Run:
+    """A new run. Torchrun repeats the command after a process was killed: then the run that is there."""
+    if distributed.launched() and (folder / "config.toml").exists():
+        run = Run.open(folder)
+        if run.config == config:
+            return run
+    return Run.create(folder, config)
 
 
 @app.command()
+@together
 @told
 def resume(
     run: RunFolder,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress bar")] = False,
 ) -> None:
     """Go on with a run that was stopped, from its last checkpoint."""
-    _train(Run.open(run), quiet)
+    _train(distributed.from_first(lambda: Run.open(run)), quiet)
 
 
 def _train(run: Run, quiet: bool) -> None:
     try:
         with _terminated_like_interrupted():
             run.train(progress=False if quiet else None)
-    except KeyboardInterrupt:
-        fail(f"Stopped. {_go_on(run)}", 130)
-    except TrainingDivergedError as error:
+    except (KeyboardInterrupt, TrainingDivergedError) as error:
+        stopped = isinstance(error, KeyboardInterrupt)
+        if not distributed.is_first():  # all of them stop alike
+            raise typer.Exit(130 if stopped else 1) from None
+        if stopped:
+            fail(f"Stopped. {_go_on(run)}", 130)
         fail(f"{error} The last checkpoint is intact.")
     except (OSError, RuntimeError) as error:
-        if isinstance(error, (RunError, CheckpointError, SolverError)):
+        if isinstance(error, (ElsewhereError, RunError, CheckpointError, SolverError)):
             raise
         fail(f"{_of_system(error) if isinstance(error, OSError) else error} {_go_on(run)}")
+    if not distributed.is_first():
+        return
     histories, last = run.histories(), run.evaluations[-1] if run.evaluations else {}
     ess = f", ESS {last['ess']:.4f} on fresh samples" if "ess" in last else ""
     steps, seconds = sum(map(len, histories)), sum(history.seconds[-1] for history in histories)
@@ -192,6 +232,7 @@ def watch(
 
 
 @app.command()
+@together
 @told
 def sample(
     run: RunFolder,
@@ -201,16 +242,30 @@ def sample(
     ] = None,
     seed: Annotated[int, typer.Option(help="of the samples", min=0)] = 1,
     batch_size: Annotated[int, typer.Option(help="samples at a time, which bounds the memory", min=1)] = 1024,
+    shards: Annotated[
+        int | None, typer.Option(help="files, in a folder; one for each process unless given", min=1)
+    ] = None,
     threads: Threads = None,
 ) -> None:
-    """Draw independent samples of a trained flow, with weights and certificate, into a file."""
-    results.sample(Run.open(run), n_samples, out=out, seed=seed, batch_size=batch_size, threads=threads)
+    """Draw independent samples of a trained flow, with weights and certificate, into a file.
+
+    Large ensembles are written in shards: -o NAME.npz is then the folder NAME. Each has random numbers of its
+    own, whoever draws it, and the processes of `torchrun --nproc-per-node=4 -m -- equiflow sample RUN`
+    share them. The same command again keeps those that are there.
+    """
+    trained = distributed.from_first(lambda: Run.open(run))
+    n_shards = shards or distributed.world_size()
+    options: dict[str, Any] = {"out": out, "seed": seed, "batch_size": batch_size, "threads": threads}
+    if n_shards > 1:
+        results.sample_in_shards(trained, n_samples, n_shards=n_shards, **options)
+    else:
+        distributed.by_first(lambda: results.sample(trained, n_samples, **options))
 
 
 @app.command()
 @told
 def measure(
-    ensemble: Annotated[Path, typer.Argument(help="file of `equiflow sample`")],
+    ensemble: Annotated[Path, typer.Argument(help="file or folder of `equiflow sample`")],
     json: Annotated[Path | None, typer.Option("--json", help="also write the numbers to this file")] = None,
 ) -> None:
     """Observables of an ensemble, with their errors."""

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -213,12 +212,6 @@ def build_optimiser(config: Config, flow: EquivariantCNF) -> Callable[[list[nn.P
         raise ConfigError('[optimiser]: kind = "natural" needs field.trace = "dense"; "adam" takes any.')
     own = set(NaturalSection.model_fields) - set(AdamSection.model_fields)
     return NaturalGradient.of(flow, **{name: getattr(chosen, name) for name in sorted(own)})
-
-
-def stream(seed: int, purpose: str, step: int = 0, *, device: torch.device | str = "cpu") -> torch.Generator:
-    """Randomness of its own for every purpose and step of a run, whatever was drawn before."""
-    words = np.random.SeedSequence([seed, step, *purpose.encode()]).generate_state(1, np.uint64)
-    return torch.Generator(device).manual_seed(int(words[0] >> np.uint64(1)))
 
 
 def _options(part: Section, *, but: str = "") -> dict[str, Any]:

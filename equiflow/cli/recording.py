@@ -9,15 +9,19 @@ from types import TracebackType
 from typing import Any
 
 from equiflow import Action, EquivariantCNF, IndependenceMetropolis, SolverError, importance_sample
-from equiflow.cli.building import exact, stream
+from equiflow.cli.building import exact
 from equiflow.cli.config import Config
 from equiflow.cli.journal import append_line, of_rung, read_lines
 from equiflow.cli.rungs import RunRung
+from equiflow.randomness import stream
 from equiflow.training import History
 
 
 class Recorder:
-    """The callback of `fit`: called after each step, before the checkpoint of that step is written."""
+    """The callback of `fit`: called after each step, before the checkpoint of that step is written.
+
+    Of several processes the first one records, and the others wait while it evaluates the flow.
+    """
 
     def __init__(self, folder: Path, rung: RunRung, flow: EquivariantCNF, action: Action) -> None:
         self.folder, self.rung, self.flow, self.action = folder, rung, flow, action

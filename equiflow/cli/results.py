@@ -8,18 +8,19 @@ from typing import Any
 
 import torch
 
-from equiflow import HMC, Action, Chain, Ensemble, EquivariantCNF, importance_sample
+from equiflow import HMC, Action, Chain, Ensemble, EquivariantCNF, distributed, importance_sample
 from equiflow import measure as measured
-from equiflow.cli.building import build_action, stream
+from equiflow.cli.building import build_action
 from equiflow.cli.config_file import ConfigError, render
 from equiflow.cli.journal import of_rung
 from equiflow.cli.runs import Run, RunError
-from equiflow.interop import describe_samples, load_chain, load_ensemble, save_samples
+from equiflow.interop import describe_samples, load_chain, load_ensemble, sample_shards, save_samples
 from equiflow.interop.containers import SUFFIXES
 from equiflow.lattice import SPACES
 from equiflow.page import Page
+from equiflow.randomness import stream
 from equiflow.report import Report, print_line, print_table, write_json
-from equiflow.statistics import Estimate
+from equiflow.statistics import Estimate, effective_sample_size, log_mean_exp
 from equiflow.storage import CheckpointError
 from equiflow.testing import Check, CheckReport, check_flow, equivariance_error, invariance_error
 from equiflow.training import History, Rung
@@ -34,9 +35,7 @@ def sample(
     run: Run, n_samples: int, *, out: Path | None, seed: int, batch_size: int, threads: int | None
 ) -> None:
     """Draw an ensemble, write it, and print its quality."""
-    out = run.folder / "ensemble.npz" if out is None else out
-    if out.suffix not in SUFFIXES:
-        raise ConfigError(f"{out}: give a name that ends in {', '.join(SUFFIXES)}.")
+    out = _file(run, out)
     flow, source = _ready(run, threads)
     generator = stream(seed, "samples", device=flow.device)
     ensemble = importance_sample(flow, run.action, n_samples, batch_size=batch_size, generator=generator)
@@ -46,8 +45,55 @@ def sample(
     print_line(f"wrote {out}; next: equiflow measure {out}")
 
 
+def sample_in_shards(
+    run: Run,
+    n_samples: int,
+    *,
+    n_shards: int,
+    out: Path | None,
+    seed: int,
+    batch_size: int,
+    threads: int | None,
+) -> None:
+    """Draw an ensemble that is written in shards, by all processes together, and print its quality."""
+    out = _file(run, out)
+    torch.set_num_threads(threads or run.config.compute.threads)
+    content, source = distributed.from_first(lambda: _as_content(*run.trained()))
+    with distributed.all_or_none():  # one of them may lack a device
+        flow = EquivariantCNF.from_dict(content, device=run.config.compute.device)
+    log_weight = sample_shards(
+        flow,
+        run.action,
+        n_samples,
+        out.with_suffix(""),
+        n_shards=n_shards,
+        seed=seed,
+        batch_size=batch_size,
+        suffix=out.suffix,
+        about={"run": str(run.folder), "flow": source},
+    )
+    if distributed.is_first():
+        rows = [
+            ("reverse ESS per sample", str(effective_sample_size(log_weight))),
+            ("log Z, without the solver's error", str(log_mean_exp(log_weight))),
+        ]
+        print_table(f"{n_samples} samples of {source} in {n_shards} shards", ("quantity", "value"), rows)
+        print_line(f"wrote {out.with_suffix('')}; next: equiflow measure {out.with_suffix('')}")
+
+
+def _as_content(flow: EquivariantCNF, source: str) -> tuple[dict[str, Any], str]:
+    return flow.cpu().to_dict(), source
+
+
+def _file(run: Run, out: Path | None) -> Path:
+    out = run.folder / "ensemble.npz" if out is None else out
+    if out.suffix not in SUFFIXES:
+        raise ConfigError(f"{out}: give a name that ends in {', '.join(SUFFIXES)}.")
+    return out
+
+
 def measure_file(path: Path, out: Path | None) -> None:
-    """Print the observables of a file of samples; write them as JSON too if asked."""
+    """Print the observables of a file or a folder of samples; write them as JSON too if asked."""
     about = describe_samples(path)
     samples = (load_chain if about["kind"] == "Chain" else load_ensemble)(path)
     name = about["action"]["text"] if about["action"] else "of an unknown action"

@@ -11,6 +11,9 @@
 
 The checkpoint is the truth: what the other files say about later steps is dropped when a run resumes,
 and written again, alike, when those steps are taken again.
+
+Several processes train a run together, see `equiflow.distributed`; the first alone touches the folder.
+All read the files of samples that an objective names.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ import platform
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -28,13 +31,14 @@ from typing import Any
 
 import torch
 
-from equiflow import Action, EquivariantCNF, SolverError, TrainingDivergedError, fit
+from equiflow import Action, EquivariantCNF, SolverError, TrainingDivergedError, distributed, fit
 from equiflow.cli import building
 from equiflow.cli.config import Config
 from equiflow.cli.config_file import ConfigError, load_config, render
 from equiflow.cli.journal import of_rung, read_lines, rewrite_lines
 from equiflow.cli.recording import Recorder
 from equiflow.cli.rungs import RunRung, rungs_of
+from equiflow.randomness import stream
 from equiflow.storage import CheckpointError, load_safely, written_atomically
 from equiflow.training import History
 
@@ -143,7 +147,10 @@ class Run:
         return next(self._flows(self._start()))
 
     def _start(self) -> EquivariantCNF | None:
-        return None if self.config.start.flow is None else EquivariantCNF.load(self.start)
+        return _rebuilt(self._start_content())
+
+    def _start_content(self) -> dict[str, Any] | None:
+        return None if self.config.start.flow is None else load_safely(self.start, "flow", map_location="cpu")
 
     def _flows(self, flow: EquivariantCNF | None) -> Iterator[EquivariantCNF]:
         """A flow for each lattice, from the one before, as it is when the next is asked for."""
@@ -190,24 +197,33 @@ class Run:
             RunError: if another process is training this run.
             CheckpointError: if the checkpoint is damaged.
         """
-        with self._locked():
+        with ExitStack() as stack:
+            distributed.by_first(lambda: stack.enter_context(self._locked()))
             torch.set_num_threads(self.config.compute.threads)
-            flows, done = self._flows(self._start()), self._rewind()
-            self._note_session(sum(done))
-            for rung, flow, steps in zip(self.rungs, flows, done, strict=True):
+            flows = self._flows(_rebuilt(distributed.from_first(self._start_content)))
+            done = distributed.from_first(self._rewind)
+            distributed.by_first(lambda: self._note_session(sum(done)))
+            for rung, steps in zip(self.rungs, done, strict=True):
+                with distributed.all_or_none():  # one process may lack the device
+                    flow = next(flows)
                 # A bar of a rung that was climbed before would only flash by.
                 shown = progress if steps < rung.config.training.steps or rung.number == len(done) else False
                 try:
                     history = self._fit(rung, flow, shown)
                 except TrainingDivergedError as error:
                     raise TrainingDivergedError(f"On {rung.shape}: {error}", error.history) from error
-            self._finish()
+            distributed.by_first(self._finish)
         return history
 
     def _fit(self, rung: RunRung, flow: EquivariantCNF, progress: bool | None) -> History:
         """Train on one lattice; from its last step on this only fills in the weights."""
         config, action = rung.config, building.build_action(rung.config)
-        with Recorder(self.folder, rung, flow, action) as recorder:
+        with distributed.all_or_none():  # one process may lack a file of samples
+            objective = building.build_objective(config)
+        with ExitStack() as stack:
+            recorder = distributed.by_first(
+                lambda: stack.enter_context(Recorder(self.folder, rung, flow, action))
+            )
             return fit(
                 flow,
                 action,
@@ -217,7 +233,7 @@ class Run:
                 learning_rate=rung.learning_rate(flow),
                 warmup=config.optimiser.warmup,
                 clip_norm=config.optimiser.clip_norm,
-                objective=building.build_objective(config),
+                objective=objective,
                 optimiser=building.build_optimiser(config, flow),
                 checkpoint=rung.latest,
                 checkpoint_every=config.run.checkpoint_every,
@@ -229,7 +245,7 @@ class Run:
         """Write `flow.pt`: the flow of the best evaluation with a solver of the accuracy asked for."""
         flow, _ = self.trained()
         if self.config.run.accuracy:
-            generator = building.stream(self.config.training.seed, "solver", device=flow.device)
+            generator = stream(self.config.training.seed, "solver", device=flow.device)
             try:
                 flow.tune_solver(self.config.run.accuracy, action=self.action, generator=generator)
             except SolverError as error:
@@ -289,6 +305,10 @@ class Run:
                     f"Another process is training {self.folder}; wait for it, or stop it."
                 ) from error
             yield
+
+
+def _rebuilt(start: dict[str, Any] | None) -> EquivariantCNF | None:
+    return None if start is None else EquivariantCNF.from_dict(start)
 
 
 def versions() -> dict[str, str]:

@@ -205,7 +205,7 @@ class EquivariantCNF(Flow):
         z = self.prior.rsample(check_count(n_samples, "n_samples", minimum=0), generator)
         with torch.no_grad():
             score, log_q = self.prior.score(z), self.prior.log_prob(z)
-        zeros = z.new_zeros(n_samples)
+        zeros = z.new_zeros(len(z))
         field = self.vector_field.for_solve(z, generator)
 
         def path(t: Tensor, state: State) -> State:

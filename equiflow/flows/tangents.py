@@ -46,7 +46,7 @@ def log_q_tangents(
     phi = flow.prior.rsample(check_count(n_samples, "n_samples"), generator)
     score, field = flow.prior.score(phi), flow.vector_field
     of_prior = flow.prior.parameter_score(phi)
-    of_field = of_prior.new_zeros(n_samples, sum(p.numel() for p in field.parameters() if p.requires_grad))
+    of_field = of_prior.new_zeros(len(phi), sum(p.numel() for p in field.parameters() if p.requires_grad))
 
     def path(t: Tensor, state: State) -> State:
         rates = field.path_rates(state[0], t, state[1])

@@ -9,6 +9,7 @@ from equiflow.interop.samples import (
     load_ensemble,
     save_samples,
 )
+from equiflow.interop.shards import sample_shards
 
 __all__ = [
     "append_samples",
@@ -16,6 +17,7 @@ __all__ = [
     "load_chain",
     "load_ensemble",
     "load_jaxlft",
+    "sample_shards",
     "save_samples",
     "to_arviz",
     "to_xarray",

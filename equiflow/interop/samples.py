@@ -30,6 +30,18 @@ _NOT_KEPT = {"kernel"}
 _SHARD = re.compile(r"samples-(\d{6})\.(npz|h5|hdf5)")
 
 
+def shard_path(folder: str | Path, index: int, suffix: str) -> Path:
+    """Name of one of the files that a folder holds."""
+    return Path(folder) / f"samples-{index:06d}{suffix}"
+
+
+def shards_in(folder: str | Path) -> dict[Path, int]:
+    """The files of samples in a folder, with their numbers."""
+    folder = Path(folder)
+    names = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
+    return {folder / match[0]: int(match[1]) for match in map(_SHARD.fullmatch, names) if match}
+
+
 def save_samples(
     samples: Ensemble | Chain,
     path: str | Path,
@@ -99,9 +111,7 @@ def append_samples(
     Returns:
         The file that was written.
     """
-    folder = Path(folder)
-    taken = [int(match[1]) for match in map(_SHARD.fullmatch, _names(folder)) if match]
-    path = folder / f"samples-{max(taken, default=-1) + 1:06d}{suffix}"
+    path = shard_path(folder, max(shards_in(folder).values(), default=-1) + 1, suffix)
     save_samples(samples, path, action=action, about=about)
     return path
 
@@ -110,12 +120,12 @@ def load_ensemble(path: str | Path) -> Ensemble:
     """Read an ensemble, or join those of a folder. No code is run by loading.
 
     Args:
-        path: file of `save_samples`, or folder of `append_samples`.
+        path: file of `save_samples`, or folder of `append_samples` or `sample_shards`.
 
     Raises:
         FileNotFoundError: if there is nothing.
         CheckpointError: if a file is damaged or holds something else, or those of a folder are not of one
-            action, lattice, precision and solver.
+            action, lattice, precision and solver, or some of its shards are missing.
     """
     return _load(path, Ensemble)
 
@@ -126,8 +136,13 @@ def load_chain(path: str | Path) -> Chain:
 
 
 def describe_samples(path: str | Path) -> dict[str, Any]:
-    """What a file of samples says about itself, as plain values; the samples are not read."""
-    header = containers.read_header(path)
+    """What a file of samples says about itself, as plain values; the samples are not read.
+
+    Of a folder, what its first file says, with the number of samples of all.
+    """
+    path = Path(path)
+    headers = [containers.read_header(file) for file in (_files(path) if path.is_dir() else [path])]
+    header = headers[0] | {"n_samples": sum(header["n_samples"] for header in headers)}
     return {key: value for key, value in header.items() if key not in ("content", "crc32", "format")}
 
 
@@ -161,18 +176,15 @@ def _put_together(recipe: Any, arrays: Mapping[str, np.ndarray]) -> Any:
     return _KINDS[recipe["kind"]](**parts)
 
 
-def _names(folder: Path) -> list[str]:
-    return sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
-
-
 def _load(path: str | Path, kind: type[S]) -> S:
     path = Path(path)
     if not path.is_dir():
         return _load_file(path, kind)[1]
-    files = [path / name for name in _names(path) if _SHARD.fullmatch(name)]
-    if not files:
-        raise FileNotFoundError(f"{path} holds no samples; expected files such as samples-000000.npz.")
+    files = _files(path)
     headers, parts = zip(*(_load_file(file, kind) for file in files), strict=True)
+    missing = headers[0]["about"].get("shards", len(files)) - len(files)
+    if missing > 0:
+        raise CheckpointError(f"{path} lacks {missing} of its shards; what writes them has not finished.")
     for file, header in zip(files, headers, strict=True):
         for key in ("action", "shape", "dtype"):
             if header[key] != headers[0][key]:
@@ -181,6 +193,13 @@ def _load(path: str | Path, kind: type[S]) -> S:
         return _join(parts)
     except ValueError as error:
         raise CheckpointError(f"The samples in {path} do not belong together: {error}") from error
+
+
+def _files(folder: Path) -> list[Path]:
+    files = list(shards_in(folder))
+    if not files:
+        raise FileNotFoundError(f"{folder} holds no samples; expected files such as samples-000000.npz.")
+    return files
 
 
 def _load_file(path: Path, kind: type[S]) -> tuple[dict[str, Any], S]:

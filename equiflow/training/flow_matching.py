@@ -12,6 +12,7 @@ from torch import Tensor
 from equiflow.actions import Action
 from equiflow.flows import EquivariantCNF, Flow
 from equiflow.lattice import check_count, check_type
+from equiflow.randomness import own_rows, whole
 from equiflow.training.objectives import ObjectiveValue
 from equiflow.training.samples import check_samples, digest, draw
 
@@ -70,26 +71,29 @@ class FlowMatching:
             raise TypeError(
                 f"FlowMatching needs an EquivariantCNF, got {type(flow).__name__}; use ForwardKL(samples)."
             )
-        end = samples = draw(self.samples, flow, action, batch_size, generator)
-        with torch.no_grad():
+        with torch.no_grad(), whole(generator):  # pairs are matched within the whole batch
+            samples = draw(self.samples, flow, action, batch_size, generator)
             start = flow.prior.rsample(batch_size, generator)
-        if self.coupling == "minibatch":
-            end = matched(start, end)
-        end = flow.space.nearest(end, start)  # angles go the shorter way round
-        n_times = min(self.n_times, batch_size)
-        offset = torch.rand((), generator=generator, device=end.device, dtype=end.dtype)
-        loss = end.new_zeros(())
-        for i, (one, other) in enumerate(
-            zip(start.tensor_split(n_times), end.tensor_split(n_times), strict=True)
-        ):
-            t = (i + offset) / n_times
-            phi = torch.lerp(one, other, t)
+            end = matched(start, samples) if self.coupling == "minibatch" else samples
+            end = flow.space.nearest(end, start)  # angles go the shorter way round
+            n_times = min(self.n_times, batch_size)
+            offset = torch.rand((), generator=generator, device=end.device, dtype=end.dtype)
+            noise = torch.zeros_like(end)
             if self.sigma:
-                noise = torch.randn(phi.shape, generator=generator, device=phi.device, dtype=phi.dtype)
-                phi = phi + self.sigma * noise
-            residual = flow.vector_field.velocity(phi, t) - (other - one)
-            loss = loss + residual.square().flatten(1).sum(1).mean() / n_times
-        surrogate = loss - flow.prior.log_prob(samples).mean() if self.fit_prior else loss
+                noise.normal_(generator=generator).mul_(self.sigma)
+        own = own_rows(torch.arange(batch_size), generator)
+        loss, share = end.new_zeros(()), len(own) / batch_size
+        for i, part in enumerate(torch.arange(batch_size).tensor_split(n_times)):
+            rows = part[torch.isin(part, own)].to(end.device)
+            if not len(rows):
+                continue
+            t = (i + offset) / n_times
+            phi = torch.lerp(start[rows], end[rows], t) + noise[rows]
+            residual = flow.vector_field.velocity(phi, t) - (end[rows] - start[rows])
+            # A mean over our share of the batch, in which the rows of a part weigh as they do in all of it.
+            loss = loss + residual.square().sum() / (n_times * len(part) * share)
+        fitted = samples[own.to(samples.device)]
+        surrogate = loss - flow.prior.log_prob(fitted).mean() if self.fit_prior else loss
         return ObjectiveValue(surrogate, None, n_times, value=loss.detach())
 
 

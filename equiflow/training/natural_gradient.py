@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from equiflow import distributed
 from equiflow.flows import EquivariantCNF
 from equiflow.flows.tangents import log_q_tangents, trained_parameters
 from equiflow.lattice import check_type
@@ -27,7 +28,7 @@ class NaturalGradient(Optimizer):
 
     In `fit`, give `optimiser=NaturalGradient.of(flow)` with `learning_rate=1.0, warmup=5,
     clip_norm=math.inf`: it needs a third of Adam's time to an ESS of 0.9 at L = 16, and no tuning.
-    The last percents are Adam's: its noise averages over more steps.
+    The last percents are Adam's: its noise averages over more steps. Several processes share the tangents.
 
     For fields that are linear in their kernels, such as `OrbitConvField`. A `PotentialField` is no matter for
     it: what a kernel does there depends on the ridges behind it, and steps along `F^-1 g` diverge.
@@ -75,7 +76,7 @@ class NaturalGradient(Optimizer):
         self.flow = flow
         self.rows, self.refresh, self.window = rows, refresh, window
         self.damping, self.momentum, self.radius = damping, momentum, radius
-        self.generator = torch.Generator(flow.device).manual_seed(seed)
+        self.generator = distributed.generator(flow.device).manual_seed(seed)
         self.relative = 1.0
         self.taken = 0
         self.batches: list[Tensor] = []
@@ -91,6 +92,7 @@ class NaturalGradient(Optimizer):
         """Move the parameters by their gradients, which `backward` has left with them."""
         if self.taken % self.refresh == 0:
             tangents = log_q_tangents(self.flow, self.rows, generator=self.generator)
+            tangents = distributed.all_rows(tangents, self.generator)
             centred = (tangents - tangents.mean(0)) / math.sqrt(self.rows)
             self.batches = [*self.batches, centred][-self.window :]
         self.taken += 1

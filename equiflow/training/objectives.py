@@ -33,8 +33,8 @@ class ObjectiveValue:
 
     Attributes:
         surrogate: 0-d tensor whose gradient is the gradient estimate; its value may mean nothing.
-        log_weight: `-S(phi) - log q(phi)` of a batch of model samples, detached, `(batch,)`; None if the
-            objective draws none.
+        log_weight: `-S(phi) - log q(phi)` of a batch of model samples, detached, `(batch,)`, or
+            `(coupling, batch)` where each row has a Z of its own; None if the objective draws none.
         nfe: evaluations of the vector field in the forward solve, 0 where it does not apply.
         value: what is minimised, 0-d, detached; None if that is `mean(log q + S)` of the model samples.
         target_log_weight: like `log_weight`, of a batch of target samples; None if there is none.
@@ -62,7 +62,7 @@ class ObjectiveValue:
     def ess(self) -> Tensor | None:
         """Effective sample size on the batch: the reverse one, else the forward one, else None."""
         if self.log_weight is not None:
-            log_weight = self.log_weight.double()
+            log_weight = _comparable(self.log_weight.double())
             log_n = math.log(len(log_weight))
             return (2 * log_weight.logsumexp(0) - (2 * log_weight).logsumexp(0) - log_n).exp()
         if self.target_log_weight is not None:
@@ -72,8 +72,20 @@ class ObjectiveValue:
         return None
 
 
+def _comparable(log_weight: Tensor) -> Tensor:
+    """Flattened; `log Z` of each row, as estimated, is replaced by the average of all."""
+    if log_weight.dim() == 1:
+        return log_weight
+    log_z = log_weight.logsumexp(1, keepdim=True) - math.log(log_weight.shape[1])
+    return (log_weight - log_z + log_z.mean()).flatten()
+
+
 class Objective(Protocol):
-    """Anything that turns a flow, an action and a batch size into a gradient estimate."""
+    """Anything that turns a flow, an action and a batch size into a gradient estimate.
+
+    Where several processes train one flow, `batch_size` is that of all, and what the library draws with
+    `generator` is this one's share of it: average over the samples that come, whose number is smaller.
+    """
 
     def __call__(
         self, flow: Flow, action: Action, batch_size: int, generator: torch.Generator | None = None

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from equiflow.families import ActionFamily
 from equiflow.flows import ConditionalFlow
@@ -44,8 +42,7 @@ class OverCouplings:
     ) -> ObjectiveValue:
         """Evaluate on fresh batches.
 
-        The log weights of each coupling are shifted by a constant, so that the ESS of all of them
-        together is the harmonic mean over couplings; the loss is the average as it is.
+        The ESS of all couplings together is the harmonic mean over them, the loss the average.
 
         Raises:
             ValueError: if the couplings cannot share the batch evenly.
@@ -81,10 +78,4 @@ class OverCouplings:
             (zero * gradients[name][0]).sum() + (stack * gradients[name][1:]).sum()
             for name, (zero, stack) in modes.items()
         ]
-        return ObjectiveValue(torch.stack(terms).sum(), _comparable(torch.stack(log_weights)), nfe)
-
-
-def _comparable(log_weight: Tensor) -> Tensor:
-    """`(coupling, batch)` with `log Z` of each, as estimated, replaced by its average; flattened."""
-    log_z = log_weight.logsumexp(1, keepdim=True) - math.log(log_weight.shape[1])
-    return (log_weight - log_z + log_z.mean()).flatten()
+        return ObjectiveValue(torch.stack(terms).sum(), torch.stack(log_weights), nfe)

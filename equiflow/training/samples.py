@@ -10,6 +10,7 @@ from torch import Tensor
 from equiflow.actions import Action
 from equiflow.flows import ExtendedAction, Flow
 from equiflow.lattice import FIELD_DTYPES, check_type
+from equiflow.randomness import own_rows
 
 
 def check_samples(samples: Tensor) -> None:
@@ -45,11 +46,13 @@ def draw(
             f"{('n_samples', *wanted)}. Take samples of the action that the flow is trained on."
         )
     index = torch.randint(len(samples), (batch_size,), generator=generator, device=flow.device)
+    index = own_rows(index, generator)
     phi = samples.detach()[index.to(samples.device)].to(flow.device, flow.dtype)
     if not extend:
         return phi
-    momentum = torch.randn(phi.shape, generator=generator, device=phi.device, dtype=phi.dtype)
-    return torch.stack([phi, momentum], 1)
+    shape = (batch_size, *given)
+    momentum = torch.randn(shape, generator=generator, device=phi.device, dtype=phi.dtype)
+    return torch.stack([phi, own_rows(momentum, generator)], 1)
 
 
 def digest(samples: Tensor) -> str:

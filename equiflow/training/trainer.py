@@ -15,17 +15,20 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from tqdm import tqdm
 
+from equiflow import distributed
 from equiflow.actions import Action
 from equiflow.families import ActionFamily
 from equiflow.flows import ConditionalFlow, Flow
 from equiflow.lattice import check_count
 from equiflow.precision import full_precision
+from equiflow.randomness import own_rows
 from equiflow.solvers import Solver, SolverError
 from equiflow.storage import CheckpointError, load_safely, save_atomically
 from equiflow.training.history import History
 from equiflow.training.inputs import check_inputs
 from equiflow.training.objectives import Objective, ObjectiveValue, PathGradient
 from equiflow.training.over_couplings import OverCouplings
+from equiflow.training.together import exchange
 
 #: Enough, with the kinetic penalty, that training climbs smoothly; results never depend on it.
 TRAINING_SOLVER = Solver(method="rk5", steps=5)
@@ -64,11 +67,16 @@ def fit(
 ) -> History:
     """Train a flow in place to sample `exp(-S)`. Deterministic given the seed.
 
+    Inside of a `distributed.session()` (or wherever `torch.distributed` is initialised) the processes split
+    each batch. They all return the same flow and history, those of a single process to rounding. The first
+    one alone calls `callback`, shows progress, and reads and writes the checkpoint, from which any number of
+    processes can go on. What fails in one process fails in all.
+
     Args:
         flow: trained in place.
         action: the target; an `ActionFamily` for a `ConditionalFlow`.
         steps: optimiser steps in all (a resumed run counts the steps before).
-        batch_size: model samples per step.
+        batch_size: model samples per step, over all processes.
         learning_rate: Adam's, at the top of its schedule (linear warm-up, cosine decay to 0); by default
             what suits the flow, `flow.learning_rate`.
         warmup: steps of the warm-up.
@@ -90,16 +98,17 @@ def fit(
 
     Raises:
         ValueError: for counts or rates out of range, or a flow and an action on different lattices, or
-            a family whose couplings the flow does not have.
+            a family whose couplings the flow does not have, or processes with different arguments.
         TrainingDivergedError: if loss or gradient is not finite; the checkpoint stays as it was.
         CheckpointError: if the checkpoint belongs to another run.
+        ElsewhereError: if another process failed outside of the objective.
     """
     learning_rate = flow.learning_rate if learning_rate is None else learning_rate
     check_inputs(flow, action, steps, batch_size, learning_rate, warmup, clip_norm, checkpoint_every)
     objective = PathGradient(solver=TRAINING_SOLVER) if objective is None else objective
     if isinstance(flow, ConditionalFlow) and not isinstance(objective, OverCouplings):
         objective = OverCouplings(objective)
-    generator = torch.Generator(flow.device).manual_seed(seed)
+    generator = distributed.generator(flow.device).manual_seed(seed)
     run = _Run(flow, steps, learning_rate, warmup, clip_norm, generator, optimiser)
     settings = {
         "steps": steps,
@@ -113,20 +122,35 @@ def fit(
         "action": repr(action),
         "flow": f"{flow.dtype} {flow!r}",
     }
-    if checkpoint is not None and Path(checkpoint).exists():
-        run.restore(load_safely(checkpoint, "training", map_location=flow.device), settings)
-    hidden = None if progress is None else not progress
+    distributed.check_alike(settings)
+    for tensor in flow.state_dict().values():
+        distributed.broadcast([tensor])
+    saved = distributed.from_first(lambda: _saved(checkpoint))
+    if saved is not None:
+        run.restore(saved, settings)
+
+    def note_step() -> None:
+        if callback is not None:
+            callback(run.history)
+        if checkpoint is not None and (run.step % checkpoint_every == 0 or run.step == steps):
+            save_atomically({"kind": "training", "settings": settings, **run.state()}, checkpoint)
+
+    hidden = True if not distributed.is_first() else None if progress is None else not progress
     with tqdm(total=steps, initial=run.step, desc="training", unit="step", disable=hidden) as bar:
         while run.step < steps:
             run.advance(objective, action, batch_size)
             bar.update()
             if run.step % 10 == 0 or run.step == steps:
                 bar.set_postfix(run.history.last())
-            if callback is not None:
-                callback(run.history)
-            if checkpoint is not None and (run.step % checkpoint_every == 0 or run.step == steps):
-                save_atomically({"kind": "training", "settings": settings, **run.state()}, checkpoint)
+            distributed.by_first(note_step)
     return run.history
+
+
+def _saved(checkpoint: str | Path | None) -> dict[str, Any] | None:
+    """The state that a run goes on from, if there is one."""
+    if checkpoint is None or not Path(checkpoint).exists():
+        return None
+    return load_safely(checkpoint, "training", map_location="cpu")
 
 
 @dataclass
@@ -157,22 +181,36 @@ class _Run:
         for parameters in self.optimiser.param_groups:
             parameters["lr"] = rate
         self.optimiser.zero_grad()
-        try:
-            value = objective(self.flow, action, batch_size, self.generator)
-            value.surrogate.backward()
-        except SolverError as failure:
-            raise self._diverged(str(failure)) from failure
-        except ValueError as failure:
-            if not self.advanced:
-                raise
-            # The arguments were right a step ago, so it is the trained values that are not.
-            raise self._diverged(str(failure)) from failure
+        value = self._evaluate(objective, action, batch_size)
         self.advanced = True
         norm = torch.nn.utils.clip_grad_norm_(self.trained, self.clip_norm)
         self._record(value, norm, rate)
         self.optimiser.step()
+        # The same step everywhere, but for the rounding of unlike machines, which would add up.
+        distributed.broadcast(self.trained)
         if self.step == self.steps and not all(bool(p.isfinite().all()) for p in self.trained):
             raise self._diverged("weights are not finite after the last step")
+
+    def _evaluate(
+        self, objective: Callable[..., ObjectiveValue], action: object, batch_size: int
+    ) -> ObjectiveValue:
+        """The objective on a batch of all processes, and its gradient, which the parameters get."""
+        value: ObjectiveValue | None = None
+        failure: BaseException | None = None
+        try:
+            value = objective(self.flow, action, batch_size, self.generator)
+            value.surrogate.backward()
+        except (SolverError, ValueError, KeyboardInterrupt) as error:
+            value, failure = None, error
+        own = len(own_rows(torch.arange(batch_size), self.generator))
+        value, failure = exchange(value, failure, n_samples=own, trained=self.trained)
+        if value is not None:
+            return value
+        assert failure is not None
+        # The arguments were right a step ago, so then it is the trained values that are not.
+        if isinstance(failure, KeyboardInterrupt) or (isinstance(failure, ValueError) and not self.advanced):
+            raise failure
+        raise self._diverged(str(failure)) from failure
 
     def _record(self, value: ObjectiveValue, norm: Tensor, rate: float) -> None:
         # One transfer from the device per step, for everything that is looked at.

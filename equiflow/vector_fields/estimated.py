@@ -13,6 +13,7 @@ from equiflow.group import Group
 from equiflow.lattice import check_count
 from equiflow.nn.traces import dense_trace, hutch_plus_plus, hutchinson
 from equiflow.precision import full_precision
+from equiflow.randomness import batch_size_of, own_rows
 from equiflow.vector_fields.base import VectorField
 
 #: estimator, and how many probes it takes for each that is asked for
@@ -77,7 +78,8 @@ class EstimatedField(VectorField):
         if self.trace_is_exact:
             return self
         n = ESTIMATORS[self.trace][1] * self.n_probes
-        signs = torch.randint(2, (n, *phi.shape), generator=generator, device=phi.device)
+        shape = (n, batch_size_of(len(phi), generator), *phi.shape[1:])
+        signs = own_rows(torch.randint(2, shape, generator=generator, device=phi.device), generator, dim=1)
         field = copy.copy(self)
         field._probes = (2 * signs - 1).to(phi.dtype)
         return field

@@ -1,0 +1,118 @@
+"""Ensembles larger than a process: written in shards, each with random numbers of its own."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from equiflow import distributed
+from equiflow.actions import Action
+from equiflow.flows import Flow
+from equiflow.interop.samples import describe_samples, load_ensemble, save_samples, shard_path, shards_in
+from equiflow.lattice import check_count
+from equiflow.randomness import stream
+from equiflow.samplers import importance_sample
+from equiflow.storage import CheckpointError
+
+
+def sample_shards(
+    flow: Flow,
+    action: Action,
+    n_samples: int,
+    folder: str | Path,
+    *,
+    n_shards: int | None = None,
+    seed: int = 0,
+    batch_size: int = 1024,
+    certify: int = 256,
+    suffix: str = ".npz",
+    about: Mapping[str, Any] | None = None,
+) -> Tensor:
+    """Draw an ensemble into a folder of files, which `load_ensemble(folder)` joins.
+
+    Shard i of n draws from a stream of its own, derived from `(seed, i, n)`: the streams are independent,
+    and it does not matter how many processes there are. Process r of R takes the shards r, r + R, ..., one
+    at a time, and writes them itself, so the folder should be one that all processes see. A shard
+    appears once it is complete. Called again, for instance after a crash, this keeps the shards
+    that are there and sound, and draws the others.
+
+    Args:
+        flow: any flow, the same in every process.
+        action: the target.
+        n_samples: in all.
+        folder: made if it does not exist.
+        n_shards: number of files; by default that of processes.
+        seed: of the streams.
+        batch_size: see `importance_sample`.
+        certify: see `importance_sample`; for each shard.
+        suffix: kind of file, see `save_samples`.
+        about: see `save_samples`.
+
+    Returns:
+        Log weights of all samples, `(n_samples,)`, in the order of the shards, in every process.
+
+    Raises:
+        ValueError: if there are more shards than samples, or the folder holds something else.
+    """
+    check_count(n_samples, "n_samples")
+    n_shards = check_count(distributed.world_size() if n_shards is None else n_shards, "n_shards")
+    if n_shards > n_samples:
+        raise ValueError(f"{n_samples} samples do not fill {n_shards} shards; give fewer shards.")
+    known = {"seed": seed, "shards": n_shards, "samples": n_samples, "digest": digest(flow), **(about or {})}
+    expected = {shard_path(folder, shard, suffix): {**known, "shard": shard} for shard in range(n_shards)}
+    distributed.by_first(lambda: _refuse_others(Path(folder), expected, action))
+    found: dict[int, Tensor] = {}
+    with distributed.all_or_none():
+        for shard in range(distributed.rank(), n_shards, distributed.world_size()):
+            path = shard_path(folder, shard, suffix)
+            kept = _kept(path)
+            if kept is None:
+                size = n_samples * (shard + 1) // n_shards - n_samples * shard // n_shards
+                generator = stream(seed, f"one of {n_shards} shards", shard, device=flow.device)
+                ensemble = importance_sample(
+                    flow, action, size, batch_size=batch_size, certify=certify, generator=generator
+                )
+                save_samples(ensemble, path, action=action, about=expected[path])
+                kept = ensemble.log_weight.cpu()
+            found[shard] = kept
+    everyone = {shard: rows for part in distributed.gather(found) for shard, rows in part.items()}
+    return torch.cat([everyone[shard] for shard in range(n_shards)])
+
+
+def _kept(path: Path) -> Tensor | None:
+    """Log weights of a shard that is there and sound."""
+    for leftover in path.parent.glob(f".{path.name}.*.tmp"):
+        leftover.unlink(missing_ok=True)
+    try:
+        return load_ensemble(path).log_weight
+    except (FileNotFoundError, CheckpointError):
+        return None
+
+
+def _refuse_others(folder: Path, expected: Mapping[Path, Mapping[str, Any]], action: Action) -> None:
+    """Raise if the folder holds shards of another ensemble: they would be joined with this one."""
+    for path in shards_in(folder):
+        try:
+            header = describe_samples(path)
+        except CheckpointError:  # drawn again
+            continue
+        ours = json.loads(json.dumps(expected.get(path)))
+        if header["about"] != ours or header["action"]["text"] != repr(action):
+            raise ValueError(
+                f"{path} belongs to another ensemble, {header['about']}; here it would be {ours}. "
+                f"Give another folder, or delete {folder}."
+            )
+
+
+def digest(flow: Flow) -> str:
+    """A checksum of what a flow is, solver included, and of its weights."""
+    sums = hashlib.sha256(repr(flow).encode())
+    for name, value in flow.state_dict().items():
+        sums.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+    return sums.hexdigest()[:16]

@@ -1,0 +1,41 @@
+#!/bin/bash
+#SBATCH --job-name=equiflow
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=1        # one torchrun per node, which starts a process per GPU
+#SBATCH --gpus-per-node=4
+#SBATCH --cpus-per-task=16
+#SBATCH --time=12:00:00
+#SBATCH --requeue                  # preempted, the job starts again and goes on from the last checkpoint
+#SBATCH --open-mode=append
+
+# Train one flow with all GPUs of the job, then draw an ensemble from it:
+#
+#     sbatch examples/slurm.sh runs/config.toml runs/large
+#
+# Both have to be where every node sees them, since any node can become the first. The config says
+# device = "cuda", without a number. On nodes without GPUs, leave device = "cpu" and set PROCESSES to the cores
+# of a node: gloo takes the place of nccl.
+set -euo pipefail
+config=$1
+run=$2
+
+export OMP_NUM_THREADS=1
+# Each restart of the workers gets a store of its own; shared by all, it would hold addresses of dead processes.
+export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
+
+head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+torchrun=(
+    srun torchrun
+    --nnodes="$SLURM_NNODES"
+    --nproc-per-node="${PROCESSES:-${SLURM_GPUS_ON_NODE:-1}}"
+    --rdzv-backend=c10d
+    --rdzv-endpoint="$head:29500"
+    --rdzv-id="$SLURM_JOB_ID"
+    --max-restarts=3
+    -m --                          # the rest is not for torchrun, which would take --run for its --run-path
+)
+
+# Torchrun's processes go on with a run that is there, if it is of this config.
+"${torchrun[@]}" equiflow train "$config" --run "$run" --quiet
+"${torchrun[@]}" equiflow sample "$run" -n 1000000 -o "$run/ensemble.h5"
+equiflow measure "$run/ensemble" --json "$run/observables.json"
