@@ -92,7 +92,7 @@ def trained(start: EquivariantCNF, action: Phi4, args: argparse.Namespace) -> tu
         action,
         steps=args.steps,
         batch_size=args.batch_size,
-        learning_rate=flow.learning_rate / 4,
+        learning_rate=flow.learning_rate / 2,
         objective=PathGradient(solver=Solver("rk5", steps=5)),
         seed=args.seed,
         progress=False,

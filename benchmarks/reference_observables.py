@@ -111,7 +111,7 @@ def flow_for(preset: Preset, seed: int) -> EquivariantCNF:
     if not steps:
         return flow
     flow = flow.resized(preset.lattice)
-    fit(flow, preset.action, steps=steps, batch_size=128, learning_rate=flow.learning_rate / 4, seed=seed)
+    fit(flow, preset.action, steps=steps, batch_size=128, learning_rate=flow.learning_rate / 2, seed=seed)
     return flow
 
 

@@ -88,7 +88,7 @@ def by_hand(flow: EquivariantCNF, rates: tuple[float, ...], **options: object) -
 
 
 def test_a_ladder_is_fit_and_resized_in_turn():
-    expected = by_hand(start(), (0.02, 0.005, 0.005))
+    expected = by_hand(start(), (0.02, 0.01, 0.01))
     assert_same_ladder(fit_ladder(ACTIONS, flow=start(), **SHORT), expected)
     assert len({id(rung.flow) for rung in expected}) == 3
     assert not same(start(), expected[0].flow)
@@ -109,7 +109,7 @@ def test_settings_may_differ_from_rung_to_rung():
     )
     assert [len(rung.history) for rung in rungs] == [3, 2, 4]
     # The first step is at half the rate: the warm-up takes two.
-    assert [rung.history.learning_rate[0] for rung in rungs] == pytest.approx([0.015, 0.0025, 0.0025])
+    assert [rung.history.learning_rate[0] for rung in rungs] == pytest.approx([0.015, 0.005, 0.0025])
     counted = [Counting(), Counting()]
     sizes = fit_ladder(ACTIONS[:2], flow=start(), **SHORT | {"batch_size": [4, 16], "objective": counted[0]})
     whole = fit_ladder(ACTIONS[:2], flow=start(), **SHORT | {"batch_size": 4, "objective": counted[1]})
@@ -117,12 +117,12 @@ def test_settings_may_differ_from_rung_to_rung():
     assert not same(sizes[1].flow, whole[1].flow)
 
 
-def test_the_first_rung_takes_the_rate_of_fit_and_the_others_a_quarter():
+def test_the_first_rung_takes_the_rate_of_fit_and_the_others_half_of_it():
     alone = fit(start(), ACTIONS[0], **SHORT)
     rungs = fit_ladder(ACTIONS, flow=start(), **SHORT)
     assert rungs[0].history.learning_rate == alone.learning_rate
     for rung in rungs[1:]:
-        assert rung.history.learning_rate == pytest.approx([rate / 4 for rate in alone.learning_rate])
+        assert rung.history.learning_rate == pytest.approx([rate / 2 for rate in alone.learning_rate])
     given = fit_ladder(ACTIONS, flow=start(), learning_rate=0.004, **SHORT)
     assert {rung.history.learning_rate[0] for rung in given} == {0.002}
 

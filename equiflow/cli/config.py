@@ -85,7 +85,7 @@ class AdamSection(Section):
 
     kind: Literal["adam"] = key("adam", "optimiser: adam or natural")
     learning_rate: float | None = key(
-        None, "at the top of the schedule; what suits the field unless given: 8e-2 for potential", gt=0
+        None, "at the top of the schedule; what suits the field and the lattice unless given", gt=0
     )
     warmup: int = key(30, "steps of the linear warm-up", ge=0)
     clip_norm: float = key(10.0, "gradients with a larger norm are scaled down to it", gt=0)

@@ -14,7 +14,7 @@ from equiflow.training.history import History
 from equiflow.training.trainer import fit
 
 #: Of the rungs after the first, which start near their optimum, in units of what `fit` takes by default.
-FINE_TUNING = 0.25
+FINE_TUNING = 0.5
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def fit_ladder(
         steps: optimiser steps, the same on every rung or one number each.
         batch_size: model samples per step, the same or one each.
         learning_rate: the same or one each; by default that of `fit` on the first rung and
-            a quarter of it on the others.
+            half of it on the others.
         checkpoint: file name to which each rung adds its shape: `run.pt` becomes `run-16x16.pt`. A
             ladder that was interrupted goes on from there.
         options: passed on to `fit`.

@@ -79,7 +79,6 @@ class AngleField(VectorField):
     """
 
     group: AngleGroup
-    learning_rate = 3e-2
 
     def __init__(
         self,
@@ -122,6 +121,11 @@ class AngleField(VectorField):
         else:
             self.kernel = OffsetKernel(spatial, n_time_modes, n_channels, kernel_size, convolution=way)
         self.kernel.set_values(_walks(spatial, n_time_modes, n_channels, kernel_size))
+
+    @property
+    def learning_rate(self) -> float:
+        """See `VectorField.learning_rate`."""
+        return 3e-2
 
     @full_precision
     def potential(self, theta: Tensor, t: Tensor | float) -> Tensor:

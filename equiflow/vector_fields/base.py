@@ -43,14 +43,17 @@ class VectorField(nn.Module, ABC):
     """
 
     group: Group
-    #: Adam's, at the top of its schedule, that `fit` takes unless told otherwise
-    learning_rate: float = 2e-2
 
     def __init__(self, group: Group) -> None:
         super().__init__()
         self.group = group
         #: the options of a subclass, if it takes any; what `config` returns
         self._config: dict[str, Any] = {}
+
+    @property
+    def learning_rate(self) -> float:
+        """Adam's, at the top of its schedule, that `fit` takes unless told otherwise."""
+        return 2e-2
 
     @property
     def space(self) -> Space:

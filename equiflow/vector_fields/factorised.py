@@ -36,7 +36,6 @@ class FactorisedConvField(ShallowField):
     """
 
     group: SymmetryGroup
-    learning_rate = 1e-3
 
     def __init__(
         self,
@@ -80,6 +79,11 @@ class FactorisedConvField(ShallowField):
         operand = torch.tensordot(mixing.to(bonds.operand.dtype), bonds.operand, 1)
         drift = None if self.drift is None else self.drift @ time_values
         return KernelValues(operand, mixing @ bonds.at_origin), drift
+
+    @property
+    def learning_rate(self) -> float:
+        """Small, since weights are multiplied with each other: at 2e-2 training diverges."""
+        return 1e-3
 
     def resized(self, lattice: Lattice) -> FactorisedConvField:
         """Kernels as functions of offset, everything else as it is, see `VectorField.resized`."""
