@@ -127,6 +127,13 @@ def test_the_first_rung_takes_the_rate_of_fit_and_the_others_half_of_it():
     assert {rung.history.learning_rate[0] for rung in given} == {0.002}
 
 
+def test_the_rate_of_a_rung_is_that_of_its_own_lattice():
+    actions = [Phi4(Lattice(shape), m2=-1.0, lam=1.0) for shape in ((4, 4), (20, 20))]
+    flow = EquivariantCNF(actions[0].lattice)
+    rungs = fit_ladder(actions, flow=flow, **SHORT | {"steps": 1, "batch_size": 2, "warmup": 0})
+    assert [rung.history.learning_rate[0] for rung in rungs] == pytest.approx([0.08, 0.04 * 256 / 400])
+
+
 def test_the_flow_that_is_given_becomes_the_first_rung_s():
     flow = start()
     before = weights(flow)

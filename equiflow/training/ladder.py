@@ -86,8 +86,8 @@ def fit_ladder(
     settings = _one_each(len(actions), steps=steps, batch_size=batch_size, learning_rate=learning_rate)
     for action, setting, path in zip(actions, settings, paths, strict=True):
         if rungs:
-            setting.setdefault("learning_rate", FINE_TUNING * flow.learning_rate)
             flow = flow.resized(action.lattice)
+            setting.setdefault("learning_rate", FINE_TUNING * flow.learning_rate)
         history = fit(flow, action, checkpoint=path, **setting, **options)
         rungs.append(Rung(action, flow, history))
     return rungs
