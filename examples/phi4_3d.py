@@ -1,8 +1,8 @@
-"""Sample three-dimensional phi^4 theory near its critical point, with either of two symmetric fields.
+"""Sample three-dimensional phi^4 theory near its critical point, with one of three symmetric fields.
 
-`--field orbit` mixes sitewise features by kernels that span the lattice; `--field o3` adds channels that
-transform as vectors and tensors (it needs e3nn: pip install 'equiflow[o3]'). Both are exactly equivariant
-under translations, O_h and phi -> -phi.
+`--field potential` is the gradient of an invariant potential; `--field orbit` mixes sitewise features by kernels that span the lattice;
+`--field o3` adds channels that transform as vectors and tensors (it needs e3nn: pip install 'equiflow[o3]').
+All are exactly equivariant under translations, O_h and phi -> -phi.
 """
 
 import argparse
@@ -11,16 +11,26 @@ from pathlib import Path
 
 import torch
 
-from equiflow import HMC, EquivariantCNF, Lattice, O3Field, OrbitConvField, Phi4, fit, importance_sample
+from equiflow import (
+    HMC,
+    EquivariantCNF,
+    Lattice,
+    O3Field,
+    OrbitConvField,
+    Phi4,
+    PotentialField,
+    fit,
+    importance_sample,
+)
 from equiflow.report import Report
 
-FIELDS = {"orbit": OrbitConvField, "o3": O3Field}
+FIELDS = {"potential": PotentialField, "orbit": OrbitConvField, "o3": O3Field}
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
 parser.add_argument("--L", type=int, default=6, help="side of the periodic cube")
 parser.add_argument("--m2", type=float, default=-4.0, help="bare mass squared (S has no factor 1/2)")
 parser.add_argument("--lam", type=float, default=8.0, help="quartic coupling, lam phi^4; 8 is near critical")
-parser.add_argument("--field", default="orbit", choices=list(FIELDS), help="vector field")
+parser.add_argument("--field", default="potential", choices=list(FIELDS), help="vector field")
 parser.add_argument("--steps", type=int, default=300, help="optimiser steps")
 parser.add_argument("--batch-size", type=int, default=64, help="model samples per optimiser step")
 parser.add_argument("--samples", type=int, default=4096, help="fresh model samples to measure on")
