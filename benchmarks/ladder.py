@@ -9,7 +9,7 @@ as JSON and the training curve as a picture. Interrupted, it goes on where it wa
     python benchmarks/ladder.py --L 8 12 --steps 300 300 --batch-size 128 128 --out runs/L12
     python benchmarks/ladder.py --L 8 16 20 --steps 300 300 400 --batch-size 128 128 128 --out runs/L20
     python benchmarks/ladder.py --start runs/ladder/phi4-2d-L32.pt --L 64 --steps 2800 \
-        --batch-size 32 --learning-rate 1e-2 --accuracy 5e-3 --samples 2048 --out runs/ladder64
+        --batch-size 32 --learning-rate 2e-3 --accuracy 5e-3 --samples 2048 --out runs/ladder64
 """
 
 import argparse
@@ -43,7 +43,7 @@ M_PL_4 = {
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--L", type=int, nargs="+", default=[8, 16, 32], choices=list(M_PL_4), help="sides")
-parser.add_argument("--steps", type=int, nargs="+", default=[300, 300, 1000], help="per rung")
+parser.add_argument("--steps", type=int, nargs="+", default=[300, 300, 900], help="per rung")
 parser.add_argument("--batch-size", type=int, nargs="+", default=[128, 128, 64], help="per rung")
 parser.add_argument("--learning-rate", type=float, nargs="+", help="per rung; by default fit_ladder's")
 parser.add_argument("--field", default="PotentialField", choices=list(VECTOR_FIELDS), help="without --start")
