@@ -82,8 +82,8 @@ class ConditionalFlow(nn.Module):
 
     @property
     def learning_rate(self) -> float:
-        """Adam's that `fit` takes unless told otherwise."""
-        return self.template.learning_rate
+        """That of the template, at most 2e-2, since the steps of the `theta_k` add up in a weight."""
+        return min(self.template.learning_rate, 2e-2)
 
     def basis(self, **couplings: float) -> list[float]:
         """`P_k(c)` for every k; the first is 1.
