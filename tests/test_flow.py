@@ -24,7 +24,7 @@ from equiflow.testing import (
     log_density_error,
     randomise,
 )
-from equiflow.vector_fields import OrbitConvField
+from equiflow.vector_fields import OrbitConvField, PotentialField
 
 TIGHT = Solver("dopri5", rtol=1e-10, atol=1e-10)
 
@@ -522,7 +522,7 @@ def test_samples_repeat_with_the_generator():
 def test_the_default_flow_starts_as_the_free_field():
     flow = EquivariantCNF(Lattice((4, 4)))
     assert str(flow.group) == "translations x D4 x Z2"
-    assert isinstance(flow.vector_field, OrbitConvField)
+    assert isinstance(flow.vector_field, PotentialField)
     assert isinstance(flow.prior, FreeField)
     action = FreeScalar(flow.lattice, m2=flow.prior.m2)
     phi = configurations(flow.lattice)

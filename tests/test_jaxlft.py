@@ -265,6 +265,6 @@ def test_it_trains():
     field = FactorisedConvField(lattice, n_frequencies=8, n_feature_bonds=4, n_harmonics=1, n_time_bonds=3)
     flow = EquivariantCNF(lattice, vector_field=field)
     before = importance_sample(flow, action, 1024, certify=0).effective_sample_size()
-    fit(flow, action, steps=40, batch_size=64)
+    fit(flow, action, steps=40, batch_size=64, learning_rate=2e-2)
     after = importance_sample(flow, action, 1024, certify=0).effective_sample_size()
     assert after.mean > 0.8 > before.mean

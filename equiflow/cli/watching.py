@@ -46,7 +46,7 @@ def screen(run: Run, width: int = 100) -> Group:
     rung = rungs[every[-1].get("rung", 1) - 1] if every else rungs[0]
     rows, steps = of_rung(every, rung.number), rung.config.training.steps
     where = f", rung {rung.number} of {len(rungs)}, {rung.shape}" if len(rungs) > 1 else ""
-    title = f"{run.folder}{where}: step {rows[-1]['step'] if rows else 0} of {steps}"
+    title = f"{run.folder.name}{where}: step {rows[-1]['step'] if rows else 0} of {steps}"
     if not rows:
         return Group(Panel("No step has been taken yet.", title=title))
     wide = max(10, min(width, 150) - 50)
