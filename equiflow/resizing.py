@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
-from equiflow.lattice import Angles, Lattice, Multiplet, Space, check_type, lattice_of
+from equiflow.lattice import Lattice, Space, check_type, lattice_of
 
 
 def check_resizable(source: Lattice, target: Lattice) -> None:
@@ -21,9 +23,13 @@ def check_resizable(source: Lattice, target: Lattice) -> None:
 def space_on(source: Space, target: Lattice) -> Space:
     """The space of the same fields on another lattice, see `check_resizable`."""
     check_resizable(lattice_of(source), target)
-    if isinstance(source, Multiplet):
-        return Multiplet(target, source.n_components)
-    return Angles(target) if isinstance(source, Angles) else target
+    return target if isinstance(source, Lattice) else replace(source, lattice=target)  # type: ignore[type-var]
+
+
+def signed_offsets(side: int, device: torch.device | None = None) -> Tensor:
+    """Offsets along a periodic axis, the nearer way round: 0, 1, ..., -1."""
+    index = torch.arange(side, device=device)
+    return torch.where(index <= side // 2, index, index - side)
 
 
 def offsets_on(kernel: Tensor, source: Lattice, target: Lattice) -> Tensor:
@@ -37,7 +43,6 @@ def offsets_on(kernel: Tensor, source: Lattice, target: Lattice) -> Tensor:
     for axis, old, new in zip(source.axes, source.shape, target.shape, strict=True):
         if old == new:
             continue
-        index = torch.arange(old, device=kernel.device)
         share = torch.ones(old, dtype=kernel.dtype, device=kernel.device)
         if old % 2 == 0:
             share[old // 2] = 0.5
@@ -46,8 +51,7 @@ def offsets_on(kernel: Tensor, source: Lattice, target: Lattice) -> Tensor:
         shape[axis] = new
         carried = kernel.new_zeros(shape)
         kernel = kernel * share.reshape(along)
-        signed = torch.where(index <= old // 2, index, index - old)
-        carried.index_add_(kernel.dim() + axis, signed % new, kernel)
+        carried.index_add_(kernel.dim() + axis, signed_offsets(old, kernel.device) % new, kernel)
         if old % 2 == 0:
             carried.select(axis, -(old // 2) % new).add_(kernel.select(axis, old // 2))
         kernel = carried

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from equiflow.lattice import Lattice, check_count
 from equiflow.nn.features import SineFeatures
+from equiflow.resizing import signed_offsets
 from equiflow.symmetry import SymmetryGroup
 
 
@@ -116,9 +117,8 @@ class LatticeAttention(nn.Module):
         self.load_state_dict(own, strict=False)
         values = other.bias[..., other.orbits.index.clamp(min=0)]
         for axis, old, new in zip(self.lattice.axes, other.lattice.shape, self.lattice.shape, strict=True):
-            index = torch.arange(new, device=values.device)
-            signed = torch.where(index <= new // 2, index, index - new)
-            values = values.index_select(axis, signed.clamp(-((old - 1) // 2), old // 2) % old)
+            nearest = signed_offsets(new, values.device).clamp(-((old - 1) // 2), old // 2)
+            values = values.index_select(axis, nearest % old)
         self.bias.copy_(self.orbits.mean(values))
 
 
