@@ -539,8 +539,8 @@ MUTANTS = (
     Mutant(
         "offsets without sign",
         "resizing.py",
-        "signed = torch.where(index <= old // 2, index, index - old)",
-        "signed = index",
+        "return torch.where(index <= side // 2, index, index - side)",
+        "return index",
         "the left neighbour stays the left neighbour",
         ("test_resizing.py::test_a_localised_field_moves_the_same_on_a_larger_lattice",),
     ),
