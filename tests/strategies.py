@@ -305,7 +305,7 @@ def fields_elsewhere(draw: st.DrawFn, *, scale: float = 0.3) -> VectorField:
 
 
 @st.composite
-def flows_elsewhere(draw: st.DrawFn, *, solver: Solver = Solver("dopri5", rtol=1e-8, atol=1e-8)):  # noqa: B008
+def flows_elsewhere(draw: st.DrawFn, *, solver: Solver = Solver("dopri8", rtol=1e-8, atol=1e-8)):  # noqa: B008
     """A flow on another space than a lattice, with random weights in float64."""
     field = draw(fields_elsewhere(scale=0.1))
     flow = EquivariantCNF(field.space, vector_field=field, solver=solver).double()
@@ -353,7 +353,7 @@ def flows(
     draw: st.DrawFn,
     where: st.SearchStrategy[Lattice] | None = None,
     *,
-    solver: Solver = Solver("dopri5", rtol=1e-8, atol=1e-8),  # noqa: B008 (frozen)
+    solver: Solver = Solver("dopri8", rtol=1e-8, atol=1e-8),  # noqa: B008 (frozen)
 ) -> EquivariantCNF:
     """A flow with random weights in float64, solved to 1e-8 unless told otherwise."""
     small = lattices(max_volume=18) if where is None else where
@@ -367,7 +367,7 @@ def particle_flows(draw: st.DrawFn) -> EquivariantCNF:
     """A flow of a few particles from a trapped Gaussian, solved to 1e-7."""
     field = draw(particle_fields(scale=0.3))
     prior = TrappedGaussian(field.space, beta=draw(st.floats(0.3, 5.0)), width=draw(st.floats(0.5, 2.0)))
-    solver = Solver("dopri5", rtol=1e-7, atol=1e-7)
+    solver = Solver("dopri8", rtol=1e-7, atol=1e-7)
     return EquivariantCNF(field.space, vector_field=field, prior=prior, solver=solver).double()
 
 
