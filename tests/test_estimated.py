@@ -210,7 +210,7 @@ RESULTS = {
     "divergence_error": lambda flow, action: divergence_error(flow.vector_field),
     "check_flow": lambda flow, action: check_flow(flow),
     "natural gradient": lambda flow, action: fit(
-        flow, action, steps=1, batch_size=2, optimiser=NaturalGradient.of(flow), progress=False
+        flow, action, steps=1, batch_size=2, optimiser=NaturalGradient.of(flow, rows=8), progress=False
     ),
     "divergence without probes": lambda flow, action: flow.vector_field.velocity_and_divergence(
         configurations(flow.lattice), 0.3

@@ -134,7 +134,7 @@ def test_a_strip_of_width_one_is_the_chain(length, couplings):
 
 
 @pytest.mark.parametrize("shape", [(2, 2), (2, 3), (2, 6), (3, 3), (3, 4)])
-@settings(max_examples=4)
+@settings(max_examples=2)
 @given(couplings=couplings)
 def test_a_transposed_strip_is_the_same_theory(shape, couplings):
     # On a square the two directions are the bonds inside a slice and those between slices.

@@ -154,8 +154,10 @@ def test_saving_again_replaces_the_files(report, tmp_path):
     assert len(list(tmp_path.iterdir())) == len(PLOTS) + 2
 
 
-@pytest.mark.parametrize("shape", [(6,), (2, 2, 2), (1, 4), (2, 3)])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [((6,), torch.float32), ((2, 2, 2), torch.float32), ((1, 4), torch.float64), ((2, 3), torch.float64)],
+)
 def test_every_dimension_and_precision_has_a_report(shape, dtype, tmp_path, capsys):
     report = make(shape, dtype=dtype)
     report.print()
