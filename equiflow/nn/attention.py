@@ -101,7 +101,7 @@ class LatticeAttention(nn.Module):
         if not self.z2:
             odd = even = torch.cat([odd, even], 1)
         pairs = ((self.query, even), (self.key, even), (self.value, odd))
-        # By twos: einsum plans an order for three factors anew on every call, which takes longer than they do.
+        # By twos: for three factors einsum plans an order anew on every call, which takes longer.
         at_t = ((torch.tensordot(time_values, weight, 1), h) for weight, h in pairs)
         return Projections(*(torch.einsum("hcf,bfx->bhxc", weight, h) for weight, h in at_t))
 
