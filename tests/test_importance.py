@@ -44,7 +44,8 @@ def test_weights_are_minus_action_minus_log_q(flow):
     expected = -action(ensemble.phi) - flow.log_prob(ensemble.phi).detach()
     torch.testing.assert_close(ensemble.log_weight, expected, rtol=0, atol=1e-5)
     torch.testing.assert_close(ensemble.log_weight, -action(ensemble.phi) - ensemble.log_q)
-    torch.testing.assert_close(log_weights(flow, action, ensemble.phi), expected, rtol=0, atol=1e-10)
+    # Steps of dopri8 whose error is rounding vary in length with it: equal to the tolerance of the solver.
+    torch.testing.assert_close(log_weights(flow, action, ensemble.phi), expected, rtol=0, atol=1e-7)
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 100])
