@@ -114,3 +114,25 @@ def test_what_is_rejected_keeps_its_field_to_the_last_bit():
 def test_flow_and_action_share_a_lattice():
     with pytest.raises(ValueError, match="the flow on"):
         LatentHMC(flow_of(), Phi4(Lattice((3, 3)), m2=1.0, lam=1.0))
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, 1e20])
+def test_a_diverged_trajectory_has_no_density_and_leaves_the_others_alone(bad):
+    latent, noise = LatentAction(flow_of(), ACTION), configurations(ACTION.lattice, 3)
+    broken = noise.clone()
+    broken[1, 0, 0] = bad
+    with torch.no_grad():
+        whole, found = latent(noise), latent(broken)
+    assert found[1] == math.inf
+    assert torch.equal(found[[0, 2]], whole[[0, 2]])
+    slope = latent.grad(broken)
+    assert not slope[1].any()
+    assert torch.equal(slope[[0, 2]], latent.grad(noise)[[0, 2]])
+
+
+def test_a_step_that_diverges_is_rejected():
+    phi = configurations(ACTION.lattice, 4)
+    kernel = LatentHMC(flow_of(), ACTION, step_size=1e3, trajectory_length=1e4)
+    moved, outcome = kernel.update(phi, generator())
+    assert not outcome.accepted.any()
+    assert torch.equal(moved, phi)

@@ -18,6 +18,10 @@ from equiflow.samplers.integrators import LEAPFROG, Integrator
 from equiflow.samplers.kernel import Kernel, Outcome
 
 
+#: noise beyond so many standard deviations has density zero: a trajectory that gets there has diverged
+FARTHEST = 1e3
+
+
 class LatentAction(Action):
     r"""The target as a density of the white noise that the flow is fed with.
 
@@ -28,6 +32,7 @@ class LatentAction(Action):
 
     the flow at beta = 0, the target at beta = 1, and in between the geometric path of annealing. A perfect
     flow makes it a unit Gaussian. Its gradient is taken through the solver: that of the discrete map.
+    Where a component of noise is not finite, or beyond a thousand, U is infinite and has no slope.
 
     Args:
         flow: any flow.
@@ -47,9 +52,12 @@ class LatentAction(Action):
 
     def forward(self, noise: Tensor) -> Tensor:
         """`-log N(noise) - beta log w`, `(batch,)` in float64."""
+        # A chain whose trajectory has left the range of floating point must not end those beside it.
+        near = (noise.abs() <= FARTHEST).flatten(1).all(1)
+        noise = torch.where(near.view(-1, *(1,) * (noise.dim() - 1)), noise, torch.zeros_like(noise))
         _, log_weight = self.configurations(noise)
         gaussian = 0.5 * (noise.double().square() + LOG_2PI).flatten(1).sum(1)
-        return gaussian - self.beta * log_weight
+        return torch.where(near, gaussian - self.beta * log_weight, torch.inf)
 
     def configurations(self, noise: Tensor) -> tuple[Tensor, Tensor]:
         """`phi = f(colour(noise))` and its log weight in float64, `(batch, *lattice)` and `(batch,)`."""
