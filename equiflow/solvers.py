@@ -135,7 +135,7 @@ def choose_solver(
     measure: Callable[[Solver], tuple[float, int]],
     *,
     target: float,
-    adjoint: bool = False,
+    like: Solver | None = None,
     finest: float = 1e-11,
 ) -> SolverChoice:
     """Try fixed-step and adaptive solvers from cheap to dear until one reaches the target.
@@ -143,7 +143,7 @@ def choose_solver(
     Args:
         measure: returns the error of a solver and its number of evaluations.
         target: largest acceptable error.
-        adjoint: passed on to the solvers.
+        like: whose way to gradients (`adjoint`, `checkpoint`) and `max_steps` are kept.
         finest: smallest tolerance to try; below rounding it only takes more steps.
 
     Raises:
@@ -151,10 +151,14 @@ def choose_solver(
     """
     if not 0 < target < math.inf:
         raise ValueError(f"target must be positive and finite, got {target}.")
+    like = Solver() if like is None else like
     steps = (3, 4, 5, 6, 7, 8, 10, 12, 16, 20, 24, 32, 48, 64)
-    fixed = [Solver("rk5", steps=n, adjoint=adjoint) for n in steps]
+    fixed = [Solver("rk5", steps=n, adjoint=like.adjoint, checkpoint=like.checkpoint) for n in steps]
     tolerances = [10.0**-p for p in range(5, 12) if 10.0**-p >= 0.99 * finest]
-    adaptive = [Solver("dopri5", rtol=tol, atol=tol, adjoint=adjoint) for tol in tolerances]
+    adaptive = [
+        Solver("dopri5", rtol=tol, atol=tol, adjoint=like.adjoint, max_steps=like.max_steps)
+        for tol in tolerances
+    ]
     trials: list[tuple[Solver, int, float]] = []
     for family in (fixed, adaptive):
         for solver in family:

@@ -336,3 +336,13 @@ def test_the_rounding_of_an_exact_map_is_measured(name, with_action):
     assert (found.solver, found.refined, found.nfe) == ("exact map", "exact map in float64", 0)
     exact = flow.double().certificate(64, action=action, generator=on(0))
     assert exact.max_log_q_error < 1e-11
+
+
+@pytest.mark.parametrize("options", [{"checkpoint": True}, {"adjoint": True}])
+def test_a_tuned_solver_keeps_the_way_to_gradients(options):
+    like = Solver("rk4", steps=3, **options)
+    chosen = choose_solver(lambda solver: (0.0, 10), target=1e-3, like=like).solver
+    assert (chosen.checkpoint, chosen.adjoint) == (like.checkpoint, like.adjoint)
+    hopeless = lambda solver: (0.0 if solver.is_adaptive else 1.0, 10)  # noqa: E731
+    patient = choose_solver(hopeless, target=1e-3, like=Solver("dopri5", max_steps=77)).solver
+    assert patient.max_steps == 77

@@ -527,3 +527,19 @@ def test_the_default_flow_starts_as_the_free_field():
     action = FreeScalar(flow.lattice, m2=flow.prior.m2)
     phi = configurations(flow.lattice)
     torch.testing.assert_close(flow.log_prob(phi), -action(phi) - action.log_z())
+
+
+def test_a_flow_that_was_first_used_in_inference_mode_can_be_trained():
+    flow = EquivariantCNF(Lattice((3, 3)), solver=Solver("rk4", steps=2))
+    with torch.inference_mode():
+        flow.sample(2)
+    flow.log_prob(configurations(flow.lattice, 2)).sum().backward()
+    assert flow.vector_field.linear.weight.grad is not None
+
+
+def test_field_and_prior_whose_common_group_is_unknown_are_refused():
+    lattice = Lattice((4, 4))
+    field = OrbitConvField(lattice, group=SymmetryGroup(lattice, "D4", z2=False))
+    prior = FreeField(lattice, group=SymmetryGroup(lattice, "C4", z2=True))
+    with pytest.raises(ValueError, match="neither contains the other"):
+        EquivariantCNF(lattice, vector_field=field, prior=prior)

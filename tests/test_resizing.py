@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from strategies import POINT_GROUPS, configurations, groups, kernel_sizes, lattices, seeds, small_flow
 from torch import Tensor
 
-from equiflow.flows import EquivariantCNF
+from equiflow.flows import ConditionalFlow, EquivariantCNF
 from equiflow.lattice import Lattice
 from equiflow.nn.kernels import Kernel, MomentumKernel, OffsetKernel
 from equiflow.point_groups import PointElement
@@ -940,3 +940,13 @@ def test_fields_and_priors_that_do_not_say_how_are_named():
     for one in (uniform, EquivariantCNF(lattice, prior=uniform)):
         with pytest.raises(TypeError, match=r"Uniform does not carry over.*override `resized`"):
             one.resized(larger)
+
+
+def test_weights_that_are_not_trained_stay_so_on_another_lattice():
+    flow = EquivariantCNF(Lattice((4, 4)), solver=Solver("rk4", steps=2))
+    flow.prior.requires_grad_(False)
+    larger = flow.resized(Lattice((6, 6)))
+    frozen = {name for name, weight in larger.named_parameters() if not weight.requires_grad}
+    assert frozen == {name for name, _ in flow.named_parameters() if name.startswith("prior.")} != set()
+    conditional = ConditionalFlow(flow, {"lam": (4.0, 6.0)}).resized(Lattice((6, 6)))
+    assert not any(name.startswith("prior.") for name in conditional.modes())

@@ -73,6 +73,13 @@ class EquivariantCNF(Flow):
             )
         super().__init__(space, default_prior(space, vector_field.group) if prior is None else prior)
         self.vector_field = vector_field
+        of_field, of_prior = vector_field.group, self.prior.group
+        known = type(of_field) is type(of_prior)  # in an order, whereas a group of yours need not be
+        if known and not (of_field <= of_prior or of_prior <= of_field):
+            raise ValueError(
+                f"The field respects {of_field}, the prior {of_prior}, and neither contains the other. Build "
+                "one of them with a group that the other has."
+            )
         self.solver = Solver() if solver is None else solver
         check_type(self.solver, Solver, "solver", 'Write Solver("dopri5", rtol=1e-5, atol=1e-5).')
         #: what a file should say about the flow: plain values, saved and loaded with it
@@ -117,13 +124,17 @@ class EquivariantCNF(Flow):
         >>> flow.resized(Lattice((6, 6))).sample(2).shape
         torch.Size([2, 6, 6])
         """
-        return EquivariantCNF(
+        flow = EquivariantCNF(
             space_on(self.space, lattice),
             vector_field=self.vector_field.resized(lattice),
             prior=self.prior.resized(lattice),
             solver=self.solver,
             compile=self.compiled,
         )
+        learns = {name: weight.requires_grad for name, weight in self.named_parameters()}
+        for name, weight in flow.named_parameters():
+            weight.requires_grad_(learns.get(name, weight.requires_grad))
+        return flow
 
     def with_trace(self, trace: str, *, n_probes: int = 1) -> EquivariantCNF:
         """The same flow, weights and all, with another trace of its field, see `VectorField.with_trace`."""
@@ -269,7 +280,7 @@ class EquivariantCNF(Flow):
             shift = log_weight.logsumexp(0) - exact.logsumexp(0)
             return max(abs(float(shift)), 0.1 * float(change.abs().max())), nfe
 
-        choice = choose_solver(measure, target=target, adjoint=self.solver.adjoint, finest=finest)
+        choice = choose_solver(measure, target=target, like=self.solver, finest=finest)
         self.solver = choice.solver
         return choice
 

@@ -241,7 +241,10 @@ def convolution_for(lattice: Lattice, name: str = "auto", orbits: OffsetOrbits |
         name = "dense" if lattice.volume <= DENSE_VOLUME else "direct" if few else "fourier"
     if name == "direct":
         if orbits is None:
-            raise ValueError("Kernels that span the lattice do not act directly; give a kernel_size.")
+            raise ValueError(
+                "Kernels that span the lattice do not act directly, and some fields always have one: take "
+                '"auto", "fourier" or "dense", or give a kernel_size if the field takes it for all kernels.'
+            )
         return DirectConvolution(lattice, orbits)
     if name not in CONVOLUTIONS:
         raise ValueError(f"Unknown convolution {name!r}; expected auto, {', '.join(CONVOLUTIONS)}.")

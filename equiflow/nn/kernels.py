@@ -73,8 +73,9 @@ class Kernel(nn.Module, ABC):
         key = weight.dtype, weight.device
         if key not in self._matrices:  # rounded from float64 once for each precision
             volume = self.group.lattice.volume
-            basis = self.basis().flatten(1)[:, self.group.lattice.differences()]
-            self._matrices[key] = basis.reshape(-1, volume * volume).to(weight)
+            with torch.inference_mode(False):  # kept for training, whoever was first to ask
+                basis = self.basis().flatten(1)[:, self.group.lattice.differences()]
+                self._matrices[key] = basis.reshape(-1, volume * volume).to(weight)
         matrices = (weight @ self._matrices[key]).unflatten(1, (self.group.lattice.volume,) * 2)
         return KernelValues(matrices, matrices[:, 0, 0])
 

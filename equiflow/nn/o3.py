@@ -188,7 +188,8 @@ class HarmonicBasis:
         """The functions of each degree, `(basis, (2l + 1) V)`, rounded once for each precision."""
         key = weight.dtype, weight.device
         if key not in self._converted:
-            self._converted[key] = [basis.flatten(1).to(weight) for basis in self.functions.values()]
+            with torch.inference_mode(False):  # kept for training, whoever was first to ask
+                self._converted[key] = [basis.flatten(1).to(weight) for basis in self.functions.values()]
         return self._converted[key]
 
 

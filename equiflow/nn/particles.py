@@ -58,7 +58,8 @@ class Neighbourhood(nn.Module):
         # No buffers: cast to float32 and back they would lose the symmetry that they carry.
         key = self.log_width.dtype, self.log_width.device
         if key not in self._rounded:
-            self._rounded[key] = [step.to(self.log_width) for step in self._ladder]
+            with torch.inference_mode(False):  # kept for training, whoever was first to ask
+                self._rounded[key] = [step.to(self.log_width) for step in self._ladder]
         return self._rounded[key][degree - 1]
 
     def forward(self, x: Tensor) -> list[Jet]:

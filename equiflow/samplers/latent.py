@@ -17,7 +17,6 @@ from equiflow.samplers.hmc import HMC
 from equiflow.samplers.integrators import LEAPFROG, Integrator
 from equiflow.samplers.kernel import Kernel, Outcome
 
-
 #: noise beyond so many standard deviations has density zero: a trajectory that gets there has diverged
 FARTHEST = 1e3
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import torch
@@ -166,10 +167,12 @@ def assert_log_density_exact(flow: Flow, *, tolerance: float = 1e-4) -> None:
 def invariance_error(flow: Flow, group: Group, *, n_samples: int = 3) -> dict[str, float]:
     """`max |log q(g phi) - log q(phi)|` for each generator, some random elements, and all windings."""
     phi = noise_like(flow, n_samples, 0)
-    maps = {**_elements(group, 4), **flow.space.windings()}
-    with torch.no_grad():  # all in one solve, so that adaptive steps are the same for all
-        log_q = flow.log_prob(_images(phi, maps)).unflatten(0, (-1, n_samples))
-    return dict(zip(maps, (log_q[1:] - log_q[0]).abs().amax(1).tolist(), strict=True))
+    errors: dict[str, float] = {}
+    for maps in _parts({**_elements(group, 4), **flow.space.windings()}):
+        with torch.no_grad():  # with their images in one solve, so that adaptive steps are the same for all
+            log_q = flow.log_prob(_images(phi, maps)).unflatten(0, (-1, n_samples))
+        errors |= dict(zip(maps, (log_q[1:] - log_q[0]).abs().amax(1).tolist(), strict=True))
+    return errors
 
 
 def dense_jacobian(function: Callable[[Tensor], Tensor], phi: Tensor) -> Tensor:
@@ -184,6 +187,13 @@ def dense_jacobian(function: Callable[[Tensor], Tensor], phi: Tensor) -> Tensor:
     return torch.stack([torch.zeros_like(phi) if r is None else r for r in rows], 1).flatten(2)
 
 
+def _parts(maps: dict[str, Element]) -> Iterator[dict[str, Element]]:
+    """A few maps at a time: on angles there are as many as sites."""
+    names = list(maps)
+    for start in range(0, len(names), 32):
+        yield {name: maps[name] for name in names[start : start + 32]}
+
+
 def _images(phi: Tensor, maps: dict[str, Element]) -> Tensor:
     """The configurations, then what each map makes of them, in one batch."""
     return torch.cat([phi, *(element(phi) for element in maps.values())])
@@ -192,17 +202,16 @@ def _images(phi: Tensor, maps: dict[str, Element]) -> Tensor:
 def _violations(
     field: VectorField, phi: Tensor, times: tuple[float, ...], maps: dict[str, Element]
 ) -> dict[str, float]:
-    images = _images(phi, maps)
     worst = dict.fromkeys(maps, 0.0)
     tiny = torch.finfo(phi.dtype).tiny
-    for t in times:
+    for t, part in itertools.product(times, _parts(maps)):
         with torch.no_grad():
-            rates = field.velocity_and_divergence(images, t)
-        (velocity, *moved), (divergence, *changed) = (part.unflatten(0, (-1, len(phi))) for part in rates)
+            rates = field.velocity_and_divergence(_images(phi, part), t)
+        (velocity, *moved), (divergence, *changed) = (rate.unflatten(0, (-1, len(phi))) for rate in rates)
         scale = velocity.abs().max().clamp(min=tiny)
         # A trace can vanish by cancellation between sites: compare on the scale of the velocity's volume.
         trace_scale = (divergence.abs().max() + scale * phi[0].numel()).clamp(min=tiny)
-        for (name, element), v, div in zip(maps.items(), moved, changed, strict=True):
+        for (name, element), v, div in zip(part.items(), moved, changed, strict=True):
             error = (v - on_velocities(element)(velocity)).abs().max() / scale
             trace_error = (div - divergence).abs().max() / trace_scale
             worst[name] = _worse(worst[name], _worse(float(error), float(trace_error)))

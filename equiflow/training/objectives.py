@@ -117,7 +117,9 @@ class PathGradient:
     trajectories can be added with a small weight: straight, slow trajectories are cheap to integrate.
 
     Args:
-        kinetic_penalty: weight of `mean int sum_x v^2 dt`; 0 turns it off.
+        kinetic_penalty: weight of `mean int sum_x v^2 dt`; 0 turns it off. Where the norm of the gradient
+            grows while training, the field has become too stiff for the solver: take 1e-2 (near the
+            critical point it is needed) or a finer solver.
         solver: how to integrate while training, instead of the flow's own solver.
     """
 
