@@ -20,10 +20,11 @@ from equiflow import (
     Solver,
     annealed_importance_sample,
     importance_sample,
+    log_z_bridge,
 )
 from equiflow.observables import phi_squared
 from equiflow.oracles import quadrature
-from equiflow.samplers import LatentAction
+from equiflow.samplers import LatentAction, diagnose
 
 ACTION = Phi4(Lattice((3,)), m2=-1.0, lam=0.8)
 
@@ -81,6 +82,15 @@ def test_one_interval_is_importance_sampling():
     torch.testing.assert_close(annealing.log_weight, plain.log_weight)
     torch.testing.assert_close(annealing.log_q, plain.log_q)
     assert annealing.log_z().systematic == pytest.approx(plain.log_z().systematic, rel=1e-9)
+
+
+@pytest.mark.parametrize("of_both", [log_z_bridge, diagnose])
+def test_weights_of_paths_are_not_compared_with_those_of_a_chain(of_both):
+    flow, chain = poor_flow(), HMC(ACTION).sample(16, n_chains=8, generator=generator(1))
+    with pytest.raises(ValueError, match="Give one of importance_sample"):
+        of_both(flow, ACTION, annealed(betas=3), chain)
+    for plain in (importance_sample(flow, ACTION, 64, generator=generator()), annealed(64, betas=1)):
+        of_both(flow, ACTION, plain, chain)
 
 
 def test_weights_improve_with_the_number_of_intervals():

@@ -17,6 +17,7 @@ from strategies import small_flow
 from equiflow import HMC, Chain, Ensemble, IndependenceMetropolis, Lattice, Phi4, importance_sample, measure
 from equiflow.interop import (
     append_samples,
+    containers,
     describe_samples,
     load_chain,
     load_ensemble,
@@ -84,6 +85,21 @@ def test_samples_that_are_views_or_carry_a_graph(tmp_path):
     turned = dataclasses.replace(ensemble, phi=ensemble.phi.mT.requires_grad_(), log_q=ensemble.log_q[::1])
     save_samples(turned, tmp_path / "e.npz")
     assert same(load_ensemble(tmp_path / "e.npz").phi, turned.phi.detach())
+
+
+def test_an_annealed_ensemble_stays_one_and_files_from_before_the_mark_still_load(tmp_path):
+    plain, path = an_ensemble(), tmp_path / "e.npz"
+    annealed = dataclasses.replace(plain, annealed=True)
+    save_samples(annealed, path)
+    assert same(load_ensemble(path), annealed)
+    header, arrays = containers.read(path)
+    del header["content"]["parts"]["annealed"]
+    containers.write(path, header, arrays)
+    assert same(load_ensemble(path), plain)
+    # One part of paths among others makes the whole one of paths.
+    for part in (plain, annealed):
+        append_samples(part, tmp_path / "run")
+    assert load_ensemble(tmp_path / "run").annealed
 
 
 @suffixes

@@ -235,6 +235,8 @@ def _join(parts: Sequence[S]) -> S:
         values = [getattr(part, name) for part in parts]
         if name == "certificate":
             joined[name] = _join_certificates(values)
+        elif name == "annealed":
+            joined[name] = any(values)
         elif isinstance(values[0], Tensor):
             if any(value is None or value.shape[1:] != values[0].shape[1:] for value in values):
                 raise ValueError(

@@ -52,8 +52,8 @@ def annealed_importance_sample(
         generator: source of randomness, on the flow's device.
 
     Returns:
-        An `Ensemble` whose `log_q` is `-S - log_weight`: not a density at phi, but what the path as a whole
-        makes of it.
+        An `Ensemble` marked as `annealed`, unless there is one interval only: its `log_q` is
+        `-S - log_weight`, not a density at phi, but what the path as a whole makes of it.
 
     Raises:
         ValueError: if the schedule does not rise from 0 to 1.
@@ -69,7 +69,8 @@ def annealed_importance_sample(
     phi = torch.cat([batch[0] for batch in drawn])
     log_weight = torch.cat([batch[1] for batch in drawn])
     certificate = flow.certificate(certify, action=action, generator=generator) if certify else None
-    return Ensemble(phi, -action(phi.double()) - log_weight, log_weight, certificate)
+    log_q = -action(phi.double()) - log_weight
+    return Ensemble(phi, log_q, log_weight, certificate, annealed=len(path) > 2)
 
 
 def _driven(

@@ -10,7 +10,7 @@ from equiflow import observables
 from equiflow.actions import Action
 from equiflow.flows import Flow
 from equiflow.samplers.chain import Chain
-from equiflow.samplers.importance import Ensemble, log_weights
+from equiflow.samplers.importance import Ensemble, check_not_annealed, log_weights
 from equiflow.statistics import (
     Estimate,
     block_count,
@@ -66,10 +66,14 @@ def diagnose(
     Args:
         flow: the model.
         action: its target.
-        ensemble: weighted samples of the model.
+        ensemble: weighted samples of the model, not annealed.
         chain: samples of the target.
         threshold: how many combined errors a disagreement must reach to be a warning.
+
+    Raises:
+        ValueError: if the ensemble is annealed: its weights are not those that a chain has.
     """
+    check_not_annealed(ensemble)  # before the inverse flow is put to work
     target_phi = chain.configurations.to(flow.device, flow.dtype)
     return compare_directions(
         ensemble,
@@ -91,12 +95,16 @@ def compare_directions(
     """`diagnose` from log weights that are known already.
 
     Args:
-        ensemble: weighted samples of the model.
+        ensemble: weighted samples of the model, not annealed.
         target_phi: samples of the target, chain after chain, `(n_samples, *lattice)`.
         target_log_weight: `-S - log q` of them, `(n_samples,)`.
         n_chains: how many chains of one length they come from.
         threshold: see `diagnose`.
+
+    Raises:
+        ValueError: see `diagnose`.
     """
+    check_not_annealed(ensemble)
     model = ensemble.log_weight
     series = target_log_weight.reshape(n_chains, -1).T
     n_blocks = block_count(series)

@@ -21,7 +21,7 @@ from equiflow.families import ActionFamily
 from equiflow.flows import Flow
 from equiflow.lattice import check_count
 from equiflow.samplers.chain import Chain
-from equiflow.samplers.importance import Ensemble, log_weights
+from equiflow.samplers.importance import Ensemble, check_not_annealed, log_weights
 from equiflow.statistics import Estimate, bridge_log_z
 
 
@@ -34,9 +34,13 @@ def log_z_bridge(flow: Flow, action: Action, ensemble: Ensemble, chain: Chain) -
     Args:
         flow: the model.
         action: its target.
-        ensemble: weighted samples of the flow.
+        ensemble: weighted samples of the flow, not annealed.
         chain: samples of the target.
+
+    Raises:
+        ValueError: if the ensemble is annealed: its weights are not those that a chain has.
     """
+    check_not_annealed(ensemble)
     target = chain.series(
         lambda phi: log_weights(flow, action, phi.to(flow.device, flow.dtype), batch_size=512)
     )

@@ -30,12 +30,15 @@ class Ensemble:
         log_weight: `-S(phi) - log_q`, `(n_samples,)`.
         certificate: what a finer solve changes, measured on samples drawn besides; None if unknown.
             Every estimate carries its share of it as `Estimate.systematic`.
+        annealed: whether the weights are work along paths, see `annealed_importance_sample`. Then log_q is
+            no density at phi, and the weights do not compare with `log_weights` of other samples.
     """
 
     phi: Tensor
     log_q: Tensor
     log_weight: Tensor
     certificate: Certificate | None = None
+    annealed: bool = False
 
     def effective_sample_size(self) -> Estimate:
         """Reverse ESS per sample."""
@@ -86,6 +89,20 @@ def reweighted_mean(values: Tensor, log_weight: Tensor) -> Tensor:
 
 def _ess(log_weight: Tensor) -> Tensor:
     return 1 / (len(log_weight) * torch.softmax(log_weight.double(), 0).square().sum())
+
+
+def check_not_annealed(ensemble: Ensemble) -> None:
+    """Raise unless the log weights are `-S - log q` of the samples themselves.
+
+    Raises:
+        ValueError: if they are work along paths.
+    """
+    if ensemble.annealed:
+        raise ValueError(
+            "The ensemble is annealed: its log weights are work along paths and do not compare with "
+            "-S - log q of a chain. Give one of importance_sample; log Z of an annealed ensemble is "
+            "ensemble.log_z()."
+        )
 
 
 @torch.no_grad()
