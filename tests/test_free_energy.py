@@ -140,6 +140,18 @@ def test_too_few_points_are_seen_in_every_second_one():
     assert all(later < 0.2 * earlier for earlier, later in itertools.pairwise(errors))
 
 
+def test_rounding_does_not_leave_the_range_of_the_couplings():
+    family = ActionFamily(Phi4, LATTICE, m2=(-4.0, -3.1), lam=(6.0, 9.0))
+    start, end = {"m2": -3.1, "lam": 6.0}, {"m2": -3.1, "lam": 9.0}
+    noise = torch.randn(8, 1, 3, 3, generator=generator()).double()
+    for n_points in (3, 5, 9, 17):
+        integral = log_z_along(
+            lambda **_: Chain(noise, torch.ones(8, 1)), family, start, end, n_points=n_points
+        )
+        assert {point["m2"] for point in integral.couplings} == {-3.1}
+        assert [integral.couplings[0], integral.couplings[-1]] == [start, end]
+
+
 def test_solver_errors_of_the_points_add_up():
     def source(m2: float):
         class Known:

@@ -100,7 +100,7 @@ def log_z_along(
         raise ValueError(f"n_points must be odd, so that every second point is a rule too; got {n_points}.")
     first, last = family.couplings.check(start), family.couplings.check(end)
     times, weights = clenshaw_curtis(n_points)
-    path = [{c: (1 - s) * first[c] + s * last[c] for c in first} for s in times]
+    path = [{c: _between(first[c], last[c], s) for c in first} for s in times.tolist()]
     slopes = tuple(
         _slope(source(**point), family.at(**point), {c: last[c] - first[c] for c in first}) for point in path
     )
@@ -108,6 +108,11 @@ def log_z_along(
     return CouplingIntegral(
         _weighted_sum(weights, slopes), tuple(path), slopes, _weighted_sum(coarse, slopes[::2])
     )
+
+
+def _between(start: float, end: float, s: float) -> float:
+    """`(1 - s) start + s end`, which rounding must not take out of the range of the couplings."""
+    return min(max((1 - s) * start + s * end, min(start, end)), max(start, end))
 
 
 def _slope(source: Ensemble | Chain, action: Action, velocity: Mapping[str, float]) -> Estimate:
