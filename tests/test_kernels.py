@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import cache
 
 import pytest
 import torch
@@ -51,16 +52,20 @@ def coarse_flow(lattice: Lattice) -> Flow:
     return flow_on(lattice, Solver("euler", steps=2))
 
 
+@cache
+def shared_flow(action: Phi4) -> Flow:
+    """One flow for all kernels of an action."""
+    return flow_on(action.lattice)
+
+
 KERNELS: dict[str, Make] = {
     "HMC": lambda action: HMC(action, step_size=0.55, trajectory_length=1.1),
     "HMC, Omelyan": lambda action: HMC(action, step_size=0.8, trajectory_length=1.6, integrator=OMELYAN),
     "local": lambda action: LocalMetropolis(action, width=0.8),
     "Swendsen-Wang": SwendsenWang,
     "Wolff": Wolff,
-    "independence": lambda action: IndependenceStep(flow_on(action.lattice), action, n_proposals=2),
-    "latent HMC": lambda action: LatentHMC(
-        flow_on(action.lattice), action, step_size=0.9, trajectory_length=1.8
-    ),
+    "independence": lambda action: IndependenceStep(shared_flow(action), action, n_proposals=2),
+    "latent HMC": lambda action: LatentHMC(shared_flow(action), action, step_size=0.9, trajectory_length=1.8),
 }
 EVERY: dict[str, Make] = KERNELS | {
     "HMC and Wolff": lambda action: Alternate(HMC(action, step_size=0.5), Wolff(action)),
@@ -258,6 +263,25 @@ def test_a_continued_chain_is_one_longer_run_bit_for_bit(name, thin):
     )
 
 
+def test_a_chain_that_a_flow_goes_on_with_is_certified():
+    before = HMC(CHAIN, step_size=0.1).sample(6, n_chains=2, n_thermalisation=2, generator=generator())
+    one, other = coarse_flow(CHAIN.lattice), coarse_flow(CHAIN.lattice)
+    after = IndependenceStep(one, CHAIN).sample(4, start=before, certify=16, generator=generator(1))
+    assert after.certificate.n_samples == 16
+    assert before.followed_by(after).certificate is after.certificate
+    # It is measured once for a flow, and anew for another one.
+    kernel = IndependenceStep(one, CHAIN)
+    assert kernel.sample(2, start=after, certify=8).certificate is after.certificate
+    assert IndependenceStep(other, CHAIN).sample(2, start=after, certify=8).certificate.n_samples == 8
+    assert IndependenceStep(other, CHAIN).sample(2, start=after, certify=0).certificate is None
+    with pytest.raises(ValueError, match="same action and flow"):
+        LatentHMC(other, CHAIN).sample(2, start=after)
+    sampler = IndependenceMetropolis(one, CHAIN)
+    without = sampler.sample(4, n_chains=2, certify=0)
+    assert without.certificate is None
+    assert sampler.sample(4, start=without, certify=8).certificate.n_samples == 8
+
+
 def test_independence_metropolis_continues_bit_for_bit_where_a_block_ends():
     sampler = IndependenceMetropolis(flow_on(CHAIN.lattice), CHAIN)
     options = {"n_chains": 3, "batch_size": 12, "certify": 8}
@@ -332,6 +356,13 @@ def test_kernels_of_different_actions_do_not_mix():
         Alternate(HMC(CHAIN), Wolff(Phi4(Lattice((3,)), m2=-1.0, lam=0.8)))
     with pytest.raises(ValueError, match="share one action"):
         Alternate()
+
+
+def test_kernels_of_different_flows_do_not_mix():
+    one, other = coarse_flow(CHAIN.lattice), coarse_flow(CHAIN.lattice)
+    with pytest.raises(ValueError, match="share one flow object, got 2"):
+        Alternate(HMC(CHAIN), LatentHMC(one, CHAIN), IndependenceStep(other, CHAIN))
+    assert Alternate(HMC(CHAIN), LatentHMC(one, CHAIN), IndependenceStep(one, CHAIN)).flow is one
 
 
 class Doubled(Phi4):

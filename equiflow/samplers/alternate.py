@@ -15,13 +15,13 @@ class Alternate(Kernel):
     """One kernel after the other: each leaves `exp(-S)` invariant, so all of them do.
 
     Not reversible as a whole, which no average needs. A kernel given twice is applied twice. The
-    acceptance is the mean over the kernels.
+    acceptance is the mean over the kernels. Those with a flow share it, for a chain has one certificate.
 
     Args:
-        kernels: of one action object, in the order of their application.
+        kernels: of one action object and at most one flow, in the order of their application.
 
     Raises:
-        ValueError: if there are none, or they belong to different actions.
+        ValueError: if there are none, or they belong to different actions or flows.
 
     >>> from equiflow import HMC, Lattice, Phi4, SwendsenWang
     >>> action = Phi4(Lattice((4, 4)), m2=-4.0, lam=6.0)
@@ -39,9 +39,15 @@ class Alternate(Kernel):
                 f"{len({id(kernel.action) for kernel in kernels})} actions: they would leave different "
                 "densities invariant."
             )
+        flows = [kernel.flow for kernel in kernels if kernel.flow is not None]
+        if any(flow is not flows[0] for flow in flows):
+            raise ValueError(
+                f"Expected kernels that share one flow object, got {len(set(map(id, flows)))} flows: the "
+                "certificate of a chain knows the solver error of one only. Make them of the same flow."
+            )
         self.kernels = kernels
         self.action = kernels[0].action
-        self.flow = next((kernel.flow for kernel in kernels if kernel.flow is not None), None)
+        self.flow = flows[0] if flows else None
 
     @property
     def is_tuned(self) -> bool:

@@ -38,13 +38,19 @@ class Chain:
     kernel: Kernel | None = field(default=None, repr=False, compare=False)
 
     def followed_by(self, more: Chain) -> Chain:
-        """One chain of this one and its continuation, which was sampled with `start=` this one."""
+        """One chain of this one and its continuation, which was sampled with `start=` this one.
+
+        Its certificate is that of the first of the two that has one.
+        """
         log_weight = None
         if self.log_weight is not None and more.log_weight is not None:
             log_weight = torch.cat([self.log_weight, more.log_weight])
         samples = torch.cat([self.samples, more.samples])
         acceptance = torch.cat([self.acceptance, more.acceptance])
-        return replace(self, samples=samples, acceptance=acceptance, log_weight=log_weight)
+        certificate = more.certificate if self.certificate is None else self.certificate
+        return replace(
+            self, samples=samples, acceptance=acceptance, log_weight=log_weight, certificate=certificate
+        )
 
     @property
     def acceptance_rate(self) -> Estimate:

@@ -98,8 +98,10 @@ class Kernel(ABC):
             initial: `(n_chains, *lattice)` to start from; by default samples of the flow, weak Gaussian
                 noise where there is none.
             start: a chain to continue, with the kernel it was made with and without thermalisation. With
-                the generator as that chain left it, both are bit for bit one longer run.
-            certify: on how many samples to measure the discretisation error of a flow, if there is one.
+                the same `certify` and the generator as that chain left it, both are bit for bit one longer
+                run.
+            certify: on how many samples to measure the discretisation error of a flow, if there is one and
+                `start` does not know it; 0 skips it.
             generator: source of randomness, on the device of the chains.
             device: where the chains live, unless a flow or their start says it; the CPU by default.
             dtype: of the field, unless a flow or their start says it; float64 by default.
@@ -118,7 +120,8 @@ class Kernel(ABC):
         if start is not None:
             if initial is not None:
                 raise ValueError("Expected either initial fields or a chain to start from, got both.")
-            kernel, certificate = self._as_in(start), start.certificate
+            kernel = self._as_in(start)
+            certificate = kernel._certificate_after(start, certify, generator)
             phi = self.action.space.check_finite(start.samples[-1], "start.samples")
         else:
             # Before the chains draw anything: a continued run draws none of it.
@@ -142,12 +145,23 @@ class Kernel(ABC):
         """This kernel, or the one tuned in a chain if this one still has to be tuned."""
         if self.is_tuned:
             return self
-        if type(chain.kernel) is not type(self) or chain.kernel.action is not self.action:
+        kernel = chain.kernel
+        if type(kernel) is not type(self) or kernel.action is not self.action or kernel.flow is not self.flow:
             raise ValueError(
                 f"This {type(self).__name__} is not tuned, and the chain to start from was not made by one "
-                "for the same action. Use chain.kernel.sample(..., start=chain), or give a step_size."
+                "for the same action and flow. Use chain.kernel.sample(..., start=chain), or give a "
+                "step_size."
             )
-        return chain.kernel
+        return kernel
+
+    def _certificate_after(
+        self, start: Chain, n: int, generator: torch.Generator | None
+    ) -> Certificate | None:
+        """The certificate of the chain to continue, or a new one if it has none of this flow."""
+        other = self.flow is not None and start.kernel is not None and start.kernel.flow is not self.flow
+        if start.certificate is not None and not other:
+            return start.certificate
+        return self._certificate(n, generator)
 
     def _certificate(self, n: int, generator: torch.Generator | None) -> Certificate | None:
         if self.flow is None or n == 0:

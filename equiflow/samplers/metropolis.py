@@ -42,8 +42,9 @@ class IndependenceMetropolis:
             n_chains: number of chains; with `start`, as many as it has.
             batch_size: proposals drawn at a time; a block is as many steps as they fill.
             start: a chain of this sampler to continue. If it ended with a block and left the generator as
-                it is now, both are bit for bit one longer run.
-            certify: on how many further samples to measure the discretisation error; 0 skips it.
+                it is now, both are bit for bit one longer run, with the same `certify`.
+            certify: on how many further samples to measure the discretisation error, unless `start` knows
+                it; 0 skips it.
             generator: source of randomness, on the flow's device.
         """
         check_type(n_samples, int, "n_samples")
@@ -52,13 +53,12 @@ class IndependenceMetropolis:
             raise ValueError(f"Expected n_samples >= 1 and n_chains >= 1, got {n_samples} and {n_chains}.")
         check_count(batch_size, "batch_size")
         check_count(certify, "certify", minimum=0)
+        certificate = None
         if start is not None:
             n_chains, certificate = start.samples.shape[1], start.certificate
-        else:
+        if certificate is None and certify:
             # Before any proposal: a continued run measures it no more.
-            certificate = (
-                self.flow.certificate(certify, action=self.action, generator=generator) if certify else None
-            )
+            certificate = self.flow.certificate(certify, action=self.action, generator=generator)
         steps = max(1, batch_size // n_chains)
         last, blocks = start, []
         for done in range(0, n_samples, steps):
