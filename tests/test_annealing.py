@@ -14,6 +14,7 @@ from equiflow import (
     EquivariantCNF,
     ExtendedAction,
     FreeField,
+    IndependenceMetropolis,
     Kernel,
     Lattice,
     Phi4,
@@ -86,11 +87,25 @@ def test_one_interval_is_importance_sampling():
 
 @pytest.mark.parametrize("of_both", [log_z_bridge, diagnose])
 def test_weights_of_paths_are_not_compared_with_those_of_a_chain(of_both):
-    flow, chain = poor_flow(), HMC(ACTION).sample(16, n_chains=8, generator=generator(1))
+    flow, chain = poor_flow(), HMC(ACTION, step_size=0.3).sample(16, n_chains=8, n_thermalisation=10)
     with pytest.raises(ValueError, match="Give one of importance_sample"):
         of_both(flow, ACTION, annealed(betas=3), chain)
     for plain in (importance_sample(flow, ACTION, 64, generator=generator()), annealed(64, betas=1)):
         of_both(flow, ACTION, plain, chain)
+
+
+def test_the_solver_error_of_other_weights_is_not_that_of_paths():
+    of_paths, plain = annealed(64, betas=3), annealed(64, betas=1)
+    assert of_paths.effective_sample_size().systematic == 0.0 < plain.effective_sample_size().systematic
+    chains = [IndependenceMetropolis.from_ensemble(e, generator=generator(1)) for e in (of_paths, plain)]
+    assert chains[0].acceptance_rate.systematic == 0.0 < chains[1].acceptance_rate.systematic
+    # log Z and averages shift as the density at the end of the path does.
+    assert of_paths.log_z().systematic == pytest.approx(plain.log_z().systematic, rel=0.5)
+    assert chains[0].mean(phi_squared).systematic > 0.0
+    IndependenceMetropolis.from_ensemble(of_paths, start=chains[0])
+    for proposals, start in ((plain, chains[0]), (of_paths, chains[1])):
+        with pytest.raises(ValueError, match="ensembles of one kind"):
+            IndependenceMetropolis.from_ensemble(proposals, start=start)
 
 
 def test_weights_improve_with_the_number_of_intervals():

@@ -26,7 +26,7 @@ from equiflow.flows import AffineMap, ExtendedAction
 from equiflow.observables import phi_squared
 from equiflow.precision import in_double
 from equiflow.priors import FreeField, StandardNormal
-from equiflow.samplers import IndependenceMetropolis
+from equiflow.samplers import HMC, Alternate, IndependenceMetropolis, LatentHMC
 from equiflow.solvers import Solver, SolverError, choose_solver
 from equiflow.statistics import Estimate
 from equiflow.testing import randomise
@@ -69,6 +69,16 @@ def test_the_solver_error_of_a_result_predicts_its_change_under_a_much_finer_sol
     # The certificate looks at other samples than the result, so it knows the size, not the digits.
     assert change < 5 * coarse.systematic + 1e-3 * abs(fine.mean)
     assert coarse.systematic < 5 * change + 1e-3 * abs(fine.mean) + 0.3 * coarse.error
+
+
+def test_the_acceptance_of_another_update_has_no_solver_error_of_independence_metropolis():
+    flow = flow_with(Solver("euler", steps=2))
+    latent = LatentHMC(flow, ACTION, step_size=0.5)
+    for kernel in (latent, Alternate(latent, HMC(ACTION, step_size=0.2))):
+        chain = kernel.sample(4, n_chains=4, n_thermalisation=0, certify=16)
+        assert chain.acceptance_rate.systematic == 0.0
+        assert chain.mean(phi_squared).systematic > 0.0
+    assert IndependenceMetropolis(flow, ACTION).sample(8, certify=16).acceptance_rate.systematic > 0.0
 
 
 def test_without_a_certificate_nothing_is_claimed():

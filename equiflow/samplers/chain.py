@@ -28,6 +28,7 @@ class Chain:
         certificate: of the flow that made the proposals, for samplers that have one.
         log_weight: `-S - log q` of each sample, for independence Metropolis, `(n_samples, n_chains)`.
         kernel: the update that made the chains, as tuned; `chain.kernel.sample(n, start=chain)` goes on.
+        annealed: whether the log weights are those of an annealed ensemble, work along paths.
     """
 
     samples: Tensor
@@ -36,6 +37,7 @@ class Chain:
     certificate: Certificate | None = None
     log_weight: Tensor | None = None
     kernel: Kernel | None = field(default=None, repr=False, compare=False)
+    annealed: bool = False
 
     def followed_by(self, more: Chain) -> Chain:
         """One chain of this one and its continuation, which was sampled with `start=` this one.
@@ -54,8 +56,12 @@ class Chain:
 
     @property
     def acceptance_rate(self) -> Estimate:
-        """Fraction of accepted proposals, its error including autocorrelations."""
-        return with_shift(mean_of_series(self.acceptance), self.certificate, _acceptance)
+        """Fraction of accepted proposals, its error including autocorrelations.
+
+        The solver error is known for independence Metropolis with the flow alone; elsewhere it is left out.
+        """
+        known = self.log_weight is not None and not self.annealed
+        return with_shift(mean_of_series(self.acceptance), self.certificate if known else None, _acceptance)
 
     @property
     def configurations(self) -> Tensor:

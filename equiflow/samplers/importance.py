@@ -29,7 +29,8 @@ class Ensemble:
         log_q: absolute model log-density, `(n_samples,)`.
         log_weight: `-S(phi) - log_q`, `(n_samples,)`.
         certificate: what a finer solve changes, measured on samples drawn besides; None if unknown.
-            Every estimate carries its share of it as `Estimate.systematic`.
+            Every estimate carries its share of it as `Estimate.systematic`; not so the ESS of annealed
+            weights, whose share is unknown.
         annealed: whether the weights are work along paths, see `annealed_importance_sample`. Then log_q is
             no density at phi, and the weights do not compare with `log_weights` of other samples.
     """
@@ -43,7 +44,9 @@ class Ensemble:
     def effective_sample_size(self) -> Estimate:
         """Reverse ESS per sample."""
         estimate = effective_sample_size(self.log_weight)
-        return with_shift(estimate, self.certificate, lambda _, log_w: _ess(log_w))
+        # That of the flow's own weights says nothing about those of paths.
+        certificate = None if self.annealed else self.certificate
+        return with_shift(estimate, certificate, lambda _, log_w: _ess(log_w))
 
     def log_z(self) -> Estimate:
         """`log Z` of the target."""

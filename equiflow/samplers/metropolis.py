@@ -92,13 +92,14 @@ class IndependenceMetropolis:
         Args:
             proposals: weighted samples of the flow.
             n_chains: number of chains that share them.
-            start: a chain to continue, of as many chains; by default the first proposal is accepted.
+            start: a chain to continue, of as many chains and on the same kind of weights; by default the
+                first proposal is accepted.
             generator: source of randomness. Give the one that drew the proposals, or a seed that is not
                 theirs: equal seeds make acceptances depend on the proposals.
 
         Raises:
             ValueError: if the proposals do not fill the chains, a weight is NaN or infinite, or the chain to
-                start from has other chains or no log weights.
+                start from has other chains, no log weights, or those of annealing where these are not.
         """
         n_samples = len(proposals.phi) // n_chains if n_chains >= 1 else 0
         used = n_samples * n_chains
@@ -106,6 +107,11 @@ class IndependenceMetropolis:
             raise ValueError(f"{len(proposals.phi)} proposals do not fill {n_chains} chains.")
         if not bool(proposals.log_weight.isfinite().all()):
             raise ValueError("Some proposals have NaN or infinite log weights; expected finite ones.")
+        if start is not None and start.annealed != proposals.annealed:
+            raise ValueError(
+                "Either the chain to start from or the proposals are annealed, not both: weights of paths "
+                "and of single samples do not compare. Continue with from_ensemble on ensembles of one kind."
+            )
         phi = proposals.phi[:used].unflatten(0, (n_samples, n_chains))
         log_weight = proposals.log_weight[:used].reshape(n_samples, n_chains)
         uniform = torch.rand(
@@ -124,6 +130,7 @@ class IndependenceMetropolis:
             accepted[1:].double(),
             certificate=proposals.certificate,
             log_weight=log_weight[latest, chain],
+            annealed=proposals.annealed,
         )
 
 
