@@ -78,8 +78,9 @@ def main() -> None:
         trained = time.process_time() - start
         print(flow.tune_solver(args.accuracy, action=action, n_samples=64, generator=generator))
         ensemble = importance_sample(flow, action, args.samples, batch_size=512, generator=generator)
-        chain = HMC(action).sample(128, n_chains=64, thin=4, generator=generator)
-        forward = log_weights(flow, action, chain.configurations.to(flow.dtype), batch_size=512)
+        chain = HMC(action).sample(128, n_chains=64, thin=4, generator=generator, device=args.device)
+        target = chain.configurations.to(flow.device, flow.dtype)
+        forward = log_weights(flow, action, target, batch_size=512)
         rows = []
         for name, observable in (
             ("energy per site", energy),

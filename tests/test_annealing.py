@@ -89,7 +89,7 @@ def test_one_interval_is_importance_sampling():
 def test_weights_of_paths_are_not_compared_with_those_of_a_chain(of_both):
     flow, chain = poor_flow(), HMC(ACTION, step_size=0.3).sample(16, n_chains=8, n_thermalisation=10)
     with pytest.raises(ValueError, match="Give one of importance_sample"):
-        of_both(flow, ACTION, annealed(betas=3), chain)
+        of_both(flow, ACTION, annealed(64, betas=3), chain)
     for plain in (importance_sample(flow, ACTION, 64, generator=generator()), annealed(64, betas=1)):
         of_both(flow, ACTION, plain, chain)
 

@@ -316,6 +316,22 @@ def test_chains_live_where_the_flow_does(dtype):
     assert HMC(CHAIN).sample(2, n_chains=2, n_thermalisation=2).certificate is None
 
 
+def test_chains_without_a_flow_start_where_their_generator_is(monkeypatch):
+    class Elsewhere:
+        device = torch.device("meta")
+
+    def drawn(shape: tuple[int, ...], *, device: torch.device | str, **_: object) -> Tensor:
+        return torch.zeros(shape, device=device)
+
+    monkeypatch.setattr(torch, "randn", drawn)
+    for noise, device, found in (
+        (Elsewhere(), None, "meta"),
+        (Elsewhere(), "cpu", "cpu"),
+        (None, None, "cpu"),
+    ):
+        assert HMC(CHAIN)._first(2, None, noise, device, None).device.type == found
+
+
 def test_energies_are_summed_in_float64():
     action = FreeScalar(Lattice((64, 64)), m2=1.0)
     phi = 30 + configurations(action.lattice, 4, dtype=torch.float32)

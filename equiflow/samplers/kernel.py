@@ -103,7 +103,8 @@ class Kernel(ABC):
             certify: on how many samples to measure the discretisation error of a flow, if there is one and
                 `start` does not know it; 0 skips it.
             generator: source of randomness, on the device of the chains.
-            device: where the chains live, unless a flow or their start says it; the CPU by default.
+            device: where the chains live, unless a flow or their start says it; by default where the
+                generator does, without one the CPU.
             dtype: of the field, unless a flow or their start says it; float64 by default.
 
         Raises:
@@ -184,11 +185,11 @@ class Kernel(ABC):
             return initial.clone()
         if self.flow is not None:
             return self.flow.sample(n_chains, generator=generator)
+        if device is None:
+            device = "cpu" if generator is None else generator.device
         # Weak: a strong fluctuation of a phi^4 field is too stiff for any sensible step size.
         shape = (n_chains, *self.action.space.shape)
-        return 0.1 * torch.randn(
-            shape, generator=generator, device=device or "cpu", dtype=dtype or torch.float64
-        )
+        return 0.1 * torch.randn(shape, generator=generator, device=device, dtype=dtype or torch.float64)
 
 
 def _thermalised(
