@@ -42,7 +42,10 @@ class Ridges(nn.Module):
     r"""`F(u) = sum_j a_j (1 - cos theta_j) / omega_j^2` with `theta_j = omega_j e_j . u`.
 
     Each ridge varies along one direction `e_j` in the space of the channels, so that F mixes them. It is
-    even, which Z2 asks for; without Z2 the angles get learnable phases. All derivatives are bounded.
+    even, which Z2 asks for; without Z2 the angles get learnable phases. All derivatives in u are bounded,
+    the slope by `|a_j / omega_j|`. As `omega_j -> 0` an even ridge tends to `a_j (e_j . u)^2 / 2`, while one
+    with a phase diverges.
+
     The amplitudes `a_j` are the caller's, for they depend on flow time. Sites come last and flattened, those
     of all configurations in one row, so that every sum over channels or ridges is one matrix product.
 
