@@ -274,6 +274,7 @@ def test_a_damaged_checkpoint_is_told_with_the_way_out(undisturbed, tmp_path):
     run.latest.write_bytes(run.latest.read_bytes()[:1000])
     with pytest.raises(CheckpointError, match=r"cp .*step-000006.pt .*latest.pt"):
         run.train(progress=False)
+    assert run.trained()[1] == "flow.pt"
     shutil.copyfile(run.checkpoints / "step-000006.pt", run.latest)
     run.train(progress=False)
     assert same(content(run), content(undisturbed))
@@ -293,10 +294,38 @@ def test_a_run_is_not_overwritten(undisturbed):
 def test_a_finished_run_can_be_resumed_for_nothing(undisturbed, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(undisturbed.folder, folder)
-    run = Run.open(folder)
+    run, finished = Run.open(folder), (folder / "flow.pt").stat()
     assert len(run.train(progress=False)) == 7
     assert same(content(run), content(undisturbed))
     assert [session["from_step"] for session in run.sessions] == [0, 7]
+    assert (folder / "flow.pt").stat() == finished
+
+
+def test_a_finished_run_that_cannot_go_on_keeps_its_flow(undisturbed, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(undisturbed.folder, folder)
+    for override, error in (
+        ("training.batch_size=9", CheckpointError),
+        ("objective.method=dopri5", ConfigError),
+    ):
+        with pytest.raises(error):
+            Run(folder, tiny(override)).train(progress=False)
+        assert Run.open(folder).trained()[1] == "flow.pt"
+
+
+def test_further_steps_replace_the_flow_of_a_finished_run(undisturbed, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(undisturbed.folder, folder)
+    run = Run.open(folder)
+    shutil.copyfile(run.checkpoints / "step-000006.pt", run.latest)
+    with pytest.MonkeyPatch.context() as patch:
+        # The two files of lines are written again, the session is noted, and then a line ends half.
+        Executioner(patch, 4)
+        with pytest.raises(KilledError):
+            run.train(progress=False)
+    assert run.trained()[1] == "best.pt"
+    run.train(progress=False)
+    assert same(content(run), content(undisturbed))
 
 
 def test_a_run_starts_from_another(undisturbed, tmp_path):

@@ -6,7 +6,7 @@
     evaluations.jsonl   ESS, log Z and acceptance on fresh samples
     checkpoints/        latest.pt, step-*.pt before it, best.pt: the flow of the best evaluation
     rungs/1-8x8/ ...    the same for each lattice of a ladder before the last
-    flow.pt             best.pt with the solver that `run.accuracy` asks for, once training is done
+    flow.pt             best.pt with the solver that `run.accuracy` asks for, from the last step on
     start.pt            the flow that training started from, if the config names one
 
 The checkpoint is the truth: what the other files say about later steps is dropped when a run resumes,
@@ -243,6 +243,8 @@ class Run:
 
     def _finish(self) -> None:
         """Write `flow.pt`: the flow of the best evaluation with a solver of the accuracy asked for."""
+        if (self.folder / "flow.pt").exists():  # no step was taken since: `Recorder` would have removed it
+            return
         flow, _ = self.trained()
         if self.config.run.accuracy:
             generator = stream(self.config.training.seed, "solver", device=flow.device)
@@ -257,7 +259,6 @@ class Run:
         folders = {self.folder, *(rung.folder for rung in self.rungs)}
         for leftover in (file for folder in folders for file in folder.glob(".*.tmp")):
             leftover.unlink(missing_ok=True)
-        (self.folder / "flow.pt").unlink(missing_ok=True)  # it says that training is done
         done, rows, kept = [], [], []
         for rung in self.rungs:
             step, columns = self._recorded(rung)
