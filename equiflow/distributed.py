@@ -19,6 +19,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -28,6 +29,10 @@ from torch import Tensor
 from equiflow.randomness import SharedGenerator
 
 T = TypeVar("T")
+
+#: How long processes wait for each other: one that draws or evaluates may keep the others waiting for longer
+#: than the half hour of torch. Torchrun ends them all if one dies, and a batch system what hangs.
+PATIENCE = timedelta(days=7)
 
 
 class ElsewhereError(RuntimeError):
@@ -54,7 +59,7 @@ def session() -> Iterator[None]:
         # dead ones (pytorch/pytorch#135712). Only within one machine do all count restarts alike.
         store = dist.PrefixStore(f"restart {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
     backend = "cpu:gloo,cuda:nccl" if gpus and dist.is_nccl_available() else "gloo"
-    dist.init_process_group(backend, store=store, rank=own_rank, world_size=size)
+    dist.init_process_group(backend, store=store, rank=own_rank, world_size=size, timeout=PATIENCE)
     try:
         yield
     finally:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from cli_runs import TINY
 from torch import Tensor
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -36,6 +37,7 @@ from equiflow import (
 from equiflow.cli.app import app
 from equiflow.flows import ExtendedAction
 from equiflow.interop import sample_shards
+from equiflow.interop import shards as sharded
 from equiflow.testing import randomise
 from equiflow.training import trainer
 from equiflow.vector_fields import DeepAttentionField, OrbitConvField
@@ -211,6 +213,27 @@ def shards(folder: Path, n_shards: int, seed: int = 0) -> Tensor:
     return sample_shards(
         a_flow(), ACTION, 103, folder, n_shards=n_shards, seed=seed, batch_size=16, certify=4
     )
+
+
+def shards_drawn(folder: Path, n_shards: int) -> list[str]:
+    """Names of the shards that this process has drawn."""
+    drawn: list[str] = []
+    save = sharded.save_samples
+    sharded.save_samples = lambda samples, path, **options: (
+        drawn.append(path.name),
+        save(samples, path, **options),
+    )
+    shards(folder, n_shards)
+    return drawn
+
+
+def patience() -> float:
+    """Seconds that a collective waits in the session of a process that torchrun has started."""
+    os.environ |= {"TORCHELASTIC_RUN_ID": "tests", "MASTER_ADDR": "localhost", "MASTER_PORT": "0"}
+    os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
+    with distributed.session():
+        group = dist.distributed_c10d._get_default_group()
+        return group._get_backend(torch.device("cpu")).options._timeout.total_seconds()
 
 
 def shards_outcome(folder: Path, n_shards: int, seed: int) -> str:

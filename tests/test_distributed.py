@@ -170,6 +170,18 @@ def test_shards_that_are_there_are_kept(tmp_path):
         load_ensemble(tmp_path)
 
 
+def test_the_missing_shards_are_dealt_evenly(tmp_path):
+    jobs.shards(tmp_path, 4)
+    first, _, third, _ = sorted(tmp_path.iterdir())
+    first.unlink()
+    third.unlink()
+    assert together(jobs.shards_drawn, tmp_path, 4) == [[first.name], [third.name]]
+
+
+def test_processes_wait_for_one_that_samples_for_days():
+    assert alone(jobs.patience) > 6 * 24 * 3600
+
+
 def test_shards_of_another_ensemble_are_not_joined(tmp_path):
     jobs.shards(tmp_path, 2)
     first, second = together(jobs.shards_outcome, tmp_path, 2, 1)

@@ -37,10 +37,10 @@ def sample_shards(
     """Draw an ensemble into a folder of files, which `load_ensemble(folder)` joins.
 
     Shard i of n draws from a stream of its own, derived from `(seed, i, n)`: the streams are independent,
-    and it does not matter how many processes there are. Process r of R takes the shards r, r + R, ..., one
-    at a time, and writes them itself, so the folder should be one that all processes see. A shard
-    appears once it is complete. Called again, for instance after a crash, this keeps the shards
-    that are there and sound, and draws the others.
+    and it does not matter how many processes there are. The shards that are not there yet are dealt to the
+    processes in turn. Each writes its own, one at a time, so the folder should be one that all
+    processes see. A shard appears once it is complete. Called again, for instance after a crash, this
+    keeps the shards that are there and sound, and draws the others.
 
     Args:
         flow: any flow, the same in every process.
@@ -67,20 +67,21 @@ def sample_shards(
     known = {"seed": seed, "shards": n_shards, "samples": n_samples, "digest": digest(flow), **(about or {})}
     expected = {shard_path(folder, shard, suffix): {**known, "shard": shard} for shard in range(n_shards)}
     distributed.by_first(lambda: _refuse_others(Path(folder), expected, action))
-    found: dict[int, Tensor] = {}
+    own = slice(distributed.rank(), None, distributed.world_size())
     with distributed.all_or_none():
-        for shard in range(distributed.rank(), n_shards, distributed.world_size()):
+        kept = {shard: _kept(shard_path(folder, shard, suffix)) for shard in range(n_shards)[own]}
+    found = {shard: log_weight for shard, log_weight in kept.items() if log_weight is not None}
+    missing = set(range(n_shards)).difference(*distributed.gather(list(found)))
+    with distributed.all_or_none():
+        for shard in sorted(missing)[own]:
             path = shard_path(folder, shard, suffix)
-            kept = _kept(path)
-            if kept is None:
-                size = n_samples * (shard + 1) // n_shards - n_samples * shard // n_shards
-                generator = stream(seed, f"one of {n_shards} shards", shard, device=flow.device)
-                ensemble = importance_sample(
-                    flow, action, size, batch_size=batch_size, certify=certify, generator=generator
-                )
-                save_samples(ensemble, path, action=action, about=expected[path])
-                kept = ensemble.log_weight.cpu()
-            found[shard] = kept
+            size = n_samples * (shard + 1) // n_shards - n_samples * shard // n_shards
+            generator = stream(seed, f"one of {n_shards} shards", shard, device=flow.device)
+            ensemble = importance_sample(
+                flow, action, size, batch_size=batch_size, certify=certify, generator=generator
+            )
+            save_samples(ensemble, path, action=action, about=expected[path])
+            found[shard] = ensemble.log_weight.cpu()
     everyone = {shard: rows for part in distributed.gather(found) for shard, rows in part.items()}
     return torch.cat([everyone[shard] for shard in range(n_shards)])
 
