@@ -209,13 +209,13 @@ def train_on_less_than_a_sample_each() -> str:
     return outcome(train, "path", batch_size=1)
 
 
-def shards(folder: Path, n_shards: int, seed: int = 0) -> Tensor:
+def shards(folder: Path, n_shards: int | None, seed: int = 0, **options: Any) -> Tensor:
     return sample_shards(
-        a_flow(), ACTION, 103, folder, n_shards=n_shards, seed=seed, batch_size=16, certify=4
+        a_flow(), ACTION, 103, folder, n_shards=n_shards, seed=seed, batch_size=16, certify=4, **options
     )
 
 
-def shards_drawn(folder: Path, n_shards: int) -> list[str]:
+def shards_drawn(folder: Path, n_shards: int | None) -> list[str]:
     """Names of the shards that this process has drawn."""
     drawn: list[str] = []
     save = sharded.save_samples

@@ -178,6 +178,22 @@ def test_the_missing_shards_are_dealt_evenly(tmp_path):
     assert together(jobs.shards_drawn, tmp_path, 4) == [[first.name], [third.name]]
 
 
+def test_any_number_of_processes_goes_on_with_shards_wherever_their_run_is_now(tmp_path):
+    expected = jobs.shards(tmp_path, 3, about={"run": "runs/here"})
+    first, *_ = sorted(tmp_path.iterdir())
+    first.unlink()
+    assert together(jobs.shards_drawn, tmp_path, None) == [[first.name], []]
+    assert torch.equal(jobs.shards(tmp_path, None, about={"run": "/moved/there"}), expected)
+
+
+def test_shards_of_a_new_folder_are_bounded(tmp_path, monkeypatch):
+    monkeypatch.setattr(shards, "SHARD_VALUES", 25 * 9)
+    jobs.shards(tmp_path, None)
+    sizes = [describe_samples(path)["n_samples"] for path in sorted(tmp_path.iterdir())]
+    assert len(sizes) == 5
+    assert max(sizes) <= 25
+
+
 def test_processes_wait_for_one_that_samples_for_days():
     assert alone(jobs.patience) > 6 * 24 * 3600
 
@@ -185,10 +201,12 @@ def test_processes_wait_for_one_that_samples_for_days():
 def test_shards_of_another_ensemble_are_not_joined(tmp_path):
     jobs.shards(tmp_path, 2)
     first, second = together(jobs.shards_outcome, tmp_path, 2, 1)
-    assert "belongs to another ensemble" in first
+    assert "belongs to another ensemble: seed 0, here 1. Go on" in first
     assert second.startswith("ElsewhereError: process 0")
-    with pytest.raises(ValueError, match="belongs to another ensemble"):
+    with pytest.raises(ValueError, match=r"another ensemble: shards 2, here 1.*--shards"):
         jobs.shards(tmp_path, 1)
+    with pytest.raises(ValueError, match=r"another ensemble: suffix \.npz, here \.h5"):
+        jobs.shards(tmp_path, 2, suffix=".h5")
     with pytest.raises(ValueError, match="fewer shards"):
         jobs.shards(tmp_path / "other", 104)
 
@@ -245,6 +263,10 @@ def test_samples_of_a_run_by_two_processes(undisturbed, tmp_path):
         "samples-000000.h5",
         "samples-000001.h5",
     ]
+    (tmp_path / "ensemble" / "samples-000001.h5").unlink()
+    (code, output), *_ = together(jobs.command, *arguments, n=3)
+    assert code == 0, output
+    assert "50 samples of flow.pt in 2 shards" in output
     code, output = alone(jobs.command, "measure", str(tmp_path / "ensemble"))
     assert code == 0, output
     assert "reverse ESS" in output

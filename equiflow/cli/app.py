@@ -243,7 +243,8 @@ def sample(
     seed: Annotated[int, typer.Option(help="of the samples", min=0)] = 1,
     batch_size: Annotated[int, typer.Option(help="samples at a time, which bounds the memory", min=1)] = 1024,
     shards: Annotated[
-        int | None, typer.Option(help="files, in a folder; one for each process unless given", min=1)
+        int | None,
+        typer.Option(help="files, in a folder; 1, no folder, unless given or started by torchrun", min=1),
     ] = None,
     threads: Threads = None,
 ) -> None:
@@ -251,15 +252,16 @@ def sample(
 
     Large ensembles are written in shards: -o NAME.npz is then the folder NAME. Each has random numbers of its
     own, whoever draws it, and the processes of `torchrun --nproc-per-node=4 -m -- equiflow sample RUN`
-    share them. The same command again keeps those that are there.
+    share them: one each at least, more of large ensembles. The same command again, by any number of
+    processes, keeps those that are there.
     """
     trained = distributed.from_first(lambda: Run.open(run))
-    n_shards = shards or distributed.world_size()
     options: dict[str, Any] = {"out": out, "seed": seed, "batch_size": batch_size, "threads": threads}
-    if n_shards > 1:
-        results.sample_in_shards(trained, n_samples, n_shards=n_shards, **options)
-    else:
+    by_torchrun = distributed.launched() or distributed.world_size() > 1
+    if shards == 1 or (shards is None and not by_torchrun):
         distributed.by_first(lambda: results.sample(trained, n_samples, **options))
+    else:
+        results.sample_in_shards(trained, n_samples, n_shards=shards, **options)
 
 
 @app.command()

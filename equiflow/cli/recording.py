@@ -45,7 +45,7 @@ class Recorder:
 
     def __call__(self, history: History) -> None:
         """Record the last step of the history."""
-        # It says that training is done. Gone before the step has a checkpoint, and not before there is a step.
+        # It says that training is done: gone before the step has a checkpoint, but not before there is one.
         (self.folder / "flow.pt").unlink(missing_ok=True)
         row = {name: column[-1] for name, column in vars(history).items()}
         append_line(self.folder / "metrics.jsonl", {"rung": self.rung.number, **row})

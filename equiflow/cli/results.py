@@ -16,6 +16,7 @@ from equiflow.cli.journal import of_rung
 from equiflow.cli.runs import Run, RunError
 from equiflow.interop import describe_samples, load_chain, load_ensemble, sample_shards, save_samples
 from equiflow.interop.containers import SUFFIXES
+from equiflow.interop.samples import shards_in
 from equiflow.lattice import SPACES
 from equiflow.page import Page
 from equiflow.randomness import stream
@@ -53,7 +54,7 @@ def sample_in_shards(
     run: Run,
     n_samples: int,
     *,
-    n_shards: int,
+    n_shards: int | None,
     out: Path | None,
     seed: int,
     batch_size: int,
@@ -81,7 +82,8 @@ def sample_in_shards(
             ("reverse ESS per sample", str(effective_sample_size(log_weight))),
             ("log Z, without the solver's error", str(log_mean_exp(log_weight))),
         ]
-        print_table(f"{n_samples} samples of {source} in {n_shards} shards", ("quantity", "value"), rows)
+        files = len(shards_in(out.with_suffix("")))
+        print_table(f"{n_samples} samples of {source} in {files} shards", ("quantity", "value"), rows)
         print_line(f"wrote {out.with_suffix('')}; next: equiflow measure {out.with_suffix('')}")
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import json
+import math
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,9 @@ from equiflow.lattice import check_count
 from equiflow.randomness import stream
 from equiflow.samplers import importance_sample
 from equiflow.storage import CheckpointError
+
+#: numbers in the configurations of a shard, 64 MiB in doubles: what a process holds, and what a crash loses
+SHARD_VALUES = 2**23
 
 
 def sample_shards(
@@ -47,12 +51,13 @@ def sample_shards(
         action: the target.
         n_samples: in all.
         folder: made if it does not exist.
-        n_shards: number of files; by default that of processes.
+        n_shards: number of files; by default that of the folder if it was begun, else as many as keep
+            the configurations of each below 2^23 numbers, and one for each process at least.
         seed: of the streams.
         batch_size: see `importance_sample`.
         certify: see `importance_sample`; for each shard.
         suffix: kind of file, see `save_samples`.
-        about: see `save_samples`.
+        about: see `save_samples`; shards that are there may say something else.
 
     Returns:
         Log weights of all samples, `(n_samples,)`, in the order of the shards, in every process.
@@ -61,12 +66,16 @@ def sample_shards(
         ValueError: if there are more shards than samples, or the folder holds something else.
     """
     check_count(n_samples, "n_samples")
-    n_shards = check_count(distributed.world_size() if n_shards is None else n_shards, "n_shards")
+    if n_shards is None:
+        n_values = n_samples * math.prod(flow.prior.event_shape)
+        n_shards = distributed.from_first(lambda: _begun_with(folder)) or min(
+            n_samples, max(distributed.world_size(), math.ceil(n_values / SHARD_VALUES))
+        )
+    check_count(n_shards, "n_shards")
     if n_shards > n_samples:
         raise ValueError(f"{n_samples} samples do not fill {n_shards} shards; give fewer shards.")
-    known = {"seed": seed, "shards": n_shards, "samples": n_samples, "digest": digest(flow), **(about or {})}
-    expected = {shard_path(folder, shard, suffix): {**known, "shard": shard} for shard in range(n_shards)}
-    distributed.by_first(lambda: _refuse_others(Path(folder), expected, action))
+    known = {"seed": seed, "shards": n_shards, "samples": n_samples, "digest": digest(flow)}
+    distributed.by_first(lambda: _refuse_others(folder, known | {"action": repr(action), "suffix": suffix}))
     own = slice(distributed.rank(), None, distributed.world_size())
     with distributed.all_or_none():
         kept = {shard: _kept(shard_path(folder, shard, suffix)) for shard in range(n_shards)[own]}
@@ -80,7 +89,7 @@ def sample_shards(
             ensemble = importance_sample(
                 flow, action, size, batch_size=batch_size, certify=certify, generator=generator
             )
-            save_samples(ensemble, path, action=action, about=expected[path])
+            save_samples(ensemble, path, action=action, about={**(about or {}), **known, "shard": shard})
             found[shard] = ensemble.log_weight.cpu()
     everyone = {shard: rows for part in distributed.gather(found) for shard, rows in part.items()}
     return torch.cat([everyone[shard] for shard in range(n_shards)])
@@ -96,18 +105,30 @@ def _kept(path: Path) -> Tensor | None:
         return None
 
 
-def _refuse_others(folder: Path, expected: Mapping[Path, Mapping[str, Any]], action: Action) -> None:
-    """Raise if the folder holds shards of another ensemble: they would be joined with this one."""
+def _begun_with(folder: str | Path) -> int | None:
+    """The number of shards that a folder is to hold, if it holds some."""
     for path in shards_in(folder):
+        with suppress(CheckpointError):
+            return describe_samples(path)["about"].get("shards")
+    return None
+
+
+def _refuse_others(folder: str | Path, known: Mapping[str, Any]) -> None:
+    """Raise if the folder holds shards of another ensemble: they would be joined with this one."""
+    for path, shard in shards_in(folder).items():
         try:
             header = describe_samples(path)
         except CheckpointError:  # drawn again
             continue
-        ours = json.loads(json.dumps(expected.get(path)))
-        if header["about"] != ours or header["action"]["text"] != repr(action):
+        there = {**header["about"], "action": (header["action"] or {}).get("text"), "suffix": path.suffix}
+        ours = {**known, "shard": shard}
+        other = [
+            f"{name} {there.get(name)}, here {ours[name]}" for name in ours if there.get(name) != ours[name]
+        ]
+        if other:
             raise ValueError(
-                f"{path} belongs to another ensemble, {header['about']}; here it would be {ours}. "
-                f"Give another folder, or delete {folder}."
+                f"{path} belongs to another ensemble: {'; '.join(other)}. Go on with that one by its own "
+                "settings (of `equiflow sample`: --shards, --samples, --seed, --out), or give another folder."
             )
 
 
