@@ -144,6 +144,15 @@ def check_alike(settings: dict[str, Any]) -> None:
                 )
 
 
+def check_share(batch_size: int, name: str) -> None:
+    """Raise a ValueError unless a batch, which messages call `name`, has a sample for each process."""
+    if batch_size < world_size():
+        raise ValueError(
+            f"{name} = {batch_size} cannot be shared by {world_size()} processes, which need a sample each. "
+            f"Give at least {world_size()}, or start fewer processes."
+        )
+
+
 @torch.no_grad()
 def broadcast(tensors: Iterable[Tensor]) -> None:
     """Overwrite tensors of one dtype by those of the first process."""

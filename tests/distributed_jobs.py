@@ -33,6 +33,7 @@ from equiflow import (
     SymplecticFlow,
     distributed,
     fit,
+    fit_ladder,
 )
 from equiflow.cli.app import app
 from equiflow.flows import ExtendedAction
@@ -207,6 +208,13 @@ def train_with_a_seed_of_its_own() -> str:
 
 def train_on_less_than_a_sample_each() -> str:
     return outcome(train, "path", batch_size=1)
+
+
+def climb_to_less_than_a_sample_each() -> str:
+    """How it ends, and whether the first lattice was trained before."""
+    actions = [Phi4(Lattice((n, n)), m2=-4.0, lam=8.0) for n in (2, 3)]
+    end = outcome(fit_ladder, actions, batch_size=[UNEVEN, 1], steps=1, checkpoint="run.pt")
+    return f"{end} {os.listdir()}"
 
 
 def shards(folder: Path, n_shards: int | None, seed: int = 0, **options: Any) -> Tensor:

@@ -13,10 +13,11 @@ from pathlib import Path
 import distributed_jobs as jobs
 import pytest
 import torch
-from cli_runs import TINY, content, same
+from cli_runs import TINY, content, same, tiny
 from processes import alone, together
 
-from equiflow import CheckpointError, SolverError
+from equiflow import CheckpointError, SolverError, distributed
+from equiflow.cli.config_file import ConfigError, parse_config
 from equiflow.cli.runs import Run
 from equiflow.interop import describe_samples, load_ensemble, shards
 from equiflow.randomness import SharedGenerator, batch_size_of, own_rows, whole
@@ -114,7 +115,38 @@ def test_processes_with_other_settings_are_refused():
 
 def test_a_process_without_samples_is_refused():
     for found in together(jobs.train_on_less_than_a_sample_each):
-        assert found.startswith("ValueError: A batch of 1 cannot be shared by 2 processes")
+        assert found.startswith("ValueError: batch_size = 1 cannot be shared by 2 processes")
+
+
+def test_a_ladder_with_such_a_lattice_is_refused_before_the_first_is_trained():
+    for found in together(jobs.climb_to_less_than_a_sample_each):
+        assert found.startswith("ValueError: batch_size on (3, 3) = 1 cannot be shared by 2 processes")
+        assert found.endswith("[]")
+
+
+@pytest.mark.parametrize(
+    ("name", "ladder", "settings"),
+    [
+        ("training.batch_size", "", ["training.batch_size=1"]),
+        ("ladder.1.batch_size", "[[ladder]]\nshape = [2, 2]\nbatch_size = 1", []),
+        ("optimiser.rows", "", ["optimiser.kind=natural", "optimiser.rows=1"]),
+    ],
+)
+def test_a_run_with_such_a_batch_makes_no_folder(name, ladder, settings, monkeypatch, tmp_path):
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    config = parse_config(TINY + ladder, source="tiny", overrides=settings)
+    with pytest.raises(ConfigError, match=f"{name} = 1 cannot be shared by 2 processes.*at least 2"):
+        Run.create(tmp_path / "run", config)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_of_one_process_is_not_gone_on_with_by_too_many(tmp_path):
+    Run.create(tmp_path / "run", tiny("training.batch_size=1"))
+    (code, output), silent = together(jobs.command, "resume", str(tmp_path / "run"))
+    assert code == 1
+    assert "training.batch_size = 1 cannot be shared by 2 processes" in output
+    assert silent == (1, "")
+    assert not list((tmp_path / "run").rglob("*.pt"))
 
 
 def test_shares_are_the_batch():

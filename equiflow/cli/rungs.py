@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from equiflow import EquivariantCNF
-from equiflow.cli.config import Config, RungSection
+from equiflow import EquivariantCNF, distributed
+from equiflow.cli.config import Config, NaturalSection, RungSection
 from equiflow.cli.config_file import ConfigError
 
 
@@ -67,6 +67,25 @@ def rungs_of(config: Config, folder: Path) -> list[RunRung]:
         before += own.training.steps
     own = config.model_copy(update={"ladder": []})
     return [*rungs, RunRung(len(rungs) + 1, own, folder / "checkpoints", before)]
+
+
+def check_shares(config: Config) -> None:
+    """Refuse batches that leave a process without samples, on any lattice.
+
+    Raises:
+        ConfigError: if there are more processes than samples.
+    """
+    batches = {"training.batch_size": config.training.batch_size}
+    for number, entry in enumerate(config.ladder, 1):
+        if entry.batch_size is not None:
+            batches[f"ladder.{number}.batch_size"] = entry.batch_size
+    if isinstance(config.optimiser, NaturalSection):
+        batches["optimiser.rows"] = config.optimiser.rows
+    try:
+        for name, batch_size in batches.items():
+            distributed.check_share(batch_size, name)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def _on_rung(config: Config, entry: RungSection, number: int) -> Config:

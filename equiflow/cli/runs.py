@@ -37,7 +37,7 @@ from equiflow.cli.config import Config
 from equiflow.cli.config_file import ConfigError, load_config, render
 from equiflow.cli.journal import of_rung, read_lines, rewrite_lines
 from equiflow.cli.recording import Recorder
-from equiflow.cli.rungs import RunRung, rungs_of
+from equiflow.cli.rungs import RunRung, check_shares, rungs_of
 from equiflow.randomness import stream
 from equiflow.storage import CheckpointError, load_safely, written_atomically
 from equiflow.training import History
@@ -68,6 +68,7 @@ class Run:
                 f"{folder} holds a run already. Go on with it by `equiflow resume {folder}`, or give another "
                 "folder by --run."
             )
+        check_shares(config)
         start, run = start_flow(config), cls(folder, config)
         for rung, flow in zip(run.rungs, run._flows(start), strict=True):
             building.build_optimiser(rung.config, flow)
@@ -194,10 +195,12 @@ class Run:
             The history of the last lattice.
 
         Raises:
+            ConfigError: if there are more processes than samples in a batch.
             RunError: if another process is training this run.
             CheckpointError: if the checkpoint is damaged.
         """
         with ExitStack() as stack:
+            distributed.by_first(lambda: check_shares(self.config))
             distributed.by_first(lambda: stack.enter_context(self._locked()))
             torch.set_num_threads(self.config.compute.threads)
             flows = self._flows(_rebuilt(distributed.from_first(self._start_content)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 
+from equiflow import distributed
 from equiflow.actions import Action
 from equiflow.families import ActionFamily
 from equiflow.flows import ConditionalFlow, Flow
@@ -37,6 +38,7 @@ def check_inputs(
             f"Expected counts >= 1, got steps={steps}, batch_size={batch_size}, "
             f"checkpoint_every={checkpoint_every}, warmup={warmup}."
         )
+    distributed.check_share(batch_size, "batch_size")
     if not (0 < learning_rate < math.inf and clip_norm > 0):
         raise ValueError(
             f"Expected positive learning_rate and clip_norm, got {learning_rate} and {clip_norm}."

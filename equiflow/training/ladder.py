@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from equiflow import distributed
 from equiflow.actions import Action
 from equiflow.flows import EquivariantCNF
 from equiflow.lattice import check_type
@@ -83,7 +84,9 @@ def fit_ladder(
     for action in actions[1:]:  # what cannot be climbed is refused before anything is trained
         flow.resized(action.lattice)
     paths = _beside(checkpoint, actions)
-    settings = _one_each(len(actions), steps=steps, batch_size=batch_size, learning_rate=learning_rate)
+    settings = list(_one_each(len(actions), steps=steps, batch_size=batch_size, learning_rate=learning_rate))
+    for action, setting in zip(actions, settings, strict=True):
+        distributed.check_share(setting["batch_size"], f"batch_size on {action.lattice.shape}")
     for action, setting, path in zip(actions, settings, paths, strict=True):
         if rungs:
             flow = flow.resized(action.lattice)
