@@ -105,7 +105,8 @@ def train(
     config: Annotated[Path | None, typer.Argument(metavar="CONFIG", help="TOML file")] = None,
     run: Annotated[Path | None, typer.Option(help="run folder; runs/NAME-OF-CONFIG unless given")] = None,
     set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="instead of the file's")
+        list[str] | None,
+        typer.Option("--set", metavar="SECTION.KEY=VALUE", help="instead of the file's; none is no value"),
     ] = None,
     show_defaults: Annotated[
         bool, typer.Option("--show-defaults", help="print every key with its default and stop")

@@ -21,6 +21,10 @@ else:
     import tomli as tomllib
 
 
+#: what TOML has no word for, or another
+_WORDS = {"none": None, "true": True, "false": False}
+
+
 class ConfigError(ValueError):
     """A config that cannot be run, in words for the one who wrote it."""
 
@@ -30,7 +34,7 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
 
     Args:
         path: a TOML file.
-        overrides: `"section.key=value"`, instead of what the file says.
+        overrides: `"section.key=value"`, instead of what the file says; `none` is no value.
 
     Raises:
         ConfigError: if the file is missing or no TOML, or a key is unknown, missing or ill-typed.
@@ -49,8 +53,11 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
 def parse_config(text: str, *, source: str, overrides: Iterable[str] = ()) -> Config:
     """A config from the text of a TOML file; `source` is how messages call it."""
     content = _toml(text, source)
-    for override in overrides:
-        _override(content, override)
+    for table, location, readings in [_override(content, override) for override in overrides]:
+        for reading in readings:
+            table[location[-1]] = reading
+            if not _refused(content, location):
+                break
     try:
         return Config.model_validate(content)
     except ValidationError as error:
@@ -69,30 +76,69 @@ def _toml(text: str, source: str) -> dict[str, Any]:
         raise ConfigError(f"{source} is not valid TOML: {error}.") from error
 
 
-def _override(content: dict[str, Any], override: str) -> None:
+def _override(
+    content: dict[str, Any], override: str
+) -> tuple[dict[str, Any], tuple[str | int, ...], list[object]]:
+    """Set a key: the table that it is in, where in the config it is, and what its value can mean."""
     name, equals, value = override.partition("=")
     *path, key = (part.strip() for part in name.split("."))
-    if not (equals and path and all(path) and key):
+    is_list = key in LISTS and key in Config.model_fields
+    if not (equals and all(path) and key and (path or is_list)):
         raise ConfigError(f"--set {override!r}: write section.key=value, such as training.steps=100.")
-    try:
-        parsed = _toml(f"value = {value}", override)["value"]
-    except ConfigError:  # a bare word: quotes do not survive every shell
-        parsed = value.strip()
     table: Any = content
-    for part in path:
+    for above, part in zip(["", *path], path, strict=False):
         if isinstance(table, list):
             if not (part.isdecimal() and 1 <= int(part) <= len(table)):
                 raise ConfigError(
                     f"--set {override!r}: {part} is none of the {len(table)} tables, from 1 on."
                 )
             table = table[int(part) - 1]
+        elif part in LISTS and part not in table:
+            kinds = [kind.model_fields["kind"].default for kind in _kinds_with(part, above)]
+            also = f", and {above}.kind={kinds[0]}" if kinds else ""
+            named = f"{above}.{part}".strip(".")
+            raise ConfigError(
+                f"--set {override!r}: there is no [[{named}]]. Write it into the file, or "
+                f"--set '{named}=[{{...}}]' before{also}."
+            )
         else:
             table = table.setdefault(part, {})
         if not isinstance(table, (dict, list)):
             raise ConfigError(f"--set {override!r}: {part} is no section of the config.")
     if not isinstance(table, dict):
         raise ConfigError(f"--set {override!r}: say which table, such as {path[-1]}.1.{key}={value}.")
-    table[key] = parsed
+    location = tuple(int(part) - 1 if part.isdecimal() else part for part in path)
+    readings = _readings(value)
+    table[key] = readings[0]
+    return table, (*location, key), readings
+
+
+def _readings(value: str) -> list[object]:
+    """What a value can mean, in the order of trying; the last is for the message if none will do."""
+    word = value.strip()
+    try:
+        parsed = _toml(f"value = {value}", "")["value"]
+    except ConfigError:  # a bare word: quotes do not survive every shell
+        return [*([_WORDS[word.lower()]] if word.lower() in _WORDS else []), word]
+    # A folder can have a number or a date for its name.
+    return [parsed] if isinstance(parsed, str) else [parsed, word, parsed]
+
+
+def _refused(content: dict[str, Any], location: tuple[str | int, ...]) -> bool:
+    """Whether something is wrong with the value of a key, whatever else is."""
+    try:
+        Config.model_validate(content)
+    except ValidationError as error:
+        found = [e["loc"] for e in error.errors(include_url=False)]
+        # Pydantic's path has kinds and types in between; that of a wrong kind ends before its key.
+        return any(_passes(one, location) or _passes(location, one) for one in found)
+    return False
+
+
+def _passes(path: tuple[str | int, ...], stations: tuple[str | int, ...]) -> bool:
+    """Whether the stations are in the path, in their order."""
+    rest = iter(path)
+    return all(station in rest for station in stations)
 
 
 @dataclass(frozen=True)
@@ -150,12 +196,15 @@ def _explain(kind: str, place: Place, message: str, given: object) -> str:
     text = known[key].description if key in known else place.model.__doc__
     if kind == "missing":
         return f"{place.name} is missing ({text}): it has no default."
+    if kind == "bool_type":
+        message += ", true or false"
     return f"{place.name} = {_shown(given)}: {message[:1].lower()}{message[1:]}; expected: {text}."
 
 
 def _explain_table(kind: str, place: Place, given: object) -> str:
     section = place.section
-    title = f"[{place.title}]" if section in LISTS else place.title
+    # An entry has its number behind the brackets already.
+    title = f"[{place.title}]" if section in LISTS and place.title.endswith("]") else place.title
     if kind == "missing":
         return f"section {title} is missing: it has no default. `equiflow config` shows it."
     if kind == "extra_forbidden":
@@ -165,7 +214,7 @@ def _explain_table(kind: str, place: Place, given: object) -> str:
         wrong = given.get("kind") if isinstance(given, dict) else given
         hint = _suggestion(wrong if isinstance(wrong, str) else "", known) or "."
         return f"{place.title} kind = {_shown(wrong)}: expected {' or '.join(known)}{hint}"
-    expected = "tables" if section in LISTS else "a section"
+    expected = "a section" if section not in LISTS else "tables" if title.endswith("]]") else "a table"
     return f"{section} = {_shown(given)}: expected {expected} {title} with keys."
 
 
@@ -173,13 +222,18 @@ def _nearest(name: str, known: Iterable[str], section: str | None) -> str:
     """What may have been meant: a similar name here, or the same name in another section or kind."""
     known = list(known)
     if section is not None:
-        own = [m.model_fields["kind"].default for m in KINDS.get(section, ()) if name in m.model_fields]
+        own = [kind.model_fields["kind"].default for kind in _kinds_with(name, section)]
         if own:
             return f"; it belongs to kind = {' or '.join(map(_shown, own))}."
     elsewhere = [_header(other) for other, _, key, _ in every_key() if key == name and other != section]
     if elsewhere:
         return f"; it belongs to {' or '.join(dict.fromkeys(elsewhere))}."
     return f"{_suggestion(name, known) or '.'} Known here: {', '.join(known)}."
+
+
+def _kinds_with(key: str, section: str) -> list[type[Section]]:
+    """The kinds of a section that have a key."""
+    return [kind for kind in KINDS.get(section, ()) if key in kind.model_fields]
 
 
 def _suggestion(name: str, known: Iterable[str]) -> str:
