@@ -13,23 +13,25 @@
 #     sbatch examples/slurm.sh runs/config.toml runs/large
 #
 # Both have to be where every node sees them, since any node can become the first. The config says
-# device = "cuda", without a number. On nodes without GPUs, leave device = "cpu" and set PROCESSES to the cores
-# of a node: gloo takes the place of nccl.
+# device = "cuda", without a number. On nodes without GPUs, remove --gpus-per-node, leave device = "cpu" and set
+# PROCESSES to the cores of a node: gloo takes the place of nccl.
 set -euo pipefail
 config=$1
 run=$2
 
 export OMP_NUM_THREADS=1
+export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"   # srun has not taken it from sbatch since Slurm 22.05
 # Each restart of the workers gets a store of its own; shared by all, it would hold addresses of dead processes.
 export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
 
+port=$((20000 + SLURM_JOB_ID % 10000))             # jobs that share a node need one each
 head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 torchrun=(
     srun torchrun
     --nnodes="$SLURM_NNODES"
     --nproc-per-node="${PROCESSES:-${SLURM_GPUS_ON_NODE:-1}}"
     --rdzv-backend=c10d
-    --rdzv-endpoint="$head:29500"
+    --rdzv-endpoint="$head:$port"
     --rdzv-id="$SLURM_JOB_ID"
     --max-restarts=3
     -m --                          # the rest is not for torchrun, which would take --run for its --run-path

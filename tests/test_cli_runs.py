@@ -286,6 +286,29 @@ def test_two_processes_do_not_train_one_run(undisturbed):
         undisturbed.train()
 
 
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK])
+def test_a_file_system_without_locks_is_tolerated(number, undisturbed, monkeypatch):
+    fcntl = pytest.importorskip("fcntl")
+
+    def flock(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.warns(UserWarning, match="cannot be locked"), undisturbed._locked():
+        pass
+
+
+def test_other_failures_of_a_lock_are_not(undisturbed, monkeypatch):
+    fcntl = pytest.importorskip("fcntl")
+
+    def flock(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(OSError, match="Input/output error"), undisturbed._locked():
+        pass
+
+
 def test_a_run_is_not_overwritten(undisturbed):
     with pytest.raises(RunError, match="equiflow resume"):
         Run.create(undisturbed.folder, tiny())

@@ -151,3 +151,29 @@ def test_the_example_in_three_dimensions_runs(tmp_path, run_here):
     out = run_here(*small, "--out", str(tmp_path), example=EXAMPLE.with_name("phi4_3d.py"))
     assert "reverse ESS" in out
     assert "results.json" in {path.name for path in tmp_path.iterdir()}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs bash")
+def test_jobs_of_slurm_have_a_port_of_their_own_and_the_cores_that_were_asked_for(tmp_path):
+    """With a srun that only says what it was asked for."""
+    for name, line in (
+        ("srun", 'echo "$SRUN_CPUS_PER_TASK $*"'),
+        ("scontrol", "echo node"),
+        ("equiflow", ""),
+    ):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{line}\n")
+        (tmp_path / name).chmod(0o755)
+    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_CPUS_PER_TASK": "16"}
+    environment |= {"SLURM_JOB_NODELIST": "node", "SLURM_NNODES": "2"}
+    ports = set()
+    for job in ("123456", "123457"):
+        said = subprocess.run(
+            ["bash", EXAMPLE.parent / "slurm.sh", "config.toml", "run"],
+            capture_output=True,
+            text=True,
+            check=True,
+            env=environment | {"SLURM_JOB_ID": job},
+        ).stdout.splitlines()
+        assert all(line.startswith("16 torchrun --nnodes=2 ") for line in said)
+        ports |= {line.split("--rdzv-endpoint=node:")[1].split()[0] for line in said}
+    assert ports == {"23456", "23457"}

@@ -18,10 +18,12 @@ All read the files of samples that an objective names.
 
 from __future__ import annotations
 
+import errno
 import json
 import platform
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -41,6 +43,9 @@ from equiflow.cli.rungs import RunRung, check_shares, rungs_of
 from equiflow.randomness import stream
 from equiflow.storage import CheckpointError, load_safely, written_atomically
 from equiflow.training import History
+
+#: what file systems without locks say, such as Lustre mounted without flock
+NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
 
 
 class RunError(RuntimeError):
@@ -308,6 +313,14 @@ class Run:
                 raise RunError(
                     f"Another process is training {self.folder}; wait for it, or stop it."
                 ) from error
+            except OSError as error:
+                if error.errno not in NO_LOCKS:
+                    raise
+                warnings.warn(
+                    f"{self.folder} cannot be locked ({error.strerror}): see to it yourself that no other "
+                    "process trains this run.",
+                    stacklevel=2,
+                )
             yield
 
 
