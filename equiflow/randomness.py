@@ -10,11 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+#: 2^64 over the golden ratio: scatters what is counted over all bits
+_ODD = 0x9E3779B97F4A7C15
+
 
 def stream(seed: int, purpose: str, step: int = 0, *, device: torch.device | str = "cpu") -> torch.Generator:
     """Randomness of its own for every purpose and step of a run, whatever was drawn before."""
-    words = np.random.SeedSequence([seed, step, *purpose.encode()]).generate_state(1, np.uint64)
-    return torch.Generator(device).manual_seed(int(words[0] >> np.uint64(1)))
+    words = np.random.SeedSequence([seed, 0, *purpose.encode()]).generate_state(1, np.uint64)
+    # Torch's generator of a CPU takes the low 32 bits alone. Hashes of 10^5 steps meet there, multiples of an
+    # odd number do not.
+    return torch.Generator(device).manual_seed(((int(words[0]) >> 1) + step * _ODD) % 2**63)
 
 
 class SharedGenerator(torch.Generator):

@@ -257,6 +257,15 @@ def test_evaluations_are_on_samples_of_their_own():
     assert torch.randn(4, generator=stream(0, "evaluation", 1)).tolist() == draws[0]
 
 
+def test_no_two_shards_of_many_are_alike():
+    """A generator of a CPU takes 32 bits of its seed, in which hashes of so many would meet."""
+    seeds = {stream(0, "shards", step).initial_seed() % 2**32 for step in range(10_000)}
+    assert len(seeds) == 10_000
+    # Hashed to 64 bits, of which 32 count, these two met.
+    one, other = (stream(0, "one of 100000 shards", shard) for shard in (52713, 95987))
+    assert not torch.equal(torch.randn(4, generator=one), torch.randn(4, generator=other))
+
+
 @pytest.mark.parametrize(("keep", "kept"), [(0, []), (1, [6]), (2, [4, 6]), (9, [2, 4, 6])])
 def test_earlier_checkpoints_are_kept_as_many_as_asked(keep, kept, tmp_path):
     run = trained(tmp_path / "run", f"run.keep={keep}")
