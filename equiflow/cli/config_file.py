@@ -55,7 +55,7 @@ def parse_config(text: str, *, source: str, overrides: Iterable[str] = ()) -> Co
     content = _toml(text, source)
     for table, location, readings in [_override(content, override) for override in overrides]:
         for reading in readings:
-            table[location[-1]] = reading
+            table[str(location[-1])] = reading
             if not _refused(content, location):
                 break
     try:
