@@ -245,7 +245,7 @@ def sample(
     batch_size: Annotated[int, typer.Option(help="samples at a time, which bounds the memory", min=1)] = 1024,
     shards: Annotated[
         int | None,
-        typer.Option(help="files, in a folder; 1, no folder, unless given or started by torchrun", min=1),
+        typer.Option(help="files, in a folder; a single file unless given or under torchrun", min=1),
     ] = None,
     threads: Threads = None,
 ) -> None:

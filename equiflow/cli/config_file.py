@@ -53,11 +53,8 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
 def parse_config(text: str, *, source: str, overrides: Iterable[str] = ()) -> Config:
     """A config from the text of a TOML file; `source` is how messages call it."""
     content = _toml(text, source)
-    for table, location, readings in [_override(content, override) for override in overrides]:
-        for reading in readings:
-            table[str(location[-1])] = reading
-            if not _refused(content, location):
-                break
+    for given in [_override(content, override) for override in overrides]:
+        given.settle(content)
     try:
         return Config.model_validate(content)
     except ValidationError as error:
@@ -76,10 +73,32 @@ def _toml(text: str, source: str) -> dict[str, Any]:
         raise ConfigError(f"{source} is not valid TOML: {error}.") from error
 
 
-def _override(
-    content: dict[str, Any], override: str
-) -> tuple[dict[str, Any], tuple[str | int, ...], list[object]]:
-    """Set a key: the table that it is in, where in the config it is, and what its value can mean."""
+@dataclass(frozen=True)
+class Override:
+    """A key that is set from outside of a file.
+
+    Attributes:
+        table: that the key is in.
+        key: its name there.
+        path: names and indices from the config to the table.
+        readings: what the value can mean, in the order of trying; the last is kept if none will do.
+    """
+
+    table: dict[str, Any]
+    key: str
+    path: tuple[str | int, ...]
+    readings: list[object]
+
+    def settle(self, content: dict[str, Any]) -> None:
+        """Take the first reading that the config `content` has nothing against."""
+        for reading in self.readings:
+            self.table[self.key] = reading
+            if not _refused(content, (*self.path, self.key)):
+                return
+
+
+def _override(content: dict[str, Any], override: str) -> Override:
+    """Put the first reading of a value into the config."""
     name, equals, value = override.partition("=")
     *path, key = (part.strip() for part in name.split("."))
     is_list = key in LISTS and key in Config.model_fields
@@ -107,14 +126,13 @@ def _override(
             raise ConfigError(f"--set {override!r}: {part} is no section of the config.")
     if not isinstance(table, dict):
         raise ConfigError(f"--set {override!r}: say which table, such as {path[-1]}.1.{key}={value}.")
-    location = tuple(int(part) - 1 if part.isdecimal() else part for part in path)
     readings = _readings(value)
     table[key] = readings[0]
-    return table, (*location, key), readings
+    return Override(table, key, tuple(int(p) - 1 if p.isdecimal() else p for p in path), readings)
 
 
 def _readings(value: str) -> list[object]:
-    """What a value can mean, in the order of trying; the last is for the message if none will do."""
+    """What a value can mean; messages speak of the last."""
     word = value.strip()
     try:
         parsed = _toml(f"value = {value}", "")["value"]

@@ -65,7 +65,8 @@ def fit_ladder(
         One `Rung` for each action; the last one's flow is the result.
 
     Raises:
-        ValueError: without actions, or if a sequence does not have one entry for each.
+        ValueError: without actions, if a sequence does not have one entry for each, or if a batch has less
+            than a sample for each process.
 
     >>> from equiflow import Lattice, Phi4
     >>> actions = [Phi4(Lattice((L, L)), m2=-4.0, lam=lam) for L, lam in ((4, 8.0), (6, 6.975))]
