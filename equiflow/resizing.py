@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from equiflow.lattice import Lattice, Space, check_type, lattice_of
 
@@ -24,6 +24,13 @@ def space_on(source: Space, target: Lattice) -> Space:
     """The space of the same fields on another lattice, see `check_resizable`."""
     check_resizable(lattice_of(source), target)
     return target if isinstance(source, Lattice) else replace(source, lattice=target)  # type: ignore[type-var]
+
+
+def freeze_as(source: nn.Module, target: nn.Module) -> None:
+    """Train those weights of `target` that are trained in `source`, by name."""
+    learns = {name: weight.requires_grad for name, weight in source.named_parameters()}
+    for name, weight in target.named_parameters():
+        weight.requires_grad_(learns.get(name, weight.requires_grad))
 
 
 def signed_offsets(side: int, device: torch.device | None = None) -> Tensor:

@@ -21,7 +21,7 @@ from equiflow.lattice import Lattice, Space, check_count, check_type
 from equiflow.ode import Solution, State, integrate
 from equiflow.precision import in_double
 from equiflow.priors import PRIORS, Prior, default_prior
-from equiflow.resizing import space_on
+from equiflow.resizing import freeze_as, space_on
 from equiflow.solvers import Solver, SolverChoice, choose_solver
 from equiflow.storage import CheckpointError, load_safely, save_atomically
 from equiflow.vector_fields import VECTOR_FIELDS, VectorField, default_field
@@ -73,12 +73,11 @@ class EquivariantCNF(Flow):
             )
         super().__init__(space, default_prior(space, vector_field.group) if prior is None else prior)
         self.vector_field = vector_field
-        of_field, of_prior = vector_field.group, self.prior.group
-        known = type(of_field) is type(of_prior)  # in an order, whereas a group of yours need not be
-        if known and not (of_field <= of_prior or of_prior <= of_field):
+        one, other = vector_field.group, self.prior.group
+        if type(one) is type(other) and not (one <= other or other <= one):
             raise ValueError(
-                f"The field respects {of_field}, the prior {of_prior}, and neither contains the other. Build "
-                "one of them with a group that the other has."
+                f"The field respects {one}, the prior {other}, and neither contains the other. Build one of "
+                "them with a group that the other has."
             )
         self.solver = Solver() if solver is None else solver
         check_type(self.solver, Solver, "solver", 'Write Solver("dopri5", rtol=1e-5, atol=1e-5).')
@@ -131,9 +130,7 @@ class EquivariantCNF(Flow):
             solver=self.solver,
             compile=self.compiled,
         )
-        learns = {name: weight.requires_grad for name, weight in self.named_parameters()}
-        for name, weight in flow.named_parameters():
-            weight.requires_grad_(learns.get(name, weight.requires_grad))
+        freeze_as(self, flow)
         return flow
 
     def with_trace(self, trace: str, *, n_probes: int = 1) -> EquivariantCNF:
