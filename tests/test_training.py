@@ -475,6 +475,23 @@ def test_divergence_is_reported_with_its_history_and_leaves_flow_and_checkpoint_
     assert same(weights(flow), weights(safe))
 
 
+def test_weights_that_are_not_finite_are_never_written_to_a_checkpoint(tmp_path):
+    class Spoiling(torch.optim.SGD):
+        @torch.no_grad()
+        def step(self, closure: None = None) -> None:
+            super().step()
+            self.taken = getattr(self, "taken", 0) + 1
+            if self.taken == 4:
+                self.param_groups[0]["params"][0].fill_(math.nan)
+
+    options = SHORT | {"optimiser": Spoiling, "learning_rate": 1e-4, "objective": OBJECTIVES[0]}
+    with pytest.raises(TrainingDivergedError, match="step 4: weights are not finite"):
+        fit(build(), ACTION, checkpoint=tmp_path / "run.pt", checkpoint_every=2, **options)
+    saved = load_safely(tmp_path / "run.pt", "training")
+    assert saved["step"] == 2
+    assert all(bool(value.isfinite().all()) for value in saved["flow"].values())
+
+
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=repr)
 def test_a_huge_learning_rate_diverges_loudly(objective):
     flow = build()

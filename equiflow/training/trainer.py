@@ -99,7 +99,8 @@ def fit(
     Raises:
         ValueError: for counts or rates out of range, or a flow and an action on different lattices, or
             a family whose couplings the flow does not have, or processes with different arguments.
-        TrainingDivergedError: if loss or gradient is not finite; the checkpoint stays as it was.
+        TrainingDivergedError: if loss or gradient is not finite, or the weights where a checkpoint is due;
+            the checkpoint stays as it was.
         CheckpointError: if the checkpoint belongs to another run.
         ElsewhereError: if another process failed outside of the objective.
     """
@@ -129,16 +130,21 @@ def fit(
     if saved is not None:
         run.restore(saved, settings)
 
+    def is_due() -> bool:
+        return run.step % checkpoint_every == 0 or run.step == steps
+
     def note_step() -> None:
         if callback is not None:
             callback(run.history)
-        if checkpoint is not None and (run.step % checkpoint_every == 0 or run.step == steps):
+        if checkpoint is not None and is_due():
             save_atomically({"kind": "training", "settings": settings, **run.state()}, checkpoint)
 
     hidden = True if not distributed.is_first() else None if progress is None else not progress
     with tqdm(total=steps, initial=run.step, desc="training", unit="step", disable=hidden) as bar:
         while run.step < steps:
             run.advance(objective, action, batch_size)
+            if is_due():
+                run.check_weights()
             bar.update()
             if run.step % 10 == 0 or run.step == steps:
                 bar.set_postfix(run.history.last())
@@ -188,8 +194,11 @@ class _Run:
         self.optimiser.step()
         # The same step everywhere, but for the rounding of unlike machines, which would add up.
         distributed.broadcast(self.trained)
-        if self.step == self.steps and not all(bool(p.isfinite().all()) for p in self.trained):
-            raise self._diverged("weights are not finite after the last step")
+
+    def check_weights(self) -> None:
+        """Raise if the step has left any that are not finite, which the next loss would be the first to see."""
+        if not all(bool(p.isfinite().all()) for p in self.trained):
+            raise self._diverged("weights are not finite after the step")
 
     def _evaluate(
         self, objective: Callable[..., ObjectiveValue], action: object, batch_size: int
