@@ -21,6 +21,7 @@ from equiflow import (
     FreeField,
     FreeScalar,
     Lattice,
+    Mixture,
     OrbitConvField,
     PathGradient,
     Phi4,
@@ -380,6 +381,25 @@ def test_a_run_goes_on_with_a_partial_of_a_function_that_was_imported_anew(tmp_p
     once, again = imported(), imported()
     expected = fit(build(), ACTION, optimiser=once, **options)
     assert fit(build(), ACTION, optimiser=again, **options) == expected
+
+
+@pytest.mark.parametrize("wrapped", [lambda own: own, lambda own: Mixture((own, 0.5), (OBJECTIVES[0], 0.5))])
+def test_a_run_goes_on_with_an_objective_that_was_imported_anew(wrapped, tmp_path):
+    def imported() -> Objective:
+        def own(
+            flow: Flow, action: Action, batch_size: int, generator: torch.Generator | None = None
+        ) -> ObjectiveValue:
+            return OBJECTIVES[0](flow, action, batch_size, generator)
+
+        return own
+
+    options = SHORT | {"checkpoint": tmp_path / "run.pt"}
+    once, again = imported(), imported()  # both are alive, at two addresses
+    expected = fit(build(), ACTION, objective=wrapped(once), **options)
+    assert fit(build(), ACTION, objective=wrapped(again), **options) == expected
+    assert "0x" not in load_safely(tmp_path / "run.pt", "training")["settings"]["objective"]
+    with pytest.raises(CheckpointError, match=r"objective was .*own.*, now ReverseKL"):
+        fit(build(), ACTION, objective=ReverseKL(), **options)
 
 
 def test_unless_told_otherwise_it_is_adam_with_a_short_memory():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -82,7 +83,8 @@ def fit(
         warmup: steps of the warm-up.
         clip_norm: gradients with a larger norm are scaled down to it.
         objective: by default `PathGradient` solved with 5 steps of rk5. For a `ConditionalFlow` it is
-            averaged over couplings, as `OverCouplings(objective)` says.
+            averaged over couplings, as `OverCouplings(objective)` says. A checkpoint knows it by its repr;
+            one without a repr of its own, such as a function, is known by its name alone.
         optimiser: makes one from the trained parameters and the learning rate, whose schedule sets
             `lr` of its parameter groups; `adam` was the fastest of those compared
             (`benchmarks/optimisers.py`).
@@ -110,7 +112,7 @@ def fit(
     if isinstance(flow, ConditionalFlow) and not isinstance(objective, OverCouplings):
         objective = OverCouplings(objective)
     generator = distributed.generator(flow.device).manual_seed(seed)
-    run = _Run(flow, steps, learning_rate, warmup, clip_norm, generator, optimiser)
+    run = _Run(flow, steps, learning_rate, warmup, clip_norm, checkpoint_every, generator, optimiser)
     settings = {
         "steps": steps,
         "batch_size": batch_size,
@@ -123,6 +125,7 @@ def fit(
         "action": repr(action),
         "flow": f"{flow.dtype} {flow!r}",
     }
+    settings = _without_addresses(settings)
     distributed.check_alike(settings)
     for tensor in flow.state_dict().values():
         distributed.broadcast([tensor])
@@ -130,21 +133,16 @@ def fit(
     if saved is not None:
         run.restore(saved, settings)
 
-    def is_due() -> bool:
-        return run.step % checkpoint_every == 0 or run.step == steps
-
     def note_step() -> None:
         if callback is not None:
             callback(run.history)
-        if checkpoint is not None and is_due():
+        if checkpoint is not None and run.is_due:
             save_atomically({"kind": "training", "settings": settings, **run.state()}, checkpoint)
 
     hidden = True if not distributed.is_first() else None if progress is None else not progress
     with tqdm(total=steps, initial=run.step, desc="training", unit="step", disable=hidden) as bar:
         while run.step < steps:
             run.advance(objective, action, batch_size)
-            if is_due():
-                run.check_weights()
             bar.update()
             if run.step % 10 == 0 or run.step == steps:
                 bar.set_postfix(run.history.last())
@@ -168,6 +166,7 @@ class _Run:
     learning_rate: float
     warmup: int
     clip_norm: float
+    checkpoint_every: int
     generator: torch.Generator
     make_optimiser: Callable[[list[nn.Parameter], float], Optimizer]
 
@@ -194,11 +193,14 @@ class _Run:
         self.optimiser.step()
         # The same step everywhere, but for the rounding of unlike machines, which would add up.
         distributed.broadcast(self.trained)
-
-    def check_weights(self) -> None:
-        """Raise if the step has left any that are not finite, which the next loss would be the first to see."""
-        if not all(bool(p.isfinite().all()) for p in self.trained):
+        # The next loss would tell, but a checkpoint comes before it.
+        if self.is_due and not all(bool(p.isfinite().all()) for p in self.trained):
             raise self._diverged("weights are not finite after the step")
+
+    @property
+    def is_due(self) -> bool:
+        """Whether a checkpoint is, after this step."""
+        return self.step % self.checkpoint_every == 0 or self.step == self.steps
 
     def _evaluate(
         self, objective: Callable[..., ObjectiveValue], action: object, batch_size: int
@@ -259,7 +261,7 @@ class _Run:
         """Go on from a saved state of the same run."""
         before = {name: value.clone() for name, value in self.flow.state_dict().items()}
         try:
-            _compare(state["settings"], settings)
+            _compare(_without_addresses(state["settings"]), settings)
             self._restore(state)
         except Exception as error:  # whatever entries that fit nothing can make torch raise
             self.flow.load_state_dict(before)
@@ -290,6 +292,11 @@ class _Run:
         self.history = history
         self.step = step
         self.before = self.history.seconds[-1] if len(self.history) else 0.0
+
+
+def _without_addresses(settings: dict[str, Any]) -> dict[str, Any]:
+    """What has no repr of its own shows an address in memory, which is another in the next process."""
+    return {k: re.sub(r" at 0x[0-9a-f]+", "", v) if isinstance(v, str) else v for k, v in settings.items()}
 
 
 def _compare(old: dict[str, Any], new: dict[str, Any]) -> None:
