@@ -12,8 +12,11 @@ from equiflow import (
     Action,
     CheckpointError,
     EquivariantCNF,
+    ForwardKL,
     FreeField,
     Lattice,
+    Mixture,
+    NaturalGradient,
     PathGradient,
     Phi4,
     Solver,
@@ -156,6 +159,45 @@ def test_what_a_flow_is_made_of_climbs_with_it():
         assert rung.flow.prior.config() == {"m2": 2.0, "learnable": False}
         assert not rung.flow.prior.log_sigma.requires_grad
         assert rung.flow.dtype == torch.float32
+
+
+def test_natural_gradient_climbs_with_the_flow(tmp_path):
+    flow = start()
+    options = SHORT | {"learning_rate": 0.5, "optimiser": NaturalGradient.of(flow, rows=4)}
+    rungs = fit_ladder(ACTIONS[:2], flow=flow, checkpoint=tmp_path / "run.pt", **options)
+    small = start()
+    options |= {"optimiser": NaturalGradient.of(small, rows=4)}
+    fit(small, ACTIONS[0], **options)
+    large = small.resized(ACTIONS[1].lattice)
+    fit(large, ACTIONS[1], **options | {"optimiser": NaturalGradient.of(large, rows=4)})
+    assert same(rungs[1].flow, large)
+    again = start()
+    options |= {"optimiser": NaturalGradient.of(again, rows=4)}
+    assert_same_ladder(fit_ladder(ACTIONS[:2], flow=again, checkpoint=tmp_path / "run.pt", **options), rungs)
+
+
+def samples_of(shape: tuple[int, ...]) -> torch.Tensor:
+    return torch.randn(20, *shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+def test_objectives_on_samples_are_given_one_for_each_rung():
+    objectives = [ForwardKL(samples_of(action.lattice.shape), solver=FAST) for action in ACTIONS]
+    rungs = fit_ladder(ACTIONS, flow=start(), **SHORT | {"objective": objectives})
+    alone = start()
+    fit(alone, ACTIONS[0], **SHORT | {"objective": objectives[0]})
+    assert same(rungs[0].flow, alone)
+    with pytest.raises(ValueError, match="objective has 2 entries for 3 actions"):
+        fit_ladder(ACTIONS, flow=start(), **SHORT | {"objective": objectives[:2]})
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_samples_of_one_rung_are_refused_for_another_before_anything_is_trained(mixed):
+    flow, objective = start(), ForwardKL(samples_of((3, 3)), solver=FAST)
+    before = weights(flow)
+    objective = Mixture((OBJECTIVE, 0.5), (objective, 0.5)) if mixed else objective
+    with pytest.raises(ValueError, match=r"rung \(4, 4\).*one objective for each action"):
+        fit_ladder(ACTIONS, flow=flow, **SHORT | {"objective": objective})
+    assert all(torch.equal(value, before[name]) for name, value in flow.state_dict().items())
 
 
 def test_without_a_flow_it_starts_from_a_new_one():

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from equiflow import distributed
 from equiflow.actions import Action
 from equiflow.flows import EquivariantCNF
 from equiflow.lattice import check_type
 from equiflow.training.history import History
-from equiflow.training.trainer import fit
+from equiflow.training.mixture import Mixture
+from equiflow.training.natural_gradient import NaturalGradientOf
+from equiflow.training.objectives import Objective
+from equiflow.training.samples import lacks_momenta
+from equiflow.training.trainer import adam, fit
 
 #: Of the rungs after the first, which start near their optimum, in units of what `fit` takes by default.
 FINE_TUNING = 0.5
@@ -40,6 +47,8 @@ def fit_ladder(
     steps: int | Sequence[int] = 600,
     batch_size: int | Sequence[int] = 128,
     learning_rate: float | Sequence[float] | None = None,
+    objective: Objective | Sequence[Objective] | None = None,
+    optimiser: Callable[[list[nn.Parameter], float], Optimizer] = adam,
     checkpoint: str | Path | None = None,
     **options: Any,
 ) -> list[Rung]:
@@ -57,6 +66,8 @@ def fit_ladder(
         batch_size: model samples per step, the same or one each.
         learning_rate: the same or one each; by default that of `fit` on the first rung and
             half of it on the others.
+        objective: the same or one each, as objectives on samples need, `[ForwardKL(s) for s in samples]`.
+        optimiser: see `fit`. That of `NaturalGradient.of(flow)` goes on with the flow of each rung.
         checkpoint: file name to which each rung adds its shape: `run.pt` becomes `run-16x16.pt`. A
             ladder that was interrupted goes on from there.
         options: passed on to `fit`.
@@ -65,8 +76,8 @@ def fit_ladder(
         One `Rung` for each action; the last one's flow is the result.
 
     Raises:
-        ValueError: without actions, if a sequence does not have one entry for each, or if a batch has less
-            than a sample for each process.
+        ValueError: without actions, if a sequence does not have one entry for each, if a batch has less than
+            a sample for each process, or an objective has samples of another lattice than its rung's.
 
     >>> from equiflow import Lattice, Phi4
     >>> actions = [Phi4(Lattice((L, L)), m2=-4.0, lam=lam) for L, lam in ((4, 8.0), (6, 6.975))]
@@ -82,29 +93,48 @@ def fit_ladder(
     rungs: list[Rung] = []
     flow = EquivariantCNF(actions[0].space) if flow is None else flow
     check_type(flow, EquivariantCNF, "flow")
-    for action in actions[1:]:  # what cannot be climbed is refused before anything is trained
-        flow.resized(action.lattice)
     paths = _beside(checkpoint, actions)
-    settings = list(_one_each(len(actions), steps=steps, batch_size=batch_size, learning_rate=learning_rate))
-    for action, setting in zip(actions, settings, strict=True):
+    settings = _one_each(
+        len(actions), steps=steps, batch_size=batch_size, learning_rate=learning_rate, objective=objective
+    )
+    # What cannot be climbed is refused before anything is trained.
+    for rung, (action, setting) in enumerate(zip(actions, settings, strict=True)):
         distributed.check_share(setting["batch_size"], f"batch_size on {action.lattice.shape}")
+        resized = flow.resized(action.lattice) if rung else flow
+        _check_samples(setting.get("objective"), resized, action)
     for action, setting, path in zip(actions, settings, paths, strict=True):
         if rungs:
             flow = flow.resized(action.lattice)
             setting.setdefault("learning_rate", FINE_TUNING * flow.learning_rate)
-        history = fit(flow, action, checkpoint=path, **setting, **options)
+        own = replace(optimiser, flow=flow) if isinstance(optimiser, NaturalGradientOf) else optimiser
+        history = fit(flow, action, optimiser=own, checkpoint=path, **setting, **options)
         rungs.append(Rung(action, flow, history))
     return rungs
 
 
-def _one_each(n_rungs: int, **settings: Any) -> Iterator[dict[str, Any]]:
+def _check_samples(objective: Objective | None, flow: EquivariantCNF, action: Action) -> None:
+    """Raise unless the samples that an objective may have are configurations of the flow."""
+    for part in [part for part, _ in objective.parts] if isinstance(objective, Mixture) else [objective]:
+        samples = getattr(part, "samples", None)
+        try:
+            if isinstance(samples, Tensor):
+                lacks_momenta(samples, flow, action)
+        except ValueError as error:
+            raise ValueError(
+                f"The objective of the rung {action.lattice.shape} does not fit: {error} Give fit_ladder one "
+                "objective for each action, objective=[ForwardKL(small), ForwardKL(large)]."
+            ) from error
+
+
+def _one_each(n_rungs: int, **settings: Any) -> list[dict[str, Any]]:
     """The settings of each rung, from values that are the same for all or sequences of one each."""
     for name, value in settings.items():
         if isinstance(value, Sequence) and len(value) != n_rungs:
             raise ValueError(f"{name} has {len(value)} entries for {n_rungs} actions; give one each.")
-    for rung in range(n_rungs):
-        chosen = {n: v[rung] if isinstance(v, Sequence) else v for n, v in settings.items()}
-        yield {name: value for name, value in chosen.items() if value is not None}
+    rungs = [
+        {n: v[rung] if isinstance(v, Sequence) else v for n, v in settings.items()} for rung in range(n_rungs)
+    ]
+    return [{name: value for name, value in chosen.items() if value is not None} for chosen in rungs]
 
 
 def _beside(checkpoint: str | Path | None, actions: Sequence[Action]) -> list[Path | None]:

@@ -84,8 +84,8 @@ class NaturalGradient(Optimizer):
 
     @classmethod
     def of(cls, flow: EquivariantCNF, **options: Any) -> Callable[[list[nn.Parameter], float], Optimizer]:
-        """What `fit` takes as its `optimiser`."""
-        return _Factory(flow, options)
+        """What `fit` takes as its `optimiser`; `fit_ladder` takes it to the flow of each rung."""
+        return NaturalGradientOf(flow, options)
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -149,11 +149,14 @@ class NaturalGradient(Optimizer):
 
 
 @dataclass(frozen=True)
-class _Factory:
+class NaturalGradientOf:
+    """Makes a `NaturalGradient` for the trained parameters of one flow."""
+
     flow: EquivariantCNF
     options: dict[str, Any]
 
     def __call__(self, parameters: list[nn.Parameter], learning_rate: float) -> Optimizer:
+        """What `fit` calls."""
         return NaturalGradient(self.flow, parameters, learning_rate, **self.options)
 
     def __repr__(self) -> str:

@@ -27,6 +27,22 @@ def check_samples(samples: Tensor) -> None:
         raise ValueError("samples has NaN or infinite values; expected finite configurations.")
 
 
+def lacks_momenta(samples: Tensor, flow: Flow, action: Action) -> bool:
+    """Whether the samples are the fields of a flow of field and momentum; else they must be configurations.
+
+    Raises:
+        ValueError: if they are neither.
+    """
+    wanted, given = tuple(flow.prior.event_shape), tuple(samples.shape[1:])
+    extend = isinstance(action, ExtendedAction) and given == flow.lattice.shape != wanted
+    if not extend and given != wanted:
+        raise ValueError(
+            f"samples has shape {tuple(samples.shape)}, the flow's configurations {wanted}; expected "
+            f"{('n_samples', *wanted)}. Take samples of the action that the flow is trained on."
+        )
+    return extend
+
+
 def draw(
     samples: Tensor, flow: Flow, action: Action, batch_size: int, generator: torch.Generator | None
 ) -> Tensor:
@@ -38,19 +54,13 @@ def draw(
     Raises:
         ValueError: if the samples are not configurations of the flow.
     """
-    wanted, given = tuple(flow.prior.event_shape), tuple(samples.shape[1:])
-    extend = isinstance(action, ExtendedAction) and given == flow.lattice.shape != wanted
-    if not extend and given != wanted:
-        raise ValueError(
-            f"samples has shape {tuple(samples.shape)}, the flow's configurations {wanted}; expected "
-            f"{('n_samples', *wanted)}. Take samples of the action that the flow is trained on."
-        )
+    extend = lacks_momenta(samples, flow, action)
     index = torch.randint(len(samples), (batch_size,), generator=generator, device=flow.device)
     index = own_rows(index, generator)
     phi = samples.detach()[index.to(samples.device)].to(flow.device, flow.dtype)
     if not extend:
         return phi
-    shape = (batch_size, *given)
+    shape = (batch_size, *samples.shape[1:])
     momentum = torch.randn(shape, generator=generator, device=phi.device, dtype=phi.dtype)
     return torch.stack([phi, own_rows(momentum, generator)], 1)
 
