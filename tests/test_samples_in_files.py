@@ -279,6 +279,30 @@ def test_pieces_of_a_chain_follow_each_other(tmp_path):
     assert load_chain(tmp_path).step_size is None
 
 
+def test_chains_that_started_apart_are_joined_and_written_again(tmp_path):
+    sampler = IndependenceMetropolis(small_flow((4, 4)), ACTION)
+    for seed in range(2):
+        chain = sampler.sample(6, n_chains=2, certify=4, generator=torch.Generator().manual_seed(seed))
+        append_samples(chain, tmp_path / "run", action=ACTION)
+    joined = load_chain(tmp_path / "run")
+    assert (len(joined.samples), len(joined.acceptance)) == (12, 10)
+    save_samples(joined, tmp_path / "joined.npz", action=ACTION)
+    assert same(load_chain(tmp_path / "joined.npz"), joined)
+
+
+def test_what_could_not_be_read_again_is_not_written(tmp_path):
+    chain, ensemble = a_chain(), an_ensemble()
+    for wrong in (
+        dataclasses.replace(chain, acceptance=torch.ones(13, 3)),
+        dataclasses.replace(chain, acceptance=torch.ones(12, 4)),
+        dataclasses.replace(ensemble, log_weight=ensemble.log_weight[1:]),
+        dataclasses.replace(ensemble, phi=ensemble.phi.int()),
+    ):
+        with pytest.raises(ValueError, match="do not fit each other"):
+            save_samples(wrong, tmp_path / "wrong.npz")
+    assert list(tmp_path.iterdir()) == []
+
+
 def other_action(folder: Path) -> None:
     append_samples(an_ensemble(), folder, action=Phi4(ACTION.lattice, m2=1.0, lam=0.6))
 

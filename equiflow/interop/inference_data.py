@@ -19,7 +19,8 @@ def to_xarray(
     """An `xarray.Dataset` with the axes `draw` (for a chain `chain`, `draw`) and `x0, x1, ...`.
 
     It holds `phi` and, for an ensemble, `log_q` and `log_weight`: averages over the target need
-    `weights = exp(log_weight)`, as in `dataset[name].weighted(...)`. For a chain it holds `acceptance_rate`.
+    `weights = exp(log_weight)`, as in `dataset[name].weighted(...)`. For a chain it holds `acceptance_rate`,
+    unless some samples have none: those that independence Metropolis starts with.
 
     Args:
         samples: an ensemble or a chain.

@@ -61,7 +61,7 @@ def save_samples(
         about: what else the file should say: plain values that JSON knows.
 
     Raises:
-        ValueError: for another suffix.
+        ValueError: for another suffix, or arrays that do not fit each other, which could not be read again.
         TypeError: for other samples.
     """
     check_type(samples, (Ensemble, Chain), "samples")
@@ -70,6 +70,7 @@ def save_samples(
     arrays: dict[str, np.ndarray] = {}
     recipe = _take_apart(samples, "", arrays)
     phi = samples.phi if isinstance(samples, Ensemble) else samples.samples.flatten(0, 1)
+    _check(samples, tuple(phi.shape[1:]))
     header = {
         "kind": type(samples).__name__,
         "shape": list(phi.shape[1:]),
@@ -222,9 +223,14 @@ def _check(samples: Ensemble | Chain, shape: tuple[int, ...]) -> None:
         fits = samples.log_weight.shape == lead and len(lead) == 1
     else:
         phi, lead = samples.samples, samples.samples.shape[:2]
-        fits = samples.acceptance.shape[1:] == lead[1:] and len(samples.acceptance) in (lead[0], lead[0] - 1)
+        # Every start of a chain may lack one, and joined chains have several.
+        accepted = samples.acceptance.shape
+        fits = accepted[1:] == lead[1:] and accepted[0] <= lead[0]
     if not fits or phi.shape != (*lead, *shape) or phi.dtype not in FIELD_DTYPES:
-        raise ValueError(f"arrays of shapes that do not fit each other or configurations {shape}")
+        raise ValueError(
+            f"The arrays of the {type(samples).__name__} do not fit each other or configurations {shape}: "
+            "expected float32 or float64 and, for each sample, one log_q and log_weight or at most one acceptance."
+        )
 
 
 def _join(parts: Sequence[S]) -> S:

@@ -23,7 +23,8 @@ class Chain:
 
     Attributes:
         samples: `(n_samples, n_chains, *lattice)`.
-        acceptance: accepted fraction of the proposals behind each sample, `(n_samples, n_chains)`.
+        acceptance: accepted fraction of the proposals behind each sample, `(n_samples, n_chains)`. Where
+            independence Metropolis starts, the sample has none, and there are as many fewer.
         step_size: integration step that was used, for samplers that have one.
         certificate: of the flow that made the proposals, for samplers that have one.
         log_weight: `-S - log q` of each sample, for independence Metropolis, `(n_samples, n_chains)`.
