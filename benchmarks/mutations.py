@@ -869,8 +869,8 @@ MUTANTS = (
     Mutant(
         "log weight sign of log q",
         "samplers/importance.py",
-        "return Ensemble(phi, log_q, -action(phi) - log_q",
-        "return Ensemble(phi, log_q, -action(phi) + log_q",
+        "drawn.append((phi, log_q, -action(phi) - log_q))",
+        "drawn.append((phi, log_q, -action(phi) + log_q))",
         "log w = -S - log q",
         IMPORTANCE,
     ),

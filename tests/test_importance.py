@@ -136,6 +136,22 @@ def test_batches_must_hold_something(batch_size):
         importance_sample(flow, Phi4(flow.lattice, m2=1.0, lam=0.5), 3, batch_size=batch_size)
 
 
+def test_the_action_sees_one_batch_at_a_time():
+    class Watched(Phi4):
+        def __call__(self, phi: Tensor) -> Tensor:
+            seen.append(len(phi))
+            return super().__call__(phi)
+
+    seen: list[int] = []
+    flow = small_flow()
+    action = Watched(flow.lattice, m2=1.0, lam=0.5)
+    ensemble = importance_sample(flow, action, 10, batch_size=4, certify=0, generator=generator())
+    assert seen == [4, 4, 2]
+    expected = -Phi4(flow.lattice, m2=1.0, lam=0.5)(ensemble.phi) - ensemble.log_q
+    torch.testing.assert_close(ensemble.log_weight, expected)
+    assert len(importance_sample(flow, action, 0, certify=0).log_weight) == 0
+
+
 def bad_phi(value: float) -> Tensor:
     return torch.full((2, 3, 3), value)
 

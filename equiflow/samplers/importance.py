@@ -134,14 +134,13 @@ def importance_sample(
     check_count(n_samples, "n_samples", minimum=0)
     if batch_size < 1 or certify < 0:
         raise ValueError(f"Expected batch_size >= 1 and certify >= 0, got {batch_size} and {certify}.")
-    drawn = [
-        flow.sample_and_log_prob(min(batch_size, n_samples - start), generator=generator)
-        for start in range(0, max(n_samples, 1), batch_size)
-    ]
-    phi = torch.cat([batch[0] for batch in drawn])
-    log_q = torch.cat([batch[1] for batch in drawn])
+    drawn = []
+    for start in range(0, max(n_samples, 1), batch_size):
+        phi, log_q = flow.sample_and_log_prob(min(batch_size, n_samples - start), generator=generator)
+        drawn.append((phi, log_q, -action(phi) - log_q))
     certificate = flow.certificate(certify, action=action, generator=generator) if certify else None
-    return Ensemble(phi, log_q, -action(phi) - log_q, certificate)
+    phi, log_q, log_weight = (torch.cat(parts) for parts in zip(*drawn, strict=True))
+    return Ensemble(phi, log_q, log_weight, certificate)
 
 
 @torch.no_grad()
