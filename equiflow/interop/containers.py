@@ -55,7 +55,7 @@ def backend_for(path: Path) -> Any:
 def write(path: str | Path, header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
     """Write header and arrays, with their checksums, so that a crash leaves the old file intact."""
     backend = backend_for(Path(path))
-    sums = {name: zlib.crc32(np.ascontiguousarray(array)) for name, array in arrays.items()}
+    sums = {name: zlib.crc32(np.ascontiguousarray(array).data) for name, array in arrays.items()}
     text = json.dumps({"format": FORMAT, **header, "crc32": sums}, indent=1)
     with written_atomically(path) as temporary:
         backend.write(temporary, f"{zlib.crc32(text.encode()):08x} {text}", arrays)
@@ -80,7 +80,7 @@ def read(path: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         text, arrays = backend.read(Path(path))
         header = _checked_header(text)
         for name, expected in header["crc32"].items():
-            if zlib.crc32(np.ascontiguousarray(arrays[name])) != expected:
+            if zlib.crc32(np.ascontiguousarray(arrays[name]).data) != expected:
                 raise ValueError(f"bad checksum of {name}")
         return header, {name: arrays[name] for name in header["crc32"]}
 

@@ -229,7 +229,7 @@ def _check(samples: Ensemble | Chain, shape: tuple[int, ...]) -> None:
     if not fits or phi.shape != (*lead, *shape) or phi.dtype not in FIELD_DTYPES:
         raise ValueError(
             f"The arrays of the {type(samples).__name__} do not fit each other or configurations {shape}: "
-            "expected float32 or float64 and, for each sample, one log_q and log_weight or at most one acceptance."
+            "expected float32 or float64 and a log_q and log_weight, or at most one acceptance, per sample."
         )
 
 
