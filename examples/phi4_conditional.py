@@ -13,7 +13,16 @@ from pathlib import Path
 import torch
 from matplotlib.figure import Figure
 
-from equiflow import ActionFamily, ConditionalFlow, EquivariantCNF, Estimate, Lattice, Phi4, fit
+from equiflow import (
+    ActionFamily,
+    ConditionalFlow,
+    EquivariantCNF,
+    Estimate,
+    Lattice,
+    OrbitConvField,
+    Phi4,
+    fit,
+)
 from equiflow import importance_sample as sample
 from equiflow.plots import save_figure
 from equiflow.report import print_table
@@ -64,7 +73,9 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     lattice, ranges = Lattice((args.L, args.L)), {"lam": tuple(args.lam)}
     family = ActionFamily(Phi4, lattice, m2=args.m2, **ranges)
-    conditional = ConditionalFlow(EquivariantCNF(lattice), ranges, degree=args.degree).to(args.device)
+    # Near the critical coupling the default field becomes too stiff to be trained at many couplings at once.
+    template = EquivariantCNF(lattice, vector_field=OrbitConvField(lattice))
+    conditional = ConditionalFlow(template, ranges, degree=args.degree).to(args.device)
     history = fit(conditional, family, steps=args.steps, batch_size=args.batch_size, seed=args.seed)
     print(f"trained in {history.seconds[-1]:.0f} s")
 

@@ -83,8 +83,9 @@ def fit(
         warmup: steps of the warm-up.
         clip_norm: gradients with a larger norm are scaled down to it.
         objective: by default `PathGradient` solved with 5 steps of rk5. For a `ConditionalFlow` it is
-            averaged over couplings, as `OverCouplings(objective)` says. A checkpoint knows it by its repr;
-            one without a repr of its own, such as a function, is known by its name alone.
+            averaged over couplings, as `OverCouplings(objective)` says, and the kinetic penalty is 1e-2. A
+            checkpoint knows it by its repr; one without a repr of its own, such as a function, is known by
+            its name alone.
         optimiser: makes one from the trained parameters and the learning rate, whose schedule sets
             `lr` of its parameter groups; `adam` was the fastest of those compared
             (`benchmarks/optimisers.py`).
@@ -108,8 +109,11 @@ def fit(
     """
     learning_rate = flow.learning_rate if learning_rate is None else learning_rate
     check_inputs(flow, action, steps, batch_size, learning_rate, warmup, clip_norm, checkpoint_every)
-    objective = PathGradient(solver=TRAINING_SOLVER) if objective is None else objective
-    if isinstance(flow, ConditionalFlow) and not isinstance(objective, OverCouplings):
+    conditional = isinstance(flow, ConditionalFlow)
+    if objective is None:
+        # A range of couplings comes near the critical one, see PathGradient.
+        objective = PathGradient(1e-2 if conditional else 1e-3, solver=TRAINING_SOLVER)
+    if conditional and not isinstance(objective, OverCouplings):
         objective = OverCouplings(objective)
     generator = distributed.generator(flow.device).manual_seed(seed)
     run = _Run(flow, steps, learning_rate, warmup, clip_norm, checkpoint_every, generator, optimiser)
