@@ -161,10 +161,13 @@ def test_interrupted_it_says_how_to_go_on(number, undisturbed, tmp_path, monkeyp
             assert signal.getsignal(number) is not signal.SIG_DFL
             signal.raise_signal(number)
 
+    # Started in the background, as CI may start it, a shell lets its children ignore SIGINT.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with monkeypatch.context() as patch:
         patch.setattr(Recorder, "__call__", interrupted)
         arguments = ["train", str(tmp_path / "tiny.toml"), "--run", str(folder), "--quiet"]
         result = CliRunner().invoke(app, arguments)
+    signal.signal(signal.SIGINT, before)
     assert result.exit_code == 130
     assert f"equiflow resume {folder}" in result.output
     result = CliRunner().invoke(app, ["resume", str(folder), "--quiet"])
