@@ -16,7 +16,6 @@ they need neither config, checkpoint nor run folder, only the package.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -133,8 +132,7 @@ def from_first(make: Callable[[], T]) -> T:
 
 def check_alike(settings: dict[str, Any]) -> None:
     """Raise a ValueError unless all processes were given the same settings."""
-    # What has no repr of its own shows an address in memory, which says nothing.
-    own = {name: re.sub(r" at 0x[0-9a-f]+", "", str(value)) for name, value in settings.items()}
+    own = {name: str(value) for name, value in settings.items()}
     for other, theirs in enumerate(gather(own)):
         for name, value in own.items():
             if theirs.get(name) != value:

@@ -6,7 +6,7 @@ import math
 import re
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -109,12 +109,7 @@ def fit(
     """
     learning_rate = flow.learning_rate if learning_rate is None else learning_rate
     check_inputs(flow, action, steps, batch_size, learning_rate, warmup, clip_norm, checkpoint_every)
-    conditional = isinstance(flow, ConditionalFlow)
-    if objective is None:
-        # A range of couplings comes near the critical one, see PathGradient.
-        objective = PathGradient(1e-2 if conditional else 1e-3, solver=TRAINING_SOLVER)
-    if conditional and not isinstance(objective, OverCouplings):
-        objective = OverCouplings(objective)
+    objective = _objective_for(flow, objective)
     generator = distributed.generator(flow.device).manual_seed(seed)
     run = _Run(flow, steps, learning_rate, warmup, clip_norm, checkpoint_every, generator, optimiser)
     settings = {
@@ -129,7 +124,7 @@ def fit(
         "action": repr(action),
         "flow": f"{flow.dtype} {flow!r}",
     }
-    settings = _without_addresses(settings)
+    settings = _without_addresses(settings)  # for the other processes and for checkpoints alike
     distributed.check_alike(settings)
     for tensor in flow.state_dict().values():
         distributed.broadcast([tensor])
@@ -296,6 +291,18 @@ class _Run:
         self.history = history
         self.step = step
         self.before = self.history.seconds[-1] if len(self.history) else 0.0
+
+
+def _objective_for(
+    flow: Flow | ConditionalFlow, objective: Objective | OverCouplings | None
+) -> Objective | OverCouplings:
+    """The objective given, or the one by default, averaged over the couplings that a flow may have."""
+    default = PathGradient(solver=TRAINING_SOLVER)
+    if not isinstance(flow, ConditionalFlow):
+        return default if objective is None else objective
+    if objective is None:  # a range of couplings comes near the critical one, see PathGradient
+        objective = replace(default, kinetic_penalty=1e-2)
+    return objective if isinstance(objective, OverCouplings) else OverCouplings(objective)
 
 
 def _without_addresses(settings: dict[str, Any]) -> dict[str, Any]:
