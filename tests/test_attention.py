@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from saved_flows import assert_saved_flow_loads_bitwise_equal
@@ -17,7 +19,7 @@ from equiflow.testing import (
     equivariance_error,
     randomise,
 )
-from equiflow.vector_fields import AttentionField, DeepAttentionField
+from equiflow.vector_fields import AttentionField, DeepAttentionField, EstimatedField
 
 FAMILIES = [AttentionField, DeepAttentionField]
 SMALL = {"n_heads": 2, "n_score": 2, "n_frequencies": 2, "n_time_modes": 2, "max_frequency": 2.0}
@@ -109,6 +111,20 @@ def test_a_site_listens_to_its_kernel_alone():
     assert response[inside].min() > 1e-9
 
 
+@pytest.mark.parametrize("options", [{}, {"n_layers": 3, "z2": False}, {"kernel_size": (2, 3)}])
+def test_jacobians_of_layers_make_the_trace_that_products_make(options):
+    field = random_field(DeepAttentionField, (3, 3), point="inversion", **{"n_channels": 3} | options)
+    phi = configurations(field.lattice)
+    closed = field.velocity_and_divergence(phi, 0.3)
+    by_products = EstimatedField.velocity_and_divergence(field, phi, 0.3)
+    torch.testing.assert_close(closed, by_products, rtol=1e-12, atol=1e-12)
+    layer, time_values = field.layers[1], field.time_basis(0.3)
+    u = torch.randn(2, 3, 9, generator=torch.Generator().manual_seed(0))
+    out, jacobian = layer.with_jacobian(u, time_values)
+    torch.testing.assert_close(out, layer(u, time_values))
+    torch.testing.assert_close(jacobian, dense_jacobian(lambda x: layer(x, time_values), u))
+
+
 class Uncentred(LatticeAttention):
     """Planted: every site listens as if it were its neighbour."""
 
@@ -148,6 +164,36 @@ def test_a_wrong_divergence_is_seen():
     field = random_field()
     assert_divergence_exact(field)
     field.attention.__class__ = ForgetsTheQuery
+    with pytest.raises(AssertionError, match="divergence minus dense trace"):
+        assert_divergence_exact(field)
+
+
+class ForgetsASlope(LatticeAttention):
+    """Planted: one of the three derivatives is left out of a layer's Jacobian."""
+
+    forgotten = ""
+
+    def with_jacobian(self, u, time_values):
+        calls = itertools.count()
+
+        def project(features, time_values):
+            found = LatticeAttention.project(self, features, time_values)
+            part = getattr(found, self.forgotten)
+            return found._replace(**{self.forgotten: 0 * part}) if next(calls) else found
+
+        self.project = project
+        answer = super().with_jacobian(u, time_values)
+        del self.project
+        return answer
+
+
+@pytest.mark.parametrize("forgotten", Projections._fields)
+@pytest.mark.parametrize("layer", [0, 1])
+def test_a_wrong_jacobian_of_a_layer_is_seen(layer, forgotten):
+    field = random_field(DeepAttentionField, (3, 2), n_channels=2)
+    assert_divergence_exact(field)
+    field.layers[layer].__class__ = ForgetsASlope
+    field.layers[layer].forgotten = forgotten
     with pytest.raises(AssertionError, match="divergence minus dense trace"):
         assert_divergence_exact(field)
 

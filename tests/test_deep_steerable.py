@@ -8,7 +8,14 @@ from saved_flows import assert_saved_flow_loads_bitwise_equal
 from strategies import configurations, needs
 
 from equiflow import DeepSteerableField, EquivariantCNF, Lattice, Phi4, Solver, SymmetryGroup, fit
-from equiflow.testing import assert_vector_field, check_vector_field, equivariance_error, randomise
+from equiflow.nn.traces import far_apart
+from equiflow.testing import (
+    assert_divergence_exact,
+    assert_vector_field,
+    check_vector_field,
+    equivariance_error,
+    randomise,
+)
 
 
 def random_field(shape=(3, 3), *, point="full", z2=True, **options) -> DeepSteerableField:
@@ -67,6 +74,20 @@ def test_a_saved_flow_loads_bitwise_equal(tmp_path):
 
 
 @needs("escnn")
+def test_the_exact_trace_takes_as_many_products_as_the_layers_reach():
+    field = random_field((7, 8), n_layers=1, kernel_size=(3, 2), point="reflections")
+    assert field.reach == (3, 3)
+    assert len(far_apart((7, 8), field.reach)) == 7 * 4
+    assert_divergence_exact(field)
+    wide = random_field((10, 4), representation="vector")
+    assert (wide.reach, len(far_apart((10, 4), wide.reach))) == ((3, 3), 5 * 4)
+    assert_divergence_exact(wide)
+    wide.descend.reach = (0, 0)  # planted
+    with pytest.raises(AssertionError, match="divergence minus dense trace"):
+        assert_divergence_exact(wide)
+
+
+@needs("escnn")
 def test_planted_mistakes_are_seen():
     field = random_field()
     noise = torch.randn(field.layers[0].basis.shape, generator=torch.Generator().manual_seed(0))
@@ -75,7 +96,8 @@ def test_planted_mistakes_are_seen():
     assert max(error for name, error in errors.items() if name.startswith("rotation")) > 1e-9
     assert errors["translation along axis 0"] < 1e-12
     shifted = random_field()
-    shifted.descend.offsets = [(x + 1, y) for x, y in shifted.descend.offsets]
+    stencil = shifted.descend.stencil
+    stencil._ahead, stencil._behind = (sites.roll(1, 0) for sites in (stencil._ahead, stencil._behind))
     assert max(equivariance_error(shifted).values()) > 1e-3
     even = random_field(z2=False)
     assert equivariance_error(even, group=SymmetryGroup(even.lattice))["Z2 phi -> -phi"] > 1e-3

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from itertools import pairwise
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from strategies import configurations
 from torch import Tensor
 
@@ -25,9 +29,10 @@ from equiflow import (
     importance_sample,
     log_weights,
 )
-from equiflow.nn.traces import dense_trace, hutch_plus_plus, hutchinson
+from equiflow.nn.traces import dense_trace, far_apart, hutch_plus_plus, hutchinson
 from equiflow.testing import check_flow, check_vector_field, divergence_error, randomise
 from equiflow.vector_fields import DeepAttentionField, EstimatedField, VectorField
+from equiflow.vector_fields.estimated import Parts
 
 ESTIMATES = [{"trace": "hutchinson"}, {"trace": "hutch++"}, {"trace": "hutchinson", "n_probes": 3}]
 SMALL = {"n_channels": 2, "n_heads": 1, "n_frequencies": 1, "n_time_modes": 2, "max_frequency": 2.0}
@@ -56,6 +61,10 @@ def signs(*shape: int, seed: int = 0) -> Tensor:
 def product_of(jacobian: Tensor):
     """`w -> J^T w` of one matrix for the whole batch."""
     return lambda w: (w.flatten(1) @ jacobian).view_as(w)
+
+
+def units(batch: int, volume: int) -> Tensor:
+    return far_apart((volume,)).double().unsqueeze(1).expand(-1, batch, volume)
 
 
 def chi2(samples: Tensor, exact: Tensor) -> Tensor:
@@ -88,11 +97,85 @@ def test_estimates_are_unbiased_and_a_bias_is_seen(name):
 
 def test_the_dense_trace_is_the_trace_and_hutchinson_s_variance_is_known():
     J = matrices()[0]
-    trace = dense_trace(product_of(J), torch.zeros(2, 6))
+    trace = dense_trace(product_of(J), units(2, 6))
     torch.testing.assert_close(trace, J.trace().expand(2))
     estimates = hutchinson(product_of(J), signs(1, 20_000, 6))
     off_diagonal = (J + J.mT).square().sum() - (2 * J.diagonal()).square().sum()
     torch.testing.assert_close(estimates.var(), off_diagonal / 2, rtol=0.05, atol=0)
+
+
+@given(st.lists(st.tuples(st.integers(1, 12), st.integers(0, 4)), min_size=1, max_size=3))
+def test_sets_of_sites_are_far_apart_and_few(axes):
+    shape, reach = zip(*axes, strict=True)
+    sets = far_apart(shape, reach)
+    assert sets.sum(0).eq(1).all()
+    sites = sets.flatten(1)
+    lattice = Lattice(shape)
+    offsets = torch.tensor(list(itertools.product(*map(range, shape))))[lattice.differences()]
+    sides = torch.tensor(shape)
+    near = (torch.minimum(offsets, sides - offsets) <= torch.tensor(reach)).all(-1).fill_diagonal_(False)
+    assert not torch.einsum("sx,sy->xy", sites.double(), sites.double())[near].any()
+    # What an interval of reach + 1 sites needs, and no more where such intervals fill the axis.
+    fewest = math.prod(min(side, far + 1) for side, far in axes)
+    assert len(sets) == fewest or any(side % (far + 1) for side, far in axes)
+    assert len(sets) <= math.prod(min(side, 2 * far + 1) for side, far in axes)
+    assert len(far_apart(shape)) == lattice.volume
+
+
+class Neighbours(EstimatedField):
+    """`v_x = sin(phi_x phi_{x+1}) + sum_y c_y phi_{x+y}`: couples neighbours, but for a linear part."""
+
+    steps = 1
+
+    def velocity(self, phi, t):
+        coupled, known, _ = self.velocity_in_parts(phi, t)
+        return coupled + known
+
+    def velocity_in_parts(self, phi, t):
+        linear = phi * 0.7 + phi.sum(-1, keepdim=True)
+        return Parts((phi * phi.roll(self.steps, -1)).sin(), linear, 1.7 * phi.shape[-1])
+
+    @property
+    def reach(self):
+        return (1,)
+
+
+@pytest.mark.parametrize("side", [1, 2, 3, 7, 8])
+def test_a_short_reach_takes_few_products_for_the_exact_trace(side):
+    group = SymmetryGroup(Lattice((side,)), "trivial", z2=False)
+    assert divergence_error(Neighbours(group)) < 1e-12
+    products = []
+    phi = configurations(group.lattice).requires_grad_()
+    phi.register_hook(products.append)
+    Neighbours(group).velocity_and_divergence(phi, 0.3)
+    assert len(products) == len(far_apart((side,), (1,)))
+    # Planted: sites are coupled that are said not to be.
+    wrong = Neighbours(group)
+    wrong.steps = 2
+    assert (divergence_error(wrong) > 1e-3) == (side in (7, 8))
+
+
+class Unsplit(DeepAttentionField):
+    """The same velocity, all of it left to the estimate."""
+
+    def velocity(self, phi, t):
+        coupled, known, _ = super().velocity_in_parts(phi, t)
+        return coupled + known
+
+    def velocity_in_parts(self, phi, t):
+        return EstimatedField.velocity_in_parts(self, phi, t)
+
+
+@torch.no_grad()
+def test_a_part_of_known_trace_adds_no_noise():
+    variances = []
+    for kind in (DeepAttentionField, Unsplit):
+        field = random_field((2, 2), trace="hutchinson")
+        field.__class__ = kind
+        phi = configurations(field.lattice, 1).expand(2000, 2, 2)
+        divergence = field.for_solve(phi, generator()).velocity_and_divergence(phi, 0.3)[1]
+        variances.append(float(divergence.var()))
+    assert variances[0] < 0.9 * variances[1]
 
 
 def test_hutch_plus_plus_is_exact_at_low_rank_and_better_at_equal_cost_where_the_spectrum_decays():
@@ -118,7 +201,7 @@ def test_gradients_of_hutch_plus_plus_are_unbiased_though_q_is_held_fixed():
         return torch.autograd.grad(estimate(product).sum(), theta)[0]
 
     found = gradients(lambda product: hutch_plus_plus(product, signs(4, 4000, 6)))
-    exact = gradients(lambda product: dense_trace(product, torch.zeros(4000, 6)))
+    exact = gradients(lambda product: dense_trace(product, units(4000, 6)))
     assert chi2(found[:, None], exact[:1]) < 10.8
 
 

@@ -286,19 +286,36 @@ def test_gathering_agrees_with_fft(shape):
     torch.testing.assert_close(*results, rtol=1e-11, atol=1e-11)
 
 
+def small_stencil() -> Stencil:
+    return Stencil(Lattice((3, 2)), torch.tensor([[0, 0], [0, 1], [-1, 0], [2, -1]]))  # the last two are one
+
+
 def test_gathering_and_its_adjoint_have_each_other_s_derivatives():
-    lattice = Lattice((3, 2))
-    stencil = Stencil(lattice, torch.tensor([[1, 1], [0, 1], [1, 0]], dtype=torch.bool))
+    stencil = small_stencil()
     generator = torch.Generator().manual_seed(0)
-    field = torch.randn(6, 2, generator=generator, requires_grad=True)
-    spread = torch.randn(4, 6, 2, generator=generator, requires_grad=True)
-    for function, x in ((_Gather, field), (_Collect, spread)):
+    fields = torch.randn(2, 6, 2, generator=generator, requires_grad=True)
+    spread = torch.randn(2, 4, 6, 2, generator=generator, requires_grad=True)
+    for function, x in ((_Gather, fields), (_Collect, spread)):
         arguments = (x, stencil._behind, stencil._ahead)
         assert gradcheck(function.apply, arguments)
         assert gradgradcheck(function.apply, arguments)
-    gathered = _Gather.apply(field, stencil._behind, stencil._ahead)
+    gathered = _Gather.apply(fields, stencil._behind, stencil._ahead)
     collected = _Collect.apply(spread, stencil._behind, stencil._ahead)
-    torch.testing.assert_close((gathered * spread).sum(), (field * collected).sum())
+    torch.testing.assert_close((gathered * spread).sum(), (fields * collected).sum())
+
+
+@pytest.mark.parametrize(
+    ("out", "into"), [(1, 1), (3, 2), (2, 3)]
+)  # neighbours of what comes in, of what goes out
+def test_a_stencil_convolves_as_it_is_written(out, into):
+    stencil, offsets = small_stencil(), [(0, 0), (0, 1), (-1, 0), (2, -1)]
+    generator = torch.Generator().manual_seed(0)
+    kernels = torch.randn(out, into, 4, generator=generator)
+    h, g = torch.randn(5, into, 3, 2, generator=generator), torch.randn(5, out, 3, 2, generator=generator)
+    shifted = torch.stack([h.roll(offset, (-2, -1)) for offset in offsets], 2)
+    found = stencil.convolve(h, kernels)
+    torch.testing.assert_close(found, torch.einsum("ijo,bjo...->bi...", kernels, shifted))
+    torch.testing.assert_close((g * found).sum(), (stencil.transpose(g, kernels) * h).sum())
 
 
 @needs("e3nn")

@@ -70,7 +70,7 @@ def test_laws_hold_after_training_and_in_float32(shape):
 def test_an_untrained_field_stands_still_and_can_start():
     lattice = Lattice((4, 4))
     field = SteerableField(lattice)
-    phi = configurations(lattice, dtype=torch.float32)
+    phi = configurations(lattice)
     velocity, divergence = field.velocity_and_divergence(phi, 0.3)
     assert not velocity.any()
     assert not divergence.any()

@@ -95,6 +95,36 @@ class LatticeAttention(nn.Module):
         here = self.project(self.features(u).value, time_values)
         return (self.weights(here, time_values) @ here.value).sum(1).mT
 
+    def with_jacobian(self, u: Tensor, time_values: Tensor) -> tuple[Tensor, Tensor]:
+        r"""The same, and `J = d out / d u`, `(batch, n_out V, n_in V)`, in closed form.
+
+        `J_xz = sum_h A_xz (w'_z + q_x . k'_z (w_z - <w>_x)) + delta_xz q'_x . (<k w>_x - <k>_x <w>_x)` with
+        `<f>_x = sum_y A_xy f_y`.
+        """
+        features = self.features(u)
+        here = self.project(features.value, time_values)
+        # By each channel in turn: (batch, head, V, component, n_in).
+        by_channel = [
+            self.project(features.first * only.view(-1, 1, 1), time_values)
+            for only in torch.eye(u.shape[1], dtype=u.dtype, device=u.device)
+        ]
+        slope = Projections(*(torch.stack(parts, -1) for parts in zip(*by_channel, strict=True)))
+        A = self.weights(here, time_values)
+        heard = A @ here.value
+        pairs = here.key.unsqueeze(-1) * here.value.unsqueeze(-2)
+        covariance = (A @ pairs.flatten(-2)).view_as(pairs) - (A @ here.key).unsqueeze(-1) * heard.unsqueeze(
+            -2
+        )
+        own = torch.einsum("bhxci,bhxco->boix", slope.query, covariance)
+        answer = torch.einsum("bhxc,bhzci->bhxiz", here.query, slope.key)
+        J = u.new_zeros(())
+        for head in range(A.shape[1]):  # one at a time: (batch, n_out, V, n_in, V) numbers each
+            w = here.value[:, head].mT[:, :, None, None, :] - heard[:, head].mT[:, :, :, None, None]
+            change = slope.value[:, head].permute(0, 2, 3, 1).unsqueeze(2) + answer[:, None, head] * w
+            J = J + A[:, None, head, :, None, :] * change
+        J.diagonal(dim1=2, dim2=4).add_(own)
+        return heard.sum(1).mT, J.flatten(3, 4).flatten(1, 2)
+
     def project(self, features: Tensor, time_values: Tensor) -> Projections:
         """Query, key and value, which are linear in features `(batch, n_in, feature, V)`."""
         odd, even = (part.flatten(1, 2) for part in features.chunk(2, 2))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from equiflow.nn.steerable import channel_field, steerable_kernels
+from equiflow.nn.stencil import Stencil
 from equiflow.symmetry import SymmetryGroup
 
 
@@ -29,6 +30,7 @@ class SteerableConvolution(nn.Module):
 
     Attributes:
         reached: for each name in `target`, whether any kernel leads to it on this lattice.
+        reach: per axis, the largest offset of the kernels.
     """
 
     def __init__(
@@ -50,7 +52,9 @@ class SteerableConvolution(nn.Module):
         # Offsets as escnn's box has them, of which some may be one and the same modulo the lattice.
         sides = [torch.fft.fftfreq(n, 1 / n).round().long() for n in basis.shape[-2:]]
         inside = basis.flatten(0, 2).any(0)
-        self.offsets = [tuple(o) for o in torch.cartesian_prod(*sides)[inside.flatten()].tolist()]
+        offsets = torch.cartesian_prod(*sides)[inside.flatten()]
+        self.reach = tuple(max(map(abs, along), default=0) for along in offsets.mT.tolist())
+        self.stencil = Stencil(group.lattice, offsets)
         total = fan_in.new_zeros(len(target)).index_add_(0, into, fan_in)[into] * copies[0]
         scaled = basis[..., inside] / total.sqrt().view(-1, 1, 1, 1)
         # A checkpoint carries the kernels that its weights belong to.
@@ -68,9 +72,7 @@ class SteerableConvolution(nn.Module):
         """Channels `(batch, channel, *lattice)`; those of one copy are next to each other."""
         weight = torch.tensordot(time_values, self.weight, 1)
         kernel = torch.einsum("mnk,kijo->minjo", weight, self.basis)
-        around = torch.stack([u.roll(offset, (-2, -1)) for offset in self.offsets], 2)
-        h = kernel.flatten(2).flatten(0, 1) @ around.flatten(3).flatten(1, 2)
-        return h.unflatten(2, u.shape[2:])
+        return self.stencil.convolve(u, kernel.flatten(2, 3).flatten(0, 1))
 
 
 def _basis(

@@ -9,29 +9,43 @@ from torch import Tensor, nn
 
 from equiflow.lattice import Lattice
 
-#: Kernels of up to this many offsets are faster by gathering than by FFT (measured at L = 6 and 8 in 3D).
+#: Kernels of up to this many offsets are faster by gathering than by FFT in 3D (measured at L = 6 and 8),
 MAX_OFFSETS = 64
+#: in fewer dimensions only on lattices of up to this many sites (measured for 9 to 49 offsets, L = 8 to 64).
+MAX_SITES = 100
+
+
+def stencil_for(lattice: Lattice, support: Tensor) -> Stencil | None:
+    """How kernels act that vanish outside `support`, `(*lattice)` bool; `None` where FFTs are faster."""
+    few = int(support.sum()) <= MAX_OFFSETS and (lattice.dim > 2 or lattice.volume <= MAX_SITES)
+    return Stencil(lattice, support.nonzero()) if few else None
 
 
 class Stencil(nn.Module):
     """A few offsets on a lattice, and how kernels that live on them act.
 
+    In memory the batch comes last, so that neighbours are gathered in whole rows; what is returned is a
+    view, and a chain of stencils and pointwise functions copies nothing.
+
     Args:
         lattice: where the fields live.
-        inside: `(*lattice)` bool, the offsets modulo the lattice.
+        offsets: `(offset, dim)` integers; several may be one and the same modulo the lattice.
     """
 
-    def __init__(self, lattice: Lattice, inside: Tensor) -> None:
+    def __init__(self, lattice: Lattice, offsets: Tensor) -> None:
         super().__init__()
         self.lattice = lattice
         site = torch.arange(lattice.volume).view(lattice.shape)
-        offsets = inside.nonzero()
-        behind = [site.roll(offset.tolist(), lattice.axes).flatten() for offset in offsets]
-        ahead = [site.roll((-offset).tolist(), lattice.axes).flatten() for offset in offsets]
-        start = torch.arange(len(offsets))[:, None] * lattice.volume
-        self.register_buffer("_offsets", inside.flatten().nonzero().flatten(), False)
-        self.register_buffer("_behind", torch.stack(behind).flatten(), False)
-        self.register_buffer("_ahead", (torch.stack(ahead) + start).flatten(), False)
+        places = [x.flatten() for x in torch.meshgrid(*map(torch.arange, lattice.shape), indexing="ij")]
+
+        def moved(sign: int) -> Tensor:
+            """The site at `x + sign o`, `(offset, V)`."""
+            axes = zip(places, offsets.unbind(1), lattice.shape, strict=True)
+            return site[tuple((x + sign * o.unsqueeze(1)) % n for x, o, n in axes)]
+
+        self.register_buffer("_offsets", moved(1)[:, 0], False)
+        self.register_buffer("_behind", moved(-1), False)
+        self.register_buffer("_ahead", moved(1), False)
 
     _offsets: Tensor
     _behind: Tensor
@@ -41,30 +55,40 @@ class Stencil(nn.Module):
         """Kernels `(channel, *lattice)` on the offsets alone, `(channel, offset)`."""
         return kernels.flatten(1).index_select(1, self._offsets)
 
-    def convolve(self, phi: Tensor, kernels: Tensor) -> Tensor:
-        """`sum_o K_c(o) phi(x - o)` of phi `(batch, *lattice)`, `(batch, channel, *lattice)`.
+    def convolve(self, fields: Tensor, kernels: Tensor) -> Tensor:
+        """`sum_jo K_ij(o) h_j(x - o)`, `(batch, i, *lattice)`, the neighbours on the smaller side.
 
-        In memory the batch comes last, so that neighbours are gathered in whole rows.
+        Args:
+            fields: h, `(batch, j, *lattice)`.
+            kernels: K, `(i, j, offset)`.
         """
-        around = _Gather.apply(phi.flatten(1).mT.contiguous(), self._behind, self._ahead)
-        u = self.restrict(kernels) @ around.flatten(1)
-        return u.view(-1, *self.lattice.shape, len(phi)).movedim(-1, 0)
+        out, into, n = kernels.shape
+        rows = fields.movedim(0, -1).flatten(1, -2)
+        if out < into:
+            spread = kernels.transpose(1, 2).flatten(0, 1) @ rows.flatten(1)
+            h = _Collect.apply(spread.view(out, n, *rows.shape[1:]), self._ahead, self._behind)
+        else:
+            around = _Gather.apply(rows, self._behind, self._ahead)
+            h = kernels.flatten(1) @ around.flatten(2).flatten(0, 1)
+        return h.view(out, *self.lattice.shape, len(fields)).movedim(-1, 0)
 
     def transpose(self, fields: Tensor, kernels: Tensor) -> Tensor:
-        """`sum_co K_c(o) h_c(x + o)` of h `(batch, channel, *lattice)`, `(batch, *lattice)`."""
-        spread = self.restrict(kernels).mT @ fields.movedim(0, -1).flatten(1)
-        spread = spread.view(len(spread), self.lattice.volume, len(fields))
-        collected = _Collect.apply(spread, self._behind, self._ahead)
-        return collected.mT.contiguous().unflatten(1, self.lattice.shape)
+        """`sum_io K_ij(o) h_i(x + o)`, the adjoint of `convolve`, `(batch, j, *lattice)`."""
+        _, into, n = kernels.shape
+        rows = fields.movedim(0, -1).flatten(1, -2)
+        spread = kernels.flatten(1).mT @ rows.flatten(1)
+        h = _Collect.apply(spread.view(into, n, *rows.shape[1:]), self._behind, self._ahead)
+        return h.view(into, *self.lattice.shape, len(fields)).movedim(-1, 0)
 
 
 class _Gather(torch.autograd.Function):
-    """`(V, batch)` -> `(offset, V, batch)`: the field shifted by each offset."""
+    """`(channel, V, batch)` -> `(channel, offset, V, batch)`: the fields at the sites `(offset, V)`."""
 
     @staticmethod
-    def forward(ctx: Any, field: Tensor, behind: Tensor, ahead: Tensor) -> Tensor:
-        ctx.save_for_backward(behind, ahead)
-        return field.index_select(0, behind).view(len(behind) // len(field), *field.shape)
+    def forward(ctx: Any, fields: Tensor, sites: Tensor, back: Tensor) -> Tensor:
+        ctx.save_for_backward(sites, back)
+        around = fields.index_select(1, sites.flatten())
+        return around.unflatten(1, sites.shape)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
@@ -72,12 +96,14 @@ class _Gather(torch.autograd.Function):
 
 
 class _Collect(torch.autograd.Function):
-    """The adjoint, `(offset, V, batch)` -> `(V, batch)`; a gather too, where autograd would scatter."""
+    """The adjoint, `(channel, offset, V, batch)` -> `(channel, V, batch)`; a gather, not a scatter."""
 
     @staticmethod
-    def forward(ctx: Any, spread: Tensor, behind: Tensor, ahead: Tensor) -> Tensor:
-        ctx.save_for_backward(behind, ahead)
-        return spread.flatten(0, 1).index_select(0, ahead).view(spread.shape).sum(0)
+    def forward(ctx: Any, spread: Tensor, sites: Tensor, back: Tensor) -> Tensor:
+        ctx.save_for_backward(sites, back)
+        start = torch.arange(len(back), device=back.device).unsqueeze(1) * back.shape[1]
+        collected = spread.flatten(1, 2).index_select(1, (back + start).flatten())
+        return collected.view(spread.shape).sum(1)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:

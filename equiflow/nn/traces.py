@@ -6,7 +6,7 @@ smooth in J as long as their probes stay the same.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -15,16 +15,36 @@ from torch import Tensor
 Product = Callable[[Tensor], Tensor]
 
 
-def dense_trace(product: Product, like: Tensor) -> Tensor:
-    """`sum_x (J^T e_x)_x`, exact, by one product for each site; `(batch,)`.
+def dense_trace(product: Product, probes: Tensor) -> Tensor:
+    """`sum_k m_k . J^T m_k`, exact if `J_xy` vanishes for all `x != y` of one probe; `(batch,)`.
 
     Args:
         product: see `Product`.
-        like: `(batch, *lattice)`, any values.
+        probes: 1 at some sites and 0 elsewhere, each site in one of them: `(probe, batch, *lattice)`, see
+            `far_apart`.
     """
-    units = torch.eye(like[0].numel(), dtype=like.dtype, device=like.device).unflatten(1, like.shape[1:])
-    rows = [product(unit.expand_as(like)).flatten(1)[:, x] for x, unit in enumerate(units)]
-    return torch.stack(rows).sum(0)
+    return torch.stack([(product(m) * m).flatten(1).sum(1) for m in probes]).sum(0)
+
+
+def far_apart(shape: Sequence[int], reach: Sequence[int] | None = None) -> Tensor:
+    """Sets of sites of a torus that do not reach each other, `(set, *shape)` bool; one set has each site.
+
+    Each axis is cut into intervals longer than its reach, and sites at the same place of theirs make a set:
+    about `prod_a (reach_a + 1)` sets, however large the lattice.
+
+    Args:
+        shape: sites per axis.
+        reach: per axis, the largest distance at which two sites are coupled; `None` for any.
+    """
+    places = []
+    for side, far in zip(shape, shape if reach is None else reach, strict=True):
+        n = max(1, side // (far + 1))
+        lengths = [side // n + (i < side % n) for i in range(n)]
+        places.append(torch.cat([torch.arange(length) for length in lengths]))
+    label = torch.zeros((), dtype=torch.long)
+    for place in places:
+        label = label.unsqueeze(-1) * (int(place.max()) + 1) + place
+    return torch.stack([label == n for n in range(int(label.max()) + 1)])
 
 
 def hutchinson(product: Product, probes: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from equiflow.nn.steerable_convolution import SteerableConvolution
 from equiflow.nn.time import CosineBasis
 from equiflow.precision import full_precision
 from equiflow.symmetry import SymmetryGroup
-from equiflow.vector_fields.estimated import EstimatedField
+from equiflow.vector_fields.estimated import EstimatedField, Parts
 from equiflow.vector_fields.steerable import check_reached, group_in_the_plane, same_group_on, size_on
 
 DEFAULT_KERNEL_SIZE = 3
@@ -101,9 +101,14 @@ class DeepSteerableField(EstimatedField):
             FieldwisePointwise(sizes, permutes, lattice.dim, **options) for _ in range(n_layers + 1)
         )
 
-    @full_precision
     def velocity(self, phi: Tensor, t: Tensor | float) -> Tensor:
         """See `VectorField.velocity`."""
+        coupled, linear, _ = self.velocity_in_parts(phi, t)
+        return coupled + linear
+
+    @full_precision
+    def velocity_in_parts(self, phi: Tensor, t: Tensor | float) -> Parts:
+        """See `EstimatedField.velocity_in_parts`; the trace of `K_0` is `V K_0(0)`."""
         lattice = self.lattice
         lattice.check(phi)
         time_values = self.time_basis(t)
@@ -112,8 +117,16 @@ class DeepSteerableField(EstimatedField):
         *between, last = self.pointwise
         for G, W in zip(between, self.layers, strict=True):
             u = u + W(G(u, no_overlap)[0], time_values)
-        linear = lattice.ifft(lattice.fft(phi) * self.linear(time_values).operand[0])
-        return self.descend(last(u, no_overlap)[0], time_values).squeeze(1) + linear
+        coupled = self.descend(last(u, no_overlap)[0], time_values).squeeze(1)
+        linear = self.linear(time_values)
+        known = lattice.ifft(lattice.fft(phi) * linear.operand[0])
+        return Parts(coupled, known, lattice.volume * linear.at_origin[0])
+
+    @property
+    def reach(self) -> tuple[int, ...]:
+        """See `EstimatedField.reach`: that of all convolutions, one after the other."""
+        convolutions = [self.lift, *self.layers, self.descend]
+        return tuple(map(sum, zip(*(K.reach for K in convolutions), strict=True)))
 
     def resized(self, lattice: Lattice) -> DeepSteerableField:
         """All kernels as they are, `K_0` as a function of offset, see `VectorField.resized`.

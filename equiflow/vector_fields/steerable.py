@@ -11,6 +11,7 @@ from equiflow.lattice import Lattice, check_count, check_type
 from equiflow.nn.fieldwise import FieldwisePointwise
 from equiflow.nn.kernels import spanning_kernel
 from equiflow.nn.steerable import channel_field, representation_names, steerable_kernels
+from equiflow.nn.stencil import stencil_for
 from equiflow.nn.time import CosineBasis
 from equiflow.resizing import check_resizable
 from equiflow.symmetry import SymmetryGroup, symmetry_on
@@ -90,6 +91,7 @@ class SteerableField(TwoConvolutionField):
         self._kept = (self._folded(basis).flatten(1).norm(dim=1) > 1e-6).nonzero().flatten()
         left = set(field_of[self._kept].tolist())
         check_reached(names, [n in left for n in range(len(names))], size, lattice)
+        self.stencil = stencil_for(lattice, (self._folded(basis[self._kept]) != 0).flatten(0, 1).any(0))
         # A checkpoint carries the kernels that its weights belong to.
         self.register_buffer("basis", basis[self._kept].to(torch.get_default_dtype()))
         shape = (n_time_modes, multiplicity, len(self._kept))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from equiflow.nn.pointwise import Pointwise
-from equiflow.nn.stencil import MAX_OFFSETS, Stencil
+from equiflow.nn.stencil import stencil_for
 from equiflow.precision import full_precision
 from equiflow.symmetry import SymmetryGroup
 from equiflow.vector_fields.base import VectorField
@@ -43,14 +43,14 @@ class TwoConvolutionField(VectorField):
         group: the symmetry that the field claims to respect.
         pointwise: the function G.
         support: `(*lattice)` bool, the only offsets where K1 and K2 are not zero; if they are few, the
-            field is faster for knowing.
+            field is faster for knowing. A subclass that learns it later sets `stencil` by `stencil_for`.
     """
 
     def __init__(self, group: SymmetryGroup, pointwise: Pointwise, *, support: Tensor | None = None) -> None:
         super().__init__(group)
         self.pointwise = pointwise
-        few = support is not None and int(support.sum()) <= MAX_OFFSETS
-        self.stencil = Stencil(group.lattice, support) if support is not None and few else None
+        #: how K1 and K2 act; by FFTs if None
+        self.stencil = None if support is None else stencil_for(group.lattice, support)
 
     @abstractmethod
     def kernels(self, t: Tensor | float) -> TwoKernels:
@@ -84,8 +84,9 @@ class TwoConvolutionField(VectorField):
         """The same where K1 and K2 have few offsets; K0 may span the lattice."""
         assert self.stencil is not None
         lattice = self.lattice
-        value, trace = self.pointwise(self.stencil.convolve(phi, kernels.inner), overlap)
-        velocity = self.stencil.transpose(value, kernels.outer)
+        inner, outer = (self.stencil.restrict(k).unsqueeze(1) for k in (kernels.inner, kernels.outer))
+        value, trace = self.pointwise(self.stencil.convolve(phi.unsqueeze(1), inner), overlap)
+        velocity = self.stencil.transpose(value, outer).squeeze(1).contiguous()
         if kernels.linear is not None:
             velocity = velocity + lattice.ifft(lattice.fft(phi) * lattice.fft(kernels.linear))
         return velocity, trace
