@@ -2,13 +2,15 @@
 
 Each family is trained from nothing for each of three budgets (a sixteenth, a quarter and all of
 `--seconds`), each a complete schedule whose number of steps comes from a measured step time, so that no
-point is a half-annealed run. Then, off the clock: a solver for log Z to `--accuracy`, the reverse ESS on
-fresh samples, the forward ESS on an HMC chain, and the speed of sampling with that solver. The clock is
-processor time on a CPU, wall time elsewhere. Objectives on target samples are given an HMC chain of their
-own, whose time is printed and not counted.
+point is a half-annealed run; a budget shorter than one step is left out. Then, off the clock: a solver for
+log Z to `--accuracy`, the reverse ESS on fresh samples, the forward ESS on an HMC chain, and the speed of
+sampling with that solver. The clock is processor time on a CPU, wall time elsewhere. Objectives on target
+samples are given an HMC chain of their own, whose time is printed and not counted.
 
     python benchmarks/families.py --out runs/families
     python benchmarks/families.py --L 8 --families OrbitConvField AugmentedFlow --objective path reverse
+    python benchmarks/families.py --model O2 --L 8  # the fields that live where the model does
+    python benchmarks/families.py --rows a/families.json b/families.json --out runs/all
 """
 
 import argparse
@@ -25,12 +27,16 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 import equiflow
 from equiflow import (
     HMC,
     Action,
+    Angles,
     AugmentedFlow,
+    CoulombGas,
+    CouplingFlow,
     EquivariantCNF,
     ExtendedAction,
     Flow,
@@ -39,13 +45,19 @@ from equiflow import (
     InversePathGradient,
     Lattice,
     Mixture,
+    Multiplet,
+    ONModel,
+    Particles,
     PathGradient,
     Phi4,
     ReverseKL,
     Solver,
     SolverError,
+    Space,
+    SplineMap,
     SymplecticFlow,
     TrainingDivergedError,
+    XYModel,
     fit,
     forward_effective_sample_size,
     importance_sample,
@@ -59,14 +71,29 @@ from equiflow.vector_fields import VECTOR_FIELDS, EstimatedField
 
 M_PL_4 = {4: 8.0, 6: 6.975, 8: 6.008, 10: 5.550, 12: 5.276, 14: 5.113, 16: 4.97, 20: 4.807, 32: 4.572}
 ESS_TICKS = (0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999)
+MARKS, FORWARD = "os^", {"fmt": "o:", "mfc": "white"}
 TRAINING_SOLVER = Solver("rk5", steps=5)
 
 
-def continuous(family: str, lattice: Lattice) -> Flow:
-    kind = VECTOR_FIELDS[family]
-    # Trained with an estimate of the divergence where it has no closed form; results take the dense trace.
+def plane(side: int) -> Lattice:
+    return Lattice((side, side))
+
+
+#: what `--L` means to each model
+MODELS: dict[str, Callable[[int], Action]] = {
+    "phi4": lambda L: Phi4(plane(L), m2=-4.0, lam=M_PL_4[L]),
+    "phi4-3d": lambda L: Phi4(Lattice((L, L, L)), m2=-4.0, lam=8.0),
+    "O2": lambda L: ONModel(Multiplet(plane(L), 2), m2=-4.0, lam=8.0),
+    "XY": lambda L: XYModel(Angles(plane(L)), beta=0.5),
+    "Coulomb": lambda N: CoulombGas(Particles(N, 2), beta=2.0),
+}
+
+
+def continuous(family: str, space: Space) -> Flow:
+    kind: Any = VECTOR_FIELDS[family]
+    # Trained with an estimate of the divergence where an exact one is dear; results take the dense trace.
     options = {"trace": "hutchinson"} if issubclass(kind, EstimatedField) else {}
-    return EquivariantCNF(lattice, vector_field=kind(lattice, **options))
+    return EquivariantCNF(space, vector_field=kind(space, **options))
 
 
 def exact(flow: Flow) -> Flow:
@@ -75,17 +102,22 @@ def exact(flow: Flow) -> Flow:
     return flow.with_trace("dense") if estimated else flow
 
 
-#: a flow with default options on a lattice; one line adds a family. What a factory lacks it says by an
-#: ImportError, what does not fit the lattice by a ValueError: both are skipped with a line.
-FAMILIES: dict[str, Callable[[Lattice], Flow]] = {
+#: a flow with default options on a space; one line adds a family. What a factory lacks it says by an
+#: ImportError, what does not fit the space by a TypeError or ValueError: all are skipped with a line.
+FAMILIES: dict[str, Callable[[Any], Flow]] = {
     **{family: partial(continuous, family) for family in VECTOR_FIELDS},
     "AugmentedFlow": AugmentedFlow,
     "SymplecticFlow": SymplecticFlow,
+    "RealNVP": CouplingFlow,
+    "RealNVP, odd": partial(CouplingFlow, z2=True),
+    "splines": partial(CouplingFlow, site_map=SplineMap(), n_layers=8),
+    "splines, odd": partial(CouplingFlow, site_map=SplineMap(), n_layers=8, z2=True),
 }
 OBJECTIVES = ("path", "reverse", "forward", "matching", "mixture")
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("--L", type=int, nargs="+", default=[8, 16], choices=list(M_PL_4), help="sides")
+parser.add_argument("--model", default="phi4", choices=list(MODELS), help="what to sample")
+parser.add_argument("--L", type=int, nargs="+", default=[8, 16], help="sides; of Coulomb, particles")
 parser.add_argument("--families", nargs="+", default=list(FAMILIES), choices=list(FAMILIES), help="which")
 parser.add_argument("--objective", nargs="+", default=["path"], choices=OBJECTIVES, help="of training")
 parser.add_argument("--seconds", type=float, default=60.0, help="largest budget of a training")
@@ -97,6 +129,7 @@ parser.add_argument("--seed", type=int, default=0, help="of training, samples an
 parser.add_argument("--threads", type=int, default=1, help="CPU threads")
 parser.add_argument("--device", default="cpu", help="where to compute")
 parser.add_argument("--dtype", default="float32", choices=["float32", "float64"], help="precision")
+parser.add_argument("--rows", type=Path, nargs="+", help="show those of earlier runs, and measure nothing")
 parser.add_argument("--out", type=Path, help="folder for families.json and families.png")
 
 
@@ -136,8 +169,8 @@ def objective_of(name: str, flow: Flow, samples: torch.Tensor) -> Objective:
     return known[name]
 
 
-def new_flow(family: str, lattice: Lattice, args: argparse.Namespace) -> Flow:
-    flow = FAMILIES[family](lattice).to(args.device, getattr(torch, args.dtype))
+def new_flow(family: str, space: Space, args: argparse.Namespace) -> Flow:
+    flow = FAMILIES[family](space).to(args.device, getattr(torch, args.dtype))
     if isinstance(flow, EquivariantCNF):
         flow.solver = TRAINING_SOLVER  # for objectives without a solver of their own
     return flow
@@ -163,15 +196,20 @@ def train(flow: Flow, target: Action, samples: torch.Tensor, name: str, steps: i
 def step_seconds(
     new: Callable[[], Flow], target: Action, samples: torch.Tensor, name: str, args: Any
 ) -> float:
-    """Median over short trainings, after one that warms up caches."""
-    train(new(), target, samples, name, 3, args)
+    """Median over short trainings, after one that warms up caches; of dear steps, fewer."""
+    first = train(new(), target, samples, name, 1, args)
+    if first > args.seconds / 4:
+        return first
+    second = train(new(), target, samples, name, 2, args) / 2
+    if second > args.seconds / 40:
+        return second
     return statistics.median(train(new(), target, samples, name, 6, args) / 6 for _ in range(3))
 
 
 def quality(flow: Flow, target: Action, reference: torch.Tensor, args: Any) -> dict[str, Any]:
     """Both ESS and the speed of sampling, with a solver that is accurate enough."""
     generator = torch.Generator(args.device).manual_seed(args.seed + 1)
-    batch_size = max(16, min(512, 2**17 // flow.lattice.volume))
+    batch_size = max(16, min(512, 2**17 // reference[0].numel()))
     found: dict[str, Any] = {"solver": "exact map", "nfe": 0}
     if isinstance(flow, EquivariantCNF):
         choice = flow.tune_solver(args.accuracy, action=target, n_samples=128, generator=generator)
@@ -214,20 +252,29 @@ def describe(flow: Flow) -> dict[str, Any]:
 
 def compare(family: str, name: str, side: int, chains: tuple[torch.Tensor, torch.Tensor], args: Any) -> list:
     """The rows of one family with one objective: one per budget."""
-    action = Phi4(Lattice((side, side)), m2=-4.0, lam=M_PL_4[side])
+    action = MODELS[args.model](side)
     rows: list[dict[str, Any]] = []
     label = family if len(args.objective) == 1 else f"{family}, {name}"
-    new = partial(new_flow, family, action.lattice, args)
+    new = partial(new_flow, family, action.space, args)
     try:
-        extended = tuple(new().prior.event_shape) != action.lattice.shape
+        extended = tuple(new().prior.event_shape) != action.space.shape
         target = ExtendedAction(action) if extended else action
         step = step_seconds(new, target, chains[0], name, args)
     except (ImportError, TypeError, ValueError) as reason:
         print(f"{label} at L = {side}: skipped, {reason}", flush=True)
         return rows
     for part in (16, 4, 1):
-        flow, steps = new(), max(1, round(args.seconds / part / step))
-        row: dict[str, Any] = {"L": side, "family": label, "objective": name, "steps": steps}
+        flow, steps = new(), round(args.seconds / part / step)
+        if steps < 1:
+            print(f"{label}, L = {side}: no step, which takes {step:.3g} s", flush=True)
+            continue
+        row: dict[str, Any] = {
+            "model": args.model,
+            "L": side,
+            "family": label,
+            "objective": name,
+            "steps": steps,
+        }
         row |= {"budget": args.seconds / part, "step_ms": 1e3 * step}
         try:
             row["seconds"] = train(flow, target, chains[0], name, steps, args)
@@ -254,11 +301,9 @@ def exactness(row: dict[str, Any]) -> str:
 
 
 def print_rows(rows: list[dict[str, Any]], args: argparse.Namespace) -> None:
-    for side in args.L:
-        here = [row for row in rows if row["L"] == side]
-        if not here:
-            continue
-        title = f"L = {side}, lam = {M_PL_4[side]}, m2 = -4, batches of {args.batch_size}, seed {args.seed}"
+    for model, side in dict.fromkeys((row["model"], row["L"]) for row in rows):
+        here = [row for row in rows if (row["model"], row["L"]) == (model, side)]
+        title = f"{MODELS[model](side)!r}: batches of {args.batch_size}, seed {args.seed}"
         header = ("family", "budget / s", "spent / s", "steps", "reverse ESS", "forward ESS")
         shown = [
             (
@@ -273,6 +318,7 @@ def print_rows(rows: list[dict[str, Any]], args: argparse.Namespace) -> None:
         ]
         print_table(title, header, shown)
         header = ("family", "parameters", "symmetry", "div - trace", "ms/step", "nfe", "samples/s")
+        last = {row["family"]: row for row in here if "samples_per_second" in row}
         shown = [
             (
                 row["family"],
@@ -283,8 +329,7 @@ def print_rows(rows: list[dict[str, Any]], args: argparse.Namespace) -> None:
                 row["nfe"],
                 f"{row['samples_per_second']:.3g}",
             )
-            for row in here
-            if row["budget"] == args.seconds and "samples_per_second" in row
+            for row in last.values()
         ]
         print_table(f"L = {side}: sampling at a solver error of log Z of {args.accuracy:g}", header, shown)
 
@@ -295,31 +340,34 @@ def nines(ess: Any) -> Any:
 
 
 def draw(rows: list[dict[str, Any]], clock: str) -> Figure:
-    """ESS against the time of training, one panel per side; hollow marks are the forward ESS."""
-    sides, labels = (list(dict.fromkeys(row[name] for row in rows)) for name in ("L", "family"))
-    figure = Figure(figsize=(5.2 * len(sides), 4.2), layout="constrained")
-    panels = figure.subplots(1, len(sides), squeeze=False, sharey=True)[0]
-    for panel, side in zip(panels, sides, strict=True):
+    """ESS against the time of training, one panel per model and size; hollow marks are the forward ESS."""
+    sizes = list(dict.fromkeys((row["model"], row["L"]) for row in rows))
+    labels = list(dict.fromkeys(row["family"] for row in rows))
+    figure = Figure(figsize=(4.6 * len(sizes) + 2, 4.4), layout="constrained")
+    panels = figure.subplots(1, len(sizes), squeeze=False, sharey=True)[0]
+    for panel, (model, side) in zip(panels, sizes, strict=True):
+        of_panel = [row for row in rows if (row["model"], row["L"]) == (model, side)]
         for i, label in enumerate(labels):
-            found = [r for r in rows if (r["L"], r["family"]) == (side, label) and "reverse_ess" in r]
+            found = [row for row in of_panel if row["family"] == label and "reverse_ess" in row]
             seconds = [row["seconds"] for row in found]
-            for kind, style in (("reverse", {"fmt": "o-"}), ("forward", {"fmt": "o:", "mfc": "white"})):
+            for kind, style in (("reverse", {"fmt": f"{MARKS[i // 10]}-"}), ("forward", FORWARD)):
                 values = [row[f"{kind}_ess"] for row in found]
                 errors = [row[f"{kind}_ess_error"] for row in found]
-                name = label if kind == "reverse" else None
-                panel.errorbar(
-                    seconds, values, errors, color=f"C{i}", ms=5, lw=1, capsize=2, label=name, **style
-                )
-        panel.set(xscale="log", xlabel=f"{clock} of training / s", title=f"L = {side}")
+                panel.errorbar(seconds, values, errors, color=f"C{i % 10}", ms=5, lw=1, capsize=2, **style)
+        panel.set(xscale="log", xlabel=f"{clock} of training / s", title=f"{model}, L = {side}")
         # Stretched towards 1, where good flows differ.
         panel.set_yscale("function", functions=(nines, lambda n: 1 - 10.0 ** (-n)))
         panel.set(ylim=(0, ESS_TICKS[-1]), yticks=ESS_TICKS)
-        budgets = sorted({row["budget"] for row in rows})
+        budgets = sorted({row["budget"] for row in of_panel})
         panel.set_xticks(budgets, [f"{budget:.3g}" for budget in budgets])
         panel.minorticks_off()
         panel.grid(alpha=0.3, lw=0.5)
     panels[0].set_ylabel("ESS (hollow: forward)")
-    panels[0].legend(frameon=False, fontsize=8)
+    names = [
+        Line2D([], [], color=f"C{i % 10}", marker=MARKS[i // 10], lw=1, ms=5, label=label)
+        for i, label in enumerate(labels)
+    ]
+    figure.legend(handles=names, frameon=False, fontsize=8, loc="outside right upper")
     return figure
 
 
@@ -328,21 +376,19 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def main() -> None:
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    clock = "processor time" if args.device == "cpu" else "wall time"
+def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Rows of all families, written to `--out` as they come."""
     machine = {
         "processor": platform.processor() or platform.machine(),
         "torch": torch.__version__,
         "equiflow": equiflow.__version__,
-        "clock": clock,
-        **{name: value for name, value in vars(args).items() if name != "out"},
+        "clock": clock(args),
+        **{name: value for name, value in vars(args).items() if name not in ("out", "rows")},
     }
     print(json.dumps(machine), flush=True)
     rows: list[dict[str, Any]] = []
     for side in args.L:
-        action = Phi4(Lattice((side, side)), m2=-4.0, lam=M_PL_4[side])
+        action = MODELS[args.model](side)
         start = seconds_now(args.device)
         chains = hmc(action, args, args.seed + 2), hmc(action, args, args.seed + 3)
         print(f"L = {side}: {seconds_now(args.device) - start:.1f} s for two HMC chains", flush=True)
@@ -353,9 +399,26 @@ def main() -> None:
                     args.out.mkdir(parents=True, exist_ok=True)
                     clean = [{key: finite(value) for key, value in row.items()} for row in rows]
                     write_json({"machine": machine, "rows": clean}, args.out / "families.json")
+    return rows
+
+
+def clock(args: argparse.Namespace) -> str:
+    return "processor time" if args.device == "cpu" else "wall time"
+
+
+def main() -> None:
+    args = parser.parse_args()
+    if args.model == "phi4" and (unknown := set(args.L) - set(M_PL_4)):
+        parser.error(f"m_p L = 4 is known at L = {', '.join(map(str, M_PL_4))}, not at {sorted(unknown)}")
+    torch.set_num_threads(args.threads)
+    if args.rows is None:
+        rows = measure(args)
+    else:
+        rows = [row for path in args.rows for row in json.loads(path.read_text())["rows"]]
     print_rows(rows, args)
     if args.out is not None and rows:
-        save_figure(draw(rows, clock), args.out / "families.png")
+        args.out.mkdir(parents=True, exist_ok=True)
+        save_figure(draw(rows, clock(args)), args.out / "families.png")
 
 
 if __name__ == "__main__":
