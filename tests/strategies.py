@@ -222,8 +222,7 @@ LATTICE_PRIORS: dict[str, type[Prior]] = {"FreeField": FreeField, "StandardNorma
 
 #: which lattices a family takes, if not all
 SUITS: dict[str, Callable[[Lattice], bool]] = {
-    # A dense trace takes as many backward passes as there are sites.
-    "DeepAttentionField": lambda lattice: lattice.volume <= 12,
+    # A dense trace takes nearly as many backward passes as there are sites of a small lattice.
     "DeepSteerableField": lambda lattice: lattice.dim == 2 and lattice.volume <= 12,
     "O3Field": lambda lattice: lattice.dim == 3,
     "SteerableField": lambda lattice: lattice.dim == 2,

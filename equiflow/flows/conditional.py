@@ -26,7 +26,8 @@ class ConditionalFlow(nn.Module):
     Every trained weight of a template, be it of the field or of the prior, becomes a polynomial in the
     couplings: `P_k` are the Chebyshev polynomials of the couplings scaled to `[-1, 1]`, products of
     them up to a total degree where there are several. The laws of a flow hold for any weights, so
-    they hold at every coupling: exact symmetry, exact divergence. `fit(conditional, family)` trains it.
+    they hold at every coupling: exact symmetry, exact divergence. `fit(conditional, family)` trains it. A
+    flow with the couplings as inputs: arXiv:2207.00980.
 
     Args:
         template: the flow whose weights become polynomials. It is copied; its weights are `theta_0`

@@ -22,8 +22,8 @@ class AttentionField(VectorField):
     r"""`v_x = (K_0 * phi)_x + sum_h sum_y A_xy w(phi_y)`, one layer of attention, with exact divergence.
 
     `A_xy = exp(s_xy) / (1 + sum_z exp(s_xz))` and `s_xy = q(phi_x) . k(phi_y) + b(x - y)` for each head,
-    see `LatticeAttention`. Unlike a kernel, A depends on the configuration. Of the Jacobian only the
-    diagonal is needed, and that has a closed form,
+    see `LatticeAttention` (arXiv:1706.03762). Unlike a kernel, A depends on the configuration. Of the
+    Jacobian only the diagonal is needed, and that has a closed form,
 
         `div v = V K_0(0) + sum_h sum_x [A_xx w'_x + q'_x . cov_x(k, w) + A_xx q_x . k'_x (w_x - <w>_x)]`
 
@@ -109,8 +109,8 @@ class DeepAttentionField(EstimatedField):
     r"""Layers of attention between channels, `u -> u + attention(u)`, from phi and back to a velocity.
 
     `u_1 = attention_0(phi)`, `u_{l+1} = u_l + attention_l(u_l)`, `v = K_0 * phi + attention_n(u_n)`, with
-    channels that are scalars of the point group, odd under Z2, see `LatticeAttention`. A site hears of
-    others by way of third ones, so that the divergence takes whole Jacobians, of each layer in closed form:
+    channels that are scalars of the point group, odd under Z2, see `LatticeAttention` (arXiv:1706.03762). A
+    site hears of others by way of third ones, so that the divergence takes whole Jacobians, in closed form:
     `trace="dense"` costs `O(n_channels V^2)` with two layers, `O(n_channels^2 V^3)` for each one more. In
     training an estimate is cheaper, see `EstimatedField`.
 
