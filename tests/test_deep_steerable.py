@@ -68,6 +68,15 @@ def test_an_untrained_field_stands_still_and_can_start():
 
 
 @needs("escnn")
+@torch.no_grad()
+def test_channels_start_as_large_as_what_comes_in():
+    field = DeepSteerableField(Lattice((8, 8)), representation=["regular", "vector"], multiplicity=8)
+    u = torch.randn(4, 80, 8, 8, generator=torch.Generator().manual_seed(0))
+    out = field.layers[0](u, field.time_basis(0.0))
+    assert 0.8 < float(out.std() / u.std()) < 1.25
+
+
+@needs("escnn")
 def test_a_saved_flow_loads_bitwise_equal(tmp_path):
     field = random_field((3, 2), representation=["trivial", "regular"])
     assert_saved_flow_loads_bitwise_equal(field, tmp_path)

@@ -67,6 +67,19 @@ def test_laws_hold_after_training_and_in_float32(shape):
 
 
 @needs("escnn")
+def test_kernels_start_mostly_at_the_site_itself():
+    regular = SteerableField(Lattice((6, 6)))
+    weight = torch.einsum("mk,kcxy->mcxy", regular.inner[0], regular.basis)
+    at_site, all_over = weight[..., 0, 0].square().sum(), weight.square().sum()
+    assert 0.8 * all_over < at_site < all_over
+    # A vector has no kernel there: its nearest ones are as large.
+    vector = SteerableField(Lattice((6, 6)), representation="vector")
+    weight = torch.einsum("mk,kcxy->mcxy", vector.inner[0], vector.basis)
+    assert weight[..., 0, 0].abs().max() < 1e-12
+    torch.testing.assert_close(vector.inner[0].square().sum(-1), torch.ones(4))
+
+
+@needs("escnn")
 def test_an_untrained_field_stands_still_and_can_start():
     lattice = Lattice((4, 4))
     field = SteerableField(lattice)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from equiflow.nn.steerable import channel_field, steerable_kernels
+from equiflow.nn.steerable import channel_field, nearness, steerable_kernels
 from equiflow.nn.stencil import Stencil
 from equiflow.symmetry import SymmetryGroup
 
@@ -26,7 +26,7 @@ class SteerableConvolution(nn.Module):
         kernel_size: offsets per axis, any parity.
         n_time_modes: size of the time basis.
         copies: how many times the lists are taken, source and target.
-        seed: of the normal weights at the start; None for zero.
+        seed: of the normal weights at the start, mostly at the site itself; None for zero.
 
     Attributes:
         reached: for each name in `target`, whether any kernel leads to it on this lattice.
@@ -55,16 +55,18 @@ class SteerableConvolution(nn.Module):
         offsets = torch.cartesian_prod(*sides)[inside.flatten()]
         self.reach = tuple(max(map(abs, along), default=0) for along in offsets.mT.tolist())
         self.stencil = Stencil(group.lattice, offsets)
-        total = fan_in.new_zeros(len(target)).index_add_(0, into, fan_in)[into] * copies[0]
-        scaled = basis[..., inside] / total.sqrt().view(-1, 1, 1, 1)
+        total = _over_sources(fan_in, into)
+        scaled = basis[..., inside] / (total * copies[0]).sqrt().view(-1, 1, 1, 1)
         # A checkpoint carries the kernels that its weights belong to.
         self.register_buffer("basis", scaled.to(torch.get_default_dtype()))
         self.weight = nn.Parameter(torch.zeros(n_time_modes, copies[1], copies[0], len(basis)))
         if seed is not None:
+            near = nearness(basis)
+            near = near * (total / _over_sources(fan_in * near.square(), into)).sqrt()
             generator = torch.Generator().manual_seed(seed)
+            noise = torch.randn(self.weight.shape[1:], generator=generator, dtype=torch.float64)
             with torch.no_grad():
-                noise = torch.randn(self.weight.shape[1:], generator=generator, dtype=torch.float64)
-                self.weight[0] = noise
+                self.weight[0] = noise * near
 
     basis: Tensor
 
@@ -73,6 +75,11 @@ class SteerableConvolution(nn.Module):
         weight = torch.tensordot(time_values, self.weight, 1)
         kernel = torch.einsum("mnk,kijo->minjo", weight, self.basis)
         return self.stencil.convolve(u, kernel.flatten(2, 3).flatten(0, 1))
+
+
+def _over_sources(values: Tensor, into: Tensor) -> Tensor:
+    """For each kernel, the sum over all that lead into the same field."""
+    return values.new_zeros(int(into.max()) + 1 if len(into) else 0).index_add_(0, into, values)[into]
 
 
 def _basis(

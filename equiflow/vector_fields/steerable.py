@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from equiflow.lattice import Lattice, check_count, check_type
 from equiflow.nn.fieldwise import FieldwisePointwise
 from equiflow.nn.kernels import spanning_kernel
-from equiflow.nn.steerable import channel_field, representation_names, steerable_kernels
+from equiflow.nn.steerable import channel_field, nearness, representation_names, steerable_kernels
 from equiflow.nn.stencil import stencil_for
 from equiflow.nn.time import CosineBasis
 from equiflow.resizing import check_resizable
@@ -26,7 +26,7 @@ class SteerableField(TwoConvolutionField):
     `K1` and `K2` are combinations of escnn's steerable kernels (arXiv:1911.08251), symmetric to rounding in
     every precision; G commutes with the group, see `FieldwisePointwise`; `K0` spans the lattice. The weights
     of all kernels depend on flow time. The divergence is exact, see `TwoConvolutionField`. On an untrained
-    field `K0 = K2 = 0`, so that it stands still, and `K1` is random.
+    field `K0 = K2 = 0`, so that it stands still, and `K1` is random, mostly at the site itself.
 
     Two dimensions only, and escnn must be installed: `pip install 'equiflow[steerable]'`.
 
@@ -97,7 +97,7 @@ class SteerableField(TwoConvolutionField):
         shape = (n_time_modes, multiplicity, len(self._kept))
         self.inner = nn.Parameter(torch.zeros(shape))
         self.outer = nn.Parameter(torch.zeros(shape))
-        self._start(field_of[self._kept], seed)
+        self._start(basis[self._kept], field_of[self._kept], seed)
         self.linear = spanning_kernel(group, n_time_modes, 1, convolution="fourier")
 
     basis: Tensor
@@ -132,10 +132,10 @@ class SteerableField(TwoConvolutionField):
         self.register_buffer("_site", site.flatten(), False)
 
     @torch.no_grad()
-    def _start(self, field_of: Tensor, seed: int) -> None:
-        """Random inner kernels of norm about 1, constant in time."""
+    def _start(self, basis: Tensor, field_of: Tensor, seed: int) -> None:
+        """Random inner kernels of norm about 1, mostly at the site itself, constant in time."""
         generator = torch.Generator().manual_seed(seed)
-        noise = torch.randn(self.inner.shape[1:], generator=generator, dtype=torch.float64)
+        noise = torch.randn(self.inner.shape[1:], generator=generator, dtype=torch.float64) * nearness(basis)
         total = torch.zeros(len(noise), int(field_of.max()) + 1, dtype=torch.float64)
         total.index_add_(1, field_of, noise.square())
         self.inner[0] = noise / total.sqrt()[:, field_of]
