@@ -72,7 +72,6 @@ from equiflow.vector_fields import VECTOR_FIELDS, EstimatedField
 M_PL_4 = {4: 8.0, 6: 6.975, 8: 6.008, 10: 5.550, 12: 5.276, 14: 5.113, 16: 4.97, 20: 4.807, 32: 4.572}
 ESS_TICKS = (0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999)
 MARKS, FORWARD = "os^", {"fmt": "o:", "mfc": "white"}
-TRAINING_SOLVER = Solver("rk5", steps=5)
 
 
 def plane(side: int) -> Lattice:
@@ -141,11 +140,16 @@ def seconds_now(device: str) -> float:
 
 def hmc(action: Action, args: argparse.Namespace, seed: int) -> torch.Tensor:
     """Configurations of the target in float64, nearly independent."""
+    initial = None
+    if isinstance(action.space, Particles):  # from where no two are close, see examples/coulomb_gas.py
+        pool = EquivariantCNF(action.space).to(args.device, torch.float64).prior.sample(1024)
+        initial = pool[action(pool).argsort()[:64]]
     chain = HMC(action).sample(
         max(1, args.hmc // 64),
         n_chains=64,
         n_thermalisation=500,
         thin=20,
+        initial=initial,
         generator=torch.Generator(args.device).manual_seed(seed),
         device=args.device,
     )
@@ -155,8 +159,8 @@ def hmc(action: Action, args: argparse.Namespace, seed: int) -> torch.Tensor:
 def objective_of(name: str, flow: Flow, samples: torch.Tensor) -> Objective:
     """The objective of that name that suits a flow."""
     if isinstance(flow, EquivariantCNF):
-        path: Objective = PathGradient(solver=TRAINING_SOLVER)
-        forward = ForwardKL(samples, solver=TRAINING_SOLVER)
+        path: Objective = PathGradient(solver=flow.solver)
+        forward = ForwardKL(samples, solver=flow.solver)
     else:
         path, forward = InversePathGradient(), ForwardKL(samples)
     known: dict[str, Objective] = {
@@ -172,7 +176,7 @@ def objective_of(name: str, flow: Flow, samples: torch.Tensor) -> Objective:
 def new_flow(family: str, space: Space, args: argparse.Namespace) -> Flow:
     flow = FAMILIES[family](space).to(args.device, getattr(torch, args.dtype))
     if isinstance(flow, EquivariantCNF):
-        flow.solver = TRAINING_SOLVER  # for objectives without a solver of their own
+        flow.solver = Solver("rk5", steps=flow.vector_field.training_steps)  # as `fit` by default
     return flow
 
 

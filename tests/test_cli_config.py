@@ -70,6 +70,10 @@ def test_defaults_are_those_of_the_library():
         assert getattr(config.optimiser, name) == options[name]
     assert config.run.checkpoint_every == options["checkpoint_every"]
     assert building.build_objective(config) == PathGradient(solver=TRAINING_SOLVER)
+    stiff = building.build_objective(parse("", "field.kind=factorised"))
+    assert stiff == PathGradient(solver=Solver("rk5", steps=10))
+    given = building.build_objective(parse("", "field.kind=factorised", "objective.steps=4"))
+    assert given == PathGradient(solver=Solver("rk5", steps=4))
     assert building.build_flow(config).solver == Solver()
 
 

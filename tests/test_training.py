@@ -18,6 +18,7 @@ from equiflow import (
     Action,
     CheckpointError,
     EquivariantCNF,
+    FactorisedConvField,
     FreeField,
     FreeScalar,
     Lattice,
@@ -400,6 +401,19 @@ def test_a_run_goes_on_with_an_objective_that_was_imported_anew(wrapped, tmp_pat
     assert "0x" not in load_safely(tmp_path / "run.pt", "training")["settings"]["objective"]
     with pytest.raises(CheckpointError, match=r"objective was .*own.*, now ReverseKL"):
         fit(build(), ACTION, objective=ReverseKL(), **options)
+
+
+@pytest.mark.parametrize(("kind", "steps"), [(OrbitConvField, 5), (FactorisedConvField, 10)])
+def test_unless_told_otherwise_a_field_is_integrated_with_the_steps_that_suit_it(kind, steps):
+    lattice, action = Lattice((2, 2)), Phi4(Lattice((2, 2)), m2=-4.0, lam=8.0)
+    options = {"steps": 2, "batch_size": 4, "progress": False}
+    losses = []
+    for objective in (None, PathGradient(solver=Solver("rk5", steps=steps))):
+        torch.manual_seed(0)
+        flow = EquivariantCNF(lattice, vector_field=kind(lattice))
+        losses.append(fit(flow, action, objective=objective, **options).loss)
+    assert losses[0] == losses[1]
+    assert kind.training_steps == steps
 
 
 def test_unless_told_otherwise_it_is_adam_with_a_short_memory():

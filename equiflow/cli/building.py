@@ -59,7 +59,7 @@ from equiflow.solvers import FIXED_STEP_ORDER
 from equiflow.training.objectives import Objective
 from equiflow.training.trainer import adam
 
-FIELDS: dict[str, Callable[..., VectorField]] = {
+FIELDS: dict[str, type[VectorField]] = {
     "potential": PotentialField,
     "orbit": OrbitConvField,
     "factorised": FactorisedConvField,
@@ -151,7 +151,8 @@ def _new_flow(config: Config, space: Lattice | Multiplet, solver: Solver) -> Equ
                 f"kind = {chosen.kind!r} is not for action.kind = {config.action.kind!r}; {suits!r} is."
             )
         torch.manual_seed(config.training.seed)
-        field = FIELDS[chosen.kind](space, group=group, **_options(chosen))
+        field_class: Any = FIELDS[chosen.kind]
+        field = field_class(space, group=group, **_options(chosen))
     with section("prior"):
         prior = PRIORS[config.prior.kind](space, group=group, **_options(config.prior))
     return EquivariantCNF(
@@ -178,18 +179,18 @@ def build_objective(config: Config) -> Objective:
 
 def _objective(config: Config, chosen: Section) -> Objective:
     if isinstance(chosen, ForwardSection):
-        return ForwardKL(_samples(config, chosen.samples), solver=_solver(chosen))
+        return ForwardKL(_samples(config, chosen.samples), solver=_solver(config, chosen))
     if isinstance(chosen, PathSection):
-        return PathGradient(chosen.kinetic_penalty, _solver(chosen))
+        return PathGradient(chosen.kinetic_penalty, _solver(config, chosen))
     if isinstance(chosen, MatchingSection):
         return FlowMatching(_samples(config, chosen.samples), **_options(chosen, but="samples"))
     return ReverseKL()
 
 
-def _solver(chosen: SolvedSection) -> Solver:
+def _solver(config: Config, chosen: SolvedSection) -> Solver:
     options = {name: getattr(chosen, name) for name in SolvedSection.model_fields}
     if options["steps"] is None and options["method"] in FIXED_STEP_ORDER:
-        options["steps"] = 5
+        options["steps"] = FIELDS[config.field.kind].training_steps
     return Solver(**options)
 
 

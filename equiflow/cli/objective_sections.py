@@ -18,7 +18,9 @@ class SolvedSection(Section):
     """An objective that solves the flow: how, while training."""
 
     method: str = key("rk5", "solver while training")
-    steps: int | None = key(None, "its equal steps, 5 unless given; none for an adaptive method", ge=1)
+    steps: int | None = key(
+        None, "its equal steps, what suits the field unless given; none for an adaptive method", ge=1
+    )
     rtol: float = key(1e-5, "relative tolerance, for adaptive methods", gt=0)
     atol: float = key(1e-5, "absolute tolerance, for adaptive methods", gt=0)
     checkpoint: bool = key(False, "recompute steps in the backward pass: less memory, more time")

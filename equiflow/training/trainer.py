@@ -19,7 +19,7 @@ from tqdm import tqdm
 from equiflow import distributed
 from equiflow.actions import Action
 from equiflow.families import ActionFamily
-from equiflow.flows import ConditionalFlow, Flow
+from equiflow.flows import ConditionalFlow, EquivariantCNF, Flow
 from equiflow.lattice import check_count
 from equiflow.precision import full_precision
 from equiflow.randomness import own_rows
@@ -82,10 +82,10 @@ def fit(
             what suits the flow, `flow.learning_rate`.
         warmup: steps of the warm-up.
         clip_norm: gradients with a larger norm are scaled down to it.
-        objective: by default `PathGradient` solved with 5 steps of rk5. For a `ConditionalFlow` it is
-            averaged over couplings, as `OverCouplings(objective)` says, and the kinetic penalty is 1e-2. A
-            checkpoint knows it by its repr; one without a repr of its own, such as a function, is known by
-            its name alone.
+        objective: by default `PathGradient`, solved with the steps of rk5 that suit the vector field. For a
+            `ConditionalFlow` it is averaged over couplings, as `OverCouplings(objective)` says, and the
+            kinetic penalty is 1e-2. A checkpoint knows it by its repr; one without a repr of its own, such
+            as a function, is known by its name alone.
         optimiser: makes one from the trained parameters and the learning rate, whose schedule sets
             `lr` of its parameter groups; `adam` was the fastest of those compared
             (`benchmarks/optimisers.py`).
@@ -297,7 +297,10 @@ def _objective_for(
     flow: Flow | ConditionalFlow, objective: Objective | OverCouplings | None
 ) -> Objective | OverCouplings:
     """The objective given, or the one by default, averaged over the couplings that a flow may have."""
-    default = PathGradient(solver=TRAINING_SOLVER)
+    template, solver = flow.template if isinstance(flow, ConditionalFlow) else flow, TRAINING_SOLVER
+    if isinstance(template, EquivariantCNF):
+        solver = replace(solver, steps=template.vector_field.training_steps)
+    default = PathGradient(solver=solver)
     if not isinstance(flow, ConditionalFlow):
         return default if objective is None else objective
     if objective is None:  # a range of couplings comes near the critical one, see PathGradient

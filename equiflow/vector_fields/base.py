@@ -43,6 +43,8 @@ class VectorField(nn.Module, ABC):
     """
 
     group: Group
+    #: equal steps of rk5 with which `fit` integrates unless told otherwise
+    training_steps = 5
 
     def __init__(self, group: Group) -> None:
         super().__init__()

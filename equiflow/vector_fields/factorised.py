@@ -36,6 +36,8 @@ class FactorisedConvField(ShallowField):
     """
 
     group: SymmetryGroup
+    #: Frequencies multiply the weights, and the field is soon too stiff for five.
+    training_steps = 10
 
     def __init__(
         self,
