@@ -12,6 +12,9 @@ from equiflow.nn.features import SineFeatures
 from equiflow.resizing import signed_offsets
 from equiflow.symmetry import SymmetryGroup
 
+#: numbers in the weights A of configurations that are taken together
+LARGEST = 2**21
+
 
 class Projections(NamedTuple):
     """Query, key and value of every site, or their derivatives: `(batch, head, V, component)` each."""
@@ -90,8 +93,19 @@ class LatticeAttention(nn.Module):
         radius2 = 0.25 * 4.0 ** torch.arange(self.bias.shape[1], dtype=torch.float64)
         self.bias[0] = (1 - distance2 / (2 * radius2[:, None])).clamp(min=-8)
 
+    @property
+    def rows(self) -> int:
+        """How many configurations to take at a time: a larger A costs more than twice the time.
+
+        Blocks above 32 MiB are fetched from the system, page by page, at every evaluation.
+        """
+        return max(1, LARGEST // (self.bias.shape[1] * self.lattice.volume**2))
+
     def forward(self, u: Tensor, time_values: Tensor) -> Tensor:
         """Channels `(batch, n_out, V)` from channels `(batch, n_in, V)`."""
+        return torch.cat([self._hear(part, time_values) for part in u.split(self.rows)])
+
+    def _hear(self, u: Tensor, time_values: Tensor) -> Tensor:
         here = self.project(self.features(u).value, time_values)
         return (self.weights(here, time_values) @ here.value).sum(1).mT
 

@@ -81,10 +81,18 @@ class AttentionField(VectorField):
     @full_precision
     def velocity_and_divergence(self, phi: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
         """See `VectorField.velocity_and_divergence`."""
-        lattice, attention = self.lattice, self.attention
+        lattice = self.lattice
         lattice.check(phi)
         time_values = self.time_basis(t)
         linear = self.linear(time_values)
+        parts = [self._heard(part, time_values) for part in phi.split(self.attention.rows)]
+        heard, trace = (torch.cat(values) for values in zip(*parts, strict=True))
+        velocity = heard + lattice.ifft(lattice.fft(phi) * linear.operand[0])
+        return velocity, trace + lattice.volume * linear.at_origin[0]
+
+    def _heard(self, phi: Tensor, time_values: Tensor) -> tuple[Tensor, Tensor]:
+        """What the sites hear, and the trace of its Jacobian."""
+        attention = self.attention
         features = attention.features(phi.flatten(1).unsqueeze(1))
         here = attention.project(features.value, time_values)
         slope = attention.project(features.first, time_values)
@@ -93,12 +101,11 @@ class AttentionField(VectorField):
         heard, key, both = (A @ torch.cat([here.value, here.key, here.key * here.value], -1)).split(
             [1, n, n], -1
         )
-        velocity = heard.sum(1).view_as(phi) + lattice.ifft(lattice.fft(phi) * linear.operand[0])
         own = A.diagonal(dim1=-2, dim2=-1).unsqueeze(-1)
         answer = (here.query * slope.key).sum(-1, keepdim=True)
         trace = own * slope.value + own * answer * (here.value - heard)
         trace = trace + (slope.query * (both - key * heard)).sum(-1, keepdim=True)
-        return velocity, trace.flatten(1).sum(1) + lattice.volume * linear.at_origin[0]
+        return heard.sum(1).view_as(phi), trace.flatten(1).sum(1)
 
     def resized(self, lattice: Lattice) -> AttentionField:
         """Biases and `K_0` as functions of offset, the rest as it is, see `VectorField.resized`."""
@@ -199,15 +206,22 @@ class DeepAttentionField(EstimatedField):
             return super().velocity_and_divergence(phi, t)
         self.lattice.check(phi)
         time_values = self.time_basis(t)
+        parts = [
+            self._heard(part, time_values) for part in phi.split(cast(LatticeAttention, self.layers[0]).rows)
+        ]
+        heard, trace = (torch.cat(values) for values in zip(*parts, strict=True))
+        linear, its_trace = self._linear(phi, time_values)
+        return heard + linear, trace + its_trace
+
+    def _heard(self, phi: Tensor, time_values: Tensor) -> tuple[Tensor, Tensor]:
+        """What the sites hear, and the trace of its Jacobian."""
         first, *between, last = cast(list[LatticeAttention], self.layers)
         u, jacobian = first.with_jacobian(phi.flatten(1).unsqueeze(1), time_values)
         for layer in between:
             change, rates = layer.with_jacobian(u, time_values)
             u, jacobian = u + change, jacobian + rates @ jacobian
         out, rates = last.with_jacobian(u, time_values)
-        trace = (rates.mT * jacobian).sum((1, 2))
-        linear, its_trace = self._linear(phi, time_values)
-        return out.view_as(phi) + linear, trace + its_trace
+        return out.view_as(phi), (rates.mT * jacobian).sum((1, 2))
 
     def _linear(self, phi: Tensor, time_values: Tensor) -> tuple[Tensor, Tensor]:
         """`K_0 * phi`, and the trace of `K_0`."""
