@@ -142,7 +142,8 @@ def hmc(action: Action, args: argparse.Namespace, seed: int) -> torch.Tensor:
     """Configurations of the target in float64, nearly independent."""
     initial = None
     if isinstance(action.space, Particles):  # from where no two are close, see examples/coulomb_gas.py
-        pool = EquivariantCNF(action.space).to(args.device, torch.float64).prior.sample(1024)
+        prior = EquivariantCNF(action.space).to(args.device, torch.float64).prior
+        pool = prior.rsample(1024, torch.Generator(args.device).manual_seed(seed)).detach()
         initial = pool[action(pool).argsort()[:64]]
     chain = HMC(action).sample(
         max(1, args.hmc // 64),
