@@ -128,7 +128,7 @@ parser.add_argument("--seed", type=int, default=0, help="of training, samples an
 parser.add_argument("--threads", type=int, default=1, help="CPU threads")
 parser.add_argument("--device", default="cpu", help="where to compute")
 parser.add_argument("--dtype", default="float32", choices=["float32", "float64"], help="precision")
-parser.add_argument("--rows", type=Path, nargs="+", help="show those of earlier runs, and measure nothing")
+parser.add_argument("--rows", type=Path, nargs="+", help="show those of earlier runs, measure nothing")
 parser.add_argument("--out", type=Path, help="folder for families.json and families.png")
 
 
@@ -407,6 +407,16 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
     return rows
 
 
+def earlier_rows(paths: list[Path]) -> list[dict[str, Any]]:
+    """Rows of earlier runs; a family that was run again takes the place of what it was."""
+    found: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for path in paths:
+        rows = json.loads(path.read_text())["rows"]
+        for key in dict.fromkeys((row["model"], row["L"], row["family"]) for row in rows):
+            found[key] = [row for row in rows if (row["model"], row["L"], row["family"]) == key]
+    return [row for rows in found.values() for row in rows]
+
+
 def clock(args: argparse.Namespace) -> str:
     return "processor time" if args.device == "cpu" else "wall time"
 
@@ -416,13 +426,13 @@ def main() -> None:
     if args.model == "phi4" and (unknown := set(args.L) - set(M_PL_4)):
         parser.error(f"m_p L = 4 is known at L = {', '.join(map(str, M_PL_4))}, not at {sorted(unknown)}")
     torch.set_num_threads(args.threads)
-    if args.rows is None:
-        rows = measure(args)
-    else:
-        rows = [row for path in args.rows for row in json.loads(path.read_text())["rows"]]
+    rows = measure(args) if args.rows is None else earlier_rows(args.rows)
     print_rows(rows, args)
     if args.out is not None and rows:
         args.out.mkdir(parents=True, exist_ok=True)
+        if args.rows is not None:
+            runs = [json.loads(path.read_text())["machine"] for path in args.rows]
+            write_json({"machine": runs, "rows": rows}, args.out / "families.json")
         save_figure(draw(rows, clock(args)), args.out / "families.png")
 
 
