@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import NamedTuple
 
 import torch
@@ -95,10 +96,12 @@ class LatticeAttention(nn.Module):
 
     @property
     def rows(self) -> int:
-        """How many configurations to take at a time: a larger A costs more than twice the time.
+        """How many configurations to take at a time; on a CPU a larger A costs twice the time.
 
         Blocks above 32 MiB are fetched from the system, page by page, at every evaluation.
         """
+        if self.bias.device.type != "cpu":
+            return sys.maxsize
         return max(1, LARGEST // (self.bias.shape[1] * self.lattice.volume**2))
 
     def forward(self, u: Tensor, time_values: Tensor) -> Tensor:
@@ -126,9 +129,8 @@ class LatticeAttention(nn.Module):
         A = self.weights(here, time_values)
         heard = A @ here.value
         pairs = here.key.unsqueeze(-1) * here.value.unsqueeze(-2)
-        covariance = (A @ pairs.flatten(-2)).view_as(pairs) - (A @ here.key).unsqueeze(-1) * heard.unsqueeze(
-            -2
-        )
+        products = (A @ here.key).unsqueeze(-1) * heard.unsqueeze(-2)
+        covariance = (A @ pairs.flatten(-2)).view_as(pairs) - products
         own = torch.einsum("bhxci,bhxco->boix", slope.query, covariance)
         answer = torch.einsum("bhxc,bhzci->bhxiz", here.query, slope.key)
         J = u.new_zeros(())
