@@ -222,12 +222,13 @@ def test_objectives_are_those_of_the_library(chain_file):
 
 
 def test_natural_gradients_take_their_options():
-    chosen = parse("[optimiser]\nkind = 'natural'\nrows = 16\ndamping = 0.1")
+    chosen = parse("[optimiser]\nkind = 'natural'\nrows = 16\ndamping = 0.1\n[training]\nseed = 7")
     optimiser = building.build_optimiser(chosen, building.build_flow(chosen))
     assert repr(optimiser).startswith("NaturalGradient(")
     assert "damping=0.1" in repr(optimiser)
     assert "rows=16" in repr(optimiser)
     assert "radius=0.5" in repr(optimiser)
+    assert "seed=7" in repr(optimiser)
 
 
 def test_a_mixture_is_trained_from_anywhere_and_resumed(chain_file, tmp_path, monkeypatch):

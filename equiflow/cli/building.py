@@ -212,7 +212,8 @@ def build_optimiser(config: Config, flow: EquivariantCNF) -> Callable[[list[nn.P
     if not flow.vector_field.trace_is_exact:
         raise ConfigError('[optimiser]: kind = "natural" needs field.trace = "dense"; "adam" takes any.')
     own = set(NaturalSection.model_fields) - set(AdamSection.model_fields)
-    return NaturalGradient.of(flow, **{name: getattr(chosen, name) for name in sorted(own)})
+    options = {name: getattr(chosen, name) for name in sorted(own)}
+    return NaturalGradient.of(flow, seed=config.training.seed, **options)
 
 
 def _options(part: Section, *, but: str = "") -> dict[str, Any]:
