@@ -1,7 +1,7 @@
 """Families side by side: effective sample size against training time, at default options.
 
 Each family is trained from nothing for each of three budgets (a sixteenth, a quarter and all of
-`--seconds`), each a complete schedule whose number of steps comes from a measured step time, so that no
+`--seconds`, unless `--parts` says otherwise), each a complete schedule whose number of steps comes from a measured step time, so that no
 point is a half-annealed run; a budget shorter than one step is left out. Then, off the clock: a solver for
 log Z to `--accuracy`, the reverse ESS on fresh samples, the forward ESS on an HMC chain, and the speed of
 sampling with that solver. The clock is processor time on a CPU, wall time elsewhere. Objectives on target
@@ -120,6 +120,7 @@ parser.add_argument("--L", type=int, nargs="+", default=[8, 16], help="sides; of
 parser.add_argument("--families", nargs="+", default=list(FAMILIES), choices=list(FAMILIES), help="which")
 parser.add_argument("--objective", nargs="+", default=["path"], choices=OBJECTIVES, help="of training")
 parser.add_argument("--seconds", type=float, default=60.0, help="largest budget of a training")
+parser.add_argument("--parts", type=int, nargs="+", default=[16, 4, 1], help="into how many it is divided")
 parser.add_argument("--batch-size", type=int, default=128, help="samples per optimiser step")
 parser.add_argument("--samples", type=int, default=8192, help="fresh model samples per ESS")
 parser.add_argument("--hmc", type=int, default=4096, help="target samples for the forward ESS")
@@ -268,7 +269,7 @@ def compare(family: str, name: str, side: int, chains: tuple[torch.Tensor, torch
     except (ImportError, TypeError, ValueError) as reason:
         print(f"{label} at L = {side}: skipped, {reason}", flush=True)
         return rows
-    for part in (16, 4, 1):
+    for part in args.parts:
         flow, steps = new(), round(args.seconds / part / step)
         if steps < 1:
             print(f"{label}, L = {side}: no step, which takes {step:.3g} s", flush=True)
