@@ -1,11 +1,12 @@
 """Families side by side: effective sample size against training time, at default options.
 
 Each family is trained from nothing for each of three budgets (a sixteenth, a quarter and all of
-`--seconds`, unless `--parts` says otherwise), each a complete schedule whose number of steps comes from a measured step time, so that no
-point is a half-annealed run; a budget shorter than one step is left out. Then, off the clock: a solver for
-log Z to `--accuracy`, the reverse ESS on fresh samples, the forward ESS on an HMC chain, and the speed of
-sampling with that solver. The clock is processor time on a CPU, wall time elsewhere. Objectives on target
-samples are given an HMC chain of their own, whose time is printed and not counted.
+`--seconds`, unless `--parts` says otherwise), each a complete schedule whose number of steps comes from a
+measured step time, so that no point is a half-annealed run; a budget shorter than one step is left out.
+Then, off the clock: a solver for log Z to `--accuracy`, the reverse ESS on fresh samples, the forward ESS on
+an HMC chain, and the speed of sampling with that solver. The clock is processor time on a CPU, wall time
+elsewhere. Objectives on target samples are given an HMC chain of their own, whose time is printed and not
+counted.
 
     python benchmarks/families.py --out runs/families
     python benchmarks/families.py --L 8 --families OrbitConvField AugmentedFlow --objective path reverse
