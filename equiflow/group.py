@@ -87,6 +87,7 @@ def group_on(space: Space, group: Group | None, what: str) -> Group:
         check_type(group, Group, "group", f"Give an instance, such as a {type(group_of(space)).__name__}.")
     if group.space != space:
         raise ValueError(
-            f"The group acts on {group.space.kind} {group.space.shape}, the {what} lives on {space.shape}."
+            f"The group acts on {group.space.kind} {group.space.shape}, the {what} lives on {space.shape}. "
+            "Build both on the same one, or take group.on(space)."
         )
     return group

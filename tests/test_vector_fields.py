@@ -419,7 +419,8 @@ def test_everything_moves_with_the_module(dtype, device):
 
 def test_impossible_fields_are_refused():
     lattice = Lattice((4, 4))
-    with pytest.raises(ValueError, match=r"acts on lattice \(5, 5\), the field lives on \(4, 4\)"):
+    message = r"acts on lattice \(5, 5\), the field lives on \(4, 4\). Build both"
+    with pytest.raises(ValueError, match=message):
         OrbitConvField(lattice, group=SymmetryGroup(Lattice((5, 5))))
     with pytest.raises(ValueError, match="n_frequencies >= 1"):
         OrbitConvField(lattice, n_frequencies=0)
