@@ -27,12 +27,25 @@ def flow_to_train(shape: tuple[int, ...] = (4, 4)) -> EquivariantCNF:
     return EquivariantCNF(lattice, vector_field=field, solver=Solver("rk5", steps=4)).double()
 
 
-@settings(max_examples=30)
-@given(vector_fields(), seeds)
-def test_parameter_rates_agree_with_automatic_differentiation(field, seed):
+def assert_parameter_rates(field: VectorField, seed: int = 0) -> None:
     phi, score = (configurations(field.lattice, seed=seed + i) for i in (0, 1))
     expected = VectorField.parameter_rates(field, phi, 0.3, score)
     torch.testing.assert_close(field.parameter_rates(phi, 0.3, score), expected, rtol=1e-11, atol=1e-11)
+
+
+@settings(max_examples=30)
+@given(vector_fields(), seeds)
+def test_parameter_rates_agree_with_automatic_differentiation(field, seed):
+    assert_parameter_rates(field, seed)
+
+
+@pytest.mark.parametrize("shape", [(5,), (4, 3), (3, 4), (2, 2, 3)])
+@pytest.mark.parametrize("convolution", ["dense", "fourier"])
+def test_parameter_rates_of_spanning_kernels_count_each_momentum(shape, convolution):
+    options = {"n_frequencies": 2, "n_time_modes": 2, "max_frequency": 3.0, "convolution": convolution}
+    field = OrbitConvField(Lattice(shape), **options).double()
+    randomise(field)
+    assert_parameter_rates(field)
 
 
 @given(priors(), seeds)
