@@ -11,6 +11,16 @@ from strategies import configurations
 
 from equiflow import EquivariantCNF, Lattice, Phi4, Solver, SymmetryGroup, fit
 from equiflow.nn import attention as nn_attention
+from equiflow.nn import attention as nn_attention
+from equiflow.nn import attention as nn_attention
+from equiflow.nn import attention as nn_attention
+from equiflow.nn import attention as nn_attention
+from equiflow.nn import attention as nn_attention
+from equiflow.nn import attention as nn_attention
+from equiflow.nn import attention as nn_attention
+from equiflow.nn import attention as nn_attention
+from equiflow.nn import attention as nn_attention
+from equiflow.nn import attention as nn_attention
 from equiflow.nn.attention import LatticeAttention, Projections
 from equiflow.testing import (
     assert_divergence_exact,
@@ -124,6 +134,156 @@ def test_jacobians_of_layers_make_the_trace_that_products_make(options):
     out, jacobian = layer.with_jacobian(u, time_values)
     torch.testing.assert_close(out, layer(u, time_values))
     torch.testing.assert_close(jacobian, dense_jacobian(lambda x: layer(x, time_values), u))
+
+
+@pytest.mark.parametrize("options", [{"kind": AttentionField}, {"kind": DeepAttentionField, "n_layers": 3}])
+def test_configurations_are_taken_a_few_at_a_time(options, monkeypatch):
+    field = random_field(**options, shape=(3, 2))
+    phi = configurations(field.lattice, 5).requires_grad_()
+    together = field.path_rates(phi, 0.3, phi)
+    monkeypatch.setattr(nn_attention, "LARGEST", 2 * 36 * 2)  # two of 2 heads and 6 x 6 sites
+    layer = field.attention if isinstance(field, AttentionField) else field.layers[0]
+    assert layer.rows == 2
+    found = field.path_rates(phi, 0.3, phi)
+    for part in ("velocity", "divergence", "score_rate"):
+        torch.testing.assert_close(getattr(found, part), getattr(together, part), rtol=1e-13, atol=1e-13)
+    torch.testing.assert_close(field.velocity(phi, 0.3), together.velocity, rtol=1e-13, atol=1e-13)
+    assert field.velocity(phi[:0], 0.3).shape == (0, 3, 2)
+
+
+@pytest.mark.parametrize("options", [{"kind": AttentionField}, {"kind": DeepAttentionField, "n_layers": 3}])
+def test_configurations_are_taken_a_few_at_a_time(options, monkeypatch):
+    field = random_field(**options, shape=(3, 2))
+    phi = configurations(field.lattice, 5).requires_grad_()
+    together = field.path_rates(phi, 0.3, phi)
+    monkeypatch.setattr(nn_attention, "LARGEST", 2 * 36 * 2)  # two of 2 heads and 6 x 6 sites
+    layer = field.attention if isinstance(field, AttentionField) else field.layers[0]
+    assert layer.rows == 2
+    found = field.path_rates(phi, 0.3, phi)
+    for part in ("velocity", "divergence", "score_rate"):
+        torch.testing.assert_close(getattr(found, part), getattr(together, part), rtol=1e-13, atol=1e-13)
+    torch.testing.assert_close(field.velocity(phi, 0.3), together.velocity, rtol=1e-13, atol=1e-13)
+    assert field.velocity(phi[:0], 0.3).shape == (0, 3, 2)
+
+
+@pytest.mark.parametrize("options", [{"kind": AttentionField}, {"kind": DeepAttentionField, "n_layers": 3}])
+def test_configurations_are_taken_a_few_at_a_time(options, monkeypatch):
+    field = random_field(**options, shape=(3, 2))
+    phi = configurations(field.lattice, 5).requires_grad_()
+    together = field.path_rates(phi, 0.3, phi)
+    monkeypatch.setattr(nn_attention, "LARGEST", 2 * 36 * 2)  # two of 2 heads and 6 x 6 sites
+    layer = field.attention if isinstance(field, AttentionField) else field.layers[0]
+    assert layer.rows == 2
+    found = field.path_rates(phi, 0.3, phi)
+    for part in ("velocity", "divergence", "score_rate"):
+        torch.testing.assert_close(getattr(found, part), getattr(together, part), rtol=1e-13, atol=1e-13)
+    torch.testing.assert_close(field.velocity(phi, 0.3), together.velocity, rtol=1e-13, atol=1e-13)
+    assert field.velocity(phi[:0], 0.3).shape == (0, 3, 2)
+
+
+@pytest.mark.parametrize("options", [{"kind": AttentionField}, {"kind": DeepAttentionField, "n_layers": 3}])
+def test_configurations_are_taken_a_few_at_a_time(options, monkeypatch):
+    field = random_field(**options, shape=(3, 2))
+    phi = configurations(field.lattice, 5).requires_grad_()
+    together = field.path_rates(phi, 0.3, phi)
+    monkeypatch.setattr(nn_attention, "LARGEST", 2 * 36 * 2)  # two of 2 heads and 6 x 6 sites
+    layer = field.attention if isinstance(field, AttentionField) else field.layers[0]
+    assert layer.rows == 2
+    found = field.path_rates(phi, 0.3, phi)
+    for part in ("velocity", "divergence", "score_rate"):
+        torch.testing.assert_close(getattr(found, part), getattr(together, part), rtol=1e-13, atol=1e-13)
+    torch.testing.assert_close(field.velocity(phi, 0.3), together.velocity, rtol=1e-13, atol=1e-13)
+    assert field.velocity(phi[:0], 0.3).shape == (0, 3, 2)
+
+
+@pytest.mark.parametrize("options", [{"kind": AttentionField}, {"kind": DeepAttentionField, "n_layers": 3}])
+def test_configurations_are_taken_a_few_at_a_time(options, monkeypatch):
+    field = random_field(**options, shape=(3, 2))
+    phi = configurations(field.lattice, 5).requires_grad_()
+    together = field.path_rates(phi, 0.3, phi)
+    monkeypatch.setattr(nn_attention, "LARGEST", 2 * 36 * 2)  # two of 2 heads and 6 x 6 sites
+    layer = field.attention if isinstance(field, AttentionField) else field.layers[0]
+    assert layer.rows == 2
+    found = field.path_rates(phi, 0.3, phi)
+    for part in ("velocity", "divergence", "score_rate"):
+        torch.testing.assert_close(getattr(found, part), getattr(together, part), rtol=1e-13, atol=1e-13)
+    torch.testing.assert_close(field.velocity(phi, 0.3), together.velocity, rtol=1e-13, atol=1e-13)
+    assert field.velocity(phi[:0], 0.3).shape == (0, 3, 2)
+
+
+@pytest.mark.parametrize("options", [{"kind": AttentionField}, {"kind": DeepAttentionField, "n_layers": 3}])
+def test_configurations_are_taken_a_few_at_a_time(options, monkeypatch):
+    field = random_field(**options, shape=(3, 2))
+    phi = configurations(field.lattice, 5).requires_grad_()
+    together = field.path_rates(phi, 0.3, phi)
+    monkeypatch.setattr(nn_attention, "LARGEST", 2 * 36 * 2)  # two of 2 heads and 6 x 6 sites
+    layer = field.attention if isinstance(field, AttentionField) else field.layers[0]
+    assert layer.rows == 2
+    found = field.path_rates(phi, 0.3, phi)
+    for part in ("velocity", "divergence", "score_rate"):
+        torch.testing.assert_close(getattr(found, part), getattr(together, part), rtol=1e-13, atol=1e-13)
+    torch.testing.assert_close(field.velocity(phi, 0.3), together.velocity, rtol=1e-13, atol=1e-13)
+    assert field.velocity(phi[:0], 0.3).shape == (0, 3, 2)
+
+
+@pytest.mark.parametrize("options", [{"kind": AttentionField}, {"kind": DeepAttentionField, "n_layers": 3}])
+def test_configurations_are_taken_a_few_at_a_time(options, monkeypatch):
+    field = random_field(**options, shape=(3, 2))
+    phi = configurations(field.lattice, 5).requires_grad_()
+    together = field.path_rates(phi, 0.3, phi)
+    monkeypatch.setattr(nn_attention, "LARGEST", 2 * 36 * 2)  # two of 2 heads and 6 x 6 sites
+    layer = field.attention if isinstance(field, AttentionField) else field.layers[0]
+    assert layer.rows == 2
+    found = field.path_rates(phi, 0.3, phi)
+    for part in ("velocity", "divergence", "score_rate"):
+        torch.testing.assert_close(getattr(found, part), getattr(together, part), rtol=1e-13, atol=1e-13)
+    torch.testing.assert_close(field.velocity(phi, 0.3), together.velocity, rtol=1e-13, atol=1e-13)
+    assert field.velocity(phi[:0], 0.3).shape == (0, 3, 2)
+
+
+@pytest.mark.parametrize("options", [{"kind": AttentionField}, {"kind": DeepAttentionField, "n_layers": 3}])
+def test_configurations_are_taken_a_few_at_a_time(options, monkeypatch):
+    field = random_field(**options, shape=(3, 2))
+    phi = configurations(field.lattice, 5).requires_grad_()
+    together = field.path_rates(phi, 0.3, phi)
+    monkeypatch.setattr(nn_attention, "LARGEST", 2 * 36 * 2)  # two of 2 heads and 6 x 6 sites
+    layer = field.attention if isinstance(field, AttentionField) else field.layers[0]
+    assert layer.rows == 2
+    found = field.path_rates(phi, 0.3, phi)
+    for part in ("velocity", "divergence", "score_rate"):
+        torch.testing.assert_close(getattr(found, part), getattr(together, part), rtol=1e-13, atol=1e-13)
+    torch.testing.assert_close(field.velocity(phi, 0.3), together.velocity, rtol=1e-13, atol=1e-13)
+    assert field.velocity(phi[:0], 0.3).shape == (0, 3, 2)
+
+
+@pytest.mark.parametrize("options", [{"kind": AttentionField}, {"kind": DeepAttentionField, "n_layers": 3}])
+def test_configurations_are_taken_a_few_at_a_time(options, monkeypatch):
+    field = random_field(**options, shape=(3, 2))
+    phi = configurations(field.lattice, 5).requires_grad_()
+    together = field.path_rates(phi, 0.3, phi)
+    monkeypatch.setattr(nn_attention, "LARGEST", 2 * 36 * 2)  # two of 2 heads and 6 x 6 sites
+    layer = field.attention if isinstance(field, AttentionField) else field.layers[0]
+    assert layer.rows == 2
+    found = field.path_rates(phi, 0.3, phi)
+    for part in ("velocity", "divergence", "score_rate"):
+        torch.testing.assert_close(getattr(found, part), getattr(together, part), rtol=1e-13, atol=1e-13)
+    torch.testing.assert_close(field.velocity(phi, 0.3), together.velocity, rtol=1e-13, atol=1e-13)
+    assert field.velocity(phi[:0], 0.3).shape == (0, 3, 2)
+
+
+@pytest.mark.parametrize("options", [{"kind": AttentionField}, {"kind": DeepAttentionField, "n_layers": 3}])
+def test_configurations_are_taken_a_few_at_a_time(options, monkeypatch):
+    field = random_field(**options, shape=(3, 2))
+    phi = configurations(field.lattice, 5).requires_grad_()
+    together = field.path_rates(phi, 0.3, phi)
+    monkeypatch.setattr(nn_attention, "LARGEST", 2 * 36 * 2)  # two of 2 heads and 6 x 6 sites
+    layer = field.attention if isinstance(field, AttentionField) else field.layers[0]
+    assert layer.rows == 2
+    found = field.path_rates(phi, 0.3, phi)
+    for part in ("velocity", "divergence", "score_rate"):
+        torch.testing.assert_close(getattr(found, part), getattr(together, part), rtol=1e-13, atol=1e-13)
+    torch.testing.assert_close(field.velocity(phi, 0.3), together.velocity, rtol=1e-13, atol=1e-13)
+    assert field.velocity(phi[:0], 0.3).shape == (0, 3, 2)
 
 
 @pytest.mark.parametrize("options", [{"kind": AttentionField}, {"kind": DeepAttentionField, "n_layers": 3}])
