@@ -304,9 +304,7 @@ def test_gathering_and_its_adjoint_have_each_other_s_derivatives():
     torch.testing.assert_close((gathered * spread).sum(), (fields * collected).sum())
 
 
-@pytest.mark.parametrize(
-    ("out", "into"), [(1, 1), (3, 2), (2, 3)]
-)  # neighbours of what comes in, of what goes out
+@pytest.mark.parametrize(("out", "into"), [(1, 1), (3, 2), (2, 3)])  # the last gathers what goes out
 def test_a_stencil_convolves_as_it_is_written(out, into):
     stencil, offsets = small_stencil(), [(0, 0), (0, 1), (-1, 0), (2, -1)]
     generator = torch.Generator().manual_seed(0)
