@@ -52,7 +52,6 @@ from equiflow import (
     PathGradient,
     Phi4,
     ReverseKL,
-    Solver,
     SolverError,
     Space,
     SplineMap,
@@ -179,7 +178,7 @@ def objective_of(name: str, flow: Flow, samples: torch.Tensor) -> Objective:
 def new_flow(family: str, space: Space, args: argparse.Namespace) -> Flow:
     flow = FAMILIES[family](space).to(args.device, getattr(torch, args.dtype))
     if isinstance(flow, EquivariantCNF):
-        flow.solver = Solver("rk5", steps=flow.vector_field.training_steps)  # as `fit` by default
+        flow.solver = flow.vector_field.training_solver  # as `fit` by default
     return flow
 
 

@@ -413,7 +413,7 @@ def test_unless_told_otherwise_a_field_is_integrated_with_the_steps_that_suit_it
         flow = EquivariantCNF(lattice, vector_field=kind(lattice))
         losses.append(fit(flow, action, objective=objective, **options).loss)
     assert losses[0] == losses[1]
-    assert kind.training_steps == steps
+    assert kind.training_solver == Solver("rk5", steps=steps)
 
 
 def test_unless_told_otherwise_it_is_adam_with_a_short_memory():

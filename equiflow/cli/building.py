@@ -190,7 +190,7 @@ def _objective(config: Config, chosen: Section) -> Objective:
 def _solver(config: Config, chosen: SolvedSection) -> Solver:
     options = {name: getattr(chosen, name) for name in SolvedSection.model_fields}
     if options["steps"] is None and options["method"] in FIXED_STEP_ORDER:
-        options["steps"] = FIELDS[config.field.kind].training_steps
+        options["steps"] = FIELDS[config.field.kind].training_solver.steps
     return Solver(**options)
 
 

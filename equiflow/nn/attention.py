@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -104,9 +105,14 @@ class LatticeAttention(nn.Module):
             return sys.maxsize
         return max(1, LARGEST // (self.bias.shape[1] * self.lattice.volume**2))
 
+    def in_parts(self, function: Callable[[Tensor], tuple[Tensor, ...]], u: Tensor) -> tuple[Tensor, ...]:
+        """What a function of configurations returns, from `rows` of them at a time."""
+        parts = [function(part) for part in u.split(self.rows)]
+        return tuple(torch.cat(values) for values in zip(*parts, strict=True))
+
     def forward(self, u: Tensor, time_values: Tensor) -> Tensor:
         """Channels `(batch, n_out, V)` from channels `(batch, n_in, V)`."""
-        return torch.cat([self._hear(part, time_values) for part in u.split(self.rows)])
+        return self.in_parts(lambda part: (self._hear(part, time_values),), u)[0]
 
     def _hear(self, u: Tensor, time_values: Tensor) -> Tensor:
         here = self.project(self.features(u).value, time_values)

@@ -96,6 +96,12 @@ class Kernel(nn.Module, ABC):
         self.set_values(offsets_on(other.values(), other.group.lattice, self.group.lattice))
 
 
+def convolved(kernel: Kernel, phi: Tensor, time_values: Tensor) -> tuple[Tensor, Tensor]:
+    """`K_0 * phi` with the first of the kernels, which act by FFT, and the trace `V K_0(0)`."""
+    lattice, now = kernel.group.lattice, kernel(time_values)
+    return lattice.ifft(lattice.fft(phi) * now.operand[0]), lattice.volume * now.at_origin[0]
+
+
 class MomentumKernel(Kernel):
     """Kernels that span the lattice, one number per orbit of momenta.
 

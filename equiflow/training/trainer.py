@@ -23,16 +23,17 @@ from equiflow.flows import ConditionalFlow, EquivariantCNF, Flow
 from equiflow.lattice import check_count
 from equiflow.precision import full_precision
 from equiflow.randomness import own_rows
-from equiflow.solvers import Solver, SolverError
+from equiflow.solvers import SolverError
 from equiflow.storage import CheckpointError, load_safely, save_atomically
 from equiflow.training.history import History
 from equiflow.training.inputs import check_inputs
 from equiflow.training.objectives import Objective, ObjectiveValue, PathGradient
 from equiflow.training.over_couplings import OverCouplings
 from equiflow.training.together import exchange
+from equiflow.vector_fields import VectorField
 
-#: Enough, with the kinetic penalty, that training climbs smoothly; results never depend on it.
-TRAINING_SOLVER = Solver(method="rk5", steps=5)
+#: what suits most vector fields
+TRAINING_SOLVER = VectorField.training_solver
 
 
 class TrainingDivergedError(RuntimeError):
@@ -299,7 +300,7 @@ def _objective_for(
     """The objective given, or the one by default, averaged over the couplings that a flow may have."""
     template, solver = flow.template if isinstance(flow, ConditionalFlow) else flow, TRAINING_SOLVER
     if isinstance(template, EquivariantCNF):
-        solver = replace(solver, steps=template.vector_field.training_steps)
+        solver = template.vector_field.training_solver
     default = PathGradient(solver=solver)
     if not isinstance(flow, ConditionalFlow):
         return default if objective is None else objective

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from equiflow.lattice import Lattice, check_count
 from equiflow.nn.attention import LatticeAttention
-from equiflow.nn.kernels import spanning_kernel
+from equiflow.nn.kernels import convolved, spanning_kernel
 from equiflow.nn.time import CosineBasis
 from equiflow.precision import full_precision
 from equiflow.symmetry import SymmetryGroup, symmetry_on
@@ -81,14 +81,11 @@ class AttentionField(VectorField):
     @full_precision
     def velocity_and_divergence(self, phi: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
         """See `VectorField.velocity_and_divergence`."""
-        lattice = self.lattice
-        lattice.check(phi)
+        self.lattice.check(phi)
         time_values = self.time_basis(t)
-        linear = self.linear(time_values)
-        parts = [self._heard(part, time_values) for part in phi.split(self.attention.rows)]
-        heard, trace = (torch.cat(values) for values in zip(*parts, strict=True))
-        velocity = heard + lattice.ifft(lattice.fft(phi) * linear.operand[0])
-        return velocity, trace + lattice.volume * linear.at_origin[0]
+        heard, trace = self.attention.in_parts(lambda part: self._heard(part, time_values), phi)
+        linear, its_trace = convolved(self.linear, phi, time_values)
+        return heard + linear, trace + its_trace
 
     def _heard(self, phi: Tensor, time_values: Tensor) -> tuple[Tensor, Tensor]:
         """What the sites hear, and the trace of its Jacobian."""
@@ -185,8 +182,7 @@ class DeepAttentionField(EstimatedField):
 
     def velocity(self, phi: Tensor, t: Tensor | float) -> Tensor:
         """See `VectorField.velocity`."""
-        coupled, linear, _ = self.velocity_in_parts(phi, t)
-        return coupled + linear
+        return self.velocity_in_parts(phi, t).velocity
 
     @full_precision
     def velocity_in_parts(self, phi: Tensor, t: Tensor | float) -> Parts:
@@ -197,7 +193,7 @@ class DeepAttentionField(EstimatedField):
         u = first(phi.flatten(1).unsqueeze(1), time_values)
         for layer in between:
             u = u + layer(u, time_values)
-        return Parts(last(u, time_values).view_as(phi), *self._linear(phi, time_values))
+        return Parts(last(u, time_values).view_as(phi), *convolved(self.linear, phi, time_values))
 
     @full_precision
     def velocity_and_divergence(self, phi: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
@@ -206,11 +202,9 @@ class DeepAttentionField(EstimatedField):
             return super().velocity_and_divergence(phi, t)
         self.lattice.check(phi)
         time_values = self.time_basis(t)
-        parts = [
-            self._heard(part, time_values) for part in phi.split(cast(LatticeAttention, self.layers[0]).rows)
-        ]
-        heard, trace = (torch.cat(values) for values in zip(*parts, strict=True))
-        linear, its_trace = self._linear(phi, time_values)
+        first = cast(LatticeAttention, self.layers[0])
+        heard, trace = first.in_parts(lambda part: self._heard(part, time_values), phi)
+        linear, its_trace = convolved(self.linear, phi, time_values)
         return heard + linear, trace + its_trace
 
     def _heard(self, phi: Tensor, time_values: Tensor) -> tuple[Tensor, Tensor]:
@@ -222,11 +216,6 @@ class DeepAttentionField(EstimatedField):
             u, jacobian = u + change, jacobian + rates @ jacobian
         out, rates = last.with_jacobian(u, time_values)
         return out.view_as(phi), (rates.mT * jacobian).sum((1, 2))
-
-    def _linear(self, phi: Tensor, time_values: Tensor) -> tuple[Tensor, Tensor]:
-        """`K_0 * phi`, and the trace of `K_0`."""
-        kernel, lattice = self.linear(time_values), self.lattice
-        return lattice.ifft(lattice.fft(phi) * kernel.operand[0]), lattice.volume * kernel.at_origin[0]
 
     def resized(self, lattice: Lattice) -> DeepAttentionField:
         """Biases and `K_0` as functions of offset, the rest as it is, see `VectorField.resized`."""

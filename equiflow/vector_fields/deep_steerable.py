@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from equiflow.lattice import Lattice, check_count
 from equiflow.nn.fieldwise import FieldwisePointwise
-from equiflow.nn.kernels import spanning_kernel
+from equiflow.nn.kernels import convolved, spanning_kernel
 from equiflow.nn.steerable import channel_field, representation_names
 from equiflow.nn.steerable_convolution import SteerableConvolution
 from equiflow.nn.time import CosineBasis
@@ -103,14 +103,12 @@ class DeepSteerableField(EstimatedField):
 
     def velocity(self, phi: Tensor, t: Tensor | float) -> Tensor:
         """See `VectorField.velocity`."""
-        coupled, linear, _ = self.velocity_in_parts(phi, t)
-        return coupled + linear
+        return self.velocity_in_parts(phi, t).velocity
 
     @full_precision
     def velocity_in_parts(self, phi: Tensor, t: Tensor | float) -> Parts:
         """See `EstimatedField.velocity_in_parts`; the trace of `K_0` is `V K_0(0)`."""
-        lattice = self.lattice
-        lattice.check(phi)
+        self.lattice.check(phi)
         time_values = self.time_basis(t)
         u = self.lift(phi.unsqueeze(1), time_values)
         no_overlap = u.new_zeros(u.shape[1], u.shape[1])
@@ -118,9 +116,7 @@ class DeepSteerableField(EstimatedField):
         for G, W in zip(between, self.layers, strict=True):
             u = u + W(G(u, no_overlap)[0], time_values)
         coupled = self.descend(last(u, no_overlap)[0], time_values).squeeze(1)
-        linear = self.linear(time_values)
-        known = lattice.ifft(lattice.fft(phi) * linear.operand[0])
-        return Parts(coupled, known, lattice.volume * linear.at_origin[0])
+        return Parts(coupled, *convolved(self.linear, phi, time_values))
 
     @property
     def reach(self) -> tuple[int, ...]:

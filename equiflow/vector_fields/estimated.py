@@ -35,6 +35,11 @@ class Parts(NamedTuple):
     known: Tensor | float = 0.0
     trace: Tensor | float = 0.0
 
+    @property
+    def velocity(self) -> Tensor:
+        """Both together."""
+        return self.coupled + self.known
+
 
 class EstimatedField(VectorField):
     r"""A field that fills in `velocity` alone; automatic differentiation gives the trace of its Jacobian.
@@ -128,7 +133,7 @@ class EstimatedField(VectorField):
                 options = {"create_graph": keeps_graph, "allow_unused": True, "materialize_grads": True}
                 return torch.autograd.grad(parts.coupled, point, w, retain_graph=True, **options)[0]
 
-            velocity, divergence = parts.coupled + parts.known, phi.new_zeros(len(phi)) + parts.trace
+            velocity, divergence = parts.velocity, phi.new_zeros(len(phi)) + parts.trace
             if parts.coupled.requires_grad:
                 divergence = divergence + self._trace(product, phi)
         return (velocity, divergence) if keeps_graph else (velocity.detach(), divergence.detach())

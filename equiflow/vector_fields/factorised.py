@@ -9,6 +9,7 @@ from equiflow.lattice import Lattice, check_count
 from equiflow.nn.features import SineFeatures
 from equiflow.nn.kernels import KernelValues, OffsetKernel
 from equiflow.nn.time import FourierBasis, LearnedBasis, orthonormal
+from equiflow.solvers import Solver
 from equiflow.symmetry import SymmetryGroup, symmetry_on
 from equiflow.vector_fields.shallow import ShallowField
 
@@ -36,8 +37,8 @@ class FactorisedConvField(ShallowField):
     """
 
     group: SymmetryGroup
-    #: Frequencies multiply the weights, and the field is soon too stiff for five.
-    training_steps = 10
+    #: Frequencies multiply the weights, and the field is soon too stiff for five steps.
+    training_solver = Solver("rk5", steps=10)
 
     def __init__(
         self,
