@@ -33,18 +33,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from equiflow.plots import FLOW, MUTED, REFERENCE
 from matplotlib.figure import Figure
 from torch import Tensor
 
 import equiflow
 from equiflow import HMC, EquivariantCNF, IndependenceMetropolis, Lattice, Phi4, fit_ladder, importance_sample
 from equiflow import observables as obs
-from equiflow.actions import Action
-from equiflow.plots import FLOW, MUTED, REFERENCE, save_figure
-from equiflow.report import print_table, write_json
+from equiflow.report.plots import save_figure
+from equiflow.report.report import write_json
+from equiflow.report.terminal import print_table
 from equiflow.samplers import Chain, Ensemble, log_weights
 from equiflow.samplers.hmc import leapfrog
 from equiflow.statistics import Estimate, forward_effective_sample_size, integrated_autocorrelation_time
+from equiflow.theories.base.action import Action
 
 M_PL_4 = {8: 6.008, 10: 5.550, 12: 5.276, 14: 5.113, 16: 4.97, 20: 4.807, 32: 4.572, 64: 4.398}
 RUNGS = (8, 16, 32, 64)

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from equiflow.plots import FLOW, MUTED, REFERENCE
 from matplotlib.figure import Figure
 
 from equiflow import (
@@ -38,8 +39,8 @@ from equiflow import (
     fit,
 )
 from equiflow import observables as obs
-from equiflow.plots import FLOW, MUTED, REFERENCE, save_figure
-from equiflow.report import print_table
+from equiflow.report.plots import save_figure
+from equiflow.report.terminal import print_table
 from equiflow.samplers import LEAPFROG, Integrator
 
 M2, CRITICAL = -4.0, 4.24

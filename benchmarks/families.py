@@ -63,8 +63,9 @@ from equiflow import (
     importance_sample,
     log_weights,
 )
-from equiflow.plots import save_figure
-from equiflow.report import print_table, write_json
+from equiflow.report.plots import save_figure
+from equiflow.report.report import write_json
+from equiflow.report.terminal import print_table
 from equiflow.testing import divergence_error
 from equiflow.training import Objective
 from equiflow.vector_fields import VECTOR_FIELDS, EstimatedField

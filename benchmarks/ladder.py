@@ -23,9 +23,11 @@ import torch
 
 import equiflow
 from equiflow import HMC, EquivariantCNF, Lattice, PathGradient, Phi4, Solver, fit_ladder
-from equiflow.plots import ladder_curve, save_figure
-from equiflow.report import print_table, write_json
-from equiflow.samplers import diagnose, importance_sample
+from equiflow.analysis import diagnose
+from equiflow.report.plots import ladder_curve, save_figure
+from equiflow.report.report import write_json
+from equiflow.report.terminal import print_table
+from equiflow.samplers import importance_sample
 from equiflow.training import Rung
 from equiflow.vector_fields import VECTOR_FIELDS
 

@@ -87,20 +87,20 @@ class Verdict:
     problem: str = ""
 
 
-SYMMETRY = ("test_symmetry.py",)
-PRIORS = ("test_priors.py",)
-ACTIONS = ("test_actions.py",)
+SYMMETRY = ("theories/base/test_symmetry.py",)
+PRIORS = ("theories/scalar/test_priors.py",)
+ACTIONS = ("theories/scalar/test_actions.py",)
 CERTIFICATES = (
-    "test_certificates.py::test_the_solver_error_of_a_result_predicts_its_change_under_a_much_finer_solve",
+    "flows/test_certificate.py::test_the_solver_error_of_a_result_predicts_its_change_under_a_much_finer_solve",
 )
-TUNING = ("test_gaps.py::test_the_errors_a_solver_is_chosen_by_are_true_errors",)
-RK5 = ("test_certificates.py::test_rk5_uses_the_same_formula_as_dopri5",)
-DISTRIBUTED = ("test_distributed.py::test_two_processes_take_the_steps_of_one",)
-DIAGNOSIS = ("test_diagnosis.py",)
-IMPORTANCE = ("test_importance.py",)
-METROPOLIS = ("test_metropolis.py",)
-OBSERVABLES = ("test_observables.py",)
-STATISTICS = ("test_statistics.py",)
+TUNING = ("ode/test_solver_choice.py::test_the_errors_a_solver_is_chosen_by_are_true_errors",)
+RK5 = ("flows/test_certificate.py::test_rk5_uses_the_same_formula_as_dopri5",)
+DISTRIBUTED = ("runtime/test_distributed.py::test_two_processes_take_the_steps_of_one",)
+DIAGNOSIS = ("analysis/test_diagnosis.py",)
+IMPORTANCE = ("samplers/test_importance.py",)
+METROPOLIS = ("samplers/test_metropolis.py",)
+OBSERVABLES = ("theories/scalar/test_observables.py",)
+STATISTICS = ("statistics/test_statistics.py",)
 
 MUTANTS = (
     Mutant(
@@ -109,7 +109,7 @@ MUTANTS = (
         "divergence = (slope * (2 * at_origin - e)).sum((1, *axes)) - _dot(u, q).sum((1, *axes))",
         "divergence = (slope * (2 * at_origin - e)).sum((1, *axes))",
         "the divergence of angles forgets that the tangent turns with the angle",
-        ("test_angles.py::test_pairs_alone_are_a_sum_of_sines",),
+        ("theories/angles/test_angles.py::test_pairs_alone_are_a_sum_of_sines",),
     ),
     Mutant(
         "gradients of local energies",
@@ -117,7 +117,7 @@ MUTANTS = (
         "return m.index_select(1, c) * m.index_select(1, d) + (overlap - cosine) / 2",
         "return m.index_select(1, c) * m.index_select(1, d) + (overlap + cosine) / 2",
         "the Laplacian of a ridge takes cos^2 for sin^2",
-        ("test_angles.py::test_the_field_obeys_every_law_in_both_precisions",),
+        ("theories/angles/test_angles.py::test_the_field_obeys_every_law_in_both_precisions",),
     ),
     Mutant(
         "samples of angles within a turn",
@@ -125,23 +125,23 @@ MUTANTS = (
         "return self.space.nearest(phi), self.prior.log_prob(z) - log_det",
         "return phi, self.prior.log_prob(z) - log_det",
         "samples of angles lie anywhere on the real line",
-        ("test_angles.py::test_every_law_of_a_flow_and_samples_within_a_turn",),
+        ("theories/angles/test_angles.py::test_every_law_of_a_flow_and_samples_within_a_turn",),
     ),
     Mutant(
         "helicity modulus",
-        "angle_observables.py",
+        "theories/angles/observables.py",
         "links.cos().mean(axes) - beta * links.sin().sum(axes).square() / theta[0].numel()",
         "links.cos().mean(axes) - beta * links.sin().square().mean(axes)",
         "the stiffness forgets that the twists of different links are correlated",
-        ("test_angles.py::test_quadrature_and_characters_agree_on_action_and_observables",),
+        ("theories/angles/test_angles.py::test_quadrature_and_characters_agree_on_action_and_observables",),
     ),
     Mutant(
         "centre of mass of a trapped Gaussian",
-        "particles.py",
+        "theories/particles/prior.py",
         "(noise - centre) + centre / math.sqrt(self.beta)",
         "(noise - centre) + centre / self.beta",
         "the centre of mass is sampled with another variance than its log-density says",
-        ("test_particles.py::test_prior_is_the_dense_normal_with_its_score",),
+        ("theories/particles/test_particles.py::test_prior_is_the_dense_normal_with_its_score",),
     ),
     Mutant(
         "gates of a particle field",
@@ -149,7 +149,7 @@ MUTANTS = (
         "return velocity, own + ((1 - hidden.square()) * along.sum(-1)).sum(-1)",
         "return velocity, own",
         "the divergence forgets that the gates of a particle depend on where it is",
-        ("test_particles.py::test_field_obeys_every_law",),
+        ("theories/particles/test_particles.py::test_field_obeys_every_law",),
     ),
     Mutant(
         "net momentum of a particle field",
@@ -157,7 +157,7 @@ MUTANTS = (
         "return velocity - velocity.mean(1, keepdim=True), trace.sum(1)",
         "return velocity, trace.sum(1)",
         "the particles push their own centre of mass, and its variance is no longer exact",
-        ("test_particles.py::test_the_centre_of_mass_of_samples_is_that_of_the_prior",),
+        ("theories/particles/test_particles.py::test_the_centre_of_mass_of_samples_is_that_of_the_prior",),
     ),
     Mutant(
         "signs of a probe",
@@ -165,7 +165,7 @@ MUTANTS = (
         "field._probes = (2 * signs - 1).to(phi.dtype)",
         "field._probes = signs.to(phi.dtype)",
         "probes are not white, so the estimated divergence is biased",
-        ("test_estimated.py::test_divergence_and_score_rate_of_a_field_are_unbiased",),
+        ("vector_fields/test_estimated.py::test_divergence_and_score_rate_of_a_field_are_unbiased",),
     ),
     Mutant(
         "complement of the range",
@@ -173,7 +173,7 @@ MUTANTS = (
         "outside = outside - Q @ (Q.mT @ outside)",
         "outside = outside - Q @ (Q.mT @ outside) / 2",
         "part of the trace on the range of Q is counted twice",
-        ("test_estimated.py::test_estimates_are_unbiased_and_a_bias_is_seen",),
+        ("vector_fields/test_estimated.py::test_estimates_are_unbiased_and_a_bias_is_seen",),
     ),
     Mutant(
         "refusal of estimates",
@@ -181,7 +181,7 @@ MUTANTS = (
         "if not self.trace_is_exact:",
         "if not self.trace_is_exact and torch.is_grad_enabled():",
         "an estimated log q passes for an exact one where results are drawn",
-        ("test_estimated.py::test_results_refuse_an_estimate_and_take_the_dense_trace",),
+        ("vector_fields/test_estimated.py::test_results_refuse_an_estimate_and_take_the_dense_trace",),
     ),
     Mutant(
         "covariance of keys and values",
@@ -189,15 +189,18 @@ MUTANTS = (
         "(slope.query * (both - key * heard))",
         "(slope.query * both)",
         "the divergence takes attention's normalisation for a constant",
-        ("test_attention.py::test_a_wrong_divergence_is_seen", "test_attention.py::test_every_law_holds"),
+        (
+            "vector_fields/test_attention.py::test_a_wrong_divergence_is_seen",
+            "vector_fields/test_attention.py::test_every_law_holds",
+        ),
     ),
     Mutant(
         "direction of a stencil",
-        "nn/stencil.py",
+        "nn/kernels/stencil.py",
         "around = _Gather.apply(rows, self._behind, self._ahead)",
         "around = _Gather.apply(rows, self._ahead, self._behind)",
         "kernels act reflected where more channels go out than come in",
-        ("test_o3.py::test_a_stencil_convolves_as_it_is_written",),
+        ("vector_fields/test_o3.py::test_a_stencil_convolves_as_it_is_written",),
     ),
     Mutant(
         "intervals of far sites",
@@ -205,7 +208,7 @@ MUTANTS = (
         "n = max(1, side // (far + 1))",
         "n = max(1, side // max(1, far))",
         "sites of one product reach each other, so that the exact trace is not",
-        ("test_estimated.py::test_sets_of_sites_are_far_apart_and_few",),
+        ("vector_fields/test_estimated.py::test_sets_of_sites_are_far_apart_and_few",),
     ),
     Mutant(
         "reach of a deep network",
@@ -213,7 +216,9 @@ MUTANTS = (
         "convolutions = [self.lift, *self.layers, self.descend]",
         "convolutions = [self.lift, *self.layers]",
         "the last layer couples sites that are said to be far apart",
-        ("test_deep_steerable.py::test_the_exact_trace_takes_as_many_products_as_the_layers_reach",),
+        (
+            "vector_fields/test_deep_steerable.py::test_the_exact_trace_takes_as_many_products_as_the_layers_reach",
+        ),
     ),
     Mutant(
         "what a site hears in a Jacobian",
@@ -221,7 +226,7 @@ MUTANTS = (
         "w = here.value[:, head].mT[:, :, None, None, :] - heard[:, head].mT[:, :, :, None, None]",
         "w = here.value[:, head].mT[:, :, None, None, :] + 0 * heard[:, head].mT[:, :, :, None, None]",
         "the Jacobian of attention takes its normalisation for a constant",
-        ("test_attention.py::test_jacobians_of_layers_make_the_trace_that_products_make",),
+        ("vector_fields/test_attention.py::test_jacobians_of_layers_make_the_trace_that_products_make",),
     ),
     Mutant(
         "frequency without a graph",
@@ -229,15 +234,15 @@ MUTANTS = (
         "return velocity, self._divergence(slopes * omega, kernel)",
         "return velocity, self._divergence(slopes, kernel)",
         "the divergence of sampling forgets that the kernels were divided by omega",
-        ("test_vector_fields.py::test_values_do_not_depend_on_whether_a_graph_is_kept",),
+        ("vector_fields/test_laws.py::test_values_do_not_depend_on_whether_a_graph_is_kept",),
     ),
     Mutant(
         "step of equal steps",
-        "ode.py",
+        "ode/integrate.py",
         "formula._step_func(flat_rates, t, end - t, end, flat)[0]",
         "formula._step_func(flat_rates, end, end - t, end, flat)[0]",
         "each step takes the rates of the next one",
-        ("test_ode.py::test_equal_steps_are_those_of_torchdiffeq",),
+        ("ode/test_integrate.py::test_equal_steps_are_those_of_torchdiffeq",),
     ),
     Mutant(
         "kernel inner product of two convolutions",
@@ -245,7 +250,7 @@ MUTANTS = (
         "kernels.outer.flatten(1) @ kernels.inner.flatten(1).mT",
         "kernels.inner.flatten(1) @ kernels.outer.flatten(1).mT",
         "the divergence pairs the channels of a Jacobian the wrong way round",
-        ("test_o3.py", "test_steerable.py"),
+        ("vector_fields/test_o3.py", "vector_fields/test_steerable.py"),
     ),
     Mutant(
         "linear kernel of a potential",
@@ -253,40 +258,40 @@ MUTANTS = (
         "linear / 2 + now.drift",
         "linear + now.drift",
         "the potential is not the one whose gradient is the velocity",
-        ("test_potential.py::test_the_velocity_is_the_gradient_of_the_potential",),
+        ("vector_fields/test_potential.py::test_the_velocity_is_the_gradient_of_the_potential",),
     ),
     Mutant(
         "overlap of different channels",
-        "nn/ridges.py",
+        "nn/pointwise/ridges.py",
         "((self.direction @ overlap) * self.direction)",
         "(self.direction.square() * overlap.diagonal())",
         "the Laplacian of a potential is the trace of its Hessian along all pairs of kernels",
-        ("test_potential.py::test_every_law_holds",),
+        ("vector_fields/test_potential.py::test_every_law_holds",),
     ),
     Mutant(
         "orbit of a steerable kernel",
-        "nn/steerable.py",
+        "nn/irreps/escnn_kernels.py",
         "average = (kernels.flatten(1)[:, position] * sign).mean(1)",
         "average = kernels.flatten(1)[:, position].mean(1)",
         "kernels are averaged as if their channels were scalars",
-        ("test_steerable.py",),
+        ("vector_fields/test_steerable.py",),
     ),
     Mutant(
         "image of half the side",
-        "nn/o3.py",
+        "nn/irreps/e3nn_kernels.py",
         "flips = itertools.product((False, True), repeat=lattice.dim)",
         "flips = itertools.product((False,), repeat=lattice.dim)",
         "an odd harmonic does not vanish at the offset L/2 = -L/2",
-        ("test_o3.py",),
+        ("vector_fields/test_o3.py",),
     ),
     # --- conventions, weights and files of others -------------------------------------------------
     Mutant(
         "Jacobian of another convention",
-        "conventions.py",
-        "lattice.volume * math.log(scale))",
-        "-lattice.volume * math.log(scale))",
+        "theories/scalar/phi4.py",
+        "Written(formula, couplings, scale, lattice.volume * math.log(scale))",
+        "Written(formula, couplings, scale, -lattice.volume * math.log(scale))",
         "log Z_there = log Z_here + V log(field_scale)",
-        ("test_conventions.py::test_the_constant_is_that_of_log_z",),
+        ("theories/scalar/test_conventions.py::test_the_constant_is_that_of_log_z",),
     ),
     Mutant(
         "linear feature of jaxlft",
@@ -294,7 +299,7 @@ MUTANTS = (
         "features.roll(1, 1) / features.shape[1]",
         "features / features.shape[1]",
         "the last feature of arXiv:2207.00283 is phi itself",
-        ("test_jaxlft.py::test_it_is_the_flow_of_the_original",),
+        ("interop/test_jaxlft.py::test_it_is_the_flow_of_the_original",),
     ),
     Mutant(
         "frequency of a factorised field",
@@ -302,15 +307,15 @@ MUTANTS = (
         "return KernelValues(operand, mixing @ bonds.at_origin), drift",
         "return KernelValues(operand, self.feature_mixing.mT @ bonds.at_origin), drift",
         "the slope of sin(omega phi) is omega cos(omega phi)",
-        ("test_vector_fields.py::test_values_do_not_depend_on_whether_a_graph_is_kept",),
+        ("vector_fields/test_laws.py::test_values_do_not_depend_on_whether_a_graph_is_kept",),
     ),
     Mutant(
         "classical Runge-Kutta",
-        "ode.py",
+        "ode/integrate.py",
         "rows: ClassVar = [[0.5], [0.0, 0.5], [0.0, 0.0, 1.0]]",
         "rows: ClassVar = [[0.5], [0.5, 0.0], [0.0, 0.0, 1.0]]",
         "the third stage starts from the second",
-        ("test_jaxlft.py::test_it_is_the_flow_of_the_original",),
+        ("interop/test_jaxlft.py::test_it_is_the_flow_of_the_original",),
     ),
     Mutant(
         "joined log Z shift",
@@ -318,29 +323,29 @@ MUTANTS = (
         "log_z_shift=float(finer.logsumexp(0) - current.logsumexp(0)) if len(current) else 0.0,",
         "log_z_shift=float(current.logsumexp(0) - finer.logsumexp(0)) if len(current) else 0.0,",
         "a certificate says finer minus current",
-        ("test_samples_in_files.py::test_parts_of_an_ensemble_are_joined_in_order",),
+        ("interop/test_samples.py::test_parts_of_an_ensemble_are_joined_in_order",),
     ),
     # --- lattice ----------------------------------------------------------------------------------
     Mutant(
         "momenta of the continuum",
-        "lattice.py",
+        "theories/base/lattice.py",
         "(4 * torch.sin(momentum / 2) ** 2)",
         "(momentum**2)",
         "-Laplacian = sum 4 sin^2(p / 2)",
-        ("test_lattice.py",),
+        ("theories/base/test_lattice.py",),
     ),
     Mutant(
         "last momentum counted twice",
-        "lattice.py",
+        "theories/base/lattice.py",
         "count[..., last // 2] = 1.0",
         "count[..., last // 2] = 2.0",
         "on even sides the last mode is its own conjugate",
-        ("test_lattice.py",),
+        ("theories/base/test_lattice.py",),
     ),
     # --- symmetry ---------------------------------------------------------------------------------
     Mutant(
         "orbit off by one",
-        "symmetry.py",
+        "theories/base/symmetry.py",
         "torch.arange(-((n - 1) // 2), n // 2 + 1) % side",
         "torch.arange(-((n - 1) // 2), n // 2) % side",
         "kernels lose their last offset",
@@ -348,7 +353,7 @@ MUTANTS = (
     ),
     Mutant(
         "even kernel not closed",
-        "symmetry.py",
+        "theories/base/symmetry.py",
         "inside = torch.stack([element(inside) for element in self.point_elements]).any(0)",
         "inside = inside.clone()",
         "an even kernel smaller than the lattice breaks D4",
@@ -356,7 +361,7 @@ MUTANTS = (
     ),
     Mutant(
         "flip without roll",
-        "point_groups.py",
+        "theories/base/point_groups.py",
         "phi.flip(flipped).roll([1] * len(flipped), flipped)",
         "phi.flip(flipped)",
         "reflections do not fix site 0",
@@ -364,7 +369,7 @@ MUTANTS = (
     ),
     Mutant(
         "momenta not tied to -k",
-        "symmetry.py",
+        "theories/base/symmetry.py",
         "tied = torch.minimum(orbits, self._inversion(orbits))",
         "tied = orbits",
         "a real field has k and -k in one orbit",
@@ -372,7 +377,7 @@ MUTANTS = (
     ),
     Mutant(
         "product in the other order",
-        "point_groups.py",
+        "theories/base/point_groups.py",
         "tuple(other.permutation[axis] for axis in self.permutation)",
         "tuple(self.permutation[axis] for axis in other.permutation)",
         "g @ h applies h first",
@@ -385,7 +390,7 @@ MUTANTS = (
         "return slopes @ kernel.at_origin[1:] + self.lattice.volume * kernel.at_origin[0]",
         "return -(slopes @ kernel.at_origin[1:] + self.lattice.volume * kernel.at_origin[0])",
         "d log q / dt = - div v",
-        ("test_vector_fields.py::test_divergence_is_the_dense_trace",),
+        ("vector_fields/test_laws.py::test_divergence_is_the_dense_trace",),
     ),
     Mutant(
         "divergence without linear kernel",
@@ -393,7 +398,7 @@ MUTANTS = (
         " + self.lattice.volume * kernel.at_origin[0]",
         "",
         "div v contains V K_0(0)",
-        ("test_vector_fields.py::test_divergence_is_the_dense_trace",),
+        ("vector_fields/test_laws.py::test_divergence_is_the_dense_trace",),
     ),
     Mutant(
         "even features under Z2",
@@ -401,31 +406,31 @@ MUTANTS = (
         "odd=group.z2)",
         "odd=False)",
         "v(-phi) = -v(phi)",
-        ("test_vector_fields.py::test_velocity_is_equivariant_and_divergence_invariant",),
+        ("vector_fields/test_laws.py::test_velocity_is_equivariant_and_divergence_invariant",),
     ),
     Mutant(
         "kernel not tied",
-        "nn/kernels.py",
+        "nn/kernels/orbits.py",
         "index = group.lattice.half(orbits.index).contiguous()",
         "index = group.lattice.half(orbits.index.flatten().roll(1).reshape(orbits.index.shape)).contiguous()",
         "kernels are constant on orbits",
-        ("test_vector_fields.py::test_velocity_is_equivariant_and_divergence_invariant",),
+        ("vector_fields/test_laws.py::test_velocity_is_equivariant_and_divergence_invariant",),
     ),
     Mutant(
         "kernel's value at the wrong site",
-        "nn/kernels.py",
+        "nn/kernels/orbits.py",
         "at_origin = on_orbits[:, 0]",
         "at_origin = on_orbits[:, -1]",
         "the divergence needs K(0)",
-        ("test_vector_fields.py::test_divergence_is_the_dense_trace",),
+        ("vector_fields/test_laws.py::test_divergence_is_the_dense_trace",),
     ),
     Mutant(
         "neighbours ahead instead of behind",
-        "nn/convolution.py",
+        "nn/kernels/convolution.py",
         "self._window(wrapped[:, orbit], [-x for x in offset])",
         "self._window(wrapped[:, orbit], offset)",
         "(K * h)(x) = sum_o K(o) h(x - o)",
-        ("test_convolution.py::test_all_convolutions_agree",),
+        ("nn/kernels/test_convolution.py::test_all_convolutions_agree",),
     ),
     Mutant(
         "path rates without grad div",
@@ -433,7 +438,7 @@ MUTANTS = (
         "            rate += self.features.weighted_second(features.value, kernel.at_origin[1:])\n",
         "",
         "d score/dt = -(dv/dphi)^T score - grad div",
-        ("test_vector_fields.py::test_path_rates_agree_with_automatic_differentiation",),
+        ("vector_fields/test_laws.py::test_path_rates_agree_with_automatic_differentiation",),
     ),
     Mutant(
         "score rate sign",
@@ -441,39 +446,39 @@ MUTANTS = (
         "return PathRates(velocity, divergence, -rate)",
         "return PathRates(velocity, divergence, rate)",
         "d score/dt = -(dv/dphi)^T score - grad div",
-        ("test_vector_fields.py::test_path_rates_agree_with_automatic_differentiation",),
+        ("vector_fields/test_laws.py::test_path_rates_agree_with_automatic_differentiation",),
     ),
     Mutant(
         "conj dropped in transpose",
-        "nn/convolution.py",
+        "nn/kernels/convolution.py",
         "self.lattice.ifft(encoded * operand.conj())",
         "self.lattice.ifft(encoded * operand)",
         "K^T(x) = K(-x) without inversion symmetry",
-        ("test_convolution.py::test_all_convolutions_agree",),
+        ("nn/kernels/test_convolution.py::test_all_convolutions_agree",),
     ),
     Mutant(
         "dense kernel not transposed",
-        "nn/convolution.py",
+        "nn/kernels/convolution.py",
         "encoded[:, 0] @ operand.flatten(0, 1).mT",
         "encoded[:, 0] @ operand.mT.flatten(0, 1).mT",
         "K^T(x) = K(-x) without inversion symmetry",
-        ("test_convolution.py::test_all_convolutions_agree",),
+        ("nn/kernels/test_convolution.py::test_all_convolutions_agree",),
     ),
     Mutant(
         "momenta counted once in backward",
-        "nn/convolution.py",
+        "nn/kernels/convolution.py",
         "lattice.half_multiplicity() / lattice.volume",
         "torch.ones_like(lattice.half_multiplicity()) / lattice.volume",
         "half the momenta of a real FFT stand for two",
-        ("test_vector_fields.py::test_gradients_agree_with_finite_differences",),
+        ("vector_fields/test_laws.py::test_gradients_agree_with_finite_differences",),
     ),
     Mutant(
         "frequency gradient",
-        "nn/convolution.py",
+        "nn/kernels/convolution.py",
         "of_frequencies = (along_phi - along_value) / frequencies",
         "of_frequencies = along_phi / frequencies",
         "dh/domega = (phi h' - h) / omega",
-        ("test_vector_fields.py::test_gradients_agree_with_finite_differences",),
+        ("vector_fields/test_laws.py::test_gradients_agree_with_finite_differences",),
     ),
     # --- natural gradient -------------------------------------------------------------------------
     Mutant(
@@ -482,24 +487,24 @@ MUTANTS = (
         "of_field -= weight * field.parameter_rates",
         "of_field += weight * field.parameter_rates",
         "d/dt (d log q / d theta) = -div(dv/dtheta) - dv/dtheta . score",
-        ("test_natural_gradient.py::test_tangents_are_the_gradients_of_log_prob",),
+        ("training/test_natural_gradient.py::test_tangents_are_the_gradients_of_log_prob",),
     ),
     Mutant(
         "momenta counted once in the tangents",
-        "nn/kernels.py",
+        "nn/kernels/orbits.py",
         "measure = (lattice.half_multiplicity() / self.volume).to(score)",
         "measure = (lattice.half_multiplicity() * 0 + 1 / self.volume).to(score)",
         "half the momenta of a real FFT stand for two",
-        ("test_natural_gradient.py::test_parameter_rates_of_spanning_kernels_count_each_momentum",),
+        ("training/test_natural_gradient.py::test_parameter_rates_of_spanning_kernels_count_each_momentum",),
     ),
     Mutant(
         "spectrum's normalisation lost in the tangents",
-        "priors.py",
+        "theories/scalar/priors.py",
         "(-2 * self.log_sigma).exp() - self._n_components * self._multiplicity",
         "(-2 * self.log_sigma).exp()",
         "d(-log sigma) / d log sigma",
         (
-            "test_natural_gradient.py::test_the_parameter_score_of_a_prior_agrees_with_automatic_differentiation",
+            "training/test_natural_gradient.py::test_the_parameter_score_of_a_prior_agrees_with_automatic_differentiation",
         ),
     ),
     Mutant(
@@ -508,12 +513,12 @@ MUTANTS = (
         "return min(1.0, length) * direction / scale",
         "return direction / scale",
         "a step stays within the radius",
-        ("test_natural_gradient.py::test_a_long_step_is_cut_to_the_radius_and_raises_the_damping",),
+        ("training/test_natural_gradient.py::test_a_long_step_is_cut_to_the_radius_and_raises_the_damping",),
     ),
     # --- prior ------------------------------------------------------------------------------------
     Mutant(
         "momenta counted once in prior",
-        "priors.py",
+        "theories/scalar/priors.py",
         "self._n_components * (self._multiplicity * self.log_sigma).sum()",
         "self._n_components * self.log_sigma[self._orbit].sum()",
         "each momentum orbit counts with its multiplicity",
@@ -521,7 +526,7 @@ MUTANTS = (
     ),
     Mutant(
         "prior without log 2 pi",
-        "priors.py",
+        "theories/scalar/priors.py",
         " - 0.5 * self.space.size * LOG_2PI",
         "",
         "log q is absolute",
@@ -529,7 +534,7 @@ MUTANTS = (
     ),
     Mutant(
         "prior score sign",
-        "priors.py",
+        "theories/scalar/priors.py",
         "return -z\n",
         "return z\n",
         "score = grad log q",
@@ -537,7 +542,7 @@ MUTANTS = (
     ),
     Mutant(
         "prior's factor 2",
-        "priors.py",
+        "theories/scalar/priors.py",
         "return -0.5 * (2 * (self.lattice.squared_momenta()",
         "return -0.5 * (1 * (self.lattice.squared_momenta()",
         "sigma_k^2 = 1 / (2 (k^2 + m2)), no 1/2 in S",
@@ -546,61 +551,61 @@ MUTANTS = (
     # --- another lattice --------------------------------------------------------------------------
     Mutant(
         "last offset counted twice",
-        "resizing.py",
+        "theories/base/resizing.py",
         "share[old // 2] = 0.5",
         "share[old // 2] = 1.0",
         "L/2 and -L/2 share one value of an even side",
-        ("test_resizing.py::test_velocity_of_a_field_that_fits_both_lattices_is_the_same",),
+        ("theories/base/test_resizing.py::test_velocity_of_a_field_that_fits_both_lattices_is_the_same",),
     ),
     Mutant(
         "last offset not split",
-        "resizing.py",
+        "theories/base/resizing.py",
         "carried.select(axis, -(old // 2) % new)",
         "carried.select(axis, (old // 2) % new)",
         "L/2 of an even side stands for -L/2 too",
-        ("test_resizing.py::test_changing_the_lattice_commutes_with_reflections",),
+        ("theories/base/test_resizing.py::test_changing_the_lattice_commutes_with_reflections",),
     ),
     Mutant(
         "offsets without sign",
-        "resizing.py",
+        "theories/base/resizing.py",
         "return torch.where(index <= side // 2, index, index - side)",
         "return index",
         "the left neighbour stays the left neighbour",
-        ("test_resizing.py::test_a_localised_field_moves_the_same_on_a_larger_lattice",),
+        ("theories/base/test_resizing.py::test_a_localised_field_moves_the_same_on_a_larger_lattice",),
     ),
     Mutant(
         "spectrum by index",
-        "resizing.py",
+        "theories/base/resizing.py",
         "below = scaled // new",
         "below = torch.arange(new, device=values.device) % old",
         "spectra are functions of k / L",
-        ("test_resizing.py::test_spectra_agree_at_every_momentum_that_both_lattices_have",),
+        ("theories/base/test_resizing.py::test_spectra_agree_at_every_momentum_that_both_lattices_have",),
     ),
     Mutant(
         "spectrum in steps",
-        "resizing.py",
+        "theories/base/resizing.py",
         "values = lower + weight * (upper - lower)",
         "values = lower",
         "between two momenta a spectrum is interpolated",
-        ("test_resizing.py::test_offsets_and_momenta_are_those_of_plain_loops",),
+        ("theories/base/test_resizing.py::test_offsets_and_momenta_are_those_of_plain_loops",),
     ),
     Mutant(
         "free spectrum interpolated",
-        "priors.py",
+        "theories/scalar/priors.py",
         """momenta_on(own - self._free_log_sigma(), self.lattice, prior.lattice)
         log_sigma = spatial_part(prior.group).momentum_orbits().mean(ratio + prior._free_log_sigma())""",
         """momenta_on(own, self.lattice, prior.lattice)
         log_sigma = spatial_part(prior.group).momentum_orbits().mean(ratio)""",
         "a free field is one on every lattice",
         (
-            "test_resizing.py::"
+            "theories/base/test_resizing.py::"
             "test_a_free_field_that_has_learned_nothing_is_the_free_field_of_its_new_lattice",
         ),
     ),
     # --- action -----------------------------------------------------------------------------------
     Mutant(
         "force 2 lam",
-        "actions.py",
+        "theories/scalar/phi4.py",
         "4 * self.lam * square",
         "2 * self.lam * square",
         "dS/dphi contains 4 lam phi^3",
@@ -608,7 +613,7 @@ MUTANTS = (
     ),
     Mutant(
         "force misses a neighbour",
-        "actions.py",
+        "theories/scalar/phi4.py",
         """self.space.check(phi)
         neighbours = sum(phi.roll(1, mu) + phi.roll(-1, mu) for mu""",
         """self.space.check(phi)
@@ -618,7 +623,7 @@ MUTANTS = (
     ),
     Mutant(
         "kinetic term halved",
-        "actions.py",
+        "theories/scalar/phi4.py",
         "return (kinetic + potential).sum",
         "return (0.5 * kinetic + potential).sum",
         "S has no factor 1/2",
@@ -626,15 +631,15 @@ MUTANTS = (
     ),
     Mutant(
         "Jacobian of a rescaling per site",
-        "actions.py",
-        "lattice.volume * math.log(scale)",
-        "math.log(scale)",
+        "theories/scalar/phi4.py",
+        "lam=lam), scale, lattice.volume * math.log(scale)",
+        "lam=lam), scale, math.log(scale)",
         "a rescaling adds V log scale to log Z",
         ACTIONS,
     ),
     Mutant(
         "susceptibility without volume",
-        "observables.py",
+        "theories/scalar/observables.py",
         "return math.prod(phi.shape[1:]) * magnetisation(phi).square()",
         "return magnetisation(phi).square()",
         "chi = V <M^2>",
@@ -647,7 +652,7 @@ MUTANTS = (
         "return self.prior.log_prob(z) + log_det",
         "return self.prior.log_prob(z) - log_det",
         "log q(phi) = log prior(z) + log |det dz/dphi|",
-        ("test_flow.py::test_log_prob_is_prior_minus_the_dense_log_determinant",),
+        ("flows/test_cnf.py::test_log_prob_is_prior_minus_the_dense_log_determinant",),
     ),
     Mutant(
         "lost Jacobian in sampling",
@@ -655,7 +660,7 @@ MUTANTS = (
         "return self.space.nearest(phi), self.prior.log_prob(z) - log_det",
         "return self.space.nearest(phi), self.prior.log_prob(z)",
         "log q(phi) = log prior(z) - log |det dphi/dz|",
-        ("test_flow.py::test_sampled_log_prob_is_log_prob_of_the_sample",),
+        ("flows/test_cnf.py::test_sampled_log_prob_is_log_prob_of_the_sample",),
     ),
     Mutant(
         "log_det sign in path sample",
@@ -663,7 +668,7 @@ MUTANTS = (
         "PathSample(phi, log_q - log_det.detach()",
         "PathSample(phi, log_q + log_det.detach()",
         "a path sample knows its log q",
-        ("test_flow.py::test_path_samples_are_the_flow_s_samples",),
+        ("flows/test_cnf.py::test_path_samples_are_the_flow_s_samples",),
     ),
     Mutant(
         "certificate against itself",
@@ -671,7 +676,7 @@ MUTANTS = (
         "solver or self.solver.refined()",
         "solver or self.solver",
         "a certificate compares with a finer solve",
-        ("test_flow.py::test_certificate_shrinks_with_a_finer_solver_and_fires_for_a_coarse_one",),
+        ("flows/test_cnf.py::test_certificate_shrinks_with_a_finer_solver_and_fires_for_a_coarse_one",),
     ),
     Mutant(
         "certificate sees one sign only",
@@ -680,9 +685,9 @@ MUTANTS = (
         "float((finer - current).max())",
         "the largest error of a log weight has no sign",
         (
-            "test_flow.py::test_certificate_predicts_the_true_error_of_the_log_weights",
-            "test_flow.py::test_certificate_without_action_sees_the_error_of_the_sampled_log_prob",
-            "test_flow.py::test_certificate_shrinks_with_a_finer_solver_and_fires_for_a_coarse_one",
+            "flows/test_cnf.py::test_certificate_predicts_the_true_error_of_the_log_weights",
+            "flows/test_cnf.py::test_certificate_without_action_sees_the_error_of_the_sampled_log_prob",
+            "flows/test_cnf.py::test_certificate_shrinks_with_a_finer_solver_and_fires_for_a_coarse_one",
         ),
     ),
     Mutant(
@@ -703,7 +708,7 @@ MUTANTS = (
     ),
     Mutant(
         "stage at the wrong time",
-        "ode.py",
+        "ode/integrate.py",
         "func(t0 + node * dt, y0",
         "func(t0, y0",
         "rk5 is of fifth order for v(phi, t)",
@@ -711,11 +716,11 @@ MUTANTS = (
     ),
     Mutant(
         "coupling forgets its stretch",
-        "nn/couplings.py",
+        "nn/couplings/phase_space.py",
         " + self.log_stretch.total()",
         "",
         "log det = sum s + sum_k log C_k",
-        ("test_exact_flow.py::test_log_det_is_that_of_the_dense_jacobian",),
+        ("flows/test_extended.py::test_log_det_is_that_of_the_dense_jacobian",),
     ),
     Mutant(
         "couplings inverted in order",
@@ -723,15 +728,15 @@ MUTANTS = (
         "for coupling in reversed(self.couplings):",
         "for coupling in self.couplings:",
         "the inverse undoes the last step first",
-        ("test_exact_flow.py::test_the_inverse_is_exact_to_rounding",),
+        ("flows/test_extended.py::test_the_inverse_is_exact_to_rounding",),
     ),
     Mutant(
         "inverse shear",
-        "nn/couplings.py",
+        "nn/couplings/phase_space.py",
         "return moved - self.gradient(driver)",
         "return moved + self.gradient(driver)",
         "the inverse of a shear takes back its kick",
-        ("test_exact_flow.py::test_the_inverse_is_exact_to_rounding",),
+        ("flows/test_extended.py::test_the_inverse_is_exact_to_rounding",),
     ),
     Mutant(
         "momentum energy without its half",
@@ -739,43 +744,43 @@ MUTANTS = (
         "self.action(phi) + 0.5 * momentum.square()",
         "self.action(phi) + momentum.square()",
         "H = S + p^2 / 2",
-        ("test_exact_flow.py::test_the_extended_action_and_its_gradient",),
+        ("flows/test_extended.py::test_the_extended_action_and_its_gradient",),
     ),
     Mutant(
         "adjoint forgets the weights",
-        "ode.py",
+        "ode/integrate.py",
         "trained = tuple(p for p in parameters if p.requires_grad)",
         "trained = tuple(p for p in parameters if p.requires_grad)[:1]",
         "adjoint = backpropagation for every parameter",
-        ("test_flow.py::test_gradient_reaches_every_parameter",),
+        ("flows/test_cnf.py::test_gradient_reaches_every_parameter",),
     ),
     # --- training ---------------------------------------------------------------------------------
     Mutant(
         "path gradient without score",
-        "training/objectives.py",
+        "training/objectives/reverse.py",
         "force = path.score + action.grad(phi)",
         "force = action.grad(phi)",
         "the gradient of the KL needs grad log q",
         (
-            "test_training.py::test_training_finds_the_spectrum_of_a_free_field",
-            "test_training.py::test_training_lowers_the_loss_and_raises_the_ess",
+            "training/test_trainer.py::test_training_finds_the_spectrum_of_a_free_field",
+            "training/test_trainer.py::test_training_lowers_the_loss_and_raises_the_ess",
         ),
     ),
     Mutant(
         "inverse path without score",
-        "training/inverse_path.py",
+        "training/objectives/reverse.py",
         "force = score + action.grad(phi.detach())",
         "force = action.grad(phi.detach())",
         "the gradient of the KL needs grad log q",
-        ("test_exact_flow.py::test_the_path_gradient_is_the_gradient_of_the_reverse_kl",),
+        ("flows/test_extended.py::test_the_path_gradient_is_the_gradient_of_the_reverse_kl",),
     ),
     Mutant(
         "kinetic penalty sign",
-        "training/objectives.py",
+        "training/objectives/reverse.py",
         "surrogate + self.kinetic_penalty * path",
         "surrogate - self.kinetic_penalty * path",
         "the penalty slows trajectories",
-        ("test_training.py::test_kinetic_penalty_slows_the_trajectories",),
+        ("training/test_trainer.py::test_kinetic_penalty_slows_the_trajectories",),
     ),
     Mutant(
         "rung from nothing",
@@ -783,7 +788,7 @@ MUTANTS = (
         "flow = flow.resized(action.lattice)",
         "flow = EquivariantCNF(action.lattice)",
         "each rung starts from what the one before has learned",
-        ("test_ladder.py::test_a_ladder_is_fit_and_resized_in_turn",),
+        ("training/test_ladder.py::test_a_ladder_is_fit_and_resized_in_turn",),
     ),
     Mutant(
         "rungs share a checkpoint",
@@ -791,7 +796,7 @@ MUTANTS = (
         'f"{path.stem}-{s}{n}{path.suffix}"',
         'f"{path.stem}{path.suffix}"',
         "each rung has a checkpoint of its own",
-        ("test_ladder.py::test_each_rung_writes_a_checkpoint_of_its_shape",),
+        ("training/test_ladder.py::test_each_rung_writes_a_checkpoint_of_its_shape",),
     ),
     Mutant(
         "optimiser starts anew",
@@ -799,7 +804,9 @@ MUTANTS = (
         'self.optimiser.load_state_dict(state["optimiser"])',
         "pass",
         "a resumed run is the uninterrupted one",
-        ("test_training.py::test_any_optimiser_goes_on_from_its_checkpoint_as_if_nothing_had_happened",),
+        (
+            "training/test_trainer.py::test_any_optimiser_goes_on_from_its_checkpoint_as_if_nothing_had_happened",
+        ),
     ),
     # --- samplers ---------------------------------------------------------------------------------
     Mutant(
@@ -808,7 +815,7 @@ MUTANTS = (
         "change = self.energy(proposal, final) - self.energy(phi, momentum)",
         "change = self.action(proposal) - self.action(phi)",
         "acceptance is by the change of H",
-        ("test_hmc.py::test_one_site_phi4_has_the_moments_of_quadrature",),
+        ("samplers/test_hmc.py::test_one_site_phi4_has_the_moments_of_quadrature",),
     ),
     Mutant(
         "HMC accepts everything",
@@ -816,7 +823,7 @@ MUTANTS = (
         "moved = uniform < probability",
         "moved = uniform < 2.0",
         "HMC is exact at any step size",
-        ("test_hmc.py::test_one_site_phi4_has_the_moments_of_quadrature",),
+        ("samplers/test_hmc.py::test_one_site_phi4_has_the_moments_of_quadrature",),
     ),
     Mutant(
         "HMC last half step",
@@ -824,7 +831,7 @@ MUTANTS = (
         "joined = kicks[-1] + (first if step < n_steps - 1 else 0.0)",
         "joined = kicks[-1] + first",
         "leapfrog is reversible, error O(step^2)",
-        ("test_hmc.py::test_leapfrog_is_reversible",),
+        ("samplers/test_hmc.py::test_leapfrog_is_reversible",),
     ),
     Mutant(
         "HMC fixed length",
@@ -832,7 +839,7 @@ MUTANTS = (
         "stretch = 0.5 + float(",
         "stretch = 1.0 + 0.0 * float(",
         "no mode's period traps a trajectory",
-        ("test_hmc.py::test_trajectories_of_a_mode_s_half_period_do_not_trap_it",),
+        ("samplers/test_hmc.py::test_trajectories_of_a_mode_s_half_period_do_not_trap_it",),
     ),
     Mutant(
         "kicks of Omelyan's integrator",
@@ -840,7 +847,7 @@ MUTANTS = (
         "(_LAMBDA, 1 - 2 * _LAMBDA, _LAMBDA)",
         "(2 * _LAMBDA, 1 - 2 * _LAMBDA, 0.0)",
         "the splitting reads the same backwards",
-        ("test_kernels.py::test_omelyan_is_reversible",),
+        ("samplers/test_kernel.py::test_omelyan_is_reversible",),
     ),
     Mutant(
         "latent target without Jacobian",
@@ -848,7 +855,7 @@ MUTANTS = (
         "log_q = self.flow.prior.log_prob(z).double() - log_det.double()",
         "log_q = self.flow.prior.log_prob(z).double()",
         "noise has the density exp(-S(f(z))) |det df/dz|",
-        ("test_latent.py::test_the_target_in_noise_is_its_density_pulled_back",),
+        ("samplers/test_latent.py::test_the_target_in_noise_is_its_density_pulled_back",),
     ),
     Mutant(
         "bonds of half the strength",
@@ -856,7 +863,7 @@ MUTANTS = (
         "-torch.expm1(-4 * products.clamp(min=0))",
         "-torch.expm1(-2 * products.clamp(min=0))",
         "equal neighbours are bound with 1 - exp(-4 phi phi')",
-        ("test_cluster.py::test_signs_at_fixed_moduli_have_their_ising_weights",),
+        ("samplers/test_cluster.py::test_signs_at_fixed_moduli_have_their_ising_weights",),
     ),
     Mutant(
         "rings of odd length in two colours",
@@ -864,7 +871,7 @@ MUTANTS = (
         "return total % (3 if odd else 2)",
         "return total % 2",
         "sites updated at once are no neighbours",
-        ("test_kernels.py::test_no_neighbours_share_a_colour",),
+        ("samplers/test_kernel.py::test_no_neighbours_share_a_colour",),
     ),
     Mutant(
         "sign of annealing's work",
@@ -872,7 +879,7 @@ MUTANTS = (
         "log_weight += (after.beta - before.beta) * potential",
         "log_weight -= (after.beta - before.beta) * potential",
         "log w = sum of (beta' - beta) (-S - log q)",
-        ("test_annealing.py::test_one_interval_is_importance_sampling",),
+        ("samplers/test_annealing.py::test_one_interval_is_importance_sampling",),
     ),
     Mutant(
         "independence step without the present weight",
@@ -880,7 +887,7 @@ MUTANTS = (
         "metropolis(proposed - log_weight, proposal, phi, generator)",
         "metropolis(proposed, proposal, phi, generator)",
         "acceptance min(1, w'/w)",
-        ("test_kernels.py::test_updates_balance_in_detail",),
+        ("samplers/test_kernel.py::test_updates_balance_in_detail",),
     ),
     Mutant(
         "Metropolis ratio inverted",
@@ -908,7 +915,7 @@ MUTANTS = (
     ),
     Mutant(
         "forward log Z sign",
-        "samplers/diagnosis.py",
+        "analysis/diagnosis.py",
         "log_mean_exp(-target_log_weight, n_blocks",
         "log_mean_exp(target_log_weight, n_blocks",
         "log Z = -log mean_p(1 / w)",
@@ -916,19 +923,19 @@ MUTANTS = (
     ),
     Mutant(
         "susceptibility with the wrong volume",
-        "samplers/measurements.py",
+        "analysis/measurements.py",
         '"susceptibility": volume * m2',
         '"susceptibility": volume / side * m2',
         "chi2 = V <M^2>, in every dimension",
-        ("test_observables.py::test_exact_averages_give_exact_observables",),
+        ("theories/scalar/test_observables.py::test_exact_averages_give_exact_observables",),
     ),
     Mutant(
         "mass fit without correlations",
-        "correlators.py",
+        "analysis/correlators.py",
         "np.linalg.cholesky(inside)",
         "np.linalg.cholesky(np.diag(np.diag(inside)))",
         "chi2 and error of a fit need the whole covariance",
-        ("test_observables.py::test_chi2_and_error_of_the_mass_need_the_correlations",),
+        ("theories/scalar/test_observables.py::test_chi2_and_error_of_the_mass_need_the_correlations",),
     ),
     Mutant(
         "chain taken for independent samples",
@@ -936,23 +943,23 @@ MUTANTS = (
         "error = (2 * tau.clamp(min=0.5) * variance / max(total - 1, 1)).sqrt()",
         "error = (variance / max(total - 1, 1)).sqrt()",
         "error^2 = 2 tau_int var / N",
-        ("test_coverage.py::test_mean_of_a_chain_by_the_gamma_method",),
+        ("statistics/test_coverage.py::test_mean_of_a_chain_by_the_gamma_method",),
     ),
     Mutant(
         "thermodynamic integration sign",
-        "samplers/free_energy.py",
+        "analysis/free_energy.py",
         "terms = [-rate * action",
         "terms = [rate * action",
         "d log Z / dc = -<dS/dc>",
-        ("test_free_energy.py::test_the_error_of_an_integral_is_that_of_its_points",),
+        ("analysis/test_free_energy.py::test_the_error_of_an_integral_is_that_of_its_points",),
     ),
     Mutant(
         "forgotten mean of the weights",
-        "samplers/measurements.py",
+        "analysis/measurements.py",
         "return means, (weight * (values - means))[None]",
         "return means, (weight * values - means)[None]",
         "deviations of a reweighted average are w / mean w (O - <O>)",
-        ("test_coverage.py::test_measurements_of_a_reweighted_ensemble",),
+        ("statistics/test_coverage.py::test_measurements_of_a_reweighted_ensemble",),
     ),
     # --- statistics -------------------------------------------------------------------------------
     Mutant(
@@ -1013,7 +1020,7 @@ MUTANTS = (
     ),
     Mutant(
         "gradients not summed",
-        "distributed.py",
+        "runtime/distributed.py",
         "dist.all_reduce(flat.mul_(weight))",
         "flat.mul_(weight)",
         "the gradient of a batch is that of all processes",
@@ -1021,7 +1028,7 @@ MUTANTS = (
     ),
     Mutant(
         "processes weigh alike",
-        "training/together.py",
+        "training/data_parallel.py",
         "share.n_samples / total",
         "1 / len(shares)",
         "a mean over a batch that is split unevenly",
@@ -1041,7 +1048,7 @@ MUTANTS = (
         'f"one of {n_shards} shards", shard,',
         'f"one of {n_shards} shards", 0,',
         "shards are independent samples",
-        ("test_distributed.py::test_shards_are_one_ensemble_of_independent_samples",),
+        ("runtime/test_distributed.py::test_shards_are_one_ensemble_of_independent_samples",),
     ),
 )
 

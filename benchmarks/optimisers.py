@@ -35,7 +35,8 @@ from equiflow import (
     fit,
     importance_sample,
 )
-from equiflow.report import print_table, write_json
+from equiflow.report.report import write_json
+from equiflow.report.terminal import print_table
 from equiflow.vector_fields import VECTOR_FIELDS
 
 M_PL_4 = {

@@ -42,9 +42,9 @@ from equiflow import (
     measure,
     presets,
 )
-from equiflow.presets import Preset
-from equiflow.report import print_table
-from equiflow.storage import written_atomically
+from equiflow.report.terminal import print_table
+from equiflow.runtime.storage import written_atomically
+from equiflow.theories.scalar.presets import Preset
 
 NAMES = ("albergo-E1", "albergo-E2", "albergo-E3", "albergo-E4", "albergo-E5", "equiflow-L16", "gerdes-L20")
 #: preset -> packaged flow to start from, and steps of training on its own lattice

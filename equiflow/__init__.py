@@ -3,9 +3,7 @@
 from importlib.metadata import version as _version
 
 from equiflow import distributed, interop, presets
-from equiflow.actions import Action, ExternalField, FreeScalar, ONModel, Phi4
-from equiflow.angles import UniformAngles, XYModel
-from equiflow.families import ActionFamily
+from equiflow.analysis import log_z_along, log_z_bridge, measure
 from equiflow.flows import (
     AugmentedFlow,
     Certificate,
@@ -17,11 +15,8 @@ from equiflow.flows import (
     SplineMap,
     SymplecticFlow,
 )
-from equiflow.group import Group
-from equiflow.lattice import Angles, Lattice, Multiplet, Particles, Space
-from equiflow.orthogonal import AngleGroup, EuclideanGroup, MultipletGroup
-from equiflow.particles import CoulombGas, TrappedGaussian
-from equiflow.priors import FreeField, Prior, StandardNormal
+from equiflow.ode.solver import Solver, SolverError
+from equiflow.runtime.storage import CheckpointError
 from equiflow.samplers import (
     HMC,
     OMELYAN,
@@ -38,14 +33,29 @@ from equiflow.samplers import (
     annealed_importance_sample,
     importance_sample,
     log_weights,
-    log_z_along,
-    log_z_bridge,
-    measure,
 )
-from equiflow.solvers import Solver, SolverError
 from equiflow.statistics import Estimate, effective_sample_size, forward_effective_sample_size
-from equiflow.storage import CheckpointError
-from equiflow.symmetry import SymmetryGroup
+from equiflow.theories.angles.group import AngleGroup
+from equiflow.theories.angles.prior import UniformAngles
+from equiflow.theories.angles.space import Angles
+from equiflow.theories.angles.xy import XYModel
+from equiflow.theories.base.action import Action
+from equiflow.theories.base.coupling_ranges import ActionFamily
+from equiflow.theories.base.group import Group
+from equiflow.theories.base.lattice import Lattice
+from equiflow.theories.base.prior import Prior
+from equiflow.theories.base.space import Space
+from equiflow.theories.base.symmetry import SymmetryGroup
+from equiflow.theories.multiplets.group import MultipletGroup
+from equiflow.theories.multiplets.on_model import ONModel
+from equiflow.theories.multiplets.space import Multiplet
+from equiflow.theories.particles.coulomb import CoulombGas
+from equiflow.theories.particles.group import EuclideanGroup
+from equiflow.theories.particles.prior import TrappedGaussian
+from equiflow.theories.particles.space import Particles
+from equiflow.theories.scalar.external_field import ExternalField
+from equiflow.theories.scalar.phi4 import FreeScalar, Phi4
+from equiflow.theories.scalar.priors import FreeField, StandardNormal
 from equiflow.training import (
     FlowMatching,
     ForwardKL,

@@ -24,8 +24,8 @@ from equiflow import (
     fit,
 )
 from equiflow import importance_sample as sample
-from equiflow.plots import save_figure
-from equiflow.report import print_table
+from equiflow.report.plots import save_figure
+from equiflow.report.terminal import print_table
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
 parser.add_argument("--L", type=int, default=8, help="side of the periodic square lattice")

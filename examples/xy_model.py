@@ -24,15 +24,15 @@ from equiflow import (
     importance_sample,
     log_weights,
 )
-from equiflow.angle_observables import (
+from equiflow.report.plots import save_figure
+from equiflow.report.terminal import print_table
+from equiflow.theories.angles.observables import (
     abs_magnetisation,
     energy,
     helicity_modulus,
     vortex_density,
     vorticity,
 )
-from equiflow.plots import save_figure
-from equiflow.report import print_table
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
 parser.add_argument("--L", type=int, default=8, help="sites along each side of the lattice")

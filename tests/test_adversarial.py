@@ -16,7 +16,6 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from strategies import POINT_GROUPS, configurations, flows, seeds, small_flow
 from torch import Tensor
 
 from equiflow import (
@@ -44,11 +43,12 @@ from equiflow import (
     measure,
 )
 from equiflow.flows import AugmentedFlow, ExtendedAction, SymplecticFlow
+from equiflow.ode.solver import ADAPTIVE_ORDER, FIXED_STEP_ORDER
+from equiflow.runtime.storage import load_safely, save_atomically
 from equiflow.samplers import Chain, Ensemble
-from equiflow.solvers import ADAPTIVE_ORDER, FIXED_STEP_ORDER
 from equiflow.statistics import bridge_log_z, log_mean_exp
-from equiflow.storage import load_safely, save_atomically
 from equiflow.testing import divergence_error, equivariance_error, invariance_error, randomise
+from tests.support.strategies import POINT_GROUPS, configurations, flows, seeds, small_flow
 
 RK4 = Solver("rk4", steps=4)
 SQUARE = Lattice((3, 3))

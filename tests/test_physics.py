@@ -7,8 +7,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from oracles import Exact, trained_flow, transfer_matrix
-from strategies import configurations, small_flow
 from torch import Tensor
 
 from equiflow import (
@@ -29,7 +27,14 @@ from equiflow import (
     StandardNormal,
     importance_sample,
 )
-from equiflow.observables import abs_magnetisation, nearest_neighbour, phi_squared, susceptibility
+from equiflow.theories.scalar.observables import (
+    abs_magnetisation,
+    nearest_neighbour,
+    phi_squared,
+    susceptibility,
+)
+from tests.support.oracles import Exact, trained_flow, transfer_matrix
+from tests.support.strategies import configurations, small_flow
 
 M2, LAM = -4.0, 6.0
 SQUARE = Lattice((3, 3))

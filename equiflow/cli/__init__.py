@@ -1,7 +1,7 @@
 """The command line: `equiflow train`, `resume`, `watch`, `sample`, `measure`, `report`, `check`, ...
 
-A run is a folder (`equiflow.cli.runs.Run`), made from a config file (`equiflow.cli.config`). Needs the extra
-`cli`; `import equiflow` imports none of it.
+A run is a folder (`equiflow.cli.run.folder.Run`), made from a config file (`equiflow.cli.config.schema`).
+Needs the extra `cli`; `import equiflow` imports none of it.
 """
 
 from __future__ import annotations

@@ -13,15 +13,16 @@ from typing import Annotated, Any, NoReturn, TypeVar
 import typer
 
 import equiflow
-from equiflow import SolverError, TrainingDivergedError, distributed
+from equiflow import SolverError, TrainingDivergedError
 from equiflow.cli import info as information
 from equiflow.cli import presets as known_presets
 from equiflow.cli import results, watching
-from equiflow.cli.config import Config
-from equiflow.cli.config_file import ConfigError, load_config, parse_config, render_defaults
-from equiflow.cli.runs import Run, RunError
-from equiflow.distributed import ElsewhereError
-from equiflow.storage import CheckpointError
+from equiflow.cli.config.file import ConfigError, load_config, parse_config, render_defaults
+from equiflow.cli.config.schema import Config
+from equiflow.cli.run.folder import Run, RunError
+from equiflow.runtime import distributed
+from equiflow.runtime.distributed import ElsewhereError
+from equiflow.runtime.storage import CheckpointError
 
 app = typer.Typer(
     help="Symmetric flows for lattice field theory: from a config file to physics with error bars.",

@@ -41,22 +41,22 @@ from equiflow import (
     SteerableField,
     VectorField,
 )
-from equiflow.cli.config import AdamSection, Config, FreeSection, NaturalSection, ONSection
-from equiflow.cli.config_file import ConfigError
-from equiflow.cli.objective_sections import (
+from equiflow.cli.config.file import ConfigError
+from equiflow.cli.config.objectives import (
     ForwardSection,
     MatchingSection,
     MixtureSection,
     PathSection,
     SolvedSection,
 )
-from equiflow.cli.section import Section
-from equiflow.group import group_of
+from equiflow.cli.config.schema import AdamSection, Config, FreeSection, NaturalSection, ONSection
+from equiflow.cli.config.section import Section
 from equiflow.interop import describe_samples, load_chain
-from equiflow.lattice import lattice_of
-from equiflow.precision import default_dtype
-from equiflow.solvers import FIXED_STEP_ORDER
-from equiflow.training.objectives import Objective
+from equiflow.ode.solver import FIXED_STEP_ORDER
+from equiflow.runtime.precision import default_dtype
+from equiflow.theories.base.kind import group_of
+from equiflow.theories.base.lattice import lattice_of
+from equiflow.training.objectives.base import Objective
 from equiflow.training.trainer import adam
 
 FIELDS: dict[str, type[VectorField]] = {

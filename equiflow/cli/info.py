@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
-from equiflow.report import print_table
+from equiflow.report.terminal import print_table
 
 #: packages of each extra, and what it is for
 EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {

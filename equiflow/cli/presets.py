@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from equiflow import presets
-from equiflow.cli.config_file import ConfigError
-from equiflow.report import print_table
+from equiflow.cli.config.file import ConfigError
+from equiflow.report.terminal import print_table
+from equiflow.theories.scalar import presets
 
 #: sites up to which a training of so many steps is suggested
 STEPS = {64: 300, 196: 500, 512: 600}

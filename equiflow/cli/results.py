@@ -8,22 +8,24 @@ from typing import Any
 
 import torch
 
-from equiflow import HMC, Action, Chain, Ensemble, EquivariantCNF, Solver, distributed, importance_sample
+from equiflow import HMC, Action, Chain, Ensemble, EquivariantCNF, Solver, importance_sample
 from equiflow import measure as measured
 from equiflow.cli.building import build_action
-from equiflow.cli.config_file import ConfigError, render
-from equiflow.cli.journal import of_rung
-from equiflow.cli.runs import Run, RunError
+from equiflow.cli.config.file import ConfigError, render
+from equiflow.cli.run.folder import Run, RunError
+from equiflow.cli.run.journal import of_rung
 from equiflow.interop import describe_samples, load_chain, load_ensemble, sample_shards, save_samples
 from equiflow.interop.containers import SUFFIXES
 from equiflow.interop.samples import shards_in
-from equiflow.lattice import SPACES
-from equiflow.page import Page
-from equiflow.randomness import stream
-from equiflow.report import Report, print_line, print_table, write_json
+from equiflow.report.page import Page
+from equiflow.report.report import Report, write_json
+from equiflow.report.terminal import print_line, print_table
+from equiflow.runtime import distributed
+from equiflow.runtime.randomness import stream
+from equiflow.runtime.storage import CheckpointError
 from equiflow.statistics import Estimate, effective_sample_size, log_mean_exp
-from equiflow.storage import CheckpointError
 from equiflow.testing import Check, CheckReport, check_flow, equivariance_error, invariance_error
+from equiflow.theories.base.kind import kind_named
 from equiflow.training import History, Rung
 
 #: sites up to which the laws that need a dense Jacobian, V^2 numbers a sample, are run
@@ -104,7 +106,7 @@ def measure_file(path: Path, out: Path | None) -> None:
     samples = (load_chain if about["kind"] == "Chain" else load_ensemble)(path)
     name = about["action"]["text"] if about["action"] else "of an unknown action"
     # Files of before it was written are of scalar fields.
-    space = SPACES[about.get("space") or "lattice"].of_shape(tuple(about["shape"]))
+    space = kind_named(about.get("space") or "lattice").space.of_shape(tuple(about["shape"]))
     estimates = measured(samples, space=space)
     rows = [(key.replace("_", " "), str(value)) for key, value in estimates.scalars().items()]
     if isinstance(samples, Ensemble):

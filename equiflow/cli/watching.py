@@ -14,8 +14,8 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from equiflow.cli.journal import of_rung
-from equiflow.cli.runs import Run
+from equiflow.cli.run.folder import Run
+from equiflow.cli.run.journal import of_rung
 
 BARS = "▁▂▃▄▅▆▇█"
 #: steps over which the pace, and with it the time to the end, is taken

@@ -8,11 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
-from equiflow.actions import Action
 from equiflow.flows.certificate import Certificate, SolvedTwice, certify
-from equiflow.lattice import Lattice, Space, check_count, check_type, lattice_of
-from equiflow.precision import in_double
-from equiflow.priors import Prior
+from equiflow.runtime.checks import check_count, check_type
+from equiflow.runtime.precision import in_double
+from equiflow.theories.base.action import Action
+from equiflow.theories.base.lattice import Lattice, lattice_of
+from equiflow.theories.base.prior import Prior
+from equiflow.theories.base.space import Space
 
 
 class Flow(nn.Module, ABC):

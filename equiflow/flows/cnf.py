@@ -10,20 +10,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from equiflow.actions import Action
-from equiflow.allocation import keep_freed_memory
-from equiflow.compilation import Compiled
 from equiflow.flows.base import Flow
+from equiflow.flows.checkpoints import describe, dtype_named, load_weights, pretrained_file, rebuild, space_of
 from equiflow.flows.path import PathSample
-from equiflow.flows.recipes import describe, dtype_named, load_weights, pretrained_file, rebuild, space_of
-from equiflow.group import Group
-from equiflow.lattice import Lattice, Space, check_count, check_type
-from equiflow.ode import Solution, State, integrate
-from equiflow.precision import in_double
-from equiflow.priors import PRIORS, Prior, default_prior
-from equiflow.resizing import freeze_as, space_on
-from equiflow.solvers import Solver, SolverChoice, choose_solver
-from equiflow.storage import CheckpointError, load_safely, save_atomically
+from equiflow.ode.integrate import Solution, State, integrate
+from equiflow.ode.solver import Solver, SolverChoice, choose_solver
+from equiflow.runtime.checks import check_count, check_type
+from equiflow.runtime.compilation import Compiled
+from equiflow.runtime.memory import keep_freed_memory
+from equiflow.runtime.precision import in_double
+from equiflow.runtime.storage import CheckpointError, load_safely, save_atomically
+from equiflow.theories.base.action import Action
+from equiflow.theories.base.group import Group
+from equiflow.theories.base.lattice import Lattice
+from equiflow.theories.base.prior import Prior, default_prior, known_priors
+from equiflow.theories.base.resizing import freeze_as, space_on
+from equiflow.theories.base.space import Space
 from equiflow.vector_fields import VECTOR_FIELDS, VectorField, default_field
 
 
@@ -364,7 +366,7 @@ class EquivariantCNF(Flow):
         if vector_field is None:
             vector_field = rebuild(content["vector_field"], VECTOR_FIELDS, space)
         if prior is None:
-            prior = rebuild(content["prior"], PRIORS, space)
+            prior = rebuild(content["prior"], known_priors(), space)
         solver = Solver(**content["solver"])
         flow = cls(space, vector_field=vector_field, prior=prior, solver=solver, compile=compile)
         load_weights(flow.to(device, dtype), content["state_dict"])

@@ -13,11 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from equiflow.families import CouplingRanges
+from equiflow.flows.checkpoints import load_weights
 from equiflow.flows.cnf import EquivariantCNF
-from equiflow.flows.recipes import load_weights
-from equiflow.lattice import Lattice, Space, check_count, check_type
-from equiflow.storage import CheckpointError, load_safely, save_atomically
+from equiflow.runtime.checks import check_count, check_type
+from equiflow.runtime.storage import CheckpointError, load_safely, save_atomically
+from equiflow.theories.base.coupling_ranges import CouplingRanges
+from equiflow.theories.base.lattice import Lattice
+from equiflow.theories.base.space import Space
 
 
 class ConditionalFlow(nn.Module):

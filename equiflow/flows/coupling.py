@@ -8,18 +8,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from equiflow.allocation import keep_freed_memory
 from equiflow.flows.base import Flow
-from equiflow.flows.recipes import describe, dtype_named, load_weights, rebuild
-from equiflow.lattice import Lattice, check_count, check_type
-from equiflow.nn.checkerboard import CheckerboardGroup
-from equiflow.nn.conditioners import ParityCNN, PeriodicCNN
-from equiflow.nn.masked_coupling import MaskedCoupling
-from equiflow.nn.site_maps import AffineMap, SiteMap
-from equiflow.nn.splines import SplineMap
-from equiflow.precision import full_precision
-from equiflow.priors import PRIORS, Prior, StandardNormal
-from equiflow.storage import CheckpointError, load_safely, save_atomically
+from equiflow.flows.checkpoints import describe, dtype_named, load_weights, rebuild
+from equiflow.nn.couplings.affine import AffineMap, SiteMap
+from equiflow.nn.couplings.checkerboard import MaskedCoupling
+from equiflow.nn.couplings.conditioners import ParityCNN, PeriodicCNN
+from equiflow.nn.couplings.splines import SplineMap
+from equiflow.runtime.checks import check_count, check_type
+from equiflow.runtime.memory import keep_freed_memory
+from equiflow.runtime.precision import full_precision
+from equiflow.runtime.storage import CheckpointError, load_safely, save_atomically
+from equiflow.theories.base.checkerboard import CheckerboardGroup
+from equiflow.theories.base.lattice import Lattice
+from equiflow.theories.base.prior import Prior, known_priors
+from equiflow.theories.scalar.priors import StandardNormal
 
 #: maps that `CouplingFlow.load` knows by name
 SITE_MAPS: dict[str, type[SiteMap]] = {"AffineMap": AffineMap, "SplineMap": SplineMap}
@@ -159,7 +161,7 @@ class CouplingFlow(Flow):
             if site_map is None:
                 site_map = _known_map(content["site_map"])
             if prior is None:
-                prior = rebuild(content["prior"], PRIORS, lattice)
+                prior = rebuild(content["prior"], known_priors(), lattice)
             flow = cls(lattice, site_map=site_map, prior=prior, **content["config"])
             load_weights(flow.to(device, dtype_named(content["dtype"])), content["state_dict"])
         except Exception as error:  # whatever a recipe that fits nothing can make constructors raise

@@ -15,14 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from equiflow.flows.base import Flow
+from equiflow.flows.checkpoints import describe, dtype_named, load_weights, rebuild
 from equiflow.flows.phase_space import PhaseSpacePrior, split_state
-from equiflow.flows.recipes import describe, dtype_named, load_weights, rebuild
-from equiflow.lattice import Lattice
-from equiflow.nn.couplings import AffineCoupling, Coupling, Shear
-from equiflow.precision import full_precision
-from equiflow.priors import PRIORS, Prior
-from equiflow.storage import CheckpointError, load_safely, save_atomically
-from equiflow.symmetry import SymmetryGroup
+from equiflow.nn.couplings.phase_space import AffineCoupling, Coupling, Shear
+from equiflow.runtime.precision import full_precision
+from equiflow.runtime.storage import CheckpointError, load_safely, save_atomically
+from equiflow.theories.base.lattice import Lattice
+from equiflow.theories.base.prior import Prior, known_priors
+from equiflow.theories.base.symmetry import SymmetryGroup
 
 
 class ExtendedFlow(Flow, ABC):
@@ -149,9 +149,9 @@ class ExtendedFlow(Flow, ABC):
             lattice = Lattice(tuple(content["lattice"]))
             group = SymmetryGroup(lattice, **content["group"])
             if position is None:
-                position = rebuild(content["position"], PRIORS, lattice)
+                position = rebuild(content["position"], known_priors(), lattice)
             if momentum is None:
-                momentum = rebuild(content["momentum"], PRIORS, lattice)
+                momentum = rebuild(content["momentum"], known_priors(), lattice)
             flow = cls(lattice, group=group, position=position, momentum=momentum, **content["config"])
             load_weights(flow.to(device, dtype_named(content["dtype"])), content["state_dict"])
         except Exception as error:  # whatever a recipe that fits nothing can make constructors raise

@@ -7,10 +7,12 @@ import math
 import torch
 from torch import Tensor
 
-from equiflow.actions import Action
-from equiflow.lattice import Lattice, check_type
-from equiflow.priors import FreeField, Prior
-from equiflow.symmetry import SymmetryGroup, symmetry_on
+from equiflow.runtime.checks import check_type
+from equiflow.theories.base.action import Action
+from equiflow.theories.base.lattice import Lattice
+from equiflow.theories.base.prior import Prior
+from equiflow.theories.base.symmetry import SymmetryGroup, symmetry_on
+from equiflow.theories.scalar.priors import FreeField
 
 
 def split_state(lattice: Lattice, state: Tensor, name: str = "state") -> tuple[Tensor, Tensor]:

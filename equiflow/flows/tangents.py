@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from equiflow.flows.cnf import EquivariantCNF
-from equiflow.lattice import check_count, check_type
-from equiflow.ode import State, integrate
-from equiflow.solvers import Solver
+from equiflow.ode.integrate import State, integrate
+from equiflow.ode.solver import Solver
+from equiflow.runtime.checks import check_count, check_type
 
 
 def trained_parameters(flow: EquivariantCNF) -> list[nn.Parameter]:

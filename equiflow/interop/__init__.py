@@ -2,13 +2,7 @@
 
 from equiflow.interop.inference_data import to_arviz, to_xarray
 from equiflow.interop.jaxlft import load_jaxlft
-from equiflow.interop.samples import (
-    append_samples,
-    describe_samples,
-    load_chain,
-    load_ensemble,
-    save_samples,
-)
+from equiflow.interop.samples import append_samples, describe_samples, load_chain, load_ensemble, save_samples
 from equiflow.interop.shards import sample_shards
 
 __all__ = [

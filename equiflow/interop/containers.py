@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from equiflow.interop import hdf5
-from equiflow.storage import CheckpointError, written_atomically
+from equiflow.runtime.storage import CheckpointError, written_atomically
 
 FORMAT = "equiflow samples"
 

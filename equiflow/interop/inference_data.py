@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from equiflow.lattice import check_type
+from equiflow.runtime.checks import check_type
 from equiflow.samplers import Chain, Ensemble
 
 Observables = Mapping[str, Callable[[Tensor], Tensor]]

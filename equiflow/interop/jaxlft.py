@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from equiflow.flows import EquivariantCNF
-from equiflow.lattice import Lattice, check_type
-from equiflow.priors import StandardNormal
-from equiflow.solvers import Solver
-from equiflow.storage import CheckpointError
-from equiflow.symmetry import SymmetryGroup
+from equiflow.ode.solver import Solver
+from equiflow.runtime.checks import check_type
+from equiflow.runtime.storage import CheckpointError
+from equiflow.theories.base.lattice import Lattice
+from equiflow.theories.base.symmetry import SymmetryGroup
+from equiflow.theories.scalar.priors import StandardNormal
 from equiflow.vector_fields import FactorisedConvField
 
 NAMES = ("phi_freq", "freq_superpos", "time_superpos", "w")

@@ -14,13 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from equiflow.actions import Action
 from equiflow.flows import Certificate
 from equiflow.flows.certificate import SolvedTwice
 from equiflow.interop import containers
-from equiflow.lattice import FIELD_DTYPES, check_type
+from equiflow.runtime.checks import check_type
+from equiflow.runtime.precision import FIELD_DTYPES
+from equiflow.runtime.storage import CheckpointError
 from equiflow.samplers import Chain, Ensemble
-from equiflow.storage import CheckpointError
+from equiflow.theories.base.action import Action
 
 S = TypeVar("S", Ensemble, Chain)
 #: what a file can hold; loading calls these constructors and nothing else

@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from equiflow import distributed
-from equiflow.actions import Action
 from equiflow.flows import Flow
 from equiflow.interop.samples import describe_samples, load_ensemble, save_samples, shard_path, shards_in
-from equiflow.lattice import check_count
-from equiflow.randomness import stream
+from equiflow.runtime import distributed
+from equiflow.runtime.checks import check_count
+from equiflow.runtime.randomness import stream
+from equiflow.runtime.storage import CheckpointError
 from equiflow.samplers import importance_sample
-from equiflow.storage import CheckpointError
+from equiflow.theories.base.action import Action
 
 #: numbers in the configurations of a shard, 64 MiB in doubles: what a process holds, and what a crash loses
 SHARD_VALUES = 2**23

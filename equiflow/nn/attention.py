@@ -9,10 +9,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from equiflow.lattice import Lattice, check_count
-from equiflow.nn.features import SineFeatures
-from equiflow.resizing import signed_offsets
-from equiflow.symmetry import SymmetryGroup
+from equiflow.nn.pointwise.features import SineFeatures
+from equiflow.runtime.checks import check_count
+from equiflow.theories.base.lattice import Lattice
+from equiflow.theories.base.resizing import signed_offsets
+from equiflow.theories.base.symmetry import SymmetryGroup
 
 #: numbers in the weights A of configurations that are taken together
 LARGEST = 2**21

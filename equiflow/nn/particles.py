@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from equiflow.nn.o3 import harmonic_ladder
+from equiflow.nn.irreps.e3nn_kernels import harmonic_ladder
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from equiflow.lattice import check_count, check_type
+from equiflow.runtime.checks import check_count, check_type
 
 
 class CosineBasis(nn.Module):

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from equiflow.observables import magnetisation
 from equiflow.samplers import Chain, Ensemble
 from equiflow.statistics import Estimate, integrated_autocorrelation_time, normalised_weights
+from equiflow.theories.scalar.observables import magnetisation
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
-from equiflow.lattice import Lattice
+from equiflow.theories.base.lattice import Lattice
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from equiflow.actions import FreeScalar
 from equiflow.oracles.exact import Exact, longest_axis
+from equiflow.theories.scalar.phi4 import FreeScalar
 
 
 def free_two_point(action: FreeScalar) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from equiflow.actions import Phi4
+from equiflow.theories.scalar.phi4 import Phi4
 
 #: a site is cut off where `exp(-V)` has fallen by exp(-this) from its largest value
 DROP = 42.0

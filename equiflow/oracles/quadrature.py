@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from equiflow import observables
-from equiflow.actions import Phi4
-from equiflow.lattice import Lattice
 from equiflow.oracles.exact import Exact, longest_axis
 from equiflow.oracles.grid import reach, spacing
+from equiflow.theories.base.lattice import Lattice
+from equiflow.theories.scalar import observables
+from equiflow.theories.scalar.phi4 import Phi4
 
 MAX_SITES = 3
 

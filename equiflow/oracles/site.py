@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from equiflow.actions import Phi4
 from equiflow.oracles.grid import potential_minimum, reach
+from equiflow.theories.scalar.phi4 import Phi4
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from equiflow.actions import Phi4
 from equiflow.oracles.exact import Exact, longest_axis
 from equiflow.oracles.grid import DROP, potential_minimum, spacing
 from equiflow.oracles.site import SiteBasis
+from equiflow.theories.scalar.phi4 import Phi4
 
 MAX_WIDTH = 3
 #: products of site functions to keep at most

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from equiflow.lattice import check_type
+from equiflow.runtime.checks import check_type
 from equiflow.samplers.kernel import Kernel, Outcome
 
 

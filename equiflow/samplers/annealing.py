@@ -8,13 +8,13 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from equiflow.actions import Action
 from equiflow.flows import Flow
-from equiflow.lattice import check_count
+from equiflow.runtime.checks import check_count
 from equiflow.samplers.hmc import HMC
 from equiflow.samplers.importance import Ensemble
 from equiflow.samplers.kernel import Kernel
 from equiflow.samplers.latent import LatentAction
+from equiflow.theories.base.action import Action
 
 
 def trajectory(action: LatentAction) -> HMC:

@@ -17,8 +17,8 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-from equiflow.actions import Action
 from equiflow.samplers.kernel import Kernel, Outcome, check_phi4
+from equiflow.theories.base.action import Action
 
 
 class ClusterUpdate(Kernel):

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from equiflow.actions import Action
-from equiflow.lattice import check_type
+from equiflow.runtime.checks import check_type
 from equiflow.samplers.integrators import LEAPFROG, Integrator
 from equiflow.samplers.kernel import Kernel, Outcome, metropolis, towards
+from equiflow.theories.base.action import Action
 
 #: steps of a mean trajectory beyond which tuning has failed
 MAX_STEPS = 1000

@@ -8,9 +8,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from equiflow.actions import Action
 from equiflow.flows import Certificate, Flow
-from equiflow.lattice import check_count
+from equiflow.runtime.checks import check_count
 from equiflow.statistics import (
     Estimate,
     effective_sample_size,
@@ -18,6 +17,7 @@ from equiflow.statistics import (
     log_mean_exp,
     normalised_weights,
 )
+from equiflow.theories.base.action import Action
 
 
 @dataclass(frozen=True)

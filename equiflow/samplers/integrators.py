@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from equiflow.actions import Action
+from equiflow.theories.base.action import Action
 
 
 @dataclass(frozen=True)

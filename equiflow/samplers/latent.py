@@ -9,13 +9,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from equiflow.actions import Action
 from equiflow.flows import Flow
-from equiflow.lattice import check_type
-from equiflow.priors import LOG_2PI
+from equiflow.runtime.checks import check_type
 from equiflow.samplers.hmc import HMC
 from equiflow.samplers.integrators import LEAPFROG, Integrator
 from equiflow.samplers.kernel import Kernel, Outcome
+from equiflow.theories.base.action import Action
+from equiflow.theories.base.prior import LOG_2PI
 
 #: noise beyond so many standard deviations has density zero: a trajectory that gets there has diverged
 FARTHEST = 1e3

@@ -8,8 +8,8 @@ import math
 import torch
 from torch import Tensor
 
-from equiflow.lattice import Lattice
 from equiflow.samplers.kernel import Action, Kernel, Outcome, check_phi4, towards
+from equiflow.theories.base.lattice import Lattice
 
 
 class LocalMetropolis(Kernel):

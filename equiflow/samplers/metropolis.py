@@ -5,12 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from equiflow.actions import Action
 from equiflow.flows import Flow
-from equiflow.lattice import check_count, check_type
-from equiflow.samplers.chain import Chain
+from equiflow.runtime.checks import check_count, check_type
 from equiflow.samplers.importance import Ensemble, importance_sample, log_weights
-from equiflow.samplers.kernel import Kernel, Outcome, metropolis
+from equiflow.samplers.kernel import Chain, Kernel, Outcome, metropolis
+from equiflow.theories.base.action import Action
 
 
 class IndependenceMetropolis:

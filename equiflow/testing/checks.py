@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from equiflow.autograd import as_leaf
 from equiflow.flows import EquivariantCNF, Flow
-from equiflow.group import Group
-from equiflow.space import Space
+from equiflow.runtime.autograd import as_leaf
 from equiflow.testing import laws
+from equiflow.theories.base.group import Group
+from equiflow.theories.base.space import Space
 from equiflow.vector_fields import VectorField
 
 

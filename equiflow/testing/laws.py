@@ -9,10 +9,10 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from equiflow.autograd import as_leaf
 from equiflow.flows import Flow
-from equiflow.group import Element, Group, on_velocities
-from equiflow.lattice import Space
+from equiflow.runtime.autograd import as_leaf
+from equiflow.theories.base.group import Element, Group, on_velocities
+from equiflow.theories.base.space import Space
 from equiflow.vector_fields import VectorField
 
 TIMES = (0.0, 0.37, 1.0)

@@ -10,15 +10,15 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from equiflow import distributed
-from equiflow.actions import Action
 from equiflow.flows import EquivariantCNF
-from equiflow.lattice import check_type
+from equiflow.runtime import distributed
+from equiflow.runtime.checks import check_type
+from equiflow.theories.base.action import Action
 from equiflow.training.history import History
-from equiflow.training.mixture import Mixture
 from equiflow.training.natural_gradient import NaturalGradientOf
-from equiflow.training.objectives import Objective
-from equiflow.training.samples import lacks_momenta
+from equiflow.training.objectives.base import Objective
+from equiflow.training.objectives.mixture import Mixture
+from equiflow.training.objectives.samples import lacks_momenta
 from equiflow.training.trainer import adam, fit
 
 #: Of the rungs after the first, which start near their optimum, in units of what `fit` takes by default.

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from equiflow import distributed
 from equiflow.flows import EquivariantCNF
 from equiflow.flows.tangents import log_q_tangents, trained_parameters
-from equiflow.lattice import check_type
+from equiflow.runtime import distributed
+from equiflow.runtime.checks import check_type
 
 
 class NaturalGradient(Optimizer):

@@ -16,20 +16,21 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from tqdm import tqdm
 
-from equiflow import distributed
-from equiflow.actions import Action
-from equiflow.families import ActionFamily
 from equiflow.flows import ConditionalFlow, EquivariantCNF, Flow
-from equiflow.lattice import check_count
-from equiflow.precision import full_precision
-from equiflow.randomness import own_rows
-from equiflow.solvers import SolverError
-from equiflow.storage import CheckpointError, load_safely, save_atomically
+from equiflow.ode.solver import SolverError
+from equiflow.runtime import distributed
+from equiflow.runtime.checks import check_count
+from equiflow.runtime.precision import full_precision
+from equiflow.runtime.randomness import own_rows
+from equiflow.runtime.storage import CheckpointError, load_safely, save_atomically
+from equiflow.theories.base.action import Action
+from equiflow.theories.base.coupling_ranges import ActionFamily
+from equiflow.training.data_parallel import exchange
 from equiflow.training.history import History
-from equiflow.training.inputs import check_inputs
-from equiflow.training.objectives import Objective, ObjectiveValue, PathGradient
-from equiflow.training.over_couplings import OverCouplings
-from equiflow.training.together import exchange
+from equiflow.training.objectives.base import Objective, ObjectiveValue
+from equiflow.training.objectives.conditional import OverCouplings
+from equiflow.training.objectives.reverse import PathGradient
+from equiflow.training.validation import check_inputs
 from equiflow.vector_fields import VectorField
 
 #: what suits most vector fields

@@ -2,7 +2,7 @@
 
 from equiflow.vector_fields.angles import AngleField
 from equiflow.vector_fields.attention import AttentionField, DeepAttentionField
-from equiflow.vector_fields.base import PathRates, VectorField, default_field
+from equiflow.vector_fields.base import PathRates, VectorField
 from equiflow.vector_fields.deep_steerable import DeepSteerableField
 from equiflow.vector_fields.estimated import EstimatedField
 from equiflow.vector_fields.factorised import FactorisedConvField
@@ -11,24 +11,10 @@ from equiflow.vector_fields.o3 import O3Field
 from equiflow.vector_fields.orbit_conv import OrbitConvField
 from equiflow.vector_fields.particles import ParticleField
 from equiflow.vector_fields.potential import PotentialField
+from equiflow.vector_fields.registry import VECTOR_FIELDS, default_field
 from equiflow.vector_fields.shallow import ShallowField
 from equiflow.vector_fields.steerable import SteerableField
 from equiflow.vector_fields.two_convolutions import TwoConvolutionField, TwoKernels
-
-#: fields that a checkpoint can name; a field of your own is passed to `EquivariantCNF.load` instead
-VECTOR_FIELDS: dict[str, type[VectorField]] = {
-    "AngleField": AngleField,
-    "AttentionField": AttentionField,
-    "DeepAttentionField": DeepAttentionField,
-    "DeepSteerableField": DeepSteerableField,
-    "FactorisedConvField": FactorisedConvField,
-    "MultipletField": MultipletField,
-    "O3Field": O3Field,
-    "OrbitConvField": OrbitConvField,
-    "ParticleField": ParticleField,
-    "PotentialField": PotentialField,
-    "SteerableField": SteerableField,
-}
 
 __all__ = [
     "VECTOR_FIELDS",

@@ -7,15 +7,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from equiflow.group import Group, group_on
-from equiflow.lattice import Angles, Lattice, check_count, check_type
-from equiflow.nn.kernels import Kernel, MomentumKernel, OffsetKernel, spanning_kernel
-from equiflow.nn.ridges import Ridges, sine_and_cosine
+from equiflow.nn.kernels.orbits import Kernel, MomentumKernel, OffsetKernel, spanning_kernel
+from equiflow.nn.pointwise.ridges import Ridges, sine_and_cosine
 from equiflow.nn.time import CosineBasis
-from equiflow.orthogonal import AngleGroup
-from equiflow.precision import full_precision
-from equiflow.symmetry import SymmetryGroup
-from equiflow.vector_fields.base import VectorField, default_field
+from equiflow.runtime.checks import check_count, check_type
+from equiflow.runtime.precision import full_precision
+from equiflow.theories.angles.group import AngleGroup
+from equiflow.theories.angles.space import Angles
+from equiflow.theories.base.group import Group
+from equiflow.theories.base.kind import group_on
+from equiflow.theories.base.lattice import Lattice
+from equiflow.theories.base.symmetry import SymmetryGroup
+from equiflow.vector_fields.base import VectorField
 
 
 @dataclass(frozen=True)
@@ -240,6 +243,3 @@ def _walks(
     inside = group.offset_orbits(kernel_size).index >= 0
     values[0] = torch.fft.ifftn(modes, dim=lattice.axes).real * inside
     return values
-
-
-default_field.register(Angles, AngleField)

@@ -8,12 +8,13 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from equiflow.lattice import Lattice, check_count
 from equiflow.nn.attention import LatticeAttention
-from equiflow.nn.kernels import convolved, spanning_kernel
+from equiflow.nn.kernels.orbits import convolved, spanning_kernel
 from equiflow.nn.time import CosineBasis
-from equiflow.precision import full_precision
-from equiflow.symmetry import SymmetryGroup, symmetry_on
+from equiflow.runtime.checks import check_count
+from equiflow.runtime.precision import full_precision
+from equiflow.theories.base.lattice import Lattice
+from equiflow.theories.base.symmetry import SymmetryGroup, symmetry_on
 from equiflow.vector_fields.base import VectorField
 from equiflow.vector_fields.estimated import EstimatedField, Parts
 

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from functools import singledispatch
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from equiflow.autograd import detached, differentiable
-from equiflow.group import Group
-from equiflow.lattice import Lattice, Space, lattice_of
-from equiflow.nn.kernels import carry_over
-from equiflow.resizing import space_on
-from equiflow.solvers import Solver
+from equiflow.nn.kernels.orbits import carry_over
+from equiflow.ode.solver import Solver
+from equiflow.runtime.autograd import detached, differentiable
+from equiflow.theories.base.group import Group
+from equiflow.theories.base.lattice import Lattice, lattice_of
+from equiflow.theories.base.resizing import space_on
+from equiflow.theories.base.space import Space
 
 
 @dataclass(frozen=True)
@@ -183,9 +183,3 @@ class VectorField(nn.Module, ABC):
         weight = next(self.parameters())
         carry_over(self, field.to(weight.device, weight.dtype))
         return field
-
-
-@singledispatch
-def default_field(space: Space) -> VectorField:
-    """The vector field that a flow on a kind of space has unless told otherwise."""
-    raise TypeError(f"No vector field is known for {space!r}; give one, or register it with default_field.")

@@ -6,14 +6,15 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from equiflow.lattice import Lattice, check_count
-from equiflow.nn.fieldwise import FieldwisePointwise
-from equiflow.nn.kernels import convolved, spanning_kernel
-from equiflow.nn.steerable import channel_field, representation_names
-from equiflow.nn.steerable_convolution import SteerableConvolution
+from equiflow.nn.irreps.escnn_kernels import channel_field, representation_names
+from equiflow.nn.irreps.steerable_convolution import SteerableConvolution
+from equiflow.nn.kernels.orbits import convolved, spanning_kernel
+from equiflow.nn.pointwise.representations import FieldwisePointwise
 from equiflow.nn.time import CosineBasis
-from equiflow.precision import full_precision
-from equiflow.symmetry import SymmetryGroup
+from equiflow.runtime.checks import check_count
+from equiflow.runtime.precision import full_precision
+from equiflow.theories.base.lattice import Lattice
+from equiflow.theories.base.symmetry import SymmetryGroup
 from equiflow.vector_fields.estimated import EstimatedField, Parts
 from equiflow.vector_fields.steerable import check_reached, group_in_the_plane, same_group_on, size_on
 

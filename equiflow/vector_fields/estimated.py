@@ -9,12 +9,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from equiflow.autograd import differentiable
-from equiflow.group import Group
-from equiflow.lattice import check_count
 from equiflow.nn.traces import Product, dense_trace, far_apart, hutch_plus_plus, hutchinson
-from equiflow.precision import full_precision
-from equiflow.randomness import batch_size_of, own_rows
+from equiflow.runtime.autograd import differentiable
+from equiflow.runtime.checks import check_count
+from equiflow.runtime.precision import full_precision
+from equiflow.runtime.randomness import batch_size_of, own_rows
+from equiflow.theories.base.group import Group
 from equiflow.vector_fields.base import VectorField
 
 #: estimator, and how many probes it takes for each that is asked for

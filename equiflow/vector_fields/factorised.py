@@ -5,12 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from equiflow.lattice import Lattice, check_count
-from equiflow.nn.features import SineFeatures
-from equiflow.nn.kernels import KernelValues, OffsetKernel
+from equiflow.nn.kernels.orbits import KernelValues, OffsetKernel
+from equiflow.nn.pointwise.features import SineFeatures
 from equiflow.nn.time import FourierBasis, LearnedBasis, orthonormal
-from equiflow.solvers import Solver
-from equiflow.symmetry import SymmetryGroup, symmetry_on
+from equiflow.ode.solver import Solver
+from equiflow.runtime.checks import check_count
+from equiflow.theories.base.lattice import Lattice
+from equiflow.theories.base.symmetry import SymmetryGroup, symmetry_on
 from equiflow.vector_fields.shallow import ShallowField
 
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from equiflow.group import Group, group_on
-from equiflow.lattice import Lattice, Multiplet, check_type
-from equiflow.nn.features import VectorSineFeatures
-from equiflow.nn.kernels import spanning_kernel
+from equiflow.nn.kernels.orbits import spanning_kernel
+from equiflow.nn.pointwise.features import VectorSineFeatures
 from equiflow.nn.time import CosineBasis
-from equiflow.orthogonal import MultipletGroup
-from equiflow.precision import full_precision
-from equiflow.vector_fields.base import VectorField, default_field
+from equiflow.runtime.checks import check_type
+from equiflow.runtime.precision import full_precision
+from equiflow.theories.base.group import Group
+from equiflow.theories.base.kind import group_on
+from equiflow.theories.base.lattice import Lattice
+from equiflow.theories.multiplets.group import MultipletGroup
+from equiflow.theories.multiplets.space import Multiplet
+from equiflow.vector_fields.base import VectorField
 
 
 class MultipletField(VectorField):
@@ -87,6 +90,3 @@ class MultipletField(VectorField):
     def resized(self, lattice: Lattice) -> MultipletField:
         """Kernels as functions of offset, everything else as it is, see `VectorField.resized`."""
         return self._rebuilt_on(lattice)
-
-
-default_field.register(Multiplet, MultipletField)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from equiflow.lattice import Lattice, check_type
-from equiflow.nn.gates import GatedPointwise
-from equiflow.nn.kernels import spanning_kernel
-from equiflow.nn.o3 import HarmonicBasis, HarmonicKernels
+from equiflow.nn.irreps.e3nn_kernels import HarmonicBasis, HarmonicKernels
+from equiflow.nn.kernels.orbits import spanning_kernel
+from equiflow.nn.pointwise.gated import GatedPointwise
 from equiflow.nn.time import CosineBasis
-from equiflow.symmetry import SymmetryGroup, symmetry_on
+from equiflow.runtime.checks import check_type
+from equiflow.theories.base.lattice import Lattice
+from equiflow.theories.base.symmetry import SymmetryGroup, symmetry_on
 from equiflow.vector_fields.two_convolutions import TwoConvolutionField, TwoKernels
 
 

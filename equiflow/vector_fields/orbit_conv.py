@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from equiflow.lattice import Lattice
-from equiflow.nn.features import SineFeatures
-from equiflow.nn.kernels import KernelValues, MomentumKernel, OffsetKernel, spanning_kernel
+from equiflow.nn.kernels.orbits import KernelValues, MomentumKernel, OffsetKernel, spanning_kernel
+from equiflow.nn.pointwise.features import SineFeatures
 from equiflow.nn.time import CosineBasis
-from equiflow.symmetry import SymmetryGroup, symmetry_on
+from equiflow.theories.base.lattice import Lattice
+from equiflow.theories.base.symmetry import SymmetryGroup, symmetry_on
 from equiflow.vector_fields.shallow import ShallowField
 
 

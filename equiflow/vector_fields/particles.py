@@ -7,13 +7,15 @@ import math
 import torch
 from torch import Tensor
 
-from equiflow.group import Group, group_on
-from equiflow.lattice import Particles, check_count, check_type
 from equiflow.nn.particles import GatedVectors, Jet, Neighbourhood
 from equiflow.nn.time import CosineBasis
-from equiflow.orthogonal import EuclideanGroup
-from equiflow.precision import full_precision
-from equiflow.vector_fields.base import VectorField, default_field
+from equiflow.runtime.checks import check_count, check_type
+from equiflow.runtime.precision import full_precision
+from equiflow.theories.base.group import Group
+from equiflow.theories.base.kind import group_on
+from equiflow.theories.particles.group import EuclideanGroup
+from equiflow.theories.particles.space import Particles
+from equiflow.vector_fields.base import VectorField
 
 
 class ParticleField(VectorField):
@@ -110,6 +112,3 @@ class ParticleField(VectorField):
             slope = slope + torch.einsum("mna,bicm,bicnd->bicad", step, high.value, low.slope)
             vectors.append(Jet(value, slope))
         return Jet(torch.cat([jet.value for jet in vectors], 2), torch.cat([jet.slope for jet in vectors], 2))
-
-
-default_field.register(Particles, ParticleField)

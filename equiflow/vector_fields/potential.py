@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from equiflow.lattice import Lattice
-from equiflow.nn.kernels import Kernel, MomentumKernel, OffsetKernel, spanning_kernel
-from equiflow.nn.ridges import Ridges, sine_and_cosine
+from equiflow.nn.kernels.orbits import Kernel, MomentumKernel, OffsetKernel, spanning_kernel
+from equiflow.nn.pointwise.ridges import Ridges, sine_and_cosine
 from equiflow.nn.time import CosineBasis
-from equiflow.precision import full_precision
-from equiflow.symmetry import SymmetryGroup, symmetry_on
-from equiflow.vector_fields.base import PathRates, VectorField, default_field
+from equiflow.runtime.precision import full_precision
+from equiflow.theories.base.lattice import Lattice
+from equiflow.theories.base.symmetry import SymmetryGroup, symmetry_on
+from equiflow.vector_fields.base import PathRates, VectorField
 
 
 @dataclass(frozen=True)
@@ -202,6 +202,3 @@ def _propagators(
     inside = group.offset_orbits(kernel_size).index >= 0
     values[0] = torch.fft.ifftn(modes, dim=lattice.axes).real * inside
     return values
-
-
-default_field.register(Lattice, PotentialField)

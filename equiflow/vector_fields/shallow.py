@@ -7,10 +7,10 @@ from abc import abstractmethod
 import torch
 from torch import Tensor
 
-from equiflow.nn.convolution import feature_convolution
-from equiflow.nn.features import FeatureValues, SineFeatures
-from equiflow.nn.kernels import Kernel, KernelValues
-from equiflow.precision import full_precision
+from equiflow.nn.kernels.convolution import feature_convolution
+from equiflow.nn.kernels.orbits import Kernel, KernelValues
+from equiflow.nn.pointwise.features import FeatureValues, SineFeatures
+from equiflow.runtime.precision import full_precision
 from equiflow.vector_fields.base import PathRates, VectorField
 
 

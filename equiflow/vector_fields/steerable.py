@@ -7,14 +7,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from equiflow.lattice import Lattice, check_count, check_type
-from equiflow.nn.fieldwise import FieldwisePointwise
-from equiflow.nn.kernels import spanning_kernel
-from equiflow.nn.steerable import channel_field, nearness, representation_names, steerable_kernels
-from equiflow.nn.stencil import stencil_for
+from equiflow.nn.irreps.escnn_kernels import channel_field, nearness, representation_names, steerable_kernels
+from equiflow.nn.kernels.orbits import spanning_kernel
+from equiflow.nn.kernels.stencil import stencil_for
+from equiflow.nn.pointwise.representations import FieldwisePointwise
 from equiflow.nn.time import CosineBasis
-from equiflow.resizing import check_resizable
-from equiflow.symmetry import SymmetryGroup, symmetry_on
+from equiflow.runtime.checks import check_count, check_type
+from equiflow.theories.base.lattice import Lattice
+from equiflow.theories.base.resizing import check_resizable
+from equiflow.theories.base.symmetry import SymmetryGroup, symmetry_on
 from equiflow.vector_fields.two_convolutions import TwoConvolutionField, TwoKernels
 
 DEFAULT_KERNEL_SIZE = 5

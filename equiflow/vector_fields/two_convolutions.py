@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from equiflow.nn.pointwise import Pointwise
-from equiflow.nn.stencil import stencil_for
-from equiflow.precision import full_precision
-from equiflow.symmetry import SymmetryGroup
+from equiflow.nn.kernels.stencil import stencil_for
+from equiflow.nn.pointwise.base import Pointwise
+from equiflow.runtime.precision import full_precision
+from equiflow.theories.base.symmetry import SymmetryGroup
 from equiflow.vector_fields.base import VectorField
 
 

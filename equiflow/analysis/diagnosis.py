@@ -1,0 +1,158 @@
+"""Does the flow cover the target? Weights from both directions, which a reverse ESS alone cannot give."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from equiflow.flows import Flow
+from equiflow.samplers.importance import Ensemble, check_not_annealed, log_weights
+from equiflow.samplers.kernel import Chain
+from equiflow.statistics import (
+    Estimate,
+    block_count,
+    bridge_log_z,
+    forward_effective_sample_size,
+    jackknife_estimate,
+    log_mean_exp,
+    mean_of_series,
+    normalised_weights,
+)
+from equiflow.theories.base.action import Action
+from equiflow.theories.scalar import observables
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """Weights of model samples and of target samples, compared.
+
+    `lower_bound <= log Z <= upper_bound`, and the three estimates of log Z agree, if the model covers
+    the target; a model that has dropped a mode passes the reverse ESS and fails here.
+
+    Attributes:
+        reverse_ess: `(sum w)^2 / (N sum w^2)` on model samples.
+        forward_ess: `1 / (mean w mean 1/w)` on target samples.
+        lower_bound: `mean log w` on model samples (the ELBO).
+        upper_bound: `mean log w` on target samples (the EUBO).
+        log_z_reverse: `log mean w` on model samples.
+        log_z_forward: `-log mean 1/w` on target samples.
+        log_z_bridge: Bennett's acceptance ratio from both.
+        positive_sector: `(reweighted model, target)` probability of a positive magnetisation.
+        warnings: what disagrees beyond errors, in words; empty for a sound flow.
+    """
+
+    reverse_ess: Estimate
+    forward_ess: Estimate
+    lower_bound: Estimate
+    upper_bound: Estimate
+    log_z_reverse: Estimate
+    log_z_forward: Estimate
+    log_z_bridge: Estimate
+    positive_sector: tuple[Estimate, Estimate]
+    warnings: tuple[str, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether both directions agree within errors."""
+        return not self.warnings
+
+
+def diagnose(
+    flow: Flow, action: Action, ensemble: Ensemble, chain: Chain, *, threshold: float = 4.0
+) -> Diagnosis:
+    """Compare model samples with samples of the target from a Markov chain.
+
+    Args:
+        flow: the model.
+        action: its target.
+        ensemble: weighted samples of the model, not annealed.
+        chain: samples of the target.
+        threshold: how many combined errors a disagreement must reach to be a warning.
+
+    Raises:
+        ValueError: if the ensemble is annealed: its weights are not those that a chain has.
+    """
+    check_not_annealed(ensemble)  # before the inverse flow is put to work
+    target_phi = chain.configurations.to(flow.device, flow.dtype)
+    return compare_directions(
+        ensemble,
+        target_phi,
+        log_weights(flow, action, target_phi, batch_size=512),
+        n_chains=chain.samples.shape[1],
+        threshold=threshold,
+    )
+
+
+def compare_directions(
+    ensemble: Ensemble,
+    target_phi: Tensor,
+    target_log_weight: Tensor,
+    *,
+    n_chains: int = 1,
+    threshold: float = 4.0,
+) -> Diagnosis:
+    """`diagnose` from log weights that are known already.
+
+    Args:
+        ensemble: weighted samples of the model, not annealed.
+        target_phi: samples of the target, chain after chain, `(n_samples, *lattice)`.
+        target_log_weight: `-S - log q` of them, `(n_samples,)`.
+        n_chains: how many chains of one length they come from.
+        threshold: see `diagnose`.
+
+    Raises:
+        ValueError: see `diagnose`.
+    """
+    check_not_annealed(ensemble)
+    model = ensemble.log_weight
+    series = target_log_weight.reshape(n_chains, -1).T
+    n_blocks = block_count(series)
+    inverse = log_mean_exp(-target_log_weight, n_blocks=n_blocks)
+    log_z = ensemble.log_z()
+    estimates = {
+        "reverse_ess": ensemble.effective_sample_size(),
+        "forward_ess": forward_effective_sample_size(target_log_weight, n_blocks=n_blocks),
+        "lower_bound": jackknife_estimate(lambda mean: mean, model),
+        "upper_bound": mean_of_series(series),
+        "log_z_reverse": log_z,
+        "log_z_forward": Estimate(-inverse.mean, inverse.error),
+        "log_z_bridge": bridge_log_z(model, series),
+    }
+    # An error of log q moves log Z alike in both directions.
+    for name in ("log_z_forward", "log_z_bridge"):
+        estimates[name] = replace(estimates[name], systematic=log_z.systematic)
+    weight = normalised_weights(model)
+    positive = (observables.magnetisation(ensemble.phi) > 0).double()
+    sectors = (
+        jackknife_estimate(lambda wo, w: wo / w, weight * positive, weight),
+        mean_of_series((observables.magnetisation(target_phi) > 0).double().reshape(n_chains, -1).T),
+    )
+    return Diagnosis(**estimates, positive_sector=sectors, warnings=_warnings(estimates, sectors, threshold))
+
+
+def _warnings(
+    estimates: dict[str, Estimate], sectors: tuple[Estimate, Estimate], threshold: float
+) -> tuple[str, ...]:
+    found = []
+    reverse, forward = estimates["log_z_reverse"], estimates["log_z_forward"]
+    for other in (forward, estimates["log_z_bridge"]):
+        if abs(reverse.sigmas_from(other)) > threshold and abs(reverse.mean - other.mean) > 0.01:
+            found.append(
+                f"log Z from model samples, {reverse}, and with target samples, {other}, differ by "
+                f"{abs(reverse.sigmas_from(other)):.1f} sigma: the model misses part of the target."
+            )
+    ess, forward_ess = estimates["reverse_ess"], estimates["forward_ess"]
+    if forward_ess.mean < 0.5 * ess.mean:
+        found.append(
+            f"Forward ESS {forward_ess.mean:.3f} is less than half the reverse ESS {ess.mean:.3f}: "
+            "target samples have weights that model samples never show."
+        )
+    distance = sectors[0].mean - sectors[1].mean
+    error = max((sectors[0].error ** 2 + sectors[1].error ** 2) ** 0.5, 1e-12)
+    if abs(distance) > threshold * error and abs(distance) > 0.01:
+        found.append(
+            f"P(M > 0) is {sectors[0]} in the reweighted model and {sectors[1]} in the target: "
+            "one Z2 sector is over-represented."
+        )
+    return tuple(found)

@@ -1,0 +1,150 @@
+"""The free energy `-log Z`: from the weights of a flow, from both directions, along a path of couplings.
+
+Three ways whose errors have little in common, so that their agreement means something:
+
+- `ensemble.log_z()`: `log Z = log <exp(-S) / q>_q`, importance weights on model samples alone;
+- `log_z_bridge`: Bennett's acceptance ratio (1976), model samples and samples of the target;
+- `log_z_along`: `d log Z / dc = -<dS/dc>`, thermodynamic integration over couplings c.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+from torch import Tensor
+
+from equiflow.flows import Flow
+from equiflow.runtime.checks import check_count
+from equiflow.samplers.importance import Ensemble, check_not_annealed, log_weights
+from equiflow.samplers.kernel import Chain
+from equiflow.statistics import Estimate, bridge_log_z
+from equiflow.theories.base.action import Action
+from equiflow.theories.base.coupling_ranges import ActionFamily
+
+
+def log_z_bridge(flow: Flow, action: Action, ensemble: Ensemble, chain: Chain) -> Estimate:
+    """`log Z` of the target from samples of the flow and of the target, see `bridge_log_z`.
+
+    Its error is the least that any estimate from these log weights can have, and knows the chain's
+    autocorrelations. An error of log q moves it as it moves `ensemble.log_z()`: both have one `systematic`.
+
+    Args:
+        flow: the model.
+        action: its target.
+        ensemble: weighted samples of the flow, not annealed.
+        chain: samples of the target.
+
+    Raises:
+        ValueError: if the ensemble is annealed: its weights are not those that a chain has.
+    """
+    check_not_annealed(ensemble)
+    target = chain.series(
+        lambda phi: log_weights(flow, action, phi.to(flow.device, flow.dtype), batch_size=512)
+    )
+    estimate = bridge_log_z(ensemble.log_weight, target)
+    return replace(estimate, systematic=ensemble.log_z().systematic)
+
+
+@dataclass(frozen=True)
+class CouplingIntegral:
+    """A change of `log Z` by thermodynamic integration.
+
+    Attributes:
+        change: `log Z` at the end minus `log Z` at the start.
+        couplings: where the slope was measured, from start to end.
+        slopes: `d log Z / ds` there, s from 0 to 1 along the path.
+        coarse: the change by every second of the points: one that differs from `change` beyond errors
+            asks for more points.
+    """
+
+    change: Estimate
+    couplings: tuple[dict[str, float], ...]
+    slopes: tuple[Estimate, ...]
+    coarse: Estimate
+
+    def __str__(self) -> str:
+        return f"{self.change} ({len(self.slopes)} points; every second one: {self.coarse})"
+
+
+def log_z_along(
+    source: Callable[..., Ensemble | Chain],
+    family: ActionFamily,
+    start: Mapping[str, float],
+    end: Mapping[str, float],
+    *,
+    n_points: int = 9,
+) -> CouplingIntegral:
+    """`log Z(end) - log Z(start) = -int_0^1 ds sum_c (end_c - start_c) <dS/dc>` on a straight path.
+
+    The quadrature is that of Clenshaw and Curtis, whose error falls exponentially in the number of
+    points for a smooth slope: keep critical points off the path. Errors of the points add in
+    quadrature, solver errors with equal signs.
+
+    Args:
+        source: samples at given couplings, drawn anew at each call: the errors of the points are taken
+            for independent. For a conditional flow
+            `lambda **c: importance_sample(flow.at(**c), family.at(**c), 4096)`, or a chain of `HMC`.
+        family: the action for every coupling; it must have `coupling_grad`.
+        start: couplings at the start, by name.
+        end: couplings at the end.
+        n_points: where to measure, odd and at least 3; both ends are among them.
+
+    Raises:
+        ValueError: if `n_points` is even or below 3, or a coupling is unknown or out of range.
+    """
+    check_count(n_points, "n_points", minimum=3)
+    if n_points % 2 == 0:
+        raise ValueError(f"n_points must be odd, so that every second point is a rule too; got {n_points}.")
+    first, last = family.couplings.check(start), family.couplings.check(end)
+    times, weights = clenshaw_curtis(n_points)
+    path = [{c: _between(first[c], last[c], s) for c in first} for s in times.tolist()]
+    slopes = tuple(
+        _slope(source(**point), family.at(**point), {c: last[c] - first[c] for c in first}) for point in path
+    )
+    _, coarse = clenshaw_curtis(n_points // 2 + 1)
+    return CouplingIntegral(
+        _weighted_sum(weights, slopes), tuple(path), slopes, _weighted_sum(coarse, slopes[::2])
+    )
+
+
+def _between(start: float, end: float, s: float) -> float:
+    """`(1 - s) start + s end`, which rounding must not take out of the range of the couplings."""
+    return min(max((1 - s) * start + s * end, min(start, end)), max(start, end))
+
+
+def _slope(source: Ensemble | Chain, action: Action, velocity: Mapping[str, float]) -> Estimate:
+    """`-sum_c dc/ds <dS/dc>`: one observable, so that correlations between the terms count."""
+
+    def slope(phi: Tensor) -> Tensor:
+        terms = [-rate * action.coupling_grad(phi, c).double() for c, rate in velocity.items()]
+        return sum(terms[1:], terms[0])
+
+    return source.mean(slope)
+
+
+def _weighted_sum(weights: np.ndarray, estimates: tuple[Estimate, ...]) -> Estimate:
+    """Of independent estimates whose solver errors may all have one sign."""
+    pairs = list(zip(weights.tolist(), estimates, strict=True))
+    return Estimate(
+        math.fsum(w * e.mean for w, e in pairs),
+        math.hypot(*(w * e.error for w, e in pairs)),
+        systematic=math.fsum(abs(w) * e.systematic for w, e in pairs),
+    )
+
+
+def clenshaw_curtis(n_points: int) -> tuple[np.ndarray, np.ndarray]:
+    """Points `(1 - cos(pi j / N)) / 2`, j = 0 ... N, and weights of an integral over `[0, 1]`.
+
+    Exact for polynomials up to degree N; the points of N are among those of 2 N.
+    """
+    degree = n_points - 1
+    x = -np.cos(np.pi * np.arange(n_points) / degree)
+    powers = np.arange(n_points)
+    # int_{-1}^1 T_k = 2 / (1 - k^2) for even k; each T_k must be integrated exactly.
+    even = powers % 2 == 0
+    moments = np.where(even, 2 / (1 - np.where(even, powers, 0.0) ** 2), 0.0)
+    vandermonde = np.polynomial.chebyshev.chebvander(x, degree)
+    return 0.5 * (1 + x), 0.5 * np.linalg.solve(vandermonde.T, moments)

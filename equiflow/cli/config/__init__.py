@@ -1,0 +1,1 @@
+"""Config files: every key with its default and meaning, read and written."""

@@ -1,0 +1,1 @@
+"""Run folders: a training run that survives being killed."""

@@ -1,0 +1,358 @@
+"""A run is a folder. Killed between any two writes, it goes on bit for bit from its last checkpoint.
+
+    config.toml         every key, resolved
+    run.json            versions and start of every session
+    metrics.jsonl       a line per optimiser step
+    evaluations.jsonl   ESS, log Z and acceptance on fresh samples
+    checkpoints/        latest.pt, step-*.pt before it, best.pt: the flow of the best evaluation
+    rungs/1-8x8/ ...    the same for each lattice of a ladder before the last
+    flow.pt             best.pt with the solver that `run.accuracy` asks for, from the last step on
+    start.pt            the flow that training started from, if the config names one
+
+The checkpoint is the truth: what the other files say about later steps is dropped when a run resumes,
+and written again, alike, when those steps are taken again.
+
+Several processes train a run together, see `equiflow.distributed`; the first alone touches the folder.
+All read the files of samples that an objective names.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import platform
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from equiflow import Action, EquivariantCNF, SolverError, TrainingDivergedError, fit
+from equiflow.cli import building
+from equiflow.cli.config.file import ConfigError, load_config, render
+from equiflow.cli.config.schema import Config
+from equiflow.cli.run.journal import of_rung, read_lines, rewrite_lines
+from equiflow.cli.run.recorder import Recorder
+from equiflow.cli.run.rungs import RunRung, check_shares, rungs_of
+from equiflow.runtime import distributed
+from equiflow.runtime.randomness import stream
+from equiflow.runtime.storage import CheckpointError, load_safely, written_atomically
+from equiflow.training import History
+
+#: what file systems without locks say, such as Lustre mounted without flock
+NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
+
+
+class RunError(RuntimeError):
+    """A folder that holds no run, or one that cannot be worked on now."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder and its config."""
+
+    folder: Path
+    config: Config
+
+    @classmethod
+    def create(cls, folder: str | Path, config: Config) -> Run:
+        """Make the folder of a new run. Everything that can be refused is refused before it exists.
+
+        Raises:
+            ConfigError: if the config cannot be built.
+            RunError: if the folder holds a run already.
+        """
+        folder = Path(folder)
+        if (folder / "config.toml").exists():
+            raise RunError(
+                f"{folder} holds a run already. Go on with it by `equiflow resume {folder}`, or give another "
+                "folder by --run."
+            )
+        check_shares(config)
+        start, run = start_flow(config), cls(folder, config)
+        for rung, flow in zip(run.rungs, run._flows(start), strict=True):
+            building.build_optimiser(rung.config, flow)
+            building.build_objective(rung.config)
+            building.build_action(rung.config)
+        folder.mkdir(parents=True, exist_ok=True)
+        if start is not None:
+            start.save(run.start)
+        # Last: a folder without it holds no run.
+        with written_atomically(folder / "config.toml") as temporary:
+            temporary.write_text(render(config), encoding="utf-8")
+        return run
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Run:
+        """The run in a folder.
+
+        Raises:
+            RunError: if there is none.
+        """
+        folder = Path(folder)
+        if not (folder / "config.toml").exists():
+            raise RunError(
+                f"{folder} holds no run: it has no config.toml. `equiflow train config.toml` makes one."
+            )
+        return cls(folder, load_config(folder / "config.toml"))
+
+    @property
+    def rungs(self) -> list[RunRung]:
+        """The lattices of the run, in the order of training; one unless there is a ladder."""
+        return rungs_of(self.config, self.folder)
+
+    @property
+    def current(self) -> RunRung:
+        """The lattice that training is on."""
+        begun = [rung for rung in self.rungs if rung.latest.exists()]
+        return begun[-1] if begun else self.rungs[0]
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints of the last lattice."""
+        return self.folder / "checkpoints"
+
+    @property
+    def latest(self) -> Path:
+        """Checkpoint that training goes on from."""
+        return self.current.latest
+
+    @property
+    def start(self) -> Path:
+        """Flow that training starts from, if the config names one."""
+        return self.folder / "start.pt"
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """What was recorded at every step so far."""
+        return read_lines(self.folder / "metrics.jsonl")
+
+    @property
+    def evaluations(self) -> list[dict[str, Any]]:
+        """What was measured on fresh samples so far."""
+        return read_lines(self.folder / "evaluations.jsonl")
+
+    @property
+    def sessions(self) -> list[dict[str, Any]]:
+        """Versions and start of each time that training was begun or resumed."""
+        path = self.folder / "run.json"
+        return json.loads(path.read_text(encoding="utf-8"))["sessions"] if path.exists() else []
+
+    @property
+    def action(self) -> Action:
+        """The target, on the last lattice."""
+        return building.build_action(self.config)
+
+    def untrained(self) -> EquivariantCNF:
+        """The flow that training starts from."""
+        return next(self._flows(self._start()))
+
+    def _start(self) -> EquivariantCNF | None:
+        return _rebuilt(self._start_content())
+
+    def _start_content(self) -> dict[str, Any] | None:
+        return None if self.config.start.flow is None else load_safely(self.start, "flow", map_location="cpu")
+
+    def _flows(self, flow: EquivariantCNF | None) -> Iterator[EquivariantCNF]:
+        """A flow for each lattice, from the one before, as it is when the next is asked for."""
+        for rung in self.rungs:
+            flow = building.build_flow(rung.config, start=flow)
+            yield flow
+
+    def trained(self) -> tuple[EquivariantCNF, str]:
+        """The best flow so far on the last lattice, and which file it is from.
+
+        Raises:
+            RunError: if there is no checkpoint of it yet.
+        """
+        device, last = self.config.compute.device, self.rungs[-1]
+        for path in (self.folder / "flow.pt", last.best):
+            if path.exists():
+                return EquivariantCNF.load(path, device=device), path.name
+        if not last.latest.exists():
+            below = f" of {last.shape}" if last.before else ""
+            raise RunError(
+                f"{self.folder} has no checkpoint yet{below}: the first is written after step "
+                f"{self.config.run.checkpoint_every}{' on that lattice' if below else ''}."
+            )
+        *_, flow = self._flows(self._start())
+        flow.load_state_dict(load_safely(last.latest, "training", map_location=device)["flow"])
+        return building.exact(flow), last.latest.name
+
+    def histories(self) -> list[History]:
+        """The record of training so far, on each lattice."""
+        lines, histories = self.metrics, []
+        for rung in self.rungs:
+            histories.append(History())
+            for line in of_rung(lines, rung.number):
+                histories[-1].append(**line)
+        return histories
+
+    def train(self, *, progress: bool | None = None) -> History:
+        """Train, or go on training, to the last step; then choose the solver and write `flow.pt`.
+
+        Returns:
+            The history of the last lattice.
+
+        Raises:
+            ConfigError: if there are more processes than samples in a batch.
+            RunError: if another process is training this run.
+            CheckpointError: if the checkpoint is damaged.
+        """
+        with ExitStack() as stack:
+            distributed.by_first(lambda: check_shares(self.config))
+            distributed.by_first(lambda: stack.enter_context(self._locked()))
+            torch.set_num_threads(self.config.compute.threads)
+            flows = self._flows(_rebuilt(distributed.from_first(self._start_content)))
+            done = distributed.from_first(self._rewind)
+            distributed.by_first(lambda: self._note_session(sum(done)))
+            for rung, steps in zip(self.rungs, done, strict=True):
+                with distributed.all_or_none():  # one process may lack the device
+                    flow = next(flows)
+                # A bar of a rung that was climbed before would only flash by.
+                shown = progress if steps < rung.config.training.steps or rung.number == len(done) else False
+                try:
+                    history = self._fit(rung, flow, shown)
+                except TrainingDivergedError as error:
+                    raise TrainingDivergedError(f"On {rung.shape}: {error}", error.history) from error
+            distributed.by_first(self._finish)
+        return history
+
+    def _fit(self, rung: RunRung, flow: EquivariantCNF, progress: bool | None) -> History:
+        """Train on one lattice; from its last step on this only fills in the weights."""
+        config, action = rung.config, building.build_action(rung.config)
+        with distributed.all_or_none():  # one process may lack a file of samples
+            objective = building.build_objective(config)
+        with ExitStack() as stack:
+            recorder = distributed.by_first(
+                lambda: stack.enter_context(Recorder(self.folder, rung, flow, action))
+            )
+            return fit(
+                flow,
+                action,
+                steps=config.training.steps,
+                batch_size=config.training.batch_size,
+                seed=config.training.seed,
+                learning_rate=rung.learning_rate(flow),
+                warmup=config.optimiser.warmup,
+                clip_norm=config.optimiser.clip_norm,
+                objective=objective,
+                optimiser=building.build_optimiser(config, flow),
+                checkpoint=rung.latest,
+                checkpoint_every=config.run.checkpoint_every,
+                callback=recorder,
+                progress=progress,
+            )
+
+    def _finish(self) -> None:
+        """Write `flow.pt`: the flow of the best evaluation with a solver of the accuracy asked for."""
+        if (self.folder / "flow.pt").exists():  # no step was taken since: `Recorder` would have removed it
+            return
+        flow, _ = self.trained()
+        if self.config.run.accuracy:
+            generator = stream(self.config.training.seed, "solver", device=flow.device)
+            try:
+                flow.tune_solver(self.config.run.accuracy, action=self.action, generator=generator)
+            except SolverError as error:
+                flow.about["solver"] = f"not tuned: {error}"
+        flow.save(self.folder / "flow.pt")
+
+    def _rewind(self) -> list[int]:
+        """Drop what was recorded after the checkpoints; returns their steps, 0 without one."""
+        folders = {self.folder, *(rung.folder for rung in self.rungs)}
+        for leftover in (file for folder in folders for file in folder.glob(".*.tmp")):
+            leftover.unlink(missing_ok=True)
+        done, rows, kept = [], [], []
+        for rung in self.rungs:
+            step, columns = self._recorded(rung)
+            done.append(step)
+            for row in zip(*columns.values(), strict=True):
+                rows.append({"rung": rung.number, **dict(zip(columns, row, strict=True))})
+            kept += [line for line in of_rung(self.evaluations, rung.number) if line["step"] <= step]
+        rewrite_lines(self.folder / "metrics.jsonl", rows)
+        rewrite_lines(self.folder / "evaluations.jsonl", kept)
+        return done
+
+    def _recorded(self, rung: RunRung) -> tuple[int, dict[str, Any]]:
+        """Step and history of a checkpoint."""
+        if not rung.latest.exists():
+            return 0, {}
+        try:
+            state = load_safely(rung.latest, "training", map_location="cpu")
+        except CheckpointError as error:
+            earlier = sorted(rung.folder.glob("step-*.pt"))
+            advice = f"Delete it to start over: rm {rung.latest}"
+            if earlier:
+                advice = f"Go on from an earlier one: cp {earlier[-1]} {rung.latest}"
+            raise CheckpointError(f"{error} {advice}") from error
+        return state["step"], state["history"]
+
+    def _note_session(self, step: int) -> None:
+        session = {"from_step": step, "started": time.strftime("%Y-%m-%d %H:%M:%S %z"), **versions()}
+        content = {"seed": self.config.training.seed, "sessions": [*self.sessions, session]}
+        with written_atomically(self.folder / "run.json") as temporary:
+            temporary.write_text(json.dumps(content, indent=2), encoding="utf-8")
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """One process at a time; the lock goes with the process, however it ends."""
+        try:
+            import fcntl
+        except ImportError:  # Windows
+            yield
+            return
+        with open(self.folder / "run.lock", "w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise RunError(
+                    f"Another process is training {self.folder}; wait for it, or stop it."
+                ) from error
+            except OSError as error:
+                if error.errno not in NO_LOCKS:
+                    raise
+                warnings.warn(
+                    f"{self.folder} cannot be locked ({error.strerror}): see to it yourself that no other "
+                    "process trains this run.",
+                    stacklevel=2,
+                )
+            yield
+
+
+def _rebuilt(start: dict[str, Any] | None) -> EquivariantCNF | None:
+    return None if start is None else EquivariantCNF.from_dict(start)
+
+
+def versions() -> dict[str, str]:
+    """What a result may depend on."""
+    return {
+        **{name: version(name) for name in ("equiflow", "torch", "torchdiffeq", "numpy")},
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+    }
+
+
+def start_flow(config: Config) -> EquivariantCNF | None:
+    """The trained flow that a config starts from: a run folder, a file, or the name of a pretrained one."""
+    name = config.start.flow
+    if name is None:
+        return None
+    given = {"field", "prior", "symmetry"} & config.model_fields_set
+    if given:
+        raise ConfigError(
+            f"[start] flow = {name!r} brings its own field, prior and symmetry: remove "
+            f"{', '.join(f'[{part}]' for part in sorted(given))}."
+        )
+    with building.section("start"):
+        if Path(name).is_dir():
+            return Run.open(name).trained()[0].cpu()
+        if Path(name).exists():
+            return EquivariantCNF.load(name)
+        return EquivariantCNF.pretrained(name)

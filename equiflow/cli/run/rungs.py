@@ -1,0 +1,110 @@
+"""A ladder as one config for each lattice, with a folder for its checkpoints."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from equiflow import EquivariantCNF
+from equiflow.cli.config.file import ConfigError
+from equiflow.cli.config.schema import Config, NaturalSection, RungSection
+from equiflow.runtime import distributed
+
+
+@dataclass(frozen=True)
+class RunRung:
+    """One lattice of a run; most runs have one.
+
+    Attributes:
+        number: from 1.
+        config: of a run on this lattice alone.
+        folder: of its checkpoints.
+        before: steps on the lattices before it.
+        rate: its own learning rate, if it has one.
+    """
+
+    number: int
+    config: Config
+    folder: Path
+    before: int
+    rate: float | None = None
+
+    def learning_rate(self, flow: EquivariantCNF) -> float:
+        """At the top of the schedule: its own, or the optimiser's, which is lower after the first rung."""
+        optimiser = self.config.optimiser
+        rate = flow.learning_rate if optimiser.learning_rate is None else optimiser.learning_rate
+        tuned = rate * (optimiser.fine_tuning if self.number > 1 else 1)
+        return tuned if self.rate is None else self.rate
+
+    @property
+    def latest(self) -> Path:
+        """Checkpoint that training goes on from."""
+        return self.folder / "latest.pt"
+
+    @property
+    def best(self) -> Path:
+        """The flow of the best evaluation."""
+        return self.folder / "best.pt"
+
+    @property
+    def shape(self) -> str:
+        """Of the lattice, such as `8 x 8`."""
+        return " x ".join(map(str, self.config.lattice.shape))
+
+
+def rungs_of(config: Config, folder: Path) -> list[RunRung]:
+    """The lattices of a run in the order of training; the last is the one in [lattice].
+
+    Raises:
+        ConfigError: if a rung has a coupling that the action has not.
+    """
+    rungs: list[RunRung] = []
+    before = 0
+    for number, entry in enumerate(config.ladder, 1):
+        own = _on_rung(config, entry, number)
+        name = f"{number}-{'x'.join(map(str, entry.shape))}"
+        rungs.append(RunRung(number, own, folder / "rungs" / name, before, entry.learning_rate))
+        before += own.training.steps
+    own = config.model_copy(update={"ladder": []})
+    return [*rungs, RunRung(len(rungs) + 1, own, folder / "checkpoints", before)]
+
+
+def check_shares(config: Config) -> None:
+    """Refuse batches that leave a process without samples, on any lattice.
+
+    Raises:
+        ConfigError: if there are more processes than samples.
+    """
+    batches = {"training.batch_size": config.training.batch_size}
+    for number, entry in enumerate(config.ladder, 1):
+        if entry.batch_size is not None:
+            batches[f"ladder.{number}.batch_size"] = entry.batch_size
+    if isinstance(config.optimiser, NaturalSection):
+        batches["optimiser.rows"] = config.optimiser.rows
+    try:
+        for name, batch_size in batches.items():
+            distributed.check_share(batch_size, name)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _on_rung(config: Config, entry: RungSection, number: int) -> Config:
+    """The config of one lattice before the last."""
+    given = entry.model_dump(exclude_none=True)
+    couplings = {name: given[name] for name in ("m2", "lam", "h") if name in given}
+    training: dict[str, int] = {name: given[name] for name in ("steps", "batch_size") if name in given}
+    try:
+        action = type(config.action).model_validate({**config.action.model_dump(), **couplings})
+    except ValueError as error:
+        wrong = ", ".join(f"{name} = {value}" for name, value in couplings.items())
+        raise ConfigError(
+            f"[[ladder]] {number}: {wrong} are no couplings of action.kind = {config.action.kind!r}."
+        ) from error
+    update: dict[str, Any] = {
+        "lattice": config.lattice.model_copy(update={"shape": entry.shape}),
+        "action": action,
+        "training": config.training.model_copy(update=training),
+        "ladder": [],
+    }
+    return config.model_copy(update=update)

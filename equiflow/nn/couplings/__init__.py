@@ -1,0 +1,1 @@
+"""Invertible layers with a known Jacobian, and the networks that drive them."""

@@ -1,0 +1,58 @@
+"""A coupling between the sublattices of a checkerboard."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from equiflow.nn.couplings.affine import SiteMap
+from equiflow.nn.couplings.conditioners import Conditioner
+from equiflow.theories.base.checkerboard import parity_of_sites
+from equiflow.theories.base.lattice import Lattice
+
+
+class MaskedCoupling(nn.Module):
+    """`x'_a = f(x_a; net(x_b))`, `x'_b = x_b` on active sites a and frozen sites b (arXiv:1605.08803).
+
+    Args:
+        lattice: with even sides.
+        active_parity: 0 or 1, the sublattice that moves.
+        site_map: f.
+        net: gives its parameters.
+    """
+
+    def __init__(self, lattice: Lattice, active_parity: int, site_map: SiteMap, net: Conditioner) -> None:
+        super().__init__()
+        self.site_map = site_map
+        self.net = net
+        parity = parity_of_sites(lattice)
+        self.register_buffer("_frozen", parity != active_parity, False)
+        self.register_buffer("_active", (parity.flatten() == active_parity).nonzero().flatten(), False)
+
+    _frozen: Tensor
+    _active: Tensor
+
+    def forward(self, phi: Tensor) -> tuple[Tensor, Tensor]:
+        """`phi'` and `log |det dphi'/dphi|`, of shapes `(batch, *lattice)` and `(batch,)`."""
+        return self._moved(phi, self.site_map.forward)
+
+    def inverse(self, phi: Tensor) -> tuple[Tensor, Tensor]:
+        """`phi` and `log |det dphi/dphi'|` from `phi'`."""
+        return self._moved(phi, self.site_map.inverse)
+
+    def _moved(
+        self, phi: Tensor, site_map: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+    ) -> tuple[Tensor, Tensor]:
+        even, odd = self.net(torch.where(self._frozen, phi, 0.0))
+        sites = phi.flatten(1)
+        active, log_slope = site_map(self._at(sites), self._at(even.flatten(2)), self._at(odd.flatten(2)))
+        return sites.index_copy(1, self._active, active).view_as(phi), log_slope.sum(1)
+
+    def _at(self, values: Tensor) -> Tensor:
+        return values.index_select(-1, self._active)
+
+    def extra_repr(self) -> str:
+        """What `repr` shows besides the modules."""
+        return f"site_map={self.site_map!r}"

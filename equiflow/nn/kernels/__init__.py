@@ -1,0 +1,1 @@
+"""Convolution kernels tied on orbits of a group, and the ways to apply them."""

@@ -1,0 +1,1 @@
+"""Functions of the field at one site, with their slopes."""

@@ -1,0 +1,108 @@
+"""Functions of a site's channels that are sums of ridges, with derivatives in closed form."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from equiflow.runtime.checks import check_count, check_type
+
+
+class _SineAndCosine(torch.autograd.Function):
+    """Both at once: each is the other's derivative, which torch would compute once more."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(theta: Tensor) -> tuple[Tensor, Tensor]:
+        return theta.sin(), theta.cos()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*output)
+
+    @staticmethod
+    def backward(ctx: Any, of_sin: Tensor | None, of_cos: Tensor | None) -> Tensor | None:
+        sin, cos = ctx.saved_tensors
+        if of_cos is None:
+            return None if of_sin is None else of_sin * cos
+        return -of_cos * sin if of_sin is None else torch.addcmul(of_sin * cos, of_cos, sin, value=-1)
+
+
+def sine_and_cosine(theta: Tensor) -> tuple[Tensor, Tensor]:
+    """`sin theta` and `cos theta`, which share their derivatives."""
+    return _SineAndCosine.apply(theta)
+
+
+class Ridges(nn.Module):
+    r"""`F(u) = sum_j a_j (1 - cos theta_j) / omega_j^2` with `theta_j = omega_j e_j . u`.
+
+    Each ridge varies along one direction `e_j` in the space of the channels, so that F mixes them. It is
+    even, which Z2 asks for; without Z2 the angles get learnable phases. All derivatives in u are bounded,
+    the slope by `|a_j / omega_j|`. As `omega_j -> 0` an even ridge tends to `a_j (e_j . u)^2 / 2`, while one
+    with a phase diverges.
+
+    The amplitudes `a_j` are the caller's, for they depend on flow time. Sites come last and flattened, those
+    of all configurations in one row, so that every sum over channels or ridges is one matrix product.
+
+    Args:
+        n_channels: number of channels.
+        n_ridges: number of ridges. They start along the channels' axes in turn.
+        max_frequency: those of one channel start with frequencies spread evenly on (0, max_frequency].
+        even: whether `F(-u) = F(u)`.
+
+    Raises:
+        ValueError: if a number is less than one or `max_frequency` is not positive.
+    """
+
+    def __init__(
+        self, n_channels: int, n_ridges: int, *, max_frequency: float = 8.0, even: bool = True
+    ) -> None:
+        super().__init__()
+        check_count(n_channels, "n_channels")
+        check_count(n_ridges, "n_ridges")
+        check_type(max_frequency, (float, int), "max_frequency")
+        if not 0 < max_frequency < math.inf:
+            raise ValueError(f"Ridges need max_frequency > 0, finite; got {max_frequency}.")
+        dtype, ridge = torch.get_default_dtype(), torch.arange(n_ridges)
+        per_channel = -(-n_ridges // n_channels)
+        start = (ridge // n_channels + 1) * (max_frequency / per_channel)
+        self.omega = nn.Parameter(start.to(dtype))
+        self.direction = nn.Parameter(torch.eye(n_channels, dtype=dtype)[ridge % n_channels])
+        # Sines and cosines of each frequency in turn, as a start: even and odd parts.
+        phase = (ridge // n_channels % 2) * (math.pi / 2)
+        self.phase = None if even else nn.Parameter(phase.to(dtype))
+
+    def angles(self, u: Tensor) -> Tensor:
+        """`theta_j`, `(ridge, site)`, of channels `(channel, site)`."""
+        theta = (self.omega[:, None] * self.direction) @ u
+        return theta if self.phase is None else theta + self.phase[:, None]
+
+    def value(self, cos: Tensor, amplitude: Tensor) -> Tensor:
+        """`F(u)`, `(site,)`, of `cos theta_j`."""
+        return (amplitude / self.omega.square()) @ (1 - cos)
+
+    def gradient(self, sin: Tensor, amplitude: Tensor) -> Tensor:
+        """`dF/du_c`, `(channel, site)`, of `sin theta_j`."""
+        return (self.direction * (amplitude / self.omega)[:, None]).mT @ sin
+
+    def curvature(self, overlap: Tensor, amplitude: Tensor) -> Tensor:
+        """`q_j` of `sum_cc' overlap_cc' d2F/du_c du_c' = sum_j q_j cos theta_j`, `(ridge,)`."""
+        return amplitude * ((self.direction @ overlap) * self.direction).sum(1)
+
+    def bend(self, cos: Tensor, amplitude: Tensor, gram: Tensor) -> Tensor:
+        """`sum_cc' gram_cc' d2F/du_c du_c'` of each site, `(site,)`, for a matrix at every site.
+
+        Args:
+            cos: of `theta_j`, `(ridge, site)`.
+            amplitude: `a_j`, `(ridge,)`.
+            gram: `(pair, site)`, the symmetric matrix on the pairs `c <= c'` of `torch.triu_indices`.
+        """
+        n_channels = self.direction.shape[1]
+        c, d = torch.triu_indices(n_channels, n_channels, device=cos.device)
+        pairs = self.direction[:, c] * self.direction[:, d] * (1 + (c != d)).to(cos)
+        return amplitude @ (cos * (pairs @ gram))

@@ -1,0 +1,1 @@
+"""Integration of ordinary differential equations: which solver, and how it is driven."""

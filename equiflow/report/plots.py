@@ -1,0 +1,168 @@
+"""Figures of training and sampling. Needs the extra `report` (matplotlib)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import Tensor
+
+from equiflow.analysis import Measurements
+from equiflow.runtime.storage import written_atomically
+from equiflow.samplers import Chain, Ensemble
+from equiflow.statistics import Estimate
+from equiflow.theories.scalar import observables
+from equiflow.training import History, Rung
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FLOW, REFERENCE, MUTED = "#1f5fa8", "#c8501e", "#8a8a8a"
+
+
+def training_curve(history: History, fresh: Sequence[tuple[int, float, float]] = ()) -> Figure:
+    """Loss, effective sample size and gradient norm against the step.
+
+    Args:
+        history: of the training.
+        fresh: step, ESS and its error on fresh samples, where they were measured.
+    """
+    figure, (top, middle, bottom) = _axes(3, 1, (7, 7), sharex=True)
+    top.plot(history.step, history.loss, color=FLOW, lw=0.8)
+    late = history.loss[len(history) // 10 :]
+    top.set_ylim(min(late) - 0.5, max(late) + 0.5)
+    top.set_ylabel(r"$\langle \log q + S \rangle$")
+    middle.plot(history.step, _with_gaps(history.ess), color=FLOW, lw=0.8, label="batch")
+    middle.set(ylabel="ESS on the batch", ylim=(0, 1))
+    if fresh:
+        step, ess, error = zip(*fresh, strict=True)
+        middle.errorbar(step, ess, error, fmt="o", ms=4, color=REFERENCE, label="fresh samples", zorder=3)
+        middle.set(ylabel="ESS")
+        middle.legend(frameon=False, loc="lower right")
+    bottom.semilogy(history.step, history.grad_norm, color=FLOW, lw=0.8)
+    bottom.set(ylabel="gradient norm", xlabel=f"optimiser step ({history.seconds[-1]:.0f} s in all)")
+    return figure
+
+
+def ladder_curve(rungs: Sequence[Rung]) -> Figure:
+    """ESS on the batch against wall time, rung after rung."""
+    figure, axes = _axes(1, 1, (7.5, 4))
+    start = 0.0
+    for i, rung in enumerate(rungs):
+        history = rung.history
+        minutes = (start + np.array(history.seconds)) / 60
+        colour = f"C{i}"
+        width = max(1, len(history) // 100)
+        ess = _with_gaps(history.ess)
+        smooth = np.convolve(ess, np.full(width, 1 / width), "valid")
+        axes.plot(minutes, ess, color=colour, lw=0.4, alpha=0.3)
+        label = " x ".join(map(str, rung.flow.lattice.shape))
+        axes.plot(minutes[width - 1 :], smooth, color=colour, lw=1.8, label=label)
+        start += history.seconds[-1]
+    axes.set(xlabel="training time / min", ylabel="reverse ESS on the batch", ylim=(0, 1))
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False, loc="lower right")
+    return figure
+
+
+def two_point(flow: Measurements, reference: Measurements | None = None, *, label: str = "HMC") -> Figure:
+    """Zero-momentum two-point function with error bars, and its difference to a reference."""
+    if reference is None:
+        figure, top = _axes(1, 1, (7, 4))
+        top.set_xlabel("separation t")
+    else:
+        figure, (top, bottom) = _axes(2, 1, (7, 6), sharex=True, height_ratios=(3, 1))
+    t = np.arange(len(flow.correlator))
+    for source, name, colour, shift in (
+        (reference, label, REFERENCE, 0.08),
+        (flow, "flow, reweighted", FLOW, -0.08),
+    ):
+        if source is None:
+            continue
+        mean, error = _columns(source.correlator)
+        top.errorbar(t + shift, mean, error, fmt="o", ms=4, capsize=2, color=colour, label=name)
+    top.set(yscale="log", ylabel="two-point function C(t)")
+    top.legend(frameon=False)
+    if reference is None:
+        return figure
+    sigma = [a.sigmas_from(b) for a, b in zip(flow.correlator, reference.correlator, strict=True)]
+    bottom.axhspan(-1, 1, color=MUTED, alpha=0.2, lw=0)
+    bottom.plot(t, sigma, "o", ms=4, color=FLOW)
+    reach = max(3.0, 1.2 * max(map(abs, sigma)))
+    bottom.set(ylabel=r"difference / $\sigma$", xlabel="separation t", ylim=(-reach, reach))
+    return figure
+
+
+def magnetisation(ensemble: Ensemble, chain: Chain | None = None, *, label: str = "HMC") -> Figure:
+    """Histogram of M: model, reweighted model and reference. A dropped mode shows here."""
+    figure, axes = _axes(1, 1, (7, 4))
+    model = _numpy(observables.magnetisation(ensemble.phi))
+    reference = None if chain is None else _numpy(observables.magnetisation(chain.configurations))
+    weight = _numpy((ensemble.log_weight - ensemble.log_weight.max()).exp())
+    reach = max(abs(values).max() for values in (model, reference) if values is not None)
+    bins = np.linspace(-reach, reach, 41)
+    if reference is not None:
+        axes.hist(reference, bins, density=True, color=REFERENCE, alpha=0.35, label=label)
+    axes.hist(model, bins, density=True, histtype="step", color=MUTED, label="flow")
+    axes.hist(
+        model, bins, weights=weight, density=True, histtype="step", color=FLOW, label="flow, reweighted"
+    )
+    axes.set(xlabel="magnetisation M", ylabel="density")
+    axes.legend(frameon=False)
+    return figure
+
+
+def weights(ensemble: Ensemble, forward_log_weight: Tensor | None = None) -> Figure:
+    """Histogram of `log w - log Z` on model samples and, if given, on target samples."""
+    figure, axes = _axes(1, 1, (7, 4))
+    log_z = ensemble.log_z().mean
+    reverse = _numpy(ensemble.log_weight) - log_z
+    bins = np.linspace(np.quantile(reverse, 0.002) - 0.3, np.quantile(reverse, 0.998) + 0.3, 61)
+    axes.hist(reverse, bins, density=True, color=FLOW, alpha=0.5, label="model samples")
+    if forward_log_weight is not None:
+        forward = _numpy(forward_log_weight) - log_z
+        axes.hist(forward, bins, density=True, histtype="step", color=REFERENCE, label="target samples (HMC)")
+    axes.set(xlabel=r"$\log w - \log Z$", ylabel="density")
+    axes.legend(frameon=False)
+    return figure
+
+
+def configurations(phi: Tensor, *, n_shown: int = 6) -> Figure:
+    """A few two-dimensional configurations on one colour scale."""
+    shown = _numpy(phi[:n_shown])
+    if shown.ndim != 3:
+        raise ValueError(f"Only 2D configurations can be drawn, got shape {tuple(phi.shape)}.")
+    figure, axes = _axes(2, -(-len(shown) // 2), (2.3 * -(-len(shown) // 2) + 0.8, 4.6))
+    reach = float(np.abs(shown).max())
+    for panel, configuration in zip(np.ravel(axes), shown, strict=False):
+        image = panel.imshow(configuration, cmap="RdBu_r", vmin=-reach, vmax=reach)
+        panel.set(xticks=[], yticks=[])
+    figure.colorbar(image, ax=axes, shrink=0.8, label=r"$\phi$")
+    return figure
+
+
+def save_figure(figure: Figure, path: str | Path) -> None:
+    """Write a PNG under a temporary name and rename it."""
+    with written_atomically(path) as temporary:
+        figure.savefig(temporary, dpi=130, format="png")
+
+
+def _axes(rows: int, columns: int, size: tuple[float, float], **options: Any) -> tuple[Figure, Any]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout="constrained")
+    return figure, figure.subplots(rows, columns, **options)
+
+
+def _columns(estimates: Sequence[Estimate]) -> tuple[list[float], list[float]]:
+    return [e.mean for e in estimates], [e.error for e in estimates]
+
+
+def _with_gaps(values: Sequence[float | None]) -> np.ndarray:
+    return np.array(values, dtype=float)  # None becomes NaN, which is not drawn
+
+
+def _numpy(values: Tensor) -> np.ndarray:
+    return values.detach().double().cpu().numpy()

@@ -1,0 +1,231 @@
+"""What a flow gives, as a table, a dictionary and a folder of plots. Needs the extra `report`."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from equiflow.analysis import Diagnosis, Measurements, compare_directions, measure
+from equiflow.flows import Certificate, CouplingFlow, EquivariantCNF, Flow
+from equiflow.report import plots
+from equiflow.report.terminal import print_line, print_table
+from equiflow.runtime.storage import written_atomically
+from equiflow.samplers import Chain, Ensemble, IndependenceMetropolis, log_weights
+from equiflow.statistics import Estimate
+from equiflow.theories.base.action import Action
+from equiflow.theories.multiplets.space import Multiplet
+from equiflow.theories.scalar.observables import susceptibility
+from equiflow.training import History
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+#: Not a seed that anyone draws samples with: acceptances must not follow the noise of the proposals.
+REPORT_SEED = 0x5EED_0F_4E9047
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything worth looking at after training a flow.
+
+    Attributes:
+        flow: the trained flow.
+        action: its target.
+        history: record of the training.
+        ensemble: fresh weighted samples of the flow.
+        chain: samples of the target from a Markov chain such as HMC; None leaves out what needs them.
+    """
+
+    flow: Flow
+    action: Action
+    history: History
+    ensemble: Ensemble
+    chain: Chain | None = None
+
+    @property
+    def certificate(self) -> Certificate:
+        """Discretisation error of the flow's log-density; measured here if the ensemble has none."""
+        return self._measured_certificate if self.ensemble.certificate is None else self.ensemble.certificate
+
+    @cached_property
+    def _measured_certificate(self) -> Certificate:
+        generator = torch.Generator(self.flow.device).manual_seed(REPORT_SEED)
+        return self.flow.certificate(action=self.action, generator=generator)
+
+    @cached_property
+    def target_phi(self) -> torch.Tensor | None:
+        """The chain's samples, where and as the flow computes."""
+        if self.chain is None:
+            return None
+        return self.chain.configurations.to(self.flow.device, self.flow.dtype)
+
+    @cached_property
+    def forward_log_weight(self) -> torch.Tensor | None:
+        """Log weights of the chain's samples, `(n_samples,)`."""
+        if self.target_phi is None:
+            return None
+        return log_weights(self.flow, self.action, self.target_phi, batch_size=512)
+
+    @cached_property
+    def diagnosis(self) -> Diagnosis | None:
+        """Weights from both directions, and warnings where they disagree."""
+        if self.chain is None or self.target_phi is None or self.forward_log_weight is None:
+            return None
+        n_chains = self.chain.samples.shape[1]
+        return compare_directions(self.ensemble, self.target_phi, self.forward_log_weight, n_chains=n_chains)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the diagnosis warns of."""
+        return () if self.diagnosis is None else self.diagnosis.warnings
+
+    @cached_property
+    def scalar(self) -> tuple[Ensemble, Chain | None]:
+        """Ensemble and chain as figures show them: of a multiplet the first component."""
+        if not isinstance(self.action.space, Multiplet):
+            return self.ensemble, self.chain
+        chain = None if self.chain is None else replace(self.chain, samples=self.chain.samples[:, :, 0])
+        return replace(self.ensemble, phi=self.ensemble.phi[:, 0]), chain
+
+    @cached_property
+    def metropolis(self) -> Chain:
+        """Independence Metropolis on the ensemble's samples."""
+        generator = torch.Generator(self.ensemble.phi.device).manual_seed(REPORT_SEED)
+        return IndependenceMetropolis.from_ensemble(self.scalar[0], n_chains=8, generator=generator)
+
+    @cached_property
+    def estimates(self) -> dict[str, Estimate]:
+        """Quality of the flow and log Z, each with its errors."""
+        both = self.diagnosis
+        return {
+            "reverse_ess": self.ensemble.effective_sample_size(),
+            **({} if both is None else {"forward_ess": both.forward_ess}),
+            "acceptance": self.metropolis.acceptance_rate,
+            "tau_int": self.metropolis.tau_int(susceptibility),
+            "log_z": self.ensemble.log_z(),
+            **(
+                {}
+                if both is None
+                else {"log_z_forward": both.log_z_forward, "log_z_bridge": both.log_z_bridge}
+            ),
+        }
+
+    @cached_property
+    def measurements(self) -> tuple[Measurements, Measurements | None]:
+        """Observables from the reweighted flow and from the chain."""
+        reference = None if self.chain is None else measure(self.chain, action=self.action)
+        return measure(self.ensemble, action=self.action), reference
+
+    def results(self) -> dict[str, object]:
+        """All numbers, ready for JSON (NaN and infinity become null)."""
+        numbers: dict[str, object] = {}
+        for name, estimate in self.estimates.items():
+            numbers |= {name: estimate.mean, f"{name}_error": estimate.error}
+        for source, measured in zip(("flow", "hmc"), self.measurements, strict=True):
+            if measured is None:
+                continue
+            for name, estimate in measured.scalars().items():
+                numbers |= {f"{source}_{name}": estimate.mean, f"{source}_{name}_error": estimate.error}
+        numbers |= {
+            "log_z_shift": self.certificate.log_z_shift,
+            "max_log_weight_shift": self.certificate.max_log_q_error,
+            "round_trip_error": self.certificate.round_trip_error,
+            "nfe": self.certificate.nfe,
+            "solver": self.certificate.solver,
+            "warnings": list(self.warnings),
+            "steps": len(self.history),
+            "train_seconds": self.history.seconds[-1] if len(self.history) else 0.0,
+            "n_samples": len(self.ensemble.phi),
+            "n_hmc_samples": self.n_reference,
+            "n_parameters": sum(p.numel() for p in self.flow.parameters()),
+            "dtype": str(self.flow.dtype).removeprefix("torch."),
+            "device": str(self.flow.device),
+            "threads": torch.get_num_threads(),
+        }
+        return {k: _finite(v) for k, v in numbers.items()}
+
+    @property
+    def n_reference(self) -> int:
+        """Number of the chain's samples, 0 without a chain."""
+        return 0 if self.forward_log_weight is None else len(self.forward_log_weight)
+
+    def quality(self) -> list[tuple[str, str]]:
+        """Rows `quantity, value`: the estimates, and the certificate behind them."""
+        quality = [(name.replace("_", " "), str(value)) for name, value in self.estimates.items()]
+        return [
+            *quality,
+            ("log Z under a finer solve", f"{self.certificate.log_z_shift:+.1e}"),
+            ("largest change of a log weight", f"{self.certificate.max_log_q_error:.1e}"),
+            ("round trip, largest error", f"{self.certificate.round_trip_error:.1e}"),
+            ("solver, evaluations per sample", f"{self.certificate.solver}, {self.certificate.nfe}"),
+        ]
+
+    def print(self) -> None:
+        """Print the tables to the terminal."""
+        n_samples = len(self.ensemble.phi)
+        print_table(f"flow on {n_samples} fresh samples", ("quantity", "value"), self.quality())
+        flow, reference = self.measurements
+        if reference is None:
+            rows = [(name.replace("_", " "), str(value)) for name, value in flow.scalars().items()]
+            print_table("observables of the reweighted flow", ("observable", "flow"), rows)
+        else:
+            print_table(
+                f"observables, reweighted flow against {self.n_reference} HMC samples",
+                ("observable", "flow", "HMC", "sigma"),
+                comparison_rows(flow, reference),
+            )
+        for warning in self.warnings:
+            print_line(f"warning: {warning}")
+
+    def figures(self) -> dict[str, Figure]:
+        """All plots by name."""
+        figures = {
+            **({"training": plots.training_curve(self.history)} if len(self.history) else {}),
+            "two_point": plots.two_point(*self.measurements),
+            "magnetisation": plots.magnetisation(*self.scalar),
+            "weights": plots.weights(self.ensemble, self.forward_log_weight),
+        }
+        if self.flow.lattice.dim == 2:
+            figures["configurations"] = plots.configurations(self.scalar[0].phi)
+        return figures
+
+    def save(self, folder: str | Path, *, settings: Mapping[str, object] | None = None) -> None:
+        """Write plots (PNG), `results.json` and, if the flow can be saved, `flow.pt` into a folder.
+
+        Args:
+            folder: made if it is missing.
+            settings: further entries of `results.json`, such as the seed.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, figure in self.figures().items():
+            plots.save_figure(figure, folder / f"{name}.png")
+        if isinstance(self.flow, EquivariantCNF | CouplingFlow):
+            self.flow.save(folder / "flow.pt")
+        write_json({**(settings or {}), **self.results()}, folder / "results.json")
+
+
+def comparison_rows(flow: Measurements, reference: Measurements) -> list[tuple[str, ...]]:
+    """Rows `observable, flow, reference, difference in sigma` for `print_table`."""
+    other = reference.scalars()
+    return [
+        (name.replace("_", " "), str(value), str(other[name]), f"{value.sigmas_from(other[name]):+.1f}")
+        for name, value in flow.scalars().items()
+    ]
+
+
+def write_json(content: Mapping[str, object], path: str | Path) -> None:
+    """Write JSON under a temporary name and rename it."""
+    with written_atomically(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, default=str, allow_nan=False))
+
+
+def _finite(value: object) -> object:
+    return None if isinstance(value, float) and not math.isfinite(value) else value

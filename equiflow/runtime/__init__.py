@@ -1,0 +1,1 @@
+"""Plumbing without physics: memory, precision, random numbers, files, processes."""

@@ -1,0 +1,1 @@
+"""Angles on a lattice: the XY model."""

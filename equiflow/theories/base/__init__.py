@@ -1,0 +1,1 @@
+"""What all theories share: spaces, groups, actions, priors, and the registry of their kinds."""

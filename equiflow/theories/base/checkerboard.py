@@ -1,0 +1,85 @@
+"""The two sublattices of a checkerboard, and the symmetries that keep each of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from equiflow.theories.base.group import Element, Group
+from equiflow.theories.base.lattice import Lattice
+from equiflow.theories.base.point_groups import PointElement
+from equiflow.theories.base.symmetry import Transformation
+
+
+def parity_of_sites(lattice: Lattice) -> Tensor:
+    """`(x_1 + ... + x_d) mod 2` of every site, `(*lattice)` int64.
+
+    Raises:
+        ValueError: if a side is odd, where neighbours across the boundary would share a parity.
+    """
+    if any(side % 2 for side in lattice.shape):
+        raise ValueError(
+            f"A checkerboard needs even sides, got lattice {lattice.shape}. Use even sides, or a flow "
+            "without masks, such as EquivariantCNF(lattice)."
+        )
+    total = torch.zeros(lattice.shape, dtype=torch.int64)
+    for axis, side in zip(lattice.axes, lattice.shape, strict=True):
+        total = total + torch.arange(side).reshape(side, *(1,) * (-axis - 1))
+    return total % 2
+
+
+@dataclass(frozen=True)
+class CheckerboardGroup(Group):
+    """Translations that keep the parity of sites x (optionally) Z2.
+
+    What a flow of masked couplings with free kernels respects, and all that it respects: a translation
+    by one site exchanges the sublattices, a rotation turns the kernels.
+
+    Args:
+        lattice: with even sides.
+        z2: whether phi -> -phi belongs to the group.
+
+    >>> str(CheckerboardGroup(Lattice((4, 4)), z2=True))
+    'even translations x Z2'
+    """
+
+    lattice: Lattice
+    z2: bool = False
+
+    def __post_init__(self) -> None:
+        parity_of_sites(self.lattice)
+
+    @property
+    def space(self) -> Lattice:
+        """The lattice."""
+        return self.lattice
+
+    def generators(self) -> dict[str, Element]:
+        """Two sites along the first axis, one along it and any other, Z2."""
+        dim = self.lattice.dim
+        named: dict[str, Element] = {"translation by two along axis 0": self._element((2, *(0,) * (dim - 1)))}
+        for axis in range(1, dim):
+            shift = (1, *(int(other == axis) for other in range(1, dim)))
+            named[f"translation along axes 0 and {axis}"] = self._element(shift)
+        if self.z2:
+            named["Z2 phi -> -phi"] = self._element((0,) * dim, -1)
+        return named
+
+    def random_element(self, generator: torch.Generator | None = None) -> Transformation:
+        """A uniformly drawn element."""
+
+        def draw(high: int) -> int:
+            return int(torch.randint(high, (), generator=generator))
+
+        first, *others = (draw(side) for side in self.lattice.shape)
+        first -= (first + sum(others)) % 2  # sides are even: this reaches each even translation twice
+        return self._element((first, *others), 1 - 2 * draw(2) if self.z2 else 1)
+
+    def _element(self, shift: tuple[int, ...], sign: int = 1) -> Transformation:
+        dim = self.lattice.dim
+        return Transformation(PointElement(tuple(range(dim)), (1,) * dim), shift, sign)
+
+    def __str__(self) -> str:
+        return "even translations x Z2" if self.z2 else "even translations"

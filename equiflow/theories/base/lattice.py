@@ -1,0 +1,132 @@
+"""The periodic hypercubic lattice: sites, momenta and the Fourier transform between them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from equiflow.theories.base.space import Space
+
+
+@dataclass(frozen=True)
+class Lattice(Space):
+    """A periodic lattice with any number of dimensions and any sides.
+
+    Args:
+        shape: number of sites along each direction, for example `(16, 16)`.
+
+    Raises:
+        TypeError: if `shape` is not a sequence of integers.
+        ValueError: if it is empty or a side is smaller than 1.
+
+    >>> Lattice((4, 6)).volume
+    24
+    """
+
+    shape: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.shape, Iterable) or isinstance(self.shape, str):
+            raise TypeError(
+                f"Lattice shape must be a sequence of sides, got {self.shape!r}. "
+                "Write Lattice((16, 16)) for two dimensions, Lattice((16,)) for one."
+            )
+        sides = tuple(self.shape)
+        if any(isinstance(side, bool) or not isinstance(side, int) for side in sides):
+            raise TypeError(f"Lattice sides must be integers, got {sides}.")
+        if not sides or min(sides) < 1:
+            raise ValueError(f"A lattice needs at least one side, each at least 1; got {sides}.")
+        object.__setattr__(self, "shape", sides)
+
+    @classmethod
+    def of_shape(cls, shape: tuple[int, ...]) -> Lattice:
+        """See `Space.of_shape`."""
+        return cls(tuple(shape))
+
+    @property
+    def dim(self) -> int:
+        """Number of space-time dimensions."""
+        return len(self.shape)
+
+    @property
+    def volume(self) -> int:
+        """Number of sites V."""
+        return math.prod(self.shape)
+
+    @property
+    def axes(self) -> tuple[int, ...]:
+        """Tensor axes of the lattice directions, counted from the end: `(-d, ..., -1)`."""
+        return tuple(range(-self.dim, 0))
+
+    @property
+    def half_shape(self) -> tuple[int, ...]:
+        """Shape of the momentum grid that a real field needs (the last side is halved)."""
+        return (*self.shape[:-1], self.shape[-1] // 2 + 1)
+
+    def fft(self, phi: Tensor) -> Tensor:
+        """Momentum modes `phi_k = sum_x exp(-ikx) phi_x`, shape `(..., *half_shape)`."""
+        if phi.numel() == 0:  # MKL refuses an empty transform
+            return torch.complex(phi, phi)[..., : self.half_shape[-1]]
+        return torch.fft.rfftn(phi, dim=self.axes)
+
+    def ifft(self, phi_k: Tensor) -> Tensor:
+        """Real field whose momentum modes are `phi_k`: the inverse of `fft`."""
+        if phi_k.numel() == 0:
+            return phi_k.real.new_zeros((*phi_k.shape[: -self.dim], *self.shape))
+        return torch.fft.irfftn(phi_k, s=self.shape, dim=self.axes)
+
+    def half(self, values: Tensor) -> Tensor:
+        """Restrict values on all momenta, `(..., *shape)`, to the grid that `fft` returns."""
+        return values[..., : self.half_shape[-1]]
+
+    def half_multiplicity(self) -> Tensor:
+        """How often each mode of `fft` occurs on the full momentum grid (1, or 2 with its conjugate).
+
+        Returns:
+            `(*half_shape,)` in float64; `(half_multiplicity * |fft(phi)|^2).sum() / V = sum_x phi_x^2`.
+        """
+        last = self.shape[-1]
+        count = torch.full(self.half_shape, 2.0, dtype=torch.float64)
+        count[..., 0] = 1.0
+        if last % 2 == 0:
+            count[..., last // 2] = 1.0
+        return count
+
+    def squared_momenta(self) -> Tensor:
+        """Eigenvalues of minus the lattice Laplacian, `sum_mu 4 sin^2(p_mu / 2)`.
+
+        Returns:
+            `(*shape,)` in float64, indexed by the integer momenta of a full FFT.
+        """
+        total = torch.zeros(self.shape, dtype=torch.float64)
+        for axis, side in zip(self.axes, self.shape, strict=True):
+            momentum = 2 * math.pi * torch.arange(side, dtype=torch.float64) / side
+            along = (1,) * (self.dim + axis) + (side,) + (1,) * (-axis - 1)
+            total = total + (4 * torch.sin(momentum / 2) ** 2).reshape(along)
+        return total
+
+    def differences(self) -> Tensor:
+        """Flat index of `x - y` modulo the lattice for all pairs of sites, `(V, V)` int64, at [y, x]."""
+        site = torch.arange(self.volume)
+        flat, stride = torch.zeros(self.volume, self.volume, dtype=torch.int64), 1
+        for side in reversed(self.shape):
+            along = site // stride % side
+            flat += (along[None, :] - along[:, None]) % side * stride
+            stride *= side
+        return flat
+
+
+def lattice_of(space: Space) -> Lattice:
+    """The lattice that a space is over.
+
+    Raises:
+        TypeError: if it is over none.
+    """
+    lattice = space if isinstance(space, Lattice) else getattr(space, "lattice", None)
+    if not isinstance(lattice, Lattice):
+        raise TypeError(f"{space} has no lattice; use .space instead of .lattice.")
+    return lattice

@@ -1,0 +1,149 @@
+"""The abstract prior: the density that a flow starts from."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from equiflow.runtime.checks import check_type
+from equiflow.runtime.precision import FIELD_DTYPES
+from equiflow.runtime.randomness import own_rows
+from equiflow.theories.base.group import Group
+from equiflow.theories.base.kind import group_on, kind_of, kinds
+from equiflow.theories.base.lattice import Lattice, lattice_of
+from equiflow.theories.base.space import Space
+
+LOG_2PI = math.log(2 * math.pi)
+
+
+class Prior(nn.Module, ABC):
+    """A density on configurations that can be sampled by reparametrisation."""
+
+    def __init__(self, space: Space, *, group: Group | None = None) -> None:
+        super().__init__()
+        check_type(space, Space, "lattice", "Write Lattice((16, 16)).")
+        self.space = space
+        self.group = group_on(space, group, "prior")
+        # Tells where the prior lives even when it has no parameters.
+        self.register_buffer("_anchor", torch.zeros((), dtype=torch.get_default_dtype()), False)
+
+    _anchor: Tensor
+
+    @property
+    def lattice(self) -> Lattice:
+        """The lattice of the fields."""
+        return lattice_of(self.space)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating-point type of the samples."""
+        return self._anchor.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the samples."""
+        return self._anchor.device
+
+    @property
+    def event_shape(self) -> tuple[int, ...]:
+        """Shape of one sample, `(*lattice)` or `(component, *lattice)`."""
+        return self.space.shape
+
+    def noise(self, n_samples: int, generator: torch.Generator | None = None) -> Tensor:
+        """White noise `(n_samples, *lattice)` on the device and in the dtype of the prior.
+
+        Of a generator that several processes share, the rows of this one, see `SharedGenerator`.
+        """
+        if self.dtype not in FIELD_DTYPES:
+            raise TypeError(
+                f"The prior computes in {self.dtype}; expected torch.float32 or torch.float64. "
+                "Convert the flow with .float() or .double()."
+            )
+        if self.device.type == "meta":
+            raise ValueError("The prior lives on the meta device and has no values; move it to cpu or cuda.")
+        noise = torch.randn(
+            (n_samples, *self.event_shape),
+            generator=generator,
+            dtype=self.dtype,
+            device=self.device,
+        )
+        return own_rows(noise, generator)
+
+    def rsample(self, n_samples: int, generator: torch.Generator | None = None) -> Tensor:
+        """Draw `(n_samples, *lattice)`, differentiable in the parameters of the prior."""
+        return self.colour(self.noise(n_samples, generator))
+
+    @abstractmethod
+    def colour(self, noise: Tensor) -> Tensor:
+        """Turn white noise into samples of the prior, both `(batch, *lattice)`."""
+
+    def whiten(self, z: Tensor) -> Tensor:
+        """The noise that `colour` makes `z` of; here for Gaussians, with `colour = Sigma^{1/2}`."""
+        return self.colour(-self.score(z))
+
+    @abstractmethod
+    def log_prob(self, z: Tensor) -> Tensor:
+        """`log q(z)`, absolute, `(batch,)`."""
+
+    @abstractmethod
+    def score(self, z: Tensor) -> Tensor:
+        """`d log q / dz`, shaped like `z`."""
+
+    def parameter_score(self, z: Tensor) -> Tensor:
+        """`d log q(z) / d theta` of each sample, `(batch, parameter)`, in the order of `parameters()`."""
+        trained = [p for p in self.parameters() if p.requires_grad]
+        rows = []
+        for one in z.detach().split(1) if trained else ():
+            with torch.enable_grad():
+                gradients = torch.autograd.grad(self.log_prob(one).sum(), trained)
+            rows.append(torch.cat([gradient.flatten() for gradient in gradients]))
+        return torch.stack(rows) if rows else z.new_zeros(len(z), 0)
+
+    def resized(self, lattice: Lattice) -> Prior:
+        """The same density on another lattice, with what was learned carried over.
+
+        Raises:
+            ValueError: if the lattice has another number of dimensions or lacks the symmetry.
+            TypeError: if this kind of prior does not say how its weights carry over.
+        """
+        raise TypeError(f"{type(self).__name__} does not carry over to another lattice; override `resized`.")
+
+    @classmethod
+    def for_flow(cls, space: Space, group: Group) -> Prior:
+        """Return the prior of this class that a flow on `space` starts from by default.
+
+        Args:
+            space: of the configurations.
+            group: symmetry of the flow's vector field.
+        """
+        return cls(space, group=group)
+
+    def extra_repr(self) -> str:
+        """What `repr` shows besides the modules."""
+        return ", ".join(f"{name}={value}" for name, value in self.config().items())
+
+    def config(self) -> dict[str, object]:
+        """Keyword arguments that rebuild this prior on the same lattice (plain types only)."""
+        return {}
+
+
+def default_prior(space: Space, group: Group) -> Prior:
+    """Return the prior that a flow starts from unless told otherwise.
+
+    Args:
+        space: of the configurations.
+        group: symmetry of the flow's vector field.
+
+    Raises:
+        TypeError: if nothing is known about the space.
+    """
+    prior: Prior = kind_of(space).priors[0].for_flow(space, group)
+    return prior
+
+
+def known_priors() -> dict[str, type[Prior]]:
+    """Return the classes of priors that a saved flow can name, by their names."""
+    return {prior.__name__: prior for kind in kinds() for prior in kind.priors}

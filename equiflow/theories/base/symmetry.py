@@ -1,0 +1,252 @@
+"""Symmetries of a periodic lattice and of the field on it.
+
+A group *transforms* a field, `(g phi)(x) = s phi(R^-1 (x - a))` with a signed permutation R of the
+axes, a translation a and an internal sign s. Site 0 is the fixed point of R, so that on a lattice of
+any parity R maps offsets to offsets *modulo the lattice*.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from equiflow.runtime.checks import check_type
+from equiflow.theories.base.group import Element, Group
+from equiflow.theories.base.kind import group_on
+from equiflow.theories.base.lattice import Lattice, lattice_of
+from equiflow.theories.base.point_groups import PointElement, point_group, schoenflies
+from equiflow.theories.base.space import Space
+
+
+@dataclass(frozen=True)
+class Transformation:
+    """One group element acting on fields: `(g phi)(x) = sign * phi(R^-1 (x - shift))`."""
+
+    point: PointElement
+    shift: tuple[int, ...]
+    sign: int = 1
+
+    def __call__(self, phi: Tensor) -> Tensor:
+        """Transform `phi` of shape `(..., *lattice)`; values are moved, never recomputed."""
+        axes = tuple(range(-len(self.shift), 0))
+        moved = self.point(phi).roll(self.shift, axes)
+        return moved if self.sign == 1 else -moved
+
+    def __str__(self) -> str:
+        sign = "-" if self.sign < 0 else ""
+        return f"phi(x) -> {sign}phi(R^-1(x - {self.shift})), R x = {self.point}"
+
+
+@dataclass(frozen=True, eq=False)
+class OffsetOrbits:
+    """Offsets of a kernel, grouped into orbits of the point group.
+
+    Attributes:
+        index: `(*lattice)` int64, the orbit of each offset modulo the lattice, -1 outside the kernel.
+        multiplicity: `(orbit,)` int64, number of offsets in each orbit.
+    """
+
+    index: Tensor
+    multiplicity: Tensor
+
+    def __len__(self) -> int:
+        return len(self.multiplicity)
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Average `(..., *lattice)` over each orbit: `(..., orbit)`."""
+        flat = self.index.flatten().to(values.device)
+        inside = (flat >= 0).nonzero().flatten()
+        flat_values = values.flatten(-self.index.dim()).index_select(-1, inside)
+        total = values.new_zeros(*flat_values.shape[:-1], len(self))
+        return total.index_add_(-1, flat[inside], flat_values) / self.multiplicity.to(values.device)
+
+
+@dataclass(frozen=True)
+class SymmetryGroup(Group):
+    """Translations x point group x (optionally) Z2, acting on a scalar field.
+
+    Args:
+        lattice: where the field lives.
+        point: name of the point group, see `point_group`.
+        z2: whether phi -> -phi belongs to the group.
+
+    >>> str(SymmetryGroup(Lattice((4, 4))))
+    'translations x D4 x Z2'
+    """
+
+    lattice: Lattice
+    point: str = "full"
+    z2: bool = True
+
+    def __post_init__(self) -> None:
+        check_type(self.lattice, Lattice, "lattice", "Write Lattice((16, 16)).")
+        check_type(self.point, str, "The name of a point group")
+        check_type(self.z2, bool, "z2")
+        point_group(self.lattice, self.point)
+
+    @property
+    def space(self) -> Lattice:
+        """The lattice."""
+        return self.lattice
+
+    @cached_property
+    def point_elements(self) -> tuple[PointElement, ...]:
+        """The point group, identity included."""
+        return point_group(self.lattice, self.point)
+
+    @property
+    def has_inversion(self) -> bool:
+        """Whether x -> -x belongs to the group, which makes the kernels' Fourier modes real."""
+        return self._inversion in self.point_elements
+
+    @property
+    def identity(self) -> Transformation:
+        """The element that changes nothing."""
+        return Transformation(self._identity, (0,) * self.lattice.dim)
+
+    @property
+    def _identity(self) -> PointElement:
+        return PointElement(tuple(range(self.lattice.dim)), (1,) * self.lattice.dim)
+
+    @property
+    def _inversion(self) -> PointElement:
+        return PointElement(tuple(range(self.lattice.dim)), (-1,) * self.lattice.dim)
+
+    def on(self, space: Space) -> SymmetryGroup:
+        """The group of the same name on another lattice."""
+        return SymmetryGroup(lattice_of(space), self.point, self.z2)
+
+    def config(self) -> dict[str, Any]:
+        """See `Group.config`."""
+        return {"point": self.point, "z2": self.z2}
+
+    def __le__(self, other: object) -> bool:
+        """Whether another group on the same lattice has all of its elements."""
+        return (
+            isinstance(other, SymmetryGroup)
+            and self.lattice == other.lattice
+            and set(self.point_elements) <= set(other.point_elements)
+            and self.z2 <= other.z2
+        )
+
+    def elements(self) -> Iterable[Transformation]:
+        """All elements at the origin, without translations: point group x Z2."""
+        still = (0,) * self.lattice.dim
+        for point in self.point_elements:
+            for sign in (1, -1) if self.z2 else (1,):
+                yield Transformation(point, still, sign)
+
+    def generators(self) -> dict[str, Element]:
+        """Named elements that generate the group: one shift per axis, the point group, Z2."""
+        dim = self.lattice.dim
+        still = (0,) * dim
+        named: dict[str, Element] = {
+            f"translation along axis {axis}": Transformation(
+                self._identity, tuple(int(other == axis) for other in range(dim))
+            )
+            for axis in range(dim)
+        }
+        for point in self.point_elements:
+            if point != self._identity:
+                kind = "rotation" if point.determinant == 1 else "reflection"
+                named[f"{kind} x -> {point}"] = Transformation(point, still)
+        if self.z2:
+            named["Z2 phi -> -phi"] = Transformation(self._identity, still, -1)
+        return named
+
+    def random_element(self, generator: torch.Generator | None = None) -> Transformation:
+        """A uniformly drawn element, translation included."""
+
+        def draw(high: int) -> int:
+            return int(torch.randint(high, (), generator=generator))
+
+        point = self.point_elements[draw(len(self.point_elements))]
+        shift = tuple(draw(side) for side in self.lattice.shape)
+        return Transformation(point, shift, 1 - 2 * draw(2) if self.z2 else 1)
+
+    def offset_orbits(self, kernel_size: int | tuple[int, ...] | None = None) -> OffsetOrbits:
+        """Orbits of kernel offsets modulo the lattice.
+
+        Args:
+            kernel_size: offsets per axis, `None` for the whole lattice. The offsets
+                `-((n-1)//2) ... n//2` are closed under the group, so that an even kernel smaller than
+                the lattice grows by the mirror image of its last offset instead of breaking D4.
+
+        Raises:
+            ValueError: if the kernel is smaller than 1 or larger than the lattice.
+        """
+        inside = self._support(kernel_size)
+        label = torch.arange(self.lattice.volume).reshape(self.lattice.shape)
+        images = torch.stack([element(label) for element in self.point_elements])
+        inside = torch.stack([element(inside) for element in self.point_elements]).any(0)
+        smallest = torch.where(inside, images.amin(0), -1)
+        labels, index = smallest.unique(return_inverse=True)
+        index = index - int(labels[0] == -1)
+        return OffsetOrbits(index, index[index >= 0].bincount())
+
+    def momentum_orbits(self) -> OffsetOrbits:
+        """Orbits of the integer momenta under the point group and k -> -k.
+
+        Signed permutations are orthogonal, so momenta transform as offsets do; a real field ties k
+        to -k whatever the group.
+        """
+        orbits = self.offset_orbits().index
+        tied = torch.minimum(orbits, self._inversion(orbits))
+        index = tied.unique(return_inverse=True)[1]
+        return OffsetOrbits(index, index.flatten().bincount())
+
+    def _support(self, kernel_size: int | tuple[int, ...] | None) -> Tensor:
+        shape = self.lattice.shape
+        sizes = shape if kernel_size is None else kernel_size
+        sizes = tuple(sizes) if isinstance(sizes, tuple | list) else (sizes,) * self.lattice.dim
+        if not all(isinstance(n, int) and not isinstance(n, bool) for n in sizes):
+            raise TypeError(f"kernel_size must be an integer or one per axis, got {kernel_size!r}.")
+        if len(sizes) != len(shape) or any(not 1 <= n <= side for n, side in zip(sizes, shape, strict=False)):
+            raise ValueError(
+                f"kernel_size {kernel_size} does not fit the lattice {shape}; expected 1 to the side "
+                "along each axis, or None for the whole lattice."
+            )
+        inside = torch.ones(shape, dtype=torch.bool)
+        for axis, (n, side) in enumerate(zip(sizes, shape, strict=True)):
+            reached = torch.zeros(side, dtype=torch.bool)
+            reached[torch.arange(-((n - 1) // 2), n // 2 + 1) % side] = True
+            inside &= reached.reshape([-1 if other == axis else 1 for other in range(len(shape))])
+        return inside
+
+    def __str__(self) -> str:
+        order = len(self.point_elements)
+        short = schoenflies(self.lattice, self.point_elements)
+        point = short or f"{self.point} point group ({order} elements)"
+        parts = ["translations"] + ([point] if order > 1 else []) + (["Z2"] if self.z2 else [])
+        return " x ".join(parts)
+
+
+def symmetry_on(lattice: Lattice, group: Group | None, what: str) -> SymmetryGroup:
+    """`group_on` for what takes a scalar field on a lattice only.
+
+    Raises:
+        TypeError: if it is no `SymmetryGroup`.
+        ValueError: if it acts on another space.
+    """
+    check_type(lattice, Lattice, "lattice", "Write Lattice((16, 16)).")
+    group = group_on(lattice, group, what)
+    check_type(group, SymmetryGroup, "group")
+    assert isinstance(group, SymmetryGroup)
+    return group
+
+
+def spatial_part(group: Group) -> SymmetryGroup:
+    """What a group does to the sites of a lattice.
+
+    Raises:
+        TypeError: if it acts on no lattice.
+    """
+    spatial = group if isinstance(group, SymmetryGroup) else getattr(group, "spatial", None)
+    if not isinstance(spatial, SymmetryGroup):
+        raise TypeError(f"{group} acts on no lattice; expected a SymmetryGroup or a group of fields on one.")
+    return spatial

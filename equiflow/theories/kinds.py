@@ -1,0 +1,61 @@
+"""The one registry of theories: what belongs to each kind of configurations.
+
+A new theory is a folder beside this file, a vector field in `equiflow/vector_fields/`, and an entry here.
+"""
+
+from __future__ import annotations
+
+from equiflow.theories.angles.group import AngleGroup
+from equiflow.theories.angles.prior import UniformAngles
+from equiflow.theories.angles.space import Angles
+from equiflow.theories.angles.xy import XYModel
+from equiflow.theories.base.kind import Kind, register
+from equiflow.theories.base.lattice import Lattice
+from equiflow.theories.base.symmetry import SymmetryGroup
+from equiflow.theories.multiplets.group import MultipletGroup
+from equiflow.theories.multiplets.on_model import ONModel
+from equiflow.theories.multiplets.space import Multiplet
+from equiflow.theories.particles.coulomb import CoulombGas
+from equiflow.theories.particles.group import EuclideanGroup
+from equiflow.theories.particles.prior import TrappedGaussian
+from equiflow.theories.particles.space import Particles
+from equiflow.theories.scalar.phi4 import FreeScalar, Phi4
+from equiflow.theories.scalar.priors import FreeField, StandardNormal
+
+KINDS = (
+    Kind(
+        name="lattice",
+        space=Lattice,
+        group=SymmetryGroup,
+        priors=(FreeField, StandardNormal),
+        vector_field="PotentialField",
+        actions={"phi4": Phi4, "free": FreeScalar},
+    ),
+    Kind(
+        name="multiplet",
+        space=Multiplet,
+        group=MultipletGroup,
+        priors=(FreeField, StandardNormal),
+        vector_field="MultipletField",
+        actions={"on": ONModel},
+    ),
+    Kind(
+        name="angles",
+        space=Angles,
+        group=AngleGroup,
+        priors=(UniformAngles,),
+        vector_field="AngleField",
+        actions={"xy": XYModel},
+    ),
+    Kind(
+        name="particles",
+        space=Particles,
+        group=EuclideanGroup,
+        priors=(TrappedGaussian,),
+        vector_field="ParticleField",
+        actions={"coulomb": CoulombGas},
+    ),
+)
+
+for kind in KINDS:
+    register(kind)

@@ -1,0 +1,1 @@
+"""Fields of several components on a lattice: the O(N) model."""

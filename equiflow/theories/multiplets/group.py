@@ -1,0 +1,99 @@
+"""The group of a multiplet: lattice symmetries x O(N)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from equiflow.runtime.checks import check_type
+from equiflow.theories.base.group import Element, Group
+from equiflow.theories.base.rotations import generators_of_rotations, random_rotation
+from equiflow.theories.base.symmetry import SymmetryGroup, Transformation
+from equiflow.theories.multiplets.space import Multiplet
+
+
+@dataclass(frozen=True)
+class MultipletGroup(Group):
+    """Translations x point group x (optionally) O(N), acting on a field of N components.
+
+    `(g phi)_a(x) = sum_b R_ab phi_b(g^-1 x)` with an orthogonal matrix R. For N = 1 it is the group of a
+    scalar field, with O(1) = Z2.
+
+    Args:
+        multiplet: where the field lives.
+        point: name of the point group, see `point_group`.
+        rotations: whether O(N) belongs to the group.
+
+    >>> from equiflow import Lattice
+    >>> str(MultipletGroup(Multiplet(Lattice((4, 4)), 3)))
+    'translations x D4 x O(3)'
+    """
+
+    multiplet: Multiplet
+    point: str = "full"
+    rotations: bool = True
+
+    def __post_init__(self) -> None:
+        check_type(self.multiplet, Multiplet, "multiplet", "Write Multiplet(Lattice((16, 16)), 3).")
+        check_type(self.rotations, bool, "rotations")
+        assert self.spatial
+
+    @property
+    def space(self) -> Multiplet:
+        """The multiplet."""
+        return self.multiplet
+
+    @property
+    def spatial(self) -> SymmetryGroup:
+        """What moves sites and leaves the components alone."""
+        return SymmetryGroup(self.multiplet.lattice, self.point, z2=False)
+
+    def generators(self) -> dict[str, Element]:
+        """Those of the lattice, a mirror and rotations of the components."""
+        named = self.spatial.generators()
+        if not self.rotations:
+            return named
+        for name, matrix in generators_of_rotations(self.multiplet.n_components).items():
+            named[f"O(N) {name}"] = InternalRotation(self.spatial.identity, matrix)
+        return named
+
+    def random_element(self, generator: torch.Generator | None = None) -> Element:
+        """A uniformly drawn element; rotations by the Haar measure."""
+        moved = self.spatial.random_element(generator)
+        n = self.multiplet.n_components
+        return InternalRotation(moved, random_rotation(n, generator)) if self.rotations else moved
+
+    def config(self) -> dict[str, Any]:
+        """See `Group.config`."""
+        return {"point": self.point, "rotations": self.rotations}
+
+    def __le__(self, other: object) -> bool:
+        """Whether another group on the same multiplet has all of its elements."""
+        return (
+            isinstance(other, MultipletGroup)
+            and self.multiplet == other.multiplet
+            and self.spatial <= other.spatial
+            and self.rotations <= other.rotations
+        )
+
+    def __str__(self) -> str:
+        internal = f" x O({self.multiplet.n_components})" if self.rotations else ""
+        return f"{self.spatial}{internal}"
+
+
+@dataclass(frozen=True)
+class InternalRotation:
+    """A transformation of the sites, then an orthogonal matrix on the components."""
+
+    spatial: Transformation
+    matrix: Tensor
+
+    def __call__(self, phi: Tensor) -> Tensor:
+        """Transform `phi` of shape `(batch, component, *lattice)`."""
+        return torch.einsum("ab,nb...->na...", self.matrix.to(phi), self.spatial(phi))
+
+    def __str__(self) -> str:
+        return f"{self.spatial}, components turned"

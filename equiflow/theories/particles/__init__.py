@@ -1,0 +1,1 @@
+"""Identical particles in a trap: the Coulomb gas."""

@@ -1,0 +1,103 @@
+"""The group of particles: permutations x O(d), with or without translations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from equiflow.runtime.checks import check_type
+from equiflow.theories.base.group import Element, Group
+from equiflow.theories.base.rotations import generators_of_rotations, random_rotation
+from equiflow.theories.particles.space import Particles
+
+
+@dataclass(frozen=True)
+class EuclideanGroup(Group):
+    """Permutations of identical particles x O(d) x (optionally) translations of all together.
+
+    `(g x)_i = R x_{pi(i)} + a`. A trap at the origin leaves O(d), a field of pair forces the whole E(d).
+
+    Args:
+        particles: what it acts on.
+        translations: whether shifts of all particles belong to the group.
+
+    >>> str(EuclideanGroup(Particles(6, 2), translations=True))
+    'S_6 x E(2)'
+    """
+
+    particles: Particles
+    translations: bool = False
+
+    def __post_init__(self) -> None:
+        check_type(self.particles, Particles, "particles", "Write Particles(6, dim=2).")
+        check_type(self.translations, bool, "translations")
+
+    @property
+    def space(self) -> Particles:
+        """The particles."""
+        return self.particles
+
+    def generators(self) -> dict[str, Element]:
+        """Swaps of neighbouring labels, a mirror, rotations, shifts along the axes."""
+        n, dim = self.particles.shape
+        same, still = (
+            torch.eye(dim, dtype=torch.float64, device="cpu"),
+            torch.zeros(dim, dtype=torch.float64, device="cpu"),
+        )
+        named: dict[str, Element] = {}
+        for i in range(n - 1):
+            order = torch.arange(n)
+            order[i], order[i + 1] = i + 1, i
+            named[f"permutation of particles {i} and {i + 1}"] = RigidMotion(order, same, still)
+        for name, matrix in generators_of_rotations(dim).items():
+            named[name] = RigidMotion(torch.arange(n), matrix, still)
+        for axis in range(dim if self.translations else 0):
+            named[f"translation along axis {axis}"] = RigidMotion(torch.arange(n), same, same[axis])
+        return named
+
+    def random_element(self, generator: torch.Generator | None = None) -> Element:
+        """A uniformly drawn element; shifts, which have no uniform measure, are normally distributed."""
+        n, dim = self.particles.shape
+        order = torch.randperm(n, generator=generator)
+        matrix = random_rotation(dim, generator)
+        shift = torch.randn(dim, generator=generator, dtype=torch.float64, device="cpu")
+        return RigidMotion(order, matrix, shift * self.translations)
+
+    def config(self) -> dict[str, Any]:
+        """See `Group.config`."""
+        return {"translations": self.translations}
+
+    def __le__(self, other: object) -> bool:
+        """Whether another group on the same particles has all of its elements."""
+        return (
+            isinstance(other, EuclideanGroup)
+            and self.particles == other.particles
+            and self.translations <= other.translations
+        )
+
+    def __str__(self) -> str:
+        n, dim = self.particles.shape
+        return f"S_{n} x {'E' if self.translations else 'O'}({dim})"
+
+
+@dataclass(frozen=True)
+class RigidMotion:
+    """Particles exchanged, turned and shifted, `x_i -> R x_{order(i)} + a`; velocities are not shifted."""
+
+    order: Tensor
+    matrix: Tensor
+    shift: Tensor
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Transform positions `(batch, particle, dim)`."""
+        return self.linear(x) + self.shift.to(x)
+
+    def linear(self, x: Tensor) -> Tensor:
+        """Transform velocities or forces, shaped like positions."""
+        return x[:, self.order.to(x.device)] @ self.matrix.to(x).mT
+
+    def __str__(self) -> str:
+        return f"particles {self.order.tolist()}, turned" + (", shifted" if bool(self.shift.any()) else "")

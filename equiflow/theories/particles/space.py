@@ -1,0 +1,40 @@
+"""The space of identical particles."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from equiflow.runtime.checks import check_count
+from equiflow.theories.base.space import Space
+
+
+@dataclass(frozen=True)
+class Particles(Space):
+    """Positions of identical particles in Euclidean space.
+
+    Configurations are `(batch, particle, dim)`.
+
+    Args:
+        number: of particles.
+        dim: of the space they move in.
+
+    >>> Particles(6, dim=2).shape
+    (6, 2)
+    """
+
+    number: int
+    dim: int
+
+    def __post_init__(self) -> None:
+        check_count(self.number, "number")
+        check_count(self.dim, "dim")
+
+    @classmethod
+    def of_shape(cls, shape: tuple[int, ...]) -> Particles:
+        """See `Space.of_shape`."""
+        return cls(*shape)
+
+    @property
+    def shape(self) -> tuple[int, ...]:  # type: ignore[override]
+        """`(particle, dim)`."""
+        return (self.number, self.dim)

@@ -1,0 +1,145 @@
+"""Gaussian priors: white noise and the free field."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from equiflow.runtime.checks import check_type
+from equiflow.theories.base.group import Group
+from equiflow.theories.base.lattice import Lattice
+from equiflow.theories.base.prior import LOG_2PI, Prior
+from equiflow.theories.base.resizing import momenta_on, space_on
+from equiflow.theories.base.space import Space
+from equiflow.theories.base.symmetry import spatial_part
+
+
+class StandardNormal(Prior):
+    """Independent unit Gaussians on every site, `q(z) = prod_x exp(-z_x^2 / 2) / sqrt(2 pi)`."""
+
+    def __init__(self, space: Space, *, group: Group | None = None) -> None:
+        super().__init__(space, group=group)
+        _refuse_windings(space)
+
+    def colour(self, noise: Tensor) -> Tensor:
+        """White noise is the sample."""
+        return noise
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """`-1/2 sum_x (z_x^2 + log 2 pi)`, `(batch,)`."""
+        self.space.check(z, "z")
+        return -0.5 * (z.square() + LOG_2PI).sum(self.space.event_axes)
+
+    def score(self, z: Tensor) -> Tensor:
+        """`-z`."""
+        self.space.check(z, "z")
+        return -z
+
+    def resized(self, lattice: Lattice) -> StandardNormal:
+        """The same density per site."""
+        space = space_on(self.space, lattice)
+        prior = StandardNormal(space, group=self.group.on(space))
+        return prior.to(self.device, self.dtype)
+
+
+class FreeField(Prior):
+    r"""A free field with one learnable variance per momentum orbit.
+
+    `q(z) = prod_k (2 pi sigma_k^2)^{-1/2} exp(-|z_k|^2 / (2 V sigma_k^2))`, with `sigma_k` tied on the
+    orbits of the momenta under the point group. It absorbs everything linear that a flow would have
+    to learn; at the start `sigma_k^2 = 1 / (2 (k^2 + m2))`, the propagator of `FreeScalar`.
+
+    Args:
+        space: a lattice, or a multiplet on one, whose components are independent and alike.
+        m2: mass squared of the initial spectrum, > 0.
+        group: ties the spectrum; by default the full point group of the lattice.
+        learnable: whether the spectrum is trained.
+
+    Raises:
+        ValueError: if `m2` is not positive or the group belongs to another lattice.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        *,
+        m2: float = 1.0,
+        group: Group | None = None,
+        learnable: bool = True,
+    ) -> None:
+        super().__init__(space, group=group)
+        _refuse_windings(space)
+        check_type(m2, (float, int), "m2")
+        if not m2 > 0 or not math.isfinite(m2):
+            raise ValueError(f"The spectrum needs a positive, finite m2; got {m2}.")
+        self.m2 = float(m2)
+        self.learnable = learnable
+        orbits = spatial_part(self.group).momentum_orbits()
+        self.register_buffer("_orbit", self.lattice.half(orbits.index).contiguous(), False)
+        self.register_buffer("_multiplicity", orbits.multiplicity.clone(), False)
+        log_sigma = orbits.mean(self._free_log_sigma())
+        self.log_sigma = nn.Parameter(log_sigma.to(torch.get_default_dtype()), requires_grad=learnable)
+
+    _orbit: Tensor
+    _multiplicity: Tensor
+
+    @property
+    def _n_components(self) -> int:
+        return self.space.size // self.lattice.volume
+
+    def _free_log_sigma(self) -> Tensor:
+        """`log sigma_k` of the free field of mass squared `m2` on all momenta, `(*lattice)`."""
+        return -0.5 * (2 * (self.lattice.squared_momenta() + self.m2)).log()
+
+    def mode_variance(self) -> Tensor:
+        """`sigma_k^2 = <|z_k|^2> / V` on the momenta of `Lattice.fft`, `(*half_shape)`."""
+        return (2 * self.log_sigma).exp()[self._orbit]
+
+    def colour(self, noise: Tensor) -> Tensor:
+        """`z_k = sigma_k noise_k`."""
+        return self.lattice.ifft(self.lattice.fft(noise) * self.log_sigma.exp()[self._orbit])
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """`sum_k [-|z_k|^2 / (2 V sigma_k^2) - log sigma_k - 1/2 log 2 pi]`, `(batch,)`."""
+        quadratic = 0.5 * (z * self.score(z)).sum(self.space.event_axes)
+        log_det = self._n_components * (self._multiplicity * self.log_sigma).sum()
+        return quadratic - log_det - 0.5 * self.space.size * LOG_2PI
+
+    def score(self, z: Tensor) -> Tensor:
+        """`-z_k / sigma_k^2` back in position space, shaped like `z`."""
+        self.space.check(z, "z")
+        return -self.lattice.ifft(self.lattice.fft(z) * (-2 * self.log_sigma).exp()[self._orbit])
+
+    @torch.no_grad()
+    def parameter_score(self, z: Tensor) -> Tensor:
+        """`sum_{k in orbit} (|z_k|^2 / (V sigma_k^2) - 1)`, see `Prior.parameter_score`."""
+        if not self.log_sigma.requires_grad:
+            return z.new_zeros(len(z), 0)
+        power = self.lattice.fft(z).abs().square().reshape(len(z), -1, self._orbit.numel()).sum(1)
+        power = power * self.lattice.half_multiplicity().to(z).flatten() / self.lattice.volume
+        total = z.new_zeros(len(z), len(self.log_sigma)).index_add_(1, self._orbit.flatten(), power)
+        return total * (-2 * self.log_sigma).exp() - self._n_components * self._multiplicity
+
+    def config(self) -> dict[str, object]:
+        """See `Prior.config`."""
+        return {"m2": self.m2, "learnable": self.learnable}
+
+    @torch.no_grad()
+    def resized(self, lattice: Lattice) -> FreeField:
+        """The spectrum as a function of momentum: its ratio to the free one is interpolated."""
+        space = space_on(self.space, lattice)
+        prior = FreeField(space, group=self.group.on(space), m2=self.m2, learnable=self.learnable)
+        prior.to(self.device, self.dtype)
+        own = self.log_sigma.double().cpu()[spatial_part(self.group).momentum_orbits().index]
+        ratio = momenta_on(own - self._free_log_sigma(), self.lattice, prior.lattice)
+        log_sigma = spatial_part(prior.group).momentum_orbits().mean(ratio + prior._free_log_sigma())
+        prior.log_sigma.copy_(log_sigma)
+        return prior
+
+
+def _refuse_windings(space: Space) -> None:
+    """Raise a TypeError where configurations come back to themselves, as angles do."""
+    if space.windings():
+        raise TypeError(f"A Gaussian is no density on {space.kind} {space.shape}; use UniformAngles.")

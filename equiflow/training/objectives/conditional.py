@@ -1,0 +1,81 @@
+"""Training a conditional flow: any objective, averaged over couplings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from equiflow.flows import ConditionalFlow
+from equiflow.runtime.checks import check_count, check_type
+from equiflow.theories.base.coupling_ranges import ActionFamily
+from equiflow.training.objectives.base import Objective, ObjectiveValue
+
+
+@dataclass(frozen=True)
+class OverCouplings:
+    """An objective of ordinary flows, averaged over couplings that are drawn anew at each step.
+
+    The objective is evaluated on ordinary flows. Since `theta(c) = sum_k P_k(c) theta_k` is linear, the
+    chain rule hands its gradient to each mode, `d/dtheta_k = sum_c P_k(c) d/dtheta(c)`.
+
+    Args:
+        objective: of one flow and one action, such as `PathGradient()`.
+        n_couplings: how many share the samples of a step, the same number each.
+
+    Raises:
+        ValueError: if `n_couplings` is not positive.
+    """
+
+    objective: Objective
+    n_couplings: int = 4
+
+    def __post_init__(self) -> None:
+        check_count(self.n_couplings, "n_couplings")
+
+    def __call__(
+        self,
+        flow: ConditionalFlow,
+        action: ActionFamily,
+        batch_size: int,
+        generator: torch.Generator | None = None,
+    ) -> ObjectiveValue:
+        """Evaluate on fresh batches.
+
+        The ESS of all couplings together is the harmonic mean over them, the loss the average.
+
+        Raises:
+            ValueError: if the couplings cannot share the batch evenly.
+        """
+        check_type(flow, ConditionalFlow, "flow", "OverCouplings is for conditional flows.")
+        each, rest = divmod(batch_size, self.n_couplings)
+        if rest or not each:
+            raise ValueError(
+                f"batch_size = {batch_size} cannot be shared evenly by {self.n_couplings} couplings; "
+                f"give a multiple of {self.n_couplings}."
+            )
+        modes = flow.modes()
+        gradients = {name: torch.zeros_like(torch.cat([z[None], s])) for name, (z, s) in modes.items()}
+        log_weights, nfe = [], 0
+        for couplings in action.draw(self.n_couplings, generator):
+            basis = flow.basis(**couplings)
+            with flow.filled(**couplings) as filled:
+                value = self.objective(filled, action.at(**couplings), each, generator)
+                if value.log_weight is None:
+                    raise TypeError(
+                        f"OverCouplings needs an objective on model samples, got {self.objective!r}, whose "
+                        "target samples belong to one coupling. Use PathGradient() or ReverseKL()."
+                    )
+                leaves = [zero for zero, _ in modes.values()]
+                found = torch.autograd.grad(
+                    value.surrogate, leaves, allow_unused=True, materialize_grads=True
+                )
+            for name, gradient in zip(modes, found, strict=True):
+                gradients[name] += torch.tensordot(gradient.new_tensor(basis), gradient / self.n_couplings, 0)
+            log_weights.append(value.log_weight)
+            nfe = max(nfe, value.nfe)
+        terms = [
+            (zero * gradients[name][0]).sum() + (stack * gradients[name][1:]).sum()
+            for name, (zero, stack) in modes.items()
+        ]
+        return ObjectiveValue(torch.stack(terms).sum(), torch.stack(log_weights), nfe)

@@ -1,0 +1,104 @@
+"""Mode coverage: a flow that has dropped a mode passes the reverse ESS and must fail the diagnosis."""
+
+import math
+
+import pytest
+import torch
+
+from equiflow import HMC, EquivariantCNF, FreeField, Lattice, OrbitConvField, Phi4, SymmetryGroup, fit
+from equiflow.analysis import diagnose
+from equiflow.ode.solver import Solver
+from equiflow.samplers import importance_sample
+from equiflow.statistics import bridge_log_z, log_mean_exp
+
+LATTICE = Lattice((3, 3))
+BROKEN = Phi4(LATTICE, m2=-4.0, lam=2.0)  # deep double well: two modes, M = +-1
+
+
+def trained(*, z2: bool) -> EquivariantCNF:
+    """A flow for the broken phase; without Z2 it starts in the positive well and stays there."""
+    group = SymmetryGroup(LATTICE, z2=z2)
+    field = OrbitConvField(LATTICE, group=group)
+    flow = EquivariantCNF(
+        LATTICE, vector_field=field, prior=FreeField(LATTICE, m2=4.0), solver=Solver("rk5", steps=16)
+    )
+    if not z2:
+        field.drift.data[0] = 1.0
+    fit(flow, BROKEN, steps=150 if z2 else 80, progress=False)
+    return flow
+
+
+def target_samples(*, both: bool = True):
+    generator = torch.Generator().manual_seed(5)
+    # Half of the chains start in each well, since HMC does not tunnel here.
+    sign = torch.where(torch.arange(128) % 2 == 0, 1.0, -1.0 if both else 1.0)
+    start = sign[:, None, None] + 0.1 * torch.randn(128, 3, 3, generator=generator)
+    return HMC(BROKEN).sample(32, n_chains=128, thin=3, initial=start, generator=generator)
+
+
+@pytest.fixture(scope="module")
+def chain():
+    return target_samples()
+
+
+def diagnosis_of(flow, chain):
+    ensemble = importance_sample(flow, BROKEN, 4096, generator=torch.Generator().manual_seed(6))
+    return diagnose(flow, BROKEN, ensemble, chain)
+
+
+def test_a_collapsed_flow_has_a_fine_reverse_ess_and_is_found_out(chain):
+    found = diagnosis_of(trained(z2=False), chain)
+    assert found.reverse_ess.mean > 0.9
+    assert found.forward_ess.mean < 0.1
+    assert not found.ok
+    assert any("Forward ESS" in warning for warning in found.warnings)
+    assert any("log Z" in warning for warning in found.warnings)
+    assert any("Z2 sector" in warning for warning in found.warnings)
+    # It sees one of two equal wells.
+    assert found.log_z_bridge.mean - found.log_z_reverse.mean == pytest.approx(math.log(2), abs=0.05)
+
+
+def test_a_symmetric_flow_raises_no_warning(chain):
+    found = diagnosis_of(trained(z2=True), chain)
+    assert found.ok, found.warnings
+    assert found.lower_bound.mean <= found.log_z_bridge.mean <= found.upper_bound.mean
+
+
+def gaussian_log_weights(seed: int, n: int = 4000):
+    """Model N(0, 1) and target N(0.4, 0.8^2) with log Z = 3."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def log_weight(x):
+        return 3 - 0.5 * ((x - 0.4) / 0.8) ** 2 - math.log(0.8) + 0.5 * x**2
+
+    model = torch.randn(n, generator=generator, dtype=torch.float64)
+    target = 0.4 + 0.8 * torch.randn(n, generator=generator, dtype=torch.float64)
+    return log_weight(model), log_weight(target)
+
+
+def test_bridge_is_unbiased_and_its_error_matches_the_scatter():
+    estimates = [bridge_log_z(*gaussian_log_weights(seed, 1000)) for seed in range(60)]
+    pulls = torch.tensor([estimate.sigmas_from(3.0) for estimate in estimates])
+    assert abs(float(pulls.mean())) < 4 / math.sqrt(60)
+    assert 0.75 < float(pulls.std()) < 1.3
+
+
+def test_bridge_beats_either_direction():
+    model, target = gaussian_log_weights(0)
+    bridge = bridge_log_z(model, target)
+    assert bridge.error < log_mean_exp(model).error
+    assert bridge.error < log_mean_exp(-target).error
+
+
+def test_bridge_weighs_both_directions_by_their_sample_sizes():
+    model, target = gaussian_log_weights(0)
+    assert abs(bridge_log_z(model, target[:400]).sigmas_from(3.0)) < 4
+    # The counter-example: one direction taken for the other's inverse.
+    assert abs(bridge_log_z(model, -target[:400]).sigmas_from(3.0)) > 10
+
+
+def test_bridge_is_exact_for_a_perfect_model_and_refuses_nan():
+    constant = torch.full((50,), 2.5)
+    assert bridge_log_z(constant, constant).mean == pytest.approx(2.5, abs=1e-9)
+    with pytest.raises(ValueError, match="finite"):
+        bridge_log_z(torch.tensor([0.0, math.nan]), constant)

@@ -1,0 +1,40 @@
+"""Freed memory stays with the process: counted in page faults, not in seconds."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+
+import pytest
+
+GROWING = """
+import resource, torch
+from equiflow import EquivariantCNF, Lattice
+torch.set_num_threads(1)
+{first}
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for i in range(40):
+    torch.ones(2**19 + 1024 * i)  # each larger than any before: mapped and unmapped, unless taught
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def page_faults(first: str) -> int:
+    done = subprocess.run(
+        [sys.executable, "-c", GROWING.format(first=first)], capture_output=True, text=True, check=True
+    )
+    return int(done.stdout)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="about the C library's own rule")
+def test_temporaries_are_not_faulted_in_again():
+    lesson = "from equiflow.runtime.memory import keep_freed_memory; keep_freed_memory()"
+    without = page_faults("")
+    assert without > 10_000
+    assert page_faults(lesson) < 0.3 * without
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="about the C library's own rule")
+def test_a_flow_teaches_it():
+    assert page_faults("EquivariantCNF(Lattice((2, 2)))") < 0.3 * page_faults("Lattice((2, 2))")

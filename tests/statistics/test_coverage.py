@@ -1,0 +1,189 @@
+"""One-sigma errors cover the exact value two times in three, for every way an error is made."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pytest
+import torch
+from scipy.signal import lfilter
+from torch import Tensor
+
+from equiflow import Chain, Ensemble, Estimate, FreeScalar, Lattice, measure
+from equiflow.statistics import (
+    block_count,
+    bridge_log_z,
+    effective_sample_size,
+    error_of_fluctuations,
+    estimate_of_series,
+    integrated_autocorrelation_time,
+    jackknife_estimate,
+    log_mean_exp,
+    mean_of_series,
+)
+from tests.support.oracles import ar1, free_samples
+
+SEEDS = 200
+A = 9 / 11  # an AR(1) series with it has tau_int = (1 + a) / (2 (1 - a)) = 5
+ACTION = FreeScalar(Lattice((4, 4)), m2=1.0)
+
+
+def coverage(estimates: Sequence[Estimate], truth: float) -> float:
+    return sum(abs(e.mean - truth) <= e.error for e in estimates) / len(estimates)
+
+
+def covers(estimates: Sequence[Estimate], truth: float) -> bool:
+    """68 % of 200 has a standard deviation of 3.3 %."""
+    return 0.60 <= coverage(estimates, truth) <= 0.76
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def test_mean_of_independent_samples():
+    runs = normal(SEEDS, 60)
+    assert covers([jackknife_estimate(lambda m: m, run) for run in runs], 0.0)
+    assert not covers([Estimate(float(run.mean()), float(run.std()) / 60) for run in runs], 0.0)
+
+
+def test_mean_of_a_chain_by_the_gamma_method():
+    series = ar1(A, 4000, SEEDS)
+    means = series.mean(0)
+    errors = error_of_fluctuations((series - means)[:, None])  # all seeds at once
+    gamma = [errors.estimate(k, float(mean)) for k, mean in enumerate(means)]
+    assert covers(gamma, 0.0)
+    assert gamma[7].error == pytest.approx(mean_of_series(series[:, 7]).error, rel=1e-9)
+    taus = [Estimate(e.tau_int, e.tau_int_error) for e in gamma]
+    # The error of tau is itself known to leading order only, and rather too large.
+    assert 0.60 <= coverage(taus, 5.0) <= 0.80
+    assert not covers([Estimate(e.mean, e.error / math.sqrt(2 * e.tau_int)) for e in gamma], 0.0)
+
+
+@pytest.mark.parametrize("n_chains", [1, 5])
+def test_mean_of_a_chain_by_jackknife_over_blocks(n_chains):
+    runs = [ar1(A, 4000 // n_chains, n_chains, seed=seed) for seed in range(SEEDS)]
+    flat = [run.T.flatten() for run in runs]  # chain after chain
+    blocked = [
+        jackknife_estimate(lambda m: m, one, n_blocks=block_count(run))
+        for one, run in zip(flat, runs, strict=True)
+    ]
+    assert covers(blocked, 0.0)
+    assert not covers([jackknife_estimate(lambda m: m, one, n_blocks=1000) for one in flat[:60]], 0.0)
+
+
+def test_blocks_are_longer_than_the_autocorrelation_and_no_longer_than_a_chain():
+    for n, n_chains in ((4000, 1), (1000, 4), (60, 8)):
+        count = block_count(ar1(A, n, n_chains))
+        tau = integrated_autocorrelation_time(ar1(A, n, n_chains)).mean
+        assert count % n_chains == 0
+        assert n * n_chains / count >= min(10 * tau, n)
+    assert block_count(ar1(0.0, 4000)) == 128
+    assert block_count(ar1(0.0, 100, 100)) == 100
+    assert block_count(torch.ones(50, 8)) == 8
+
+
+def test_binder_cumulant_of_a_chain_by_linear_propagation():
+    def binder(m2: Tensor, m4: Tensor) -> Tensor:
+        return 1 - m4 / (3 * m2.square())
+
+    runs = [ar1(A, 4000, seed=seed) for seed in range(SEEDS)]
+    found = [estimate_of_series(binder, run**2, run**4) for run in runs]
+    assert covers(found, 0.0)
+    alone = [run.flatten()[torch.randperm(4000)] for run in runs]  # its samples without their order
+    shuffled = [estimate_of_series(binder, run**2, run**4) for run in alone]
+    assert not covers([Estimate(e.mean, s.error) for e, s in zip(found, shuffled, strict=True)], 0.0)
+
+
+def weighted(seed: int, n: int = 500) -> Ensemble:
+    """Model N(0, 1), target N(0.3, 0.8^2) with log Z = 3."""
+    x = normal(n, 1, seed=seed)
+    log_weight = (3 - 0.5 * ((x - 0.3) / 0.8) ** 2 - math.log(0.8) + 0.5 * x**2)[:, 0]
+    return Ensemble(x, torch.zeros(n), log_weight)
+
+
+def exact_ess() -> float:
+    """`1 / int p^2 / q` of the two normal densities."""
+    precision = 2 / 0.8**2 - 1
+    exponent = (2 * 0.3 / 0.8**2) ** 2 / (2 * precision) - 0.3**2 / 0.8**2
+    return 0.8**2 * math.sqrt(precision) / math.exp(exponent)
+
+
+def test_reweighted_mean_log_z_and_effective_sample_size():
+    ensembles = [weighted(seed) for seed in range(SEEDS)]
+    means = [e.mean(lambda phi: phi[:, 0]) for e in ensembles]
+    assert covers(means, 0.3)
+    assert covers([log_mean_exp(e.log_weight) for e in ensembles], 3.0)
+    assert covers([effective_sample_size(e.log_weight) for e in ensembles], exact_ess())
+    # As if every sample counted in full, or none of them were reweighted.
+    assert not covers([Estimate(m.mean, 0.5 * 0.8 / math.sqrt(500)) for m in means], 0.3)
+    assert not covers(
+        [Estimate(float(e.phi.mean()), m.error) for e, m in zip(ensembles, means, strict=True)], 0.3
+    )
+
+
+def test_bridge_with_an_autocorrelated_target():
+    def run(seed: int, arrange: Callable[[Tensor], Tensor]) -> Estimate:
+        x = 0.3 + 0.8 * ar1(A, 1000, 2, seed=seed)
+        log_weight = 3 - 0.5 * ((x - 0.3) / 0.8) ** 2 - math.log(0.8) + 0.5 * x**2
+        return bridge_log_z(weighted(seed, 2000).log_weight, arrange(log_weight))
+
+    assert covers([run(seed, lambda chain: chain) for seed in range(SEEDS)], 3.0)
+    scrambled = torch.randperm(2000, generator=torch.Generator().manual_seed(0))
+    assert not covers([run(seed, lambda chain: chain.flatten()[scrambled]) for seed in range(SEEDS)], 3.0)
+
+
+def free_chain(seed: int, n: int = 1000, n_chains: int = 4) -> Chain:
+    """Free fields with `phi' = a phi + noise`, so that `M^2` has a tau_int of 5."""
+    phi = free_samples(ACTION, n * n_chains, seed=seed).unflatten(0, (n, n_chains)).numpy()
+    a = math.sqrt(A)
+    phi[1:] *= math.sqrt(1 - a * a)
+    return Chain(torch.from_numpy(lfilter([1.0], [1.0, -a], phi, axis=0)), torch.ones(n, n_chains))
+
+
+def free_truth() -> dict[str, float]:
+    variance = ACTION.mode_variance()
+    neighbour = (variance * torch.cos(2 * math.pi * torch.arange(4) / 4)).mean()
+    return {
+        "susceptibility": 0.5,
+        "phi_squared": float(variance.mean()),
+        "nearest_neighbour": float(neighbour),
+        "binder": 0.0,
+        "structure_factor": float(variance[0, 1]),
+        "correlation_length": 1.0,
+        "pole_mass": math.acosh(1.5),
+    }
+
+
+def test_measurements_of_a_chain_know_its_autocorrelation():
+    chains = [free_chain(seed) for seed in range(SEEDS)]
+    measured = [measure(chain).scalars() for chain in chains]
+    for name, exact in free_truth().items():
+        found = [one[name] for one in measured]
+        assert covers(found, exact), (name, coverage(found, exact))
+    taus = [one["susceptibility"].tau_int for one in measured]
+    assert np.mean(taus) == pytest.approx(5.0, rel=0.1)
+    # The same samples taken for independent ones.
+    loose = [Ensemble(c.configurations, *torch.zeros(2, 4000)) for c in chains[:60]]
+    naive = [measure(ensemble).scalars() for ensemble in loose]
+    for name, exact in free_truth().items():
+        assert not covers([one[name] for one in naive], exact), name
+
+
+def test_measurements_of_a_reweighted_ensemble():
+    light = FreeScalar(ACTION.lattice, m2=0.9)
+    runs = free_samples(light, 1000 * SEEDS).split(1000)
+    ensembles = [Ensemble(phi, torch.zeros(1000), light(phi) - ACTION(phi)) for phi in runs]
+    measured = [measure(ensemble).scalars() for ensemble in ensembles]
+    for name, exact in free_truth().items():
+        found = [one[name] for one in measured]
+        assert covers(found, exact), (name, coverage(found, exact))
+        assert not covers([Estimate(e.mean, e.error / 2) for e in found], exact), name
+
+
+def test_replicas_too_short_for_an_autocorrelation_are_compared_with_each_other():
+    runs = [ar1(A, 3, 40, seed=seed) for seed in range(SEEDS)]
+    assert covers([mean_of_series(run) for run in runs], 0.0)
+    assert not covers([mean_of_series(run.T.flatten()[torch.randperm(120)]) for run in runs], 0.0)

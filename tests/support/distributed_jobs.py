@@ -1,0 +1,289 @@
+"""What the processes of `test_distributed.py` do: importable without pytest."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+from typer.testing import CliRunner
+
+from equiflow import (
+    ActionFamily,
+    ConditionalFlow,
+    EquivariantCNF,
+    FlowMatching,
+    ForwardKL,
+    InversePathGradient,
+    Lattice,
+    Mixture,
+    NaturalGradient,
+    OverCouplings,
+    PathGradient,
+    Phi4,
+    ReverseKL,
+    Solver,
+    SymplecticFlow,
+    fit,
+    fit_ladder,
+)
+from equiflow.cli.app import app
+from equiflow.flows import ExtendedAction
+from equiflow.interop import sample_shards
+from equiflow.interop import shards as sharded
+from equiflow.runtime import distributed
+from equiflow.testing import randomise
+from equiflow.training import trainer
+from equiflow.vector_fields import DeepAttentionField, OrbitConvField
+from tests.support.cli_runs import TINY
+
+LATTICE = Lattice((3, 3))
+ACTION = Phi4(LATTICE, m2=-4.0, lam=8.0)
+COARSE = Solver("rk4", steps=2)
+SAMPLES = torch.randn(20, 3, 3, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+#: no two processes get the same number of samples
+UNEVEN = 7
+
+
+def untouched(field: Any = None) -> EquivariantCNF:
+    field = OrbitConvField(LATTICE, n_frequencies=2, n_time_modes=2) if field is None else field
+    return EquivariantCNF(LATTICE, vector_field=field, solver=COARSE)
+
+
+def a_flow(field: Any = None) -> EquivariantCNF:
+    return randomised(untouched(field))
+
+
+def randomised(flow: Any) -> Any:
+    randomise(flow, seed=1)
+    return flow
+
+
+def deep() -> EquivariantCNF:
+    return a_flow(DeepAttentionField(LATTICE, trace="hutchinson", n_probes=2))
+
+
+def conditional() -> ConditionalFlow:
+    return randomised(ConditionalFlow(a_flow(), {"lam": (6.0, 9.0)}))
+
+
+PATH = PathGradient(solver=COARSE)
+#: flow, action, options of fit
+CASES: dict[str, tuple[Callable[[], Any], Any, dict[str, Any]]] = {
+    "path": (a_flow, ACTION, {"objective": PATH}),
+    "reverse": (a_flow, ACTION, {"objective": ReverseKL()}),
+    "forward": (a_flow, ACTION, {"objective": ForwardKL(SAMPLES)}),
+    "matching": (a_flow, ACTION, {"objective": FlowMatching(SAMPLES, sigma=0.1, n_times=3)}),
+    "mixture": (a_flow, ACTION, {"objective": Mixture((PATH, 0.5), (FlowMatching(SAMPLES), 0.5))}),
+    "probes": (deep, ACTION, {"objective": ReverseKL()}),
+    "couplings": (
+        conditional,
+        ActionFamily(Phi4, LATTICE, m2=-4.0, lam=(6.0, 9.0)),
+        {"objective": OverCouplings(PATH, n_couplings=3), "batch_size": 9},
+    ),
+    "momenta": (
+        lambda: randomised(SymplecticFlow(LATTICE, n_steps=1, n_frequencies=2)),
+        ExtendedAction(ACTION),
+        {"objective": Mixture((InversePathGradient(), 0.5), (ForwardKL(SAMPLES), 0.5))},
+    ),
+    "natural": (a_flow, ACTION, {"objective": PATH}),
+}
+
+
+def train(case: str, **options: Any) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """History, but for its times, and weights after some steps."""
+    build, action, given = CASES[case]
+    flow = build()
+    if case == "natural":
+        given = given | {"optimiser": NaturalGradient.of(flow, rows=5), "learning_rate": 1.0}
+    history = fit(flow, action, **({"steps": 3, "batch_size": UNEVEN, "warmup": 0} | given | options))
+    columns = {name: column for name, column in vars(history).items() if name != "seconds"}
+    return columns, flow.state_dict()
+
+
+def train_all() -> dict[str, Any]:
+    return {case: train(case) for case in CASES}
+
+
+def train_on(case: str, options: dict[str, Any]) -> Any:
+    return train(case, **options)
+
+
+def train_without_sum() -> Any:
+    distributed.sum_gradients = lambda *_: None
+    return train("path")
+
+
+def train_with_equal_weights() -> Any:
+    average = distributed.sum_gradients
+    distributed.sum_gradients = lambda trained, _: average(trained, 1 / distributed.world_size())
+    return train("path")
+
+
+def train_with_noise_of_its_own() -> Any:
+    """A good estimate of the gradient, but another one for every number of processes."""
+
+    class Own(torch.Generator):
+        def manual_seed(self, seed: int) -> torch.Generator:
+            return super().manual_seed(seed + distributed.rank())
+
+    distributed.generator = Own
+    return train("path")
+
+
+def train_from_weights_of_its_own() -> Any:
+    build, action, options = CASES["path"]
+    CASES["path"] = lambda: build() if distributed.is_first() else untouched(), action, options
+    return train("path")
+
+
+def resume_on_disks_of_their_own() -> tuple[Any, list[str], int]:
+    """With a relative name of the checkpoint: history and weights, files, how often it was called back."""
+    calls: list[int] = []
+    options = {"checkpoint": "run.pt", "checkpoint_every": 1, "callback": lambda h: calls.append(h.step[-1])}
+    stop_at(2, lambda: train("natural", **options))
+    return train("natural", **options), sorted(os.listdir()), len(calls)
+
+
+def stop_at(step: int, job: Callable[[], Any]) -> None:
+    """Take some steps of a run and leave it."""
+    advance = trainer._Run.advance
+
+    def stopping(run: Any, *arguments: Any) -> None:
+        if run.step == step:
+            raise StopAsyncIteration
+        advance(run, *arguments)
+
+    trainer._Run.advance = stopping
+    try:
+        job()
+    except StopAsyncIteration:
+        pass
+    finally:
+        trainer._Run.advance = advance
+
+
+class Failing:
+    """An objective that fails in one process."""
+
+    def __init__(self, error: BaseException, *, process: int, at: int) -> None:
+        self.error, self.process, self.at, self.calls = error, process, at, 0
+
+    def __call__(self, *arguments: Any) -> Any:
+        self.calls += 1
+        if self.calls == self.at and distributed.rank() == self.process:
+            raise self.error
+        return PATH(*arguments)
+
+
+def outcome(job: Callable[..., Any], *arguments: Any, **options: Any) -> str:
+    """How a job ends, in one line."""
+    try:
+        job(*arguments, **options)
+    except BaseException as error:
+        return f"{type(error).__name__}: {error}"
+    return "done"
+
+
+def fail_in(process: int, error: BaseException, at: int) -> str:
+    return outcome(train, "path", objective=Failing(error, process=process, at=at))
+
+
+def fail_in_callback() -> str:
+    def callback(history: Any) -> None:
+        raise OSError("the disk is full")
+
+    return outcome(train, "path", callback=callback)
+
+
+def train_with_a_seed_of_its_own() -> str:
+    return outcome(train, "path", seed=distributed.rank())
+
+
+def train_on_less_than_a_sample_each() -> str:
+    return outcome(train, "path", batch_size=1)
+
+
+def climb_to_less_than_a_sample_each() -> str:
+    """How it ends, and whether the first lattice was trained before."""
+    actions = [Phi4(Lattice((n, n)), m2=-4.0, lam=8.0) for n in (2, 3)]
+    end = outcome(fit_ladder, actions, batch_size=[UNEVEN, 1], steps=1, checkpoint="run.pt")
+    return f"{end} {os.listdir()}"
+
+
+def shards(folder: Path, n_shards: int | None, seed: int = 0, **options: Any) -> Tensor:
+    return sample_shards(
+        a_flow(), ACTION, 103, folder, n_shards=n_shards, seed=seed, batch_size=16, certify=4, **options
+    )
+
+
+def shards_drawn(folder: Path, n_shards: int | None) -> list[str]:
+    """Names of the shards that this process has drawn."""
+    drawn: list[str] = []
+    save = sharded.save_samples
+    sharded.save_samples = lambda samples, path, **options: (
+        drawn.append(path.name),
+        save(samples, path, **options),
+    )
+    shards(folder, n_shards)
+    return drawn
+
+
+def patience() -> float:
+    """Seconds that a collective waits in the session of a process that torchrun has started."""
+    os.environ |= {"TORCHELASTIC_RUN_ID": "tests", "MASTER_ADDR": "localhost", "MASTER_PORT": "0"}
+    os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
+    with distributed.session():
+        group = dist.distributed_c10d._get_default_group()
+        return group._get_backend(torch.device("cpu")).options._timeout.total_seconds()
+
+
+def shards_outcome(folder: Path, n_shards: int, seed: int) -> str:
+    return outcome(shards, folder, n_shards, seed)
+
+
+def command(*arguments: str) -> tuple[int, str]:
+    """Exit code and output of a command of `equiflow`, and no files but those of the first process."""
+    torch.set_default_dtype(torch.float32)
+    if distributed.is_first():
+        Path("config.toml").write_text(TINY)
+    result = CliRunner().invoke(app, arguments)
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.output
+
+
+def elastic(victim: int, *arguments: str) -> None:
+    """What `torchrun --nproc-per-node=2 --max-restarts=1` does, with a process that is killed on the way."""
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=2,
+        max_restarts=1,
+        monitor_interval=0.05,
+        start_method="fork",
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        run_id="tests",
+    )
+    elastic_launch(config, _killed_once)(victim, *arguments)
+
+
+def _killed_once(victim: int, *arguments: str) -> None:
+    torch.set_default_dtype(torch.float32)
+    advance = trainer._Run.advance
+
+    def advance_or_die(run: Any, *given: Any) -> None:
+        first_time = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
+        if first_time and run.step == 4 and distributed.rank() == victim:
+            os.kill(os.getpid(), signal.SIGKILL)
+        advance(run, *given)
+
+    trainer._Run.advance = advance_or_die
+    assert not app(list(arguments), standalone_mode=False)

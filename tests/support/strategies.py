@@ -1,0 +1,423 @@
+"""What the laws are tested on: tiny lattices of every parity, groups, kernels, fields, priors, flows."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import os
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import strategies as st
+from torch import Tensor
+
+from equiflow.flows import EquivariantCNF
+from equiflow.nn.kernels.convolution import CONVOLUTIONS
+from equiflow.ode.solver import Solver
+from equiflow.testing import randomise
+from equiflow.theories.angles.group import AngleGroup
+from equiflow.theories.angles.space import Angles
+from equiflow.theories.base.lattice import Lattice
+from equiflow.theories.base.prior import Prior
+from equiflow.theories.base.space import Space
+from equiflow.theories.base.symmetry import SymmetryGroup
+from equiflow.theories.multiplets.group import MultipletGroup
+from equiflow.theories.multiplets.space import Multiplet
+from equiflow.theories.particles.prior import TrappedGaussian
+from equiflow.theories.particles.space import Particles
+from equiflow.theories.scalar.priors import FreeField, StandardNormal
+from equiflow.vector_fields import (
+    AngleField,
+    AttentionField,
+    DeepAttentionField,
+    DeepSteerableField,
+    FactorisedConvField,
+    MultipletField,
+    O3Field,
+    OrbitConvField,
+    ParticleField,
+    PotentialField,
+    SteerableField,
+    VectorField,
+)
+
+SHAPES = (
+    (1,), (2,), (5,), (6,),
+    (1, 4), (2, 2), (3, 3), (3, 4), (4, 4), (4, 6), (5, 5), (6, 3),
+    (2, 2, 2), (2, 3, 4), (3, 3, 3), (4, 4, 3), (3, 1, 3),
+    (2, 2, 2, 2), (3, 2, 3, 2),
+)  # fmt: skip
+POINT_GROUPS = ("full", "rotations", "reflections", "inversion", "trivial")
+
+seeds = st.integers(0, 2**31 - 1)
+
+
+def is_there(package: str) -> bool:
+    """Whether an optional package is installed; where CI is set, it must be, and no test is skipped."""
+    return importlib.util.find_spec(package) is not None or "CI" in os.environ
+
+
+def needs(package: str) -> pytest.MarkDecorator:
+    """Skip a test where an optional package is missing."""
+    return pytest.mark.skipif(not is_there(package), reason=f"needs {package}")
+
+
+def configurations(space: Space, n: int = 3, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
+    """Reproducible white noise `(n, *shape)`."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn((n, *space.shape), generator=generator, dtype=torch.float64).to(dtype)
+
+
+def log_integral(log_density: Callable[[Tensor], Tensor], lattice: Lattice, *, n_points: int = 481) -> float:
+    """`log int exp(log_density)` over all fields on one or two sites.
+
+    By the trapezoid rule, which converges exponentially for smooth densities that decay.
+    """
+    line = torch.linspace(-12, 12, n_points, dtype=torch.float64)
+    grid = torch.cartesian_prod(*[line] * lattice.volume).reshape(-1, *lattice.shape)
+    log_cell = lattice.volume * math.log(line[1] - line[0])
+    return float(log_density(grid).detach().logsumexp(0)) + log_cell
+
+
+def lattices(*, min_dim: int = 1, max_dim: int = 4, max_volume: int = 48) -> st.SearchStrategy:
+    shapes = [s for s in SHAPES if min_dim <= len(s) <= max_dim and math.prod(s) <= max_volume]
+    return st.sampled_from(shapes).map(Lattice)
+
+
+def groups(lattice: Lattice) -> st.SearchStrategy[SymmetryGroup]:
+    return st.builds(SymmetryGroup, st.just(lattice), point=st.sampled_from(POINT_GROUPS), z2=st.booleans())
+
+
+def kernel_sizes(lattice: Lattice) -> st.SearchStrategy[int | tuple[int, ...] | None]:
+    """The whole lattice, one size for all axes, or one per axis; any parity."""
+    return st.one_of(
+        st.none(),
+        st.integers(1, min(lattice.shape)),
+        st.tuples(*(st.integers(1, side) for side in lattice.shape)),
+    )
+
+
+@st.composite
+def orbit_conv_fields(draw: st.DrawFn, group: SymmetryGroup) -> OrbitConvField:
+    size = draw(kernel_sizes(group.lattice))
+    return OrbitConvField(
+        group.lattice,
+        group=group,
+        kernel_size=size,
+        n_frequencies=draw(st.integers(1, 3)),
+        n_time_modes=draw(st.integers(1, 3)),
+        max_frequency=3.0,
+        convolution=draw(st.sampled_from(["dense", "fourier"] if size is None else CONVOLUTIONS)),
+    )
+
+
+@st.composite
+def factorised_fields(draw: st.DrawFn, group: SymmetryGroup) -> FactorisedConvField:
+    return FactorisedConvField(
+        group.lattice,
+        group=group,
+        kernel_size=draw(kernel_sizes(group.lattice)),
+        n_frequencies=draw(st.integers(1, 3)),
+        n_feature_bonds=draw(st.integers(1, 3)),
+        n_harmonics=draw(st.integers(0, 2)),
+        n_time_bonds=draw(st.integers(1, 3)),
+        max_frequency=3.0,
+        convolution=draw(st.sampled_from(["dense", "fourier"])),
+    )
+
+
+@st.composite
+def o3_fields(draw: st.DrawFn, group: SymmetryGroup) -> O3Field:
+    return O3Field(
+        group.lattice,
+        group=group,
+        kernel_size=draw(kernel_sizes(group.lattice)),
+        irreps=draw(st.sampled_from(["2x0e", "1x0e + 2x1o", "2x0e + 1x1o + 1x2e", "1x0e + 1x2e + 1x3o"])),
+        n_radial=draw(st.sampled_from([None, 2, 3])),
+        n_time_modes=draw(st.integers(1, 3)),
+        max_frequency=3.0,
+    )
+
+
+@st.composite
+def potential_fields(draw: st.DrawFn, group: SymmetryGroup) -> PotentialField:
+    return PotentialField(
+        group.lattice,
+        group=group,
+        kernel_size=draw(kernel_sizes(group.lattice)),
+        n_channels=draw(st.integers(1, 3)),
+        n_ridges=draw(st.integers(1, 4)),
+        n_time_modes=draw(st.integers(1, 3)),
+        max_frequency=3.0,
+        convolution=draw(st.sampled_from(["dense", "fourier"])),
+    )
+
+
+@st.composite
+def steerable_fields(draw: st.DrawFn, group: SymmetryGroup) -> SteerableField:
+    return SteerableField(
+        group.lattice,
+        group=group,
+        representation=draw(st.sampled_from(["trivial", "regular", ["trivial", "regular"]])),
+        multiplicity=draw(st.integers(1, 2)),
+        kernel_size=draw(st.sampled_from([None, 1, min(2, *group.lattice.shape)])),
+        n_time_modes=draw(st.integers(1, 3)),
+        max_frequency=3.0,
+    )
+
+
+@st.composite
+def attention_fields(draw: st.DrawFn, group: SymmetryGroup) -> AttentionField:
+    return AttentionField(
+        group.lattice,
+        group=group,
+        kernel_size=draw(kernel_sizes(group.lattice)),
+        n_heads=draw(st.integers(1, 2)),
+        n_score=draw(st.integers(1, 2)),
+        n_frequencies=draw(st.integers(1, 2)),
+        n_time_modes=draw(st.integers(1, 2)),
+        max_frequency=2.0,
+    )
+
+
+@st.composite
+def deep_attention_fields(draw: st.DrawFn, group: SymmetryGroup) -> DeepAttentionField:
+    return DeepAttentionField(
+        group.lattice,
+        group=group,
+        kernel_size=draw(kernel_sizes(group.lattice)),
+        n_channels=draw(st.integers(1, 2)),
+        n_layers=draw(st.integers(2, 3)),
+        n_heads=1,
+        n_score=draw(st.integers(1, 2)),
+        n_frequencies=1,
+        n_time_modes=draw(st.integers(1, 2)),
+        max_frequency=2.0,
+    )
+
+
+@st.composite
+def deep_steerable_fields(draw: st.DrawFn, group: SymmetryGroup) -> DeepSteerableField:
+    return DeepSteerableField(
+        group.lattice,
+        group=group,
+        representation=draw(st.sampled_from(["trivial", "regular", ["trivial", "regular"]])),
+        multiplicity=1,
+        n_layers=draw(st.integers(1, 2)),
+        kernel_size=draw(st.sampled_from([None, 1, min(2, *group.lattice.shape)])),
+        n_time_modes=draw(st.integers(1, 2)),
+        max_frequency=2.0,
+    )
+
+
+#: how to draw each family; one entry per name in `VECTOR_FIELDS` puts it under every law
+FIELDS: dict[str, Callable[[SymmetryGroup], st.SearchStrategy[VectorField]]] = {
+    "AttentionField": attention_fields,
+    "DeepAttentionField": deep_attention_fields,
+    "DeepSteerableField": deep_steerable_fields,
+    "FactorisedConvField": factorised_fields,
+    "O3Field": o3_fields,
+    "OrbitConvField": orbit_conv_fields,
+    "PotentialField": potential_fields,
+    "SteerableField": steerable_fields,
+}
+
+#: the priors that a lattice can have
+LATTICE_PRIORS: dict[str, type[Prior]] = {"FreeField": FreeField, "StandardNormal": StandardNormal}
+
+#: which lattices a family takes, if not all
+SUITS: dict[str, Callable[[Lattice], bool]] = {
+    # A dense trace takes nearly as many backward passes as there are sites of a small lattice.
+    "DeepSteerableField": lambda lattice: lattice.dim == 2 and lattice.volume <= 12,
+    "O3Field": lambda lattice: lattice.dim == 3,
+    "SteerableField": lambda lattice: lattice.dim == 2,
+}
+
+#: the package that a family needs, if any
+NEEDS: dict[str, str] = {"DeepSteerableField": "escnn", "O3Field": "e3nn", "SteerableField": "escnn"}
+
+
+def families(lattice: Lattice) -> list[str]:
+    """The families that can be drawn on a lattice."""
+    found = [name for name in sorted(FIELDS) if SUITS.get(name, lambda _: True)(lattice)]
+    return [name for name in found if name not in NEEDS or is_there(NEEDS[name])]
+
+
+@st.composite
+def multiplet_fields(draw: st.DrawFn) -> VectorField:
+    lattice = draw(lattices(max_volume=18))
+    multiplet = Multiplet(lattice, draw(st.integers(1, 3)))
+    group = MultipletGroup(multiplet, draw(st.sampled_from(POINT_GROUPS)), draw(st.booleans()))
+    return MultipletField(
+        multiplet,
+        group=group,
+        n_frequencies=draw(st.integers(1, 3)),
+        n_time_modes=draw(st.integers(1, 3)),
+        max_frequency=3.0,
+    )
+
+
+@st.composite
+def angle_fields(draw: st.DrawFn) -> AngleField:
+    angles = Angles(draw(lattices(max_volume=12).filter(lambda lattice: lattice.volume > 1)))
+    return AngleField(
+        angles,
+        group=AngleGroup(angles, draw(st.sampled_from(POINT_GROUPS))),
+        kernel_size=draw(kernel_sizes(angles.lattice)),
+        n_harmonics=draw(st.integers(1, 3)),
+        n_channels=draw(st.integers(1, 3)),
+        n_ridges=draw(st.integers(1, 4)),
+        n_time_modes=draw(st.integers(1, 3)),
+        convolution=draw(st.sampled_from(["dense", "fourier"])),
+    )
+
+
+def particle_spaces() -> st.SearchStrategy[Particles]:
+    return st.builds(Particles, st.integers(2, 4), st.integers(1, 3))
+
+
+@st.composite
+def particle_fields(draw: st.DrawFn, *, scale: float = 0.5) -> ParticleField:
+    """A field on a few particles, with random weights in float64."""
+    space = draw(particle_spaces())
+    highest = 3 if space.dim == 3 and is_there("e3nn") else 1
+    field = ParticleField(
+        space,
+        l_max=draw(st.integers(1, highest)),
+        n_radial=draw(st.integers(1, 3)),
+        n_hidden=draw(st.integers(1, 4)),
+        n_time_modes=draw(st.integers(1, 3)),
+    ).double()
+    randomise(field, scale=scale, seed=draw(seeds))
+    return field
+
+
+#: families on other spaces than a lattice, each with a strategy of its own
+ELSEWHERE: dict[str, Callable[[], st.SearchStrategy[VectorField]]] = {
+    "AngleField": angle_fields,
+    "MultipletField": multiplet_fields,
+    "ParticleField": particle_fields,
+}
+
+
+@st.composite
+def fields_elsewhere(draw: st.DrawFn, *, scale: float = 0.3) -> VectorField:
+    """Any field on another space than a lattice, with random weights in float64."""
+    field = draw(ELSEWHERE[draw(st.sampled_from(sorted(ELSEWHERE)))]()).double()
+    randomise(field, scale=scale, seed=draw(seeds))
+    return field
+
+
+@st.composite
+def flows_elsewhere(draw: st.DrawFn, *, solver: Solver = Solver("dopri8", rtol=1e-8, atol=1e-8)):  # noqa: B008
+    """A flow on another space than a lattice, with random weights in float64."""
+    field = draw(fields_elsewhere(scale=0.1))
+    flow = EquivariantCNF(field.space, vector_field=field, solver=solver).double()
+    randomise(flow.prior, seed=draw(seeds))
+    return flow
+
+
+@st.composite
+def vector_fields(
+    draw: st.DrawFn,
+    where: st.SearchStrategy[Lattice] | None = None,
+    *,
+    scale: float = 0.3,
+) -> VectorField:
+    """Any field of the library, with random weights in float64."""
+    lattice = draw(lattices() if where is None else where)
+    family = draw(st.sampled_from(families(lattice)))
+    field = draw(FIELDS[family](draw(groups(lattice)))).double()
+    randomise(field, scale=scale, seed=draw(seeds))
+    return field
+
+
+@st.composite
+def priors_of(draw: st.DrawFn, group: SymmetryGroup) -> Prior:
+    """A prior tied by `group`, its spectrum away from the start."""
+    name = draw(st.sampled_from(sorted(LATTICE_PRIORS)))
+    if name == "FreeField":
+        m2 = draw(st.floats(0.2, 3.0))
+        prior: Prior = FreeField(group.lattice, m2=m2, group=group, learnable=draw(st.booleans()))
+    else:
+        prior = LATTICE_PRIORS[name](group.lattice, group=group)
+    prior.double()
+    randomise(prior, seed=draw(seeds))
+    return prior
+
+
+@st.composite
+def priors(draw: st.DrawFn, where: st.SearchStrategy[Lattice] | None = None) -> Prior:
+    lattice = draw(lattices() if where is None else where)
+    return draw(priors_of(draw(groups(lattice))))
+
+
+@st.composite
+def flows(
+    draw: st.DrawFn,
+    where: st.SearchStrategy[Lattice] | None = None,
+    *,
+    solver: Solver = Solver("dopri8", rtol=1e-8, atol=1e-8),  # noqa: B008 (frozen)
+) -> EquivariantCNF:
+    """A flow with random weights in float64, solved to 1e-8 unless told otherwise."""
+    small = lattices(max_volume=18) if where is None else where
+    field = draw(vector_fields(small, scale=0.15))
+    prior = draw(priors_of(field.group))
+    return EquivariantCNF(field.lattice, vector_field=field, prior=prior, solver=solver)
+
+
+@st.composite
+def particle_flows(draw: st.DrawFn) -> EquivariantCNF:
+    """A flow of a few particles from a trapped Gaussian, solved to 1e-7."""
+    field = draw(particle_fields(scale=0.3))
+    prior = TrappedGaussian(field.space, beta=draw(st.floats(0.3, 5.0)), width=draw(st.floats(0.5, 2.0)))
+    solver = Solver("dopri8", rtol=1e-7, atol=1e-7)
+    return EquivariantCNF(field.space, vector_field=field, prior=prior, solver=solver).double()
+
+
+def small_flow(
+    shape: tuple[int, ...] = (3, 3),
+    *,
+    solver: Solver | None = None,
+    prior: Prior | None = None,
+    scale: float = 0.2,
+    seed: int = 0,
+    **options: object,
+) -> EquivariantCNF:
+    """One reproducible flow with few parameters, for tests that need a particular one."""
+    lattice = Lattice(shape)
+    options = {"n_frequencies": 2, "n_time_modes": 2, "max_frequency": 2.0} | options
+    field = OrbitConvField(lattice, **options)
+    flow = EquivariantCNF(lattice, vector_field=field, prior=prior, solver=solver).double()
+    randomise(flow.vector_field, scale=scale, seed=seed)
+    return flow
+
+
+__all__ = [
+    "ELSEWHERE",
+    "FIELDS",
+    "LATTICE_PRIORS",
+    "POINT_GROUPS",
+    "SHAPES",
+    "FreeField",
+    "StandardNormal",
+    "configurations",
+    "fields_elsewhere",
+    "flows",
+    "flows_elsewhere",
+    "groups",
+    "is_there",
+    "kernel_sizes",
+    "lattices",
+    "log_integral",
+    "needs",
+    "particle_fields",
+    "particle_flows",
+    "particle_spaces",
+    "priors",
+    "priors_of",
+    "seeds",
+    "small_flow",
+    "vector_fields",
+]
