@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from equiflow.flows.base import Flow
 from equiflow.flows.checkpoints import describe, dtype_named, load_weights, rebuild
 from equiflow.nn.couplings.affine import AffineMap, SiteMap
-from equiflow.nn.couplings.checkerboard import MaskedCoupling
+from equiflow.nn.couplings.checkerboard import CheckerboardLayer
 from equiflow.nn.couplings.conditioners import ParityCNN, PeriodicCNN
 from equiflow.nn.couplings.splines import SplineMap
 from equiflow.runtime.checks import check_count, check_type
@@ -80,7 +80,7 @@ class CouplingFlow(Flow):
         }
         network = ParityCNN if z2 else PeriodicCNN
         self.couplings = nn.ModuleList(
-            MaskedCoupling(
+            CheckerboardLayer(
                 lattice,
                 layer % 2,
                 self.site_map,
@@ -112,7 +112,7 @@ class CouplingFlow(Flow):
         z = self._check_input(phi, "phi")
         log_det = phi.new_zeros(len(phi))
         for coupling in reversed(self.couplings):
-            assert isinstance(coupling, MaskedCoupling)
+            assert isinstance(coupling, CheckerboardLayer)
             z, change = coupling.inverse(z)
             log_det = log_det + change
         return z, log_det

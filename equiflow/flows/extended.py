@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from equiflow.flows.base import Flow
 from equiflow.flows.checkpoints import describe, dtype_named, load_weights, rebuild
 from equiflow.flows.phase_space import PhaseSpacePrior, split_state
-from equiflow.nn.couplings.phase_space import AffineCoupling, Coupling, Shear
+from equiflow.nn.couplings.phase_space import AffineLayer, PhaseSpaceLayer, ShearLayer
 from equiflow.runtime.precision import full_precision
 from equiflow.runtime.storage import CheckpointError, load_safely, save_atomically
 from equiflow.theories.base.lattice import Lattice
@@ -43,7 +43,7 @@ class ExtendedFlow(Flow, ABC):
         momentum: prior of the momentum; by default white noise whose spectrum can be learned.
     """
 
-    coupling: ClassVar[type[Coupling]]
+    coupling: ClassVar[type[PhaseSpaceLayer]]
 
     def __init__(
         self,
@@ -95,7 +95,7 @@ class ExtendedFlow(Flow, ABC):
         driver, moved = self._split(phi, "phi")
         log_det = phi.new_zeros(len(phi))
         for coupling in reversed(self.couplings):
-            assert isinstance(coupling, Coupling)
+            assert isinstance(coupling, PhaseSpaceLayer)
             moved, change = coupling.inverse(moved, driver)
             log_det = log_det + change
             driver, moved = moved, driver
@@ -167,7 +167,7 @@ class SymplecticFlow(ExtendedFlow):
     r"""Leapfrog steps of a learned, time-dependent Hamiltonian `H_t = U_t(phi) + T_t(p)`.
 
     `p <- p + grad U_t(phi)`, `phi <- phi + grad T_t(p)`: symplectic, hence volume-preserving,
-    `log_det = 0` (arXiv:1909.13789, 1910.00024). Both are invariant potentials, see `Shear`.
+    `log_det = 0` (arXiv:1909.13789, 1910.00024). Both are invariant potentials, see `ShearLayer`.
 
     >>> flow = SymplecticFlow(Lattice((4, 4)))
     >>> state, log_q = flow.sample_and_log_prob(8)
@@ -175,14 +175,14 @@ class SymplecticFlow(ExtendedFlow):
     (torch.Size([8, 2, 4, 4]), torch.Size([8]))
     """
 
-    coupling = Shear
+    coupling = ShearLayer
 
 
 class AugmentedFlow(ExtendedFlow):
     r"""Affine couplings between field and momentum, `phi <- C * (exp(s(p)) phi) + b(p)` and vice versa.
 
     The momentum takes the place of a mask (arXiv:2002.07101), so that no site is singled out and the
-    lattice symmetries stay exact; `log_det = sum s + sum_k log C_k`. See `AffineCoupling`.
+    lattice symmetries stay exact; `log_det = sum s + sum_k log C_k`. See `AffineLayer`.
 
     >>> flow = AugmentedFlow(Lattice((4, 4)))
     >>> state, log_q = flow.sample_and_log_prob(8)
@@ -190,7 +190,7 @@ class AugmentedFlow(ExtendedFlow):
     (torch.Size([8, 2, 4, 4]), torch.Size([8]))
     """
 
-    coupling = AffineCoupling
+    coupling = AffineLayer
 
 
 def _harmonic_motion(lattice: Lattice, n_steps: int, angle: float) -> list[Tensor]:

@@ -16,7 +16,7 @@ from equiflow.theories.base.resizing import signed_offsets
 from equiflow.theories.base.symmetry import SymmetryGroup
 
 #: numbers in the weights A of configurations that are taken together
-LARGEST = 2**21
+MAX_ATTENTION_WEIGHTS = 2**21
 
 
 class Projections(NamedTuple):
@@ -104,7 +104,7 @@ class LatticeAttention(nn.Module):
         """
         if self.bias.device.type != "cpu":
             return sys.maxsize
-        return max(1, LARGEST // (self.bias.shape[1] * self.lattice.volume**2))
+        return max(1, MAX_ATTENTION_WEIGHTS // (self.bias.shape[1] * self.lattice.volume**2))
 
     def in_parts(self, function: Callable[[Tensor], tuple[Tensor, ...]], u: Tensor) -> tuple[Tensor, ...]:
         """What a function of configurations returns, from `rows` of them at a time."""

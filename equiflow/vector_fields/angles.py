@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from equiflow.nn.kernels.orbits import Kernel, MomentumKernel, OffsetKernel, spanning_kernel
+from equiflow.nn.kernels.orbits import MomentumKernel, OffsetKernel, OrbitKernel, spanning_kernel
 from equiflow.nn.pointwise.ridges import Ridges, sine_and_cosine
 from equiflow.nn.time import CosineBasis
 from equiflow.runtime.checks import check_count, check_type
@@ -117,7 +117,7 @@ class AngleField(VectorField):
         self.harmonics = MomentumKernel(
             spatial, n_time_modes, n_harmonics, convolution=convolution, symmetric=True
         )
-        self.kernel: Kernel
+        self.kernel: OrbitKernel
         way = self.harmonics.convolution.name  # one for all, since their operands are joined
         if kernel_size is None:
             self.kernel = spanning_kernel(spatial, n_time_modes, n_channels, convolution=way)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from equiflow.nn.kernels.orbits import Kernel, MomentumKernel, OffsetKernel, spanning_kernel
+from equiflow.nn.kernels.orbits import MomentumKernel, OffsetKernel, OrbitKernel, spanning_kernel
 from equiflow.nn.pointwise.ridges import Ridges, sine_and_cosine
 from equiflow.nn.time import CosineBasis
 from equiflow.runtime.precision import full_precision
@@ -101,7 +101,7 @@ class PotentialField(VectorField):
         self.drift = None if group.z2 else nn.Parameter(torch.zeros(n_time_modes))
         # Symmetric whatever the group: the antisymmetric part of K_0 is no gradient.
         self.linear = MomentumKernel(group, n_time_modes, 1, convolution=convolution, symmetric=True)
-        self.kernel: Kernel
+        self.kernel: OrbitKernel
         way = self.linear.convolution.name  # one for all, since their operands are joined
         if kernel_size is None:
             self.kernel = spanning_kernel(group, n_time_modes, n_channels, convolution=way)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from equiflow.nn.kernels.convolution import feature_convolution
-from equiflow.nn.kernels.orbits import Kernel, KernelValues
+from equiflow.nn.kernels.orbits import KernelValues, OrbitKernel
 from equiflow.nn.pointwise.features import FeatureValues, SineFeatures
 from equiflow.runtime.precision import full_precision
 from equiflow.vector_fields.base import PathRates, VectorField
@@ -24,7 +24,7 @@ class ShallowField(VectorField):
     """
 
     features: SineFeatures
-    kernel: Kernel
+    kernel: OrbitKernel
 
     @abstractmethod
     def _at(self, t: Tensor | float, scale: Tensor | None = None) -> tuple[KernelValues, Tensor | None]:

@@ -20,7 +20,7 @@ from equiflow.flows import (
     SymplecticFlow,
     split_state,
 )
-from equiflow.nn.couplings.phase_space import Coupling
+from equiflow.nn.couplings.phase_space import PhaseSpaceLayer
 from equiflow.runtime.storage import CheckpointError
 from equiflow.samplers import HMC, importance_sample
 from equiflow.testing import dense_jacobian, randomise
@@ -100,10 +100,10 @@ def symplectic_defect(flow: ExtendedFlow, z: Tensor) -> float:
     return relative(j.mT @ omega @ j - omega, j.square())
 
 
-class ReplacedCoupling(Coupling):
+class ReplacedLayer(PhaseSpaceLayer):
     """A coupling with something wrong with it, for the laws to find."""
 
-    def __init__(self, good: Coupling, what: str) -> None:
+    def __init__(self, good: PhaseSpaceLayer, what: str) -> None:
         torch.nn.Module.__init__(self)
         self.good = good
         self.what = what
@@ -127,7 +127,7 @@ class ReplacedCoupling(Coupling):
 
 def planted(flow: ExtendedFlow, what: str) -> ExtendedFlow:
     wrong = copy.deepcopy(flow)
-    wrong.couplings[1] = ReplacedCoupling(wrong.couplings[1], what)
+    wrong.couplings[1] = ReplacedLayer(wrong.couplings[1], what)
     return wrong
 
 

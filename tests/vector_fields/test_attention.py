@@ -131,7 +131,7 @@ def test_configurations_are_taken_a_few_at_a_time(options, monkeypatch):
     field = random_field(**options, shape=(3, 2))
     phi = configurations(field.lattice, 5).requires_grad_()
     together = field.path_rates(phi, 0.3, phi)
-    monkeypatch.setattr(nn_attention, "LARGEST", 2 * 36 * 2)  # two of 2 heads and 6 x 6 sites
+    monkeypatch.setattr(nn_attention, "MAX_ATTENTION_WEIGHTS", 2 * 36 * 2)  # two of 2 heads and 6 x 6 sites
     layer = field.attention if isinstance(field, AttentionField) else field.layers[0]
     assert layer.rows == 2
     found = field.path_rates(phi, 0.3, phi)

@@ -13,7 +13,7 @@ from equiflow.theories.base.checkerboard import parity_of_sites
 from equiflow.theories.base.lattice import Lattice
 
 
-class MaskedCoupling(nn.Module):
+class CheckerboardLayer(nn.Module):
     """`x'_a = f(x_a; net(x_b))`, `x'_b = x_b` on active sites a and frozen sites b (arXiv:1605.08803).
 
     Args:

@@ -47,7 +47,7 @@ class OrbitSpectrum(nn.Module):
         return self.weight @ self._multiplicity
 
 
-class Coupling(nn.Module, ABC):
+class PhaseSpaceLayer(nn.Module, ABC):
     """`x' = f(x; u)`, invertible in the moved field x for every driver u.
 
     Args:
@@ -98,7 +98,7 @@ class Coupling(nn.Module, ABC):
         return self.lattice.ifft((mixed_k * modes).sum(1))
 
 
-class Shear(Coupling):
+class ShearLayer(PhaseSpaceLayer):
     r"""`x' = x + grad U(u)`: symplectic, and volume-preserving, when x and u are conjugate.
 
     `U(u) = sum_x [1/2 u K_0 * u + sum_c F_c(K_c * u)]`, with `F_c' = sum_f a_cf h_f`, is an invariant
@@ -106,11 +106,11 @@ class Shear(Coupling):
     """
 
     def forward(self, moved: Tensor, driver: Tensor) -> tuple[Tensor, Tensor]:
-        """See `Coupling.forward`."""
+        """See `PhaseSpaceLayer.forward`."""
         return moved + self.gradient(driver), moved.new_zeros(len(moved))
 
     def inverse(self, moved: Tensor, driver: Tensor) -> tuple[Tensor, Tensor]:
-        """See `Coupling.inverse`."""
+        """See `PhaseSpaceLayer.inverse`."""
         return moved - self.gradient(driver), moved.new_zeros(len(moved))
 
     def gradient(self, driver: Tensor) -> Tensor:
@@ -121,7 +121,7 @@ class Shear(Coupling):
         return linear + self._response(features.value, self.shift_weight, modes)
 
 
-class AffineCoupling(Coupling):
+class AffineLayer(PhaseSpaceLayer):
     r"""`x' = C * (exp(s(u)) x) + b(u)`, `log det = sum_x s_x + sum_k log C_k` (arXiv:1605.08803).
 
     `b = K_0 * u + sum_c B_c * sum_f a_cf h_f(K_c * u)` is odd like the field, and
@@ -137,12 +137,12 @@ class AffineCoupling(Coupling):
         self.scale_weight = nn.Parameter(torch.zeros_like(self.shift_weight))
 
     def forward(self, moved: Tensor, driver: Tensor) -> tuple[Tensor, Tensor]:
-        """See `Coupling.forward`."""
+        """See `PhaseSpaceLayer.forward`."""
         shift, log_scale, log_det = self._read(driver)
         return self._stretched(moved * log_scale.exp(), 1) + shift, log_det
 
     def inverse(self, moved: Tensor, driver: Tensor) -> tuple[Tensor, Tensor]:
-        """See `Coupling.inverse`."""
+        """See `PhaseSpaceLayer.inverse`."""
         shift, log_scale, log_det = self._read(driver)
         return self._stretched(moved - shift, -1) * (-log_scale).exp(), -log_det
 

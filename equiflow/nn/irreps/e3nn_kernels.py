@@ -15,7 +15,7 @@ from equiflow.theories.base.resizing import offsets_on
 from equiflow.theories.base.symmetry import SymmetryGroup
 
 #: A basis function smaller than this everywhere is zero up to rounding; others are of order one.
-VANISHES = 1e-9
+ZERO_TOLERANCE = 1e-9
 
 
 def import_e3nn() -> ModuleType:
@@ -30,7 +30,7 @@ def import_e3nn() -> ModuleType:
         import e3nn.o3
     except ImportError as failure:
         raise ImportError(
-            "O3Field and ParticleField(l_max=2) need e3nn; install it with pip install 'equiflow[o3]'."
+            "O3Field and ParticleField(l_max=2) need e3nn; install it with pip install '.[o3]'."
         ) from failure
     return e3nn
 
@@ -124,7 +124,7 @@ def harmonic_basis(
         radial = smooth.movedim(-1, 0) * (orbits.index >= 0) / len(orbits) ** 0.5
     harmonics = import_e3nn().o3.spherical_harmonics(degree, images, True, "norm").mean(0).movedim(-1, 0)
     basis = radial[:, None] * harmonics
-    return basis[basis.flatten(1).abs().amax(1) > VANISHES]
+    return basis[basis.flatten(1).abs().amax(1) > ZERO_TOLERANCE]
 
 
 def _nearest_images(lattice: Lattice) -> Tensor:
@@ -243,7 +243,7 @@ class HarmonicKernels(nn.Module):
             kernels = torch.tensordot(its_weight.double().cpu(), carried, 1).flatten(0, 1).mT
             found = torch.linalg.lstsq(target.flatten(1).mT, kernels, driver="gelsd").solution
             missing = (target.flatten(1).mT @ found - kernels).abs().max()
-            if missing > VANISHES * kernels.abs().max().clamp(min=1.0):
+            if missing > ZERO_TOLERANCE * kernels.abs().max().clamp(min=1.0):
                 raise self._misfit(other)
             weight.copy_(found.mT.reshape(weight.shape))
 

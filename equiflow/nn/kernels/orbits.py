@@ -33,7 +33,7 @@ class KernelValues:
     at_origin: Tensor
 
 
-class Kernel(nn.Module, ABC):
+class OrbitKernel(nn.Module, ABC):
     """Kernels `K_f(x; t) = sum_j T_j(t) K_jf(x)`, tied on orbits, for several features f."""
 
     weight: nn.Parameter
@@ -91,18 +91,18 @@ class Kernel(nn.Module, ABC):
     def set_values(self, values: Tensor) -> None:
         """Take over kernels `(time_mode, feature, *lattice)`, averaged over the orbits of the group."""
 
-    def resize_from(self, other: Kernel) -> None:
+    def resize_from(self, other: OrbitKernel) -> None:
         """Take over the kernels of another lattice, see `equiflow.theories.base.resizing.offsets_on`."""
         self.set_values(offsets_on(other.values(), other.group.lattice, self.group.lattice))
 
 
-def convolved(kernel: Kernel, phi: Tensor, time_values: Tensor) -> tuple[Tensor, Tensor]:
+def convolved(kernel: OrbitKernel, phi: Tensor, time_values: Tensor) -> tuple[Tensor, Tensor]:
     """`K_0 * phi` with the first of the kernels, which act by FFT, and the trace `V K_0(0)`."""
     lattice, now = kernel.group.lattice, kernel(time_values)
     return lattice.ifft(lattice.fft(phi) * now.operand[0]), lattice.volume * now.at_origin[0]
 
 
-class MomentumKernel(Kernel):
+class MomentumKernel(OrbitKernel):
     """Kernels that span the lattice, one number per orbit of momenta.
 
     The modes decouple, so that a diagonal optimiser such as Adam gives each its own step: training
@@ -166,19 +166,19 @@ class MomentumKernel(Kernel):
         return total + slopes.unsqueeze(2) * (self._multiplicity / self.volume)
 
     def basis(self) -> Tensor:
-        """See `Kernel.basis`."""
+        """See `OrbitKernel.basis`."""
         index = self.group.momentum_orbits().index
         modes = (index == torch.arange(self.weight.shape[2]).view(-1, *(1,) * index.dim())).double()
         return torch.fft.ifftn(modes, dim=self.group.lattice.axes).real
 
     @torch.no_grad()
     def set_values(self, values: Tensor) -> None:
-        """See `Kernel.set_values`."""
+        """See `OrbitKernel.set_values`."""
         modes = torch.fft.fftn(values, dim=self.group.lattice.axes).real
         self.weight.copy_(self.group.momentum_orbits().mean(modes))
 
 
-class OffsetKernel(Kernel):
+class OffsetKernel(OrbitKernel):
     """Kernels of selectable support, one number per orbit of offsets.
 
     Each weight is divided by the root of its orbit's multiplicity, which gives all of them the same
@@ -227,7 +227,7 @@ class OffsetKernel(Kernel):
         return KernelValues(modes.real if self.has_inversion else modes, at_origin)
 
     def basis(self) -> Tensor:
-        """See `Kernel.basis`."""
+        """See `OrbitKernel.basis`."""
         orbits = self.group.offset_orbits(self.kernel_size)
         along = (-1,) + (1,) * orbits.index.dim()
         inside = orbits.index == torch.arange(len(orbits)).view(along)
@@ -235,7 +235,7 @@ class OffsetKernel(Kernel):
 
     @torch.no_grad()
     def set_values(self, values: Tensor) -> None:
-        """See `Kernel.set_values`."""
+        """See `OrbitKernel.set_values`."""
         orbits = self.group.offset_orbits(self.kernel_size)
         if bool((values[..., orbits.index < 0] != 0).any()):
             raise ValueError(
@@ -261,7 +261,7 @@ def carry_over(source: nn.Module, target: nn.Module) -> None:
 
 def spanning_kernel(
     group: SymmetryGroup, n_time_modes: int, n_features: int, *, convolution: str = "auto"
-) -> Kernel:
+) -> OrbitKernel:
     """Kernels that span the lattice: one number per orbit of momenta, or of offsets without x -> -x."""
     kind = MomentumKernel if group.has_inversion else OffsetKernel
     return kind(group, n_time_modes, n_features, convolution=convolution)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from equiflow.flows import ConditionalFlow, EquivariantCNF
-from equiflow.nn.kernels.orbits import Kernel, MomentumKernel, OffsetKernel
+from equiflow.nn.kernels.orbits import MomentumKernel, OffsetKernel, OrbitKernel
 from equiflow.ode.solver import Solver
 from equiflow.testing import assert_vector_field, check_flow, dense_jacobian, randomise
 from equiflow.theories.base.lattice import Lattice
@@ -602,7 +602,7 @@ def test_offsets_lost_or_counted_twice_are_seen_by_the_law_of_periodic_fields(
 def test_weights_copied_by_their_index_are_seen_by_the_law_of_periodic_fields(
     monkeypatch, point, kind, shape, target
 ):
-    def by_orbit(self: Kernel, other: Kernel) -> None:
+    def by_orbit(self: OrbitKernel, other: OrbitKernel) -> None:
         n = min(self.weight.shape[-1], other.weight.shape[-1])
         with torch.no_grad():
             self.weight.zero_()[..., :n].copy_(other.weight[..., :n])
@@ -610,7 +610,7 @@ def test_weights_copied_by_their_index_are_seen_by_the_law_of_periodic_fields(
     cell = tuple(map(min, shape, target))
     assert isinstance(field_on(SymmetryGroup(Lattice(shape), point)).kernel, kind)
     assert tiling(shape, target, cell, point) < 1e-12
-    monkeypatch.setattr(Kernel, "resize_from", by_orbit)
+    monkeypatch.setattr(OrbitKernel, "resize_from", by_orbit)
     assert tiling(shape, target, cell, point) > 1e-3
 
 
