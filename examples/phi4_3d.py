@@ -2,7 +2,7 @@
 
 `--field potential` is the gradient of an invariant potential; `--field orbit` mixes sitewise features by
 kernels that span the lattice; `--field o3` adds channels that transform as vectors and tensors (it needs
-e3nn: pip install 'equiflow[o3]'). All are exactly equivariant under translations, O_h and phi -> -phi.
+e3nn: pip install '.[o3]'). All are exactly equivariant under translations, O_h and phi -> -phi.
 """
 
 import argparse

@@ -16,5 +16,5 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] == "equiflow":
             raise
-        sys.exit(f"The command line needs {error.name}: pip install 'equiflow[cli]'.")
+        sys.exit(f"The command line needs {error.name}: pip install '.[cli]'.")
     app(prog_name="equiflow")

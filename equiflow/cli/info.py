@@ -44,7 +44,7 @@ def extras() -> list[tuple[str, str, str]]:
     for extra, (packages, purpose) in EXTRAS.items():
         found = {package: _version(package) for package in packages}
         installed = ", ".join(f"{package} {number}" for package, number in found.items())
-        missing = f"no: pip install 'equiflow[{extra}]'"
+        missing = f"no: pip install '.[{extra}]'"
         rows.append((extra, purpose, installed if all(found.values()) else missing))
     return rows
 

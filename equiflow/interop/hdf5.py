@@ -14,7 +14,7 @@ def _h5py() -> ModuleType:
         import h5py
     except ImportError as error:
         raise ImportError(
-            "HDF5 files need h5py: pip install 'equiflow[io]', or take a name that ends in .npz."
+            "HDF5 files need h5py: pip install '.[io]', or take a name that ends in .npz."
         ) from error
     return h5py
 

@@ -34,7 +34,7 @@ def to_xarray(
     try:
         import xarray
     except ImportError as error:
-        raise ImportError("to_xarray needs xarray: pip install 'equiflow[arviz]'.") from error
+        raise ImportError("to_xarray needs xarray: pip install '.[arviz]'.") from error
     variables: dict[str, Any] = {}
     if isinstance(samples, Ensemble):
         phi, axes = samples.phi, ["draw"]
@@ -75,7 +75,7 @@ def to_arviz(chain: Chain, *, observables: Observables | None = None, fields: bo
         import arviz
         import xarray
     except ImportError as error:
-        raise ImportError("to_arviz needs ArviZ: pip install 'equiflow[arviz]'.") from error
+        raise ImportError("to_arviz needs ArviZ: pip install '.[arviz]'.") from error
     posterior = to_xarray(chain, observables=observables, fields=fields)
     stats = [name for name in ("acceptance_rate",) if name in posterior]
     groups = {"posterior": posterior.drop_vars(stats)} | ({"sample_stats": posterior[stats]} if stats else {})

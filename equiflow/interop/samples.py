@@ -57,7 +57,7 @@ def save_samples(
 
     Args:
         samples: what to write.
-        path: ends in `.npz`, or in `.h5` or `.hdf5`, which need h5py (`pip install 'equiflow[io]'`).
+        path: ends in `.npz`, or in `.h5` or `.hdf5`, which need h5py (`pip install '.[io]'`).
         action: what the samples are of; its name and couplings are kept.
         about: what else the file should say: plain values that JSON knows.
 

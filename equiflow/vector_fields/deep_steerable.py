@@ -30,7 +30,7 @@ class DeepSteerableField(EstimatedField):
     group has Z2. `K_0` spans the lattice. All kernels depend on flow time. The divergence has no closed
     form, see `EstimatedField` for `trace`; `SteerableField`, without the layers in between, has one.
 
-    Two dimensions only, and escnn must be installed: `pip install 'equiflow[steerable]'`.
+    Two dimensions only, and escnn must be installed: `pip install '.[steerable]'`.
 
     Args:
         lattice: where the field lives.

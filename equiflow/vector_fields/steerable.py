@@ -29,7 +29,7 @@ class SteerableField(TwoConvolutionField):
     of all kernels depend on flow time. The divergence is exact, see `TwoConvolutionField`. On an untrained
     field `K0 = K2 = 0`, so that it stands still, and `K1` is random, mostly at the site itself.
 
-    Two dimensions only, and escnn must be installed: `pip install 'equiflow[steerable]'`.
+    Two dimensions only, and escnn must be installed: `pip install '.[steerable]'`.
 
     Args:
         lattice: where the field lives.

@@ -226,7 +226,7 @@ def test_presets_are_listed_and_printed():
 def test_info_says_how_to_get_what_is_missing(monkeypatch):
     assert torch.__version__ in succeed("info")
     monkeypatch.setattr(info, "_version", lambda package: None if package == "e3nn" else "1.0")
-    assert "pip install 'equiflow[o3]'" in " ".join(succeed("info").split())
+    assert "pip install '.[o3]'" in " ".join(succeed("info").split())
 
 
 def test_python_m_equiflow_says_its_version(monkeypatch, capsys):
@@ -240,7 +240,7 @@ def test_python_m_equiflow_says_its_version(monkeypatch, capsys):
 def test_without_the_extra_the_command_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "typer", None)
     monkeypatch.delitem(sys.modules, "equiflow.cli.app")
-    with pytest.raises(SystemExit, match=r"needs typer: pip install 'equiflow\[cli\]'"):
+    with pytest.raises(SystemExit, match=r"needs typer: pip install '\.\[cli\]'"):
         main()
 
 
@@ -262,4 +262,4 @@ def test_without_tensorboard_a_run_that_wants_it_is_refused(tmp_path, monkeypatc
         "train", tmp_path / "c.toml", "--run", tmp_path / "run", "--set", "run.tensorboard=true", "-q"
     )
     assert result.exit_code == 1
-    assert "pip install 'equiflow[tensorboard]'" in result.output
+    assert "pip install '.[tensorboard]'" in result.output

@@ -75,7 +75,7 @@ def test_a_missing_extra_is_told_with_its_remedy(kind, package, extra, shape, mo
     for name in [name for name in sys.modules if name.split(".")[0] == package]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(ConfigError, match=rf"\[field\]: .*pip install 'equiflow\[{extra}\]'"):
+    with pytest.raises(ConfigError, match=rf"\[field\]: .*pip install '\.\[{extra}\]'"):
         building.build_flow(parse("", f"lattice.shape={shape}", f"field.kind={kind}"))
 
 

@@ -76,5 +76,5 @@ def test_weights_have_to_become_a_chain_first():
 @pytest.mark.parametrize(("function", "missing"), [(to_xarray, "xarray"), (to_arviz, "arviz")])
 def test_without_them_the_message_says_what_to_do(monkeypatch, function, missing):
     monkeypatch.setitem(__import__("sys").modules, missing, None)
-    with pytest.raises(ImportError, match=r"pip install 'equiflow\[arviz\]'"):
+    with pytest.raises(ImportError, match=r"pip install '\.\[arviz\]'"):
         function(a_chain(4))

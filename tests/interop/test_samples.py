@@ -241,7 +241,7 @@ def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path, mon
 
 def test_without_h5py_the_message_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "h5py", None)
-    with pytest.raises(ImportError, match=r"pip install 'equiflow\[io\]'.*\.npz"):
+    with pytest.raises(ImportError, match=r"pip install '\.\[io\]'.*\.npz"):
         save_samples(an_ensemble(), tmp_path / "ensemble.h5")
     assert list(tmp_path.iterdir()) == []
 

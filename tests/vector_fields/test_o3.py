@@ -353,7 +353,7 @@ def test_impossible_fields_are_refused(change, error, message):
 
 def test_without_e3nn_the_remedy_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "e3nn", None)
-    with pytest.raises(ImportError, match=r"pip install 'equiflow\[o3\]'"):
+    with pytest.raises(ImportError, match=r"pip install '\.\[o3\]'"):
         O3Field(Lattice((3, 3, 3)))
 
 

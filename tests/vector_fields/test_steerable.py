@@ -201,5 +201,5 @@ def test_impossible_fields_are_refused(change, error, message):
 
 def test_without_escnn_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "escnn", None)
-    with pytest.raises(ImportError, match=r"pip install 'equiflow\[steerable\]'"):
+    with pytest.raises(ImportError, match=r"pip install '\.\[steerable\]'"):
         SteerableField(Lattice((4, 4)), representation=["trivial"])

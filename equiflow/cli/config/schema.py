@@ -153,7 +153,7 @@ class RunSection(Section):
     evaluate_every: int = key(100, "steps between evaluations on fresh samples", ge=1)
     evaluation_samples: int = key(2048, "fresh samples of an evaluation", ge=16)
     accuracy: float = key(1e-3, "largest solver error of log Z at the end; 0 keeps [solver]", ge=0)
-    tensorboard: bool = key(False, "also log for TensorBoard (pip install 'equiflow[tensorboard]')")
+    tensorboard: bool = key(False, "also log for TensorBoard (pip install '.[tensorboard]')")
 
 
 ActionSection = Annotated[

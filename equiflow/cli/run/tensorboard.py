@@ -14,7 +14,7 @@ class Board:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise ImportError(
-                "run.tensorboard = true needs tensorboard: pip install 'equiflow[tensorboard]'."
+                "run.tensorboard = true needs tensorboard: pip install '.[tensorboard]'."
             ) from error
         self.writer = SummaryWriter(str(folder), purge_step=from_step + 1)
 

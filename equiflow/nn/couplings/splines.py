@@ -34,7 +34,7 @@ class SplineMap(SiteMap):
 
     def __init__(self, *, n_bins: int = 8, bound: float = 5.0) -> None:
         if find_spec("zuko") is None:
-            raise ImportError("SplineMap needs zuko; install it by pip install 'equiflow[splines]'.")
+            raise ImportError("SplineMap needs zuko; install it by pip install '.[splines]'.")
         self.n_bins = check_count(n_bins, "n_bins", minimum=2)
         check_type(bound, (float, int), "bound")
         if not (bound > 0 and math.isfinite(bound)):

@@ -178,7 +178,7 @@ def _escnn() -> ModuleType:
     try:
         import escnn
     except ImportError as missing:
-        raise ImportError("Steerable fields need escnn: pip install 'equiflow[steerable]'.") from missing
+        raise ImportError("Steerable fields need escnn: pip install '.[steerable]'.") from missing
     return escnn
 
 

@@ -269,7 +269,7 @@ def test_tensors_are_for_three_dimensions(dim):
 def test_without_e3nn_vectors_are_left(monkeypatch):
     monkeypatch.setitem(sys.modules, "e3nn", None)
     ParticleField(Particles(3, 3))
-    with pytest.raises(ImportError, match=r"pip install 'equiflow\[o3\]'"):
+    with pytest.raises(ImportError, match=r"pip install '\.\[o3\]'"):
         ParticleField(Particles(3, 3), l_max=2)
 
 
