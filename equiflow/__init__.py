@@ -85,7 +85,7 @@ from equiflow.vector_fields import (
     VectorField,
 )
 
-__version__ = _version("equiflow")
+__version__ = _version("equiflow-lattice")
 
 __all__ = [
     "HMC",
