@@ -25,7 +25,7 @@ from equiflow import (
     importance_sample,
 )
 from equiflow.report.report import write_json
-from equiflow.report.terminal import print_table
+from equiflow.report import print_table
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
 parser.add_argument("--L", type=int, default=8, help="side of the square lattice")

@@ -42,7 +42,7 @@ from equiflow import HMC, EquivariantCNF, IndependenceMetropolis, Lattice, Phi4,
 from equiflow import observables as obs
 from equiflow.report.plots import save_figure
 from equiflow.report.report import write_json
-from equiflow.report.terminal import print_table
+from equiflow.report import print_table
 from equiflow.samplers import Chain, Ensemble, log_weights
 from equiflow.samplers.hmc import leapfrog
 from equiflow.statistics import Estimate, forward_effective_sample_size, integrated_autocorrelation_time

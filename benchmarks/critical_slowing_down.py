@@ -40,7 +40,7 @@ from equiflow import (
 )
 from equiflow import observables as obs
 from equiflow.report.plots import save_figure
-from equiflow.report.terminal import print_table
+from equiflow.report import print_table
 from equiflow.samplers import LEAPFROG, Integrator
 
 M2, CRITICAL = -4.0, 4.24

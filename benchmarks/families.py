@@ -65,7 +65,7 @@ from equiflow import (
 )
 from equiflow.report.plots import save_figure
 from equiflow.report.report import write_json
-from equiflow.report.terminal import print_table
+from equiflow.report import print_table
 from equiflow.testing import divergence_error
 from equiflow.training import Objective
 from equiflow.vector_fields import VECTOR_FIELDS, EstimatedField

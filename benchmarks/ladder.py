@@ -26,7 +26,7 @@ from equiflow import HMC, EquivariantCNF, Lattice, PathGradient, Phi4, Solver, f
 from equiflow.analysis import diagnose
 from equiflow.report.plots import ladder_curve, save_figure
 from equiflow.report.report import write_json
-from equiflow.report.terminal import print_table
+from equiflow.report import print_table
 from equiflow.samplers import importance_sample
 from equiflow.training import Rung
 from equiflow.vector_fields import VECTOR_FIELDS

@@ -29,7 +29,7 @@ import equiflow
 from equiflow import EquivariantCNF, Estimate, Lattice, OrbitConvField, PathGradient, Phi4, ReverseKL, Solver
 from equiflow.report.plots import save_figure
 from equiflow.report.report import write_json
-from equiflow.report.terminal import print_table
+from equiflow.report import print_table
 
 Lines = dict[tuple[str, str], tuple[Estimate, Estimate]]
 

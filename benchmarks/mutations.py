@@ -474,7 +474,7 @@ MUTANTS = (
     ),
     Mutant(
         "frequency gradient",
-        "nn/kernels/convolution.py",
+        "nn/kernels/feature_convolution.py",
         "of_frequencies = (along_phi - along_value) / frequencies",
         "of_frequencies = along_phi / frequencies",
         "dh/domega = (phi h' - h) / omega",

@@ -36,7 +36,7 @@ from equiflow import (
     importance_sample,
 )
 from equiflow.report.report import write_json
-from equiflow.report.terminal import print_table
+from equiflow.report import print_table
 from equiflow.vector_fields import VECTOR_FIELDS
 
 M_PL_4 = {

@@ -42,7 +42,7 @@ from equiflow import (
     measure,
     presets,
 )
-from equiflow.report.terminal import print_table
+from equiflow.report import print_table
 from equiflow.runtime.storage import written_atomically
 from equiflow.theories.scalar.presets import Preset
 

@@ -24,7 +24,7 @@ import equiflow
 from equiflow import EquivariantCNF, Estimate, Lattice, OrbitConvField, PathGradient, Phi4, Solver
 from equiflow.report.plots import save_figure
 from equiflow.report.report import write_json
-from equiflow.report.terminal import print_table
+from equiflow.report import print_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

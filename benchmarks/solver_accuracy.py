@@ -11,7 +11,7 @@ import torch
 
 from equiflow import EquivariantCNF, Lattice, OrbitConvField, PathGradient, Phi4, Solver, fit
 from equiflow.report.report import write_json
-from equiflow.report.terminal import print_table
+from equiflow.report import print_table
 from equiflow.training.trainer import TRAINING_SOLVER
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)

@@ -3,7 +3,7 @@
 from importlib.metadata import version as _version
 
 from equiflow import distributed, interop, presets
-from equiflow.analysis import log_z_along, log_z_bridge, measure
+from equiflow.analysis import diagnose, log_z_along, log_z_bridge, measure
 from equiflow.flows import (
     AugmentedFlow,
     Certificate,
@@ -160,6 +160,7 @@ __all__ = [
     "XYModel",
     "__version__",
     "annealed_importance_sample",
+    "diagnose",
     "distributed",
     "effective_sample_size",
     "fit",

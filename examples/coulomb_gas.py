@@ -28,7 +28,7 @@ from equiflow import (
     log_weights,
 )
 from equiflow.report.plots import save_figure
-from equiflow.report.terminal import print_table
+from equiflow.report import print_table
 from equiflow.statistics import jackknife, jackknife_estimate, normalised_weights
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)

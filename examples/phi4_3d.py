@@ -22,7 +22,7 @@ from equiflow import (
     fit,
     importance_sample,
 )
-from equiflow.report.report import Report
+from equiflow.report import Report
 
 FIELDS = {"potential": PotentialField, "orbit": OrbitConvField, "o3": O3Field}
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from equiflow import HMC, EquivariantCNF, Lattice, Phi4, fit, importance_sample
-from equiflow.report.report import Report
+from equiflow.report import Report
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
 parser.add_argument("--L", type=int, default=16, help="side of the periodic square lattice")

@@ -25,7 +25,7 @@ from equiflow import (
     log_weights,
 )
 from equiflow.report.plots import save_figure
-from equiflow.report.terminal import print_table
+from equiflow.report import print_table
 from equiflow.theories.angles.observables import (
     abs_magnetisation,
     energy,

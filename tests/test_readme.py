@@ -28,4 +28,4 @@ def test_both_commands_are_there_and_continuous_integration_runs_the_second():
     text = README.read_text()
     assert "python examples/phi4_L16.py" in text
     command = text.split("<!-- test command -->")[1].split("```")[1]
-    assert command.strip().endswith("pytest")
+    assert command.strip().endswith("pytest -n auto --dist loadfile")
