@@ -800,7 +800,7 @@ MUTANTS = (
     ),
     Mutant(
         "optimiser starts anew",
-        "training/trainer.py",
+        "training/run.py",
         'self.optimiser.load_state_dict(state["optimiser"])',
         "pass",
         "a resumed run is the uninterrupted one",

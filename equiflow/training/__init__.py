@@ -9,7 +9,8 @@ from equiflow.training.objectives.flow_matching import FlowMatching
 from equiflow.training.objectives.forward import ForwardKL
 from equiflow.training.objectives.mixture import Mixture
 from equiflow.training.objectives.reverse import InversePathGradient, PathGradient, ReverseKL
-from equiflow.training.trainer import TrainingDivergedError, fit
+from equiflow.training.run import TrainingDivergedError
+from equiflow.training.trainer import fit
 
 __all__ = [
     "FlowMatching",

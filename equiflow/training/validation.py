@@ -1,57 +1,47 @@
-"""What `fit` refuses, and what it warns of, before the first step."""
+"""Checks of the flow and the action that `fit` is given; `TrainingOptions` checks the numbers."""
 
 from __future__ import annotations
 
-import math
 import warnings
 
 from equiflow.flows import ConditionalFlow, Flow
-from equiflow.runtime import distributed
 from equiflow.runtime.checks import check_type
 from equiflow.theories.base.action import Action
 from equiflow.theories.base.coupling_ranges import ActionFamily
 from equiflow.theories.base.group import Group
 
+#: relative change of an action under a symmetry above which `fit` warns that the action lacks it
+BROKEN_SYMMETRY = 1e-3
 
-def check_inputs(
-    flow: Flow | ConditionalFlow,
-    action: Action | ActionFamily,
-    steps: int,
-    batch_size: int,
-    learning_rate: float,
-    warmup: int,
-    clip_norm: float,
-    checkpoint_every: int,
-) -> None:
-    """Raise unless flow, action and numbers fit; see `fit` for what they are."""
+
+def check_target(flow: Flow | ConditionalFlow, action: Action | ActionFamily) -> None:
+    """Raise unless an action is a target for a flow, and warn if it lacks a symmetry of the flow.
+
+    Args:
+        flow: what is to be trained.
+        action: an `Action`, or an `ActionFamily` for a `ConditionalFlow`.
+
+    Raises:
+        TypeError: if either is of the wrong type.
+        ValueError: if they live on different spaces, or the couplings of the family are outside of the
+            flow's ranges.
+    """
     check_type(flow, (Flow, ConditionalFlow), "flow")
-    _check_target(flow, action)
-    for name, count in (("steps", steps), ("batch_size", batch_size), ("checkpoint_every", checkpoint_every)):
-        check_type(count, int, name)
+    if isinstance(flow, ConditionalFlow):
+        _check_family(flow, action)
+    else:
+        check_type(action, Action, "action")
+        assert isinstance(action, Action)
+        _warn_of_symmetry(flow, action)
     if action.space != flow.space:
         raise ValueError(
             f"The action lives on {action.space.kind} {action.space.shape}, the flow on {flow.space.shape}. "
             f"Build both from the same {type(flow.space).__name__}."
         )
-    if min(steps, batch_size, checkpoint_every) < 1 or warmup < 0:
-        raise ValueError(
-            f"Expected counts >= 1, got steps={steps}, batch_size={batch_size}, "
-            f"checkpoint_every={checkpoint_every}, warmup={warmup}."
-        )
-    distributed.check_share(batch_size, "batch_size")
-    if not (0 < learning_rate < math.inf and clip_norm > 0):
-        raise ValueError(
-            f"Expected positive learning_rate and clip_norm, got {learning_rate} and {clip_norm}."
-        )
 
 
-def _check_target(flow: Flow | ConditionalFlow, action: Action | ActionFamily) -> None:
-    """An action for a flow, a family of actions inside of its ranges for a conditional one."""
-    if not isinstance(flow, ConditionalFlow):
-        check_type(action, Action, "action")
-        assert isinstance(action, Action)
-        _warn_of_symmetry(flow, action)
-        return
+def _check_family(flow: ConditionalFlow, action: Action | ActionFamily) -> None:
+    """Raise unless the couplings of a family lie in the flow's ranges."""
     remedy = "Write ActionFamily(Phi4, lattice, m2=-4.0, lam=(4.0, 6.0))."
     check_type(action, ActionFamily, "The action of a conditional flow", remedy)
     assert isinstance(action, ActionFamily)
@@ -63,7 +53,7 @@ def _check_target(flow: Flow | ConditionalFlow, action: Action | ActionFamily) -
 
 
 def _warn_of_symmetry(flow: Flow, action: Action) -> None:
-    """Warn where the target lacks a symmetry that the flow has by construction."""
+    """Warn if the action lacks a symmetry that the flow has by construction."""
     group = getattr(flow, "group", None)
     if (
         not isinstance(group, Group)
@@ -72,11 +62,11 @@ def _warn_of_symmetry(flow: Flow, action: Action) -> None:
     ):
         return
     changes = action.asymmetry(group, device=flow.device, dtype=flow.dtype)
-    broken = [name for name, change in changes.items() if change > 1e-3]
+    broken = [name for name, change in changes.items() if change > BROKEN_SYMMETRY]
     if broken:
         warnings.warn(
             f"The flow is symmetric under {group}, the action is not: it changes under {', '.join(broken)}. "
             "The flow cannot reach it. Give the field and the prior a smaller group, such as "
             "SymmetryGroup(lattice, z2=False).",
-            stacklevel=4,
+            stacklevel=5,  # where `fit` was called
         )

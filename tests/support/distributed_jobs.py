@@ -39,7 +39,7 @@ from equiflow.interop import sample_shards
 from equiflow.interop import shards as sharded
 from equiflow.runtime import distributed
 from equiflow.testing import randomise
-from equiflow.training import trainer
+from equiflow.training.run import TrainingRun
 from equiflow.vector_fields import DeepAttentionField, OrbitConvField
 from tests.support.cli_runs import TINY
 
@@ -153,20 +153,20 @@ def resume_on_disks_of_their_own() -> tuple[Any, list[str], int]:
 
 def stop_at(step: int, job: Callable[[], Any]) -> None:
     """Take some steps of a run and leave it."""
-    advance = trainer._Run.advance
+    advance = TrainingRun.advance
 
     def stopping(run: Any, *arguments: Any) -> None:
         if run.step == step:
             raise StopAsyncIteration
         advance(run, *arguments)
 
-    trainer._Run.advance = stopping
+    TrainingRun.advance = stopping
     try:
         job()
     except StopAsyncIteration:
         pass
     finally:
-        trainer._Run.advance = advance
+        TrainingRun.advance = advance
 
 
 class Failing:
@@ -277,7 +277,7 @@ def elastic(victim: int, *arguments: str) -> None:
 
 def _killed_once(victim: int, *arguments: str) -> None:
     torch.set_default_dtype(torch.float32)
-    advance = trainer._Run.advance
+    advance = TrainingRun.advance
 
     def advance_or_die(run: Any, *given: Any) -> None:
         first_time = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
@@ -285,5 +285,5 @@ def _killed_once(victim: int, *arguments: str) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         advance(run, *given)
 
-    trainer._Run.advance = advance_or_die
+    TrainingRun.advance = advance_or_die
     assert not app(list(arguments), standalone_mode=False)

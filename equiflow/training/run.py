@@ -1,0 +1,217 @@
+"""One training run: its state, how it advances by a step, and how it goes on from a checkpoint."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from equiflow.flows import ConditionalFlow, Flow
+from equiflow.ode.solver import SolverError
+from equiflow.runtime import distributed
+from equiflow.runtime.randomness import own_rows
+from equiflow.runtime.storage import CheckpointError
+from equiflow.theories.base.action import Action
+from equiflow.theories.base.coupling_ranges import ActionFamily
+from equiflow.training.checkpoints import (
+    check_groups,
+    check_moments,
+    check_same_settings,
+    optimiser_name,
+    sound_history,
+    without_addresses,
+)
+from equiflow.training.data_parallel import exchange
+from equiflow.training.history import History
+from equiflow.training.objectives.base import ObjectiveValue
+from equiflow.training.options import TrainingOptions
+
+
+class TrainingDivergedError(RuntimeError):
+    """Training ran into NaN or infinite values.
+
+    Attributes:
+        history: record of the steps before.
+    """
+
+    def __init__(self, message: str, history: History) -> None:
+        super().__init__(message)
+        self.history = history
+
+
+class TrainingRun:
+    """The state of a training run.
+
+    Args:
+        flow: trained in place.
+        action: the target.
+        objective: what is minimised.
+        make_optimiser: makes the optimiser from the trained parameters and the learning rate.
+        options: numbers of the run.
+    """
+
+    def __init__(
+        self,
+        flow: Flow | ConditionalFlow,
+        action: Action | ActionFamily,
+        objective: Callable[..., ObjectiveValue],
+        make_optimiser: Callable[[list[nn.Parameter], float], Optimizer],
+        options: TrainingOptions,
+    ) -> None:
+        self.flow, self.action, self.objective, self.options = flow, action, objective, options
+        self.trained = [p for p in flow.parameters() if p.requires_grad]
+        self.optimiser = make_optimiser(self.trained, options.learning_rate)
+        self.generator = distributed.generator(flow.device).manual_seed(options.seed)
+        self.history = History()
+        self.step = 0
+        #: what the processes of a run, and a run and its checkpoint, must agree on
+        self.settings = without_addresses(
+            options.settings()
+            | {
+                "objective": repr(objective),
+                "optimiser": optimiser_name(make_optimiser),
+                "action": repr(action),
+                "flow": f"{flow.dtype} {flow!r}",
+            }
+        )
+        self._gradient_was_found = False
+        self._seconds_before = 0.0
+        self._started = time.perf_counter()
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all steps are taken."""
+        return self.step >= self.options.steps
+
+    @property
+    def checkpoint_is_due(self) -> bool:
+        """Whether a checkpoint is written after the step just taken."""
+        return self.options.is_due(self.step)
+
+    def synchronise(self) -> None:
+        """Make sure that all processes have the same settings, and give them the first one's weights.
+
+        Raises:
+            ValueError: if settings differ between processes.
+        """
+        distributed.check_alike(self.settings)
+        for tensor in self.flow.state_dict().values():
+            distributed.broadcast([tensor])
+
+    def advance(self) -> None:
+        """Take one optimiser step.
+
+        Raises:
+            TrainingDivergedError: if the loss, the gradient, or weights that are due to be saved are not
+                finite.
+        """
+        self.step += 1
+        rate = self.options.rate(self.step)
+        for parameters in self.optimiser.param_groups:
+            parameters["lr"] = rate
+        self.optimiser.zero_grad()
+        value = self._evaluate()
+        self._gradient_was_found = True
+        norm = torch.nn.utils.clip_grad_norm_(self.trained, self.options.clip_norm)
+        self._record(value, norm, rate)
+        self.optimiser.step()
+        # Every process takes the same step up to rounding, which would add up on unlike machines.
+        distributed.broadcast(self.trained)
+        # The next loss would show it too, but only after the checkpoint is written.
+        if self.checkpoint_is_due and not all(bool(p.isfinite().all()) for p in self.trained):
+            raise self._diverged("weights are not finite after the step")
+
+    def _evaluate(self) -> ObjectiveValue:
+        """Evaluate the objective on a batch of all processes and leave its gradient in the parameters."""
+        batch_size = self.options.batch_size
+        value: ObjectiveValue | None = None
+        failure: BaseException | None = None
+        try:
+            value = self.objective(self.flow, self.action, batch_size, self.generator)
+            value.surrogate.backward()
+        except (SolverError, ValueError, KeyboardInterrupt) as error:
+            value, failure = None, error
+        own = len(own_rows(torch.arange(batch_size), self.generator))
+        value, failure = exchange(value, failure, n_samples=own, trained=self.trained)
+        if value is not None:
+            return value
+        assert failure is not None
+        if isinstance(failure, KeyboardInterrupt):
+            raise failure
+        # The arguments were right in earlier steps, so a ValueError after them is due to trained values.
+        if isinstance(failure, ValueError) and not self._gradient_was_found:
+            raise failure
+        raise self._diverged(str(failure)) from failure
+
+    def _record(self, value: ObjectiveValue, norm: Tensor, rate: float) -> None:
+        """Add the step to the history, or raise if its loss or gradient is not finite."""
+        # All numbers are fetched from the device in one transfer per step.
+        ess = value.ess
+        fetched = [value.loss, norm] if ess is None else [value.loss, norm, ess]
+        loss, norm_value, *ess_value = torch.stack([entry.double() for entry in fetched]).tolist()
+        if not (math.isfinite(loss) and math.isfinite(norm_value)):
+            raise self._diverged(f"loss {loss}, gradient norm {norm_value}")
+        self.history.append(
+            step=self.step,
+            loss=loss,
+            ess=ess_value[0] if ess_value else None,
+            grad_norm=norm_value,
+            learning_rate=rate,
+            nfe=value.nfe,
+            seconds=self._seconds_before + time.perf_counter() - self._started,
+        )
+
+    def _diverged(self, what: str) -> TrainingDivergedError:
+        """Return the error to raise when training diverges at the current step."""
+        return TrainingDivergedError(
+            f"Training diverged at step {self.step}: {what}. Lower learning_rate, lengthen warmup, or "
+            "give the objective a finer solver.",
+            self.history,
+        )
+
+    def state(self) -> dict[str, Any]:
+        """Return everything that a resumed run needs, as plain values and tensors."""
+        return {
+            "settings": self.settings,
+            "step": self.step,
+            "flow": self.flow.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "generator": self.generator.get_state(),
+            "history": self.history.to_dict(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a saved state of the same run; the flow keeps its weights if that fails.
+
+        Raises:
+            CheckpointError: if the state belongs to another run or is unsound.
+        """
+        before = {name: value.clone() for name, value in self.flow.state_dict().items()}
+        try:
+            check_same_settings(state["settings"], self.settings)
+            self._restore(state)
+        except Exception as error:  # torch raises many kinds of errors on entries that do not fit
+            self.flow.load_state_dict(before)
+            if isinstance(error, CheckpointError):
+                raise
+            raise CheckpointError(f"The checkpoint does not fit this flow: {error!r}") from error
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        """Take over a saved state whose settings are right."""
+        history = sound_history(state, self.options.steps)
+        self.flow.load_state_dict(state["flow"])
+        if isinstance(self.optimiser, torch.optim.Adam):
+            # A checkpoint counts the parameters in the order of the optimiser's groups.
+            parameters = [p for group in self.optimiser.param_groups for p in group["params"]]
+            check_moments(state["optimiser"]["state"], parameters)
+        check_groups(state["optimiser"], self.optimiser)
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.generator.set_state(state["generator"].cpu())
+        self.history = history
+        self.step = len(history)
+        self._seconds_before = history.seconds[-1] if len(history) else 0.0
