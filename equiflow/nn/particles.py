@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from equiflow.nn.constants import RoundedConstants
 from equiflow.nn.irreps.e3nn_kernels import harmonic_ladder
 
 
@@ -51,16 +52,11 @@ class Neighbourhood(nn.Module):
         self.log_width = nn.Parameter(torch.linspace(low, high, n_radial, dtype=dtype))
         self.l_max = l_max
         self._ladder = harmonic_ladder(dim, l_max)
-        self._rounded: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
+        self._rounded = RoundedConstants()
 
     def ladder(self, degree: int) -> Tensor:
         """`C` in `Y_lm(x) = sum_{m'a} C_mm'a Y_{l-1,m'}(x) x_a`, see `harmonic_ladder`."""
-        # No buffers: cast to float32 and back they would lose the symmetry that they carry.
-        key = self.log_width.dtype, self.log_width.device
-        if key not in self._rounded:
-            with torch.inference_mode(False):  # kept for training, whoever was first to ask
-                self._rounded[key] = [step.to(self.log_width) for step in self._ladder]
-        return self._rounded[key][degree - 1]
+        return self._rounded.like(self.log_width, lambda: self._ladder)[degree - 1]
 
     def forward(self, x: Tensor) -> list[Jet]:
         """The features of degree 0, 1, ... `l_max` at positions `(batch, particle, dim)`."""

@@ -7,7 +7,7 @@ from abc import abstractmethod
 import torch
 from torch import Tensor
 
-from equiflow.nn.kernels.convolution import feature_convolution
+from equiflow.nn.kernels.feature_convolution import feature_convolution
 from equiflow.nn.kernels.orbits import KernelValues, OrbitKernel
 from equiflow.nn.pointwise.features import FeatureValues, SineFeatures
 from equiflow.runtime.precision import full_precision

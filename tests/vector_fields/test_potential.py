@@ -21,7 +21,6 @@ from equiflow import (
     SymmetryGroup,
     fit,
 )
-from equiflow.nn.pointwise.base import SinePointwise
 from equiflow.nn.pointwise.ridges import Ridges
 from equiflow.ode.solver import Solver
 from equiflow.testing import (
@@ -34,6 +33,7 @@ from equiflow.testing import (
     randomise,
 )
 from equiflow.vector_fields import TwoConvolutionField, TwoKernels, VectorField
+from tests.support.pointwise import SinePointwise
 from tests.support.saved_flows import assert_saved_flow_loads_bitwise_equal
 from tests.support.strategies import configurations, lattices, potential_fields, seeds
 from tests.support.strategies import groups as groups_on

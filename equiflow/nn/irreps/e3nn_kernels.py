@@ -8,6 +8,7 @@ from types import ModuleType
 import torch
 from torch import Tensor, nn
 
+from equiflow.nn.constants import RoundedConstants
 from equiflow.runtime.checks import check_count, check_type
 from equiflow.runtime.precision import default_dtype
 from equiflow.theories.base.lattice import Lattice
@@ -173,7 +174,7 @@ class HarmonicBasis:
             )
         self.multiplicities = {degree: n for degree, (n, _) in kept.items()}
         self.functions = {degree: basis for degree, (_, basis) in kept.items()}
-        self._converted: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
+        self._rounded = RoundedConstants()
 
     @property
     def sizes(self) -> list[int]:
@@ -187,11 +188,7 @@ class HarmonicBasis:
 
     def like(self, weight: Tensor) -> list[Tensor]:
         """The functions of each degree, `(basis, (2l + 1) V)`, rounded once for each precision."""
-        key = weight.dtype, weight.device
-        if key not in self._converted:
-            with torch.inference_mode(False):  # kept for training, whoever was first to ask
-                self._converted[key] = [basis.flatten(1).to(weight) for basis in self.functions.values()]
-        return self._converted[key]
+        return self._rounded.like(weight, lambda: [basis.flatten(1) for basis in self.functions.values()])
 
 
 class HarmonicKernels(nn.Module):

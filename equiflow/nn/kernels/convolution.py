@@ -8,13 +8,12 @@ directly, offset by offset, which wins for kernels of three offsets per axis.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from equiflow.nn.pointwise.features import FeatureValues
-from equiflow.runtime.precision import full_precision
+from equiflow.nn.constants import RoundedConstants
 from equiflow.theories.base.lattice import Lattice
 from equiflow.theories.base.symmetry import OffsetOrbits
 
@@ -73,7 +72,7 @@ class FourierConvolution(Convolution):
 
     def __init__(self, lattice: Lattice) -> None:
         super().__init__(lattice)
-        self._measure = lattice.half_multiplicity() / lattice.volume
+        self._rounded = RoundedConstants()
 
     def encode(self, fields: Tensor) -> Tensor:
         """See `Convolution.encode`."""
@@ -96,11 +95,11 @@ class FourierConvolution(Convolution):
         # Parseval on the half grid: sum_x a v = sum_k multiplicity Re(conj(a_k) v_k) / V.
         total = (gradient * encoded.conj()).sum(0)
         total = total if operand.is_complex() else total.real
-        return total * self._measure.to(total.real)
+        return total * self._measure(total)
 
     def products(self, operand: Tensor) -> Tensor:
         """See `Convolution.products`."""
-        weighted = (operand * self._measure.to(operand.real)).flatten(1)
+        weighted = (operand * self._measure(operand)).flatten(1)
         product = weighted @ operand.flatten(1).mH
         return product.real
 
@@ -108,6 +107,11 @@ class FourierConvolution(Convolution):
         """See `Convolution.times`."""
         modes = self.lattice.fft(self.lattice.ifft(operand + 0j) * self.lattice.ifft(other + 0j))
         return modes if operand.is_complex() else modes.real
+
+    def _measure(self, modes: Tensor) -> Tensor:
+        """Return the weight of each mode in a sum over all momenta, over V, `(*half_shape)`."""
+        lattice = self.lattice
+        return self._rounded.like(modes.real, lambda: [lattice.half_multiplicity() / lattice.volume])[0]
 
 
 class DenseConvolution(Convolution):
@@ -255,63 +259,3 @@ def _are_few(orbits: OffsetOrbits) -> bool:
     # Not measured beyond three dimensions, where 81 offsets are no longer few.
     dim = orbits.index.dim()
     return dim <= 3 and int(orbits.multiplicity.sum()) <= DIRECT_SIZE**dim
-
-
-def feature_convolution(
-    phi: Tensor, frequencies: Tensor, operand: Tensor, features: FeatureValues, convolution: Convolution
-) -> Tensor:
-    """`K_0 * phi + sum_f K_f * h_f(phi)`, differentiable once in phi, the frequencies and the operand.
-
-    Automatic differentiation of the same formula costs about twice the time and the memory: it
-    recomputes the cosines and turns the real FFTs' adjoints into complex ones.
-
-    Args:
-        phi: `(batch, *lattice)`.
-        frequencies: `(feature,)`, of features that obey `dh/domega = (phi h' - h) / omega`.
-        operand: the convolution's, of the `1 + feature` kernels.
-        features: values and derivatives at phi, computed without a graph.
-        convolution: how kernels act.
-    """
-    return _FeatureConvolution.apply(phi, frequencies, operand, features.value, features.first, convolution)
-
-
-class _FeatureConvolution(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        phi: Tensor,
-        frequencies: Tensor,
-        operand: Tensor,
-        value: Tensor,
-        first: Tensor,
-        convolution: Convolution,
-    ) -> Tensor:
-        linear, encoded = convolution.encode(phi.unsqueeze(1)), convolution.encode(value)
-        ctx.save_for_backward(phi, frequencies, operand, value, first, linear, encoded)
-        ctx.convolution = convolution
-        return convolution.mix(linear, encoded, operand)
-
-    @staticmethod
-    @full_precision
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled():
-            raise RuntimeError(
-                "The velocity of an OrbitConvField can be differentiated once; create_graph=True is not "
-                "supported. Use path_rates for the gradient of the divergence."
-            )
-        phi, frequencies, operand, value, first, linear, encoded = ctx.saved_tensors
-        convolution: Convolution = ctx.convolution
-        sent = convolution.encode_back(gradient.unsqueeze(1))
-        back = convolution.transpose(sent, operand)
-        through = back[:, 1:] * first
-        of_phi = through.sum(1) + back[:, 0]
-        of_frequencies = of_operand = None
-        if ctx.needs_input_grad[1]:
-            along_phi = torch.einsum("bfx,bx->f", through.flatten(2), phi.flatten(1))
-            along_value = (back[:, 1:] * value).flatten(2).sum((0, 2))
-            of_frequencies = (along_phi - along_value) / frequencies
-        if ctx.needs_input_grad[2]:
-            parts = [convolution.overlap(linear, sent, operand[:1])]
-            parts.append(convolution.overlap(encoded, sent, operand[1:]))
-            of_operand = torch.cat(parts)
-        return of_phi, of_frequencies, of_operand, None, None, None

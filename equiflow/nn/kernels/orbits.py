@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from equiflow.nn.constants import RoundedConstants
 from equiflow.nn.kernels.convolution import Convolution, DenseConvolution, DirectConvolution, convolution_for
 from equiflow.theories.base.lattice import Lattice
 from equiflow.theories.base.resizing import offsets_on
@@ -49,7 +50,7 @@ class OrbitKernel(nn.Module, ABC):
         super().__init__()
         self.group = group
         self.convolution = convolution
-        self._matrices: dict[tuple[torch.dtype, torch.device], Tensor] = {}
+        self._matrices = RoundedConstants()
         self.weight = nn.Parameter(torch.zeros(n_time_modes, n_features, n_orbits))
 
     def forward(self, time_values: Tensor, scale: Tensor | None = None) -> KernelValues:
@@ -70,14 +71,14 @@ class OrbitKernel(nn.Module, ABC):
         """Operand and value at the origin for weights `(feature, orbit)` at one time, if not dense."""
 
     def _as_matrices(self, weight: Tensor) -> KernelValues:
-        key = weight.dtype, weight.device
-        if key not in self._matrices:  # rounded from float64 once for each precision
-            volume = self.group.lattice.volume
-            with torch.inference_mode(False):  # kept for training, whoever was first to ask
-                basis = self.basis().flatten(1)[:, self.group.lattice.differences()]
-                self._matrices[key] = basis.reshape(-1, volume * volume).to(weight)
-        matrices = (weight @ self._matrices[key]).unflatten(1, (self.group.lattice.volume,) * 2)
+        (of_orbits,) = self._matrices.like(weight, self._matrices_of_orbits)
+        matrices = (weight @ of_orbits).unflatten(1, (self.group.lattice.volume,) * 2)
         return KernelValues(matrices, matrices[:, 0, 0])
+
+    def _matrices_of_orbits(self) -> list[Tensor]:
+        """Return the matrix `D(y, x) = K(x - y)` of a weight of 1 on each orbit, `(orbit, V V)`."""
+        matrices = self.basis().flatten(1)[:, self.group.lattice.differences()]
+        return [matrices.flatten(1)]
 
     @abstractmethod
     def basis(self) -> Tensor:
