@@ -91,7 +91,7 @@ def bijection(field, solver, steps):
 
 
 def evaluations(solver, steps):
-    """Evaluations of the field in one solve with equal steps; a first-same-as-last method adds one."""
+    """Return the evaluations of one solve with equal steps; a first-same-as-last method adds one."""
     if solver == "rk4":
         return 4 * (steps or 20)
     return 1 + 6 * (20 if solver == "default" else steps)
@@ -108,7 +108,7 @@ class Worker:
         return {"python": platform.python_version(), **{name: version(name) for name in names}}
 
     def action(self, phi, m2, lam):
-        """bijx's own action of the given configurations, with the sum over sites of its tutorial."""
+        """Return bijx's own action of the given configurations, summed over sites as in its tutorial."""
         density = jax.vmap(lambda x: bijx.lattice.scalar.phi4_term(x, m2, lam))(jnp.array(phi, float))
         return {"values": density.sum((1, 2)).tolist()}
 
@@ -173,7 +173,7 @@ class Model:
         return {"compile_seconds": time.perf_counter() - start, "nfe": evaluations(solver, steps)}
 
     def train(self, repeats, limit, clock):
-        """Optimiser steps until there are `repeats` or the time by the clock is spent; seconds of each."""
+        """Take `repeats` optimiser steps, or fewer if the time is up; return the seconds of each."""
         seconds, loss = {"wall": [], "cpu": []}, float("nan")
         while len(seconds[clock]) < repeats and sum(seconds[clock]) < limit:
             start, cpu = time.perf_counter(), time.process_time()
@@ -184,7 +184,7 @@ class Model:
         return {**seconds, "loss": loss}
 
     def _sampling(self, solver, steps, batch_size):
-        """Compiled, with the time that it took: samples' log q and log weights, as float32."""
+        """Return the compiled function that samples log q and log weights, and the seconds of compiling."""
         if (solver, steps, batch_size) not in self.compiled:
 
             @jax.jit

@@ -42,7 +42,7 @@ parser.add_argument("--out", type=Path, help="JSON file for the figures")
 
 
 def contestants(lattice: Lattice) -> dict[str, tuple[Callable[[], Flow], dict[str, Any]]]:
-    """How to make each flow, and what `fit` is told besides steps and rate."""
+    """Return how to make each flow, and the options of `fit` besides steps and rate."""
     kl = {"objective": ReverseKL()}
     path = {"objective": InversePathGradient()}
     spline = {"site_map": SplineMap(), "n_layers": 8}

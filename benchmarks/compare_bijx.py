@@ -108,7 +108,7 @@ class Bijx:
 
 
 def environment_with_bijx(folder: Path) -> Path:
-    """The Python of an environment with bijx, made where it is missing."""
+    """Return the Python of an environment with bijx; make the environment if it is missing."""
     if sys.version_info < (3, 11):
         raise SystemExit("bijx needs Python >= 3.11; run this benchmark with a newer one.")
     builder = venv.EnvBuilder(with_pip=True)
@@ -127,7 +127,7 @@ def environment_with_bijx(folder: Path) -> Path:
 
 
 def hold_to_cores(threads: int) -> None:
-    """Both sides share the same few cores: neither library's thread options hold all of its threads."""
+    """Pin both sides to the same few cores; the thread options of neither library bind all its threads."""
     torch.set_num_threads(threads)
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-threads:])
@@ -140,7 +140,7 @@ def timed(function: Callable[[], object]) -> dict[str, float]:
 
 
 def take_turns(sides: dict[str, Callable[[], dict[str, float]]], rounds: int, clock: str) -> dict[str, list]:
-    """Seconds of each side in each round; the first round warms up and is dropped."""
+    """Return the seconds of each side in each round. The first round warms up and is dropped."""
     seconds: dict[str, list] = {name: [] for name in sides}
     for _ in range(rounds + 1):
         for name, side in sides.items():
@@ -149,7 +149,7 @@ def take_turns(sides: dict[str, Callable[[], dict[str, float]]], rounds: int, cl
 
 
 def shown(values: Iterable[float], factor: float = 1.0) -> str:
-    """Median, with half the range beside it."""
+    """Format the median, with half the range beside it."""
     values = [factor * value for value in values]
     median, half_range = statistics.median(values), (max(values) - min(values)) / 2
     return f"{median:.0f} ± {half_range:.0f}" if median > 100 else f"{median:.3g} ± {half_range:.1g}"
@@ -192,7 +192,7 @@ class Comparison:
         return built["parameters"]
 
     def action_difference(self) -> tuple[float, float]:
-        """Mean and largest deviation from it of bijx's action less equiflow's, on random configurations."""
+        """Return mean and largest deviation of the difference of both actions on random configurations."""
         generator = torch.Generator().manual_seed(self.args.seed)
         phi = torch.randn(16, *self.lattice.shape, generator=generator)
         theirs = self.bijx("action", phi=phi.tolist(), m2=-4.0, lam=M_PL_4[self.side])["values"]
@@ -244,7 +244,7 @@ class Comparison:
         }
 
     def sampling(self, flow: EquivariantCNF, name: str, steps: tuple[int, int]) -> dict[str, object]:
-        """Seconds for a chunk of samples with log q; steps of rk4 for equiflow and bijx."""
+        """Return the seconds for a chunk of samples with log q, by rk4 on both sides."""
         flow.solver = Solver("rk4", steps=steps[0])
         options = {"solver": "rk4", "steps": steps[1], "n_samples": CHUNK, "batch_size": CHUNK, "repeats": 1}
         compiled: dict[str, float] = {}
@@ -280,7 +280,7 @@ class Comparison:
         return torch.tensor(answer["log_weight"], dtype=torch.float64)
 
     def certified(self, weights: Callable[[int], Tensor]) -> dict[str, object]:
-        """ESS and log Z with steps of rk4 doubled until log Z no longer moves when they are doubled."""
+        """Return ESS and log Z; the steps of rk4 are doubled until log Z no longer moves."""
         steps, coarse = RK4_STEPS, weights(RK4_STEPS)
         while True:
             fine = weights(2 * steps)
@@ -299,7 +299,7 @@ class Comparison:
         }
 
     def our_training(self) -> tuple[EquivariantCNF, dict[str, object]]:
-        """The shortest of a geometric ladder of complete trainings whose fresh ESS reaches the goal."""
+        """Find the shortest complete training, on a geometric ladder, whose fresh ESS reaches the goal."""
         steps = 50
         while True:
             flow = self.flow()
@@ -312,7 +312,7 @@ class Comparison:
             steps = round(1.4 * steps)
 
     def their_training(self) -> dict[str, object]:
-        """Each rate gets a sixth of the time, the best of them the rest; the others' time does not count."""
+        """Train bijx: a sixth of the time for each rate, the rest for the best. The other rates are not charged."""
         options = {"solver": "tsit5", "steps": FIFTH_ORDER_STEPS, "batch_size": self.args.goal_batch}
         share, runs = self.args.seconds / 6, {}
         for rate in self.args.rates:
@@ -339,7 +339,7 @@ class Comparison:
         run.setdefault("first_monitor", run["monitor"])
 
     def reached(self, name: str, run: dict) -> bool:
-        """Few samples watch the training; whether the goal is reached is decided on many, certified."""
+        """Whether the goal is reached, decided on many certified samples; training is watched with few."""
         if run["monitor"] < self.args.goal - 0.02:
             return False
         quality = self.certified(partial(self.their_weights, name, self.args.samples))
@@ -350,7 +350,7 @@ class Comparison:
     # bijx as it comes
 
     def defaults(self) -> dict[str, object]:
-        """49 frequencies and 21 time modes reduced to 20 each, normal prior; one step of each solver.
+        """Time one step of bijx at its defaults: 49 frequencies and 21 time modes reduced to 20, normal prior.
 
         The solvers: that of `ContFlowDiffrax` when nothing is said, and half its steps as in the tutorial.
         """
@@ -368,7 +368,7 @@ class Comparison:
 
 
 def print_training(rows: list[dict], clock: str) -> None:
-    """Columns: the same method on both sides, then what each library would rather do."""
+    """Print a table: the same method on both sides, then the default method of each library."""
     sides = ("equiflow rk4", "bijx rk4", "ratio_rk4", "equiflow own", "bijx tsit5", "ratio_own")
     table = []
     for row in rows:

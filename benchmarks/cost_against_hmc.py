@@ -131,7 +131,7 @@ def timed(function: Callable[..., Any], *args: Any, **options: Any) -> tuple[Any
 
 
 def fastest(function: Callable[[int], object], counts: list[int]) -> int:
-    """The number of configurations with the least seconds for each of them."""
+    """Return the batch size with the least seconds per configuration."""
     seconds: dict[int, float] = {}
     for count in sorted(counts):
         function(count)
@@ -146,7 +146,7 @@ def scaled(estimate: Estimate, factor: float) -> Estimate:
 
 
 def even_observables(action: Action) -> dict[str, Callable[[Tensor], Tensor]]:
-    """What decides how many samples are effective: nothing that a random sign of phi would change."""
+    """Return the observables that decide the effective sample size; all are even in phi."""
     return {
         "|M|": obs.abs_magnetisation,
         "M^2": obs.susceptibility,
@@ -161,7 +161,7 @@ def slowest(tau: dict[str, Estimate]) -> Estimate:
 
 @dataclass(frozen=True)
 class HMCRun:
-    """What a run of HMC at fixed settings has shown.
+    """The result of one run of HMC at fixed settings.
 
     Attributes:
         length: mean length of a trajectory.
@@ -185,7 +185,7 @@ class HMCRun:
 
     @property
     def evaluations(self) -> Estimate:
-        """Gradients per effective sample."""
+        """Return the gradients per effective sample."""
         return scaled(slowest(self.tau), 2 * self.gradients)
 
     @property
@@ -223,7 +223,7 @@ def run_hmc(
 
 
 def tuned_hmc(action: Phi4, n_chains: int, args: argparse.Namespace) -> tuple[HMCRun, float, list[Row]]:
-    """HMC at its best, the seconds of its burn-in, and the scan that found it."""
+    """Return HMC at its best settings, the seconds of its burn-in, and the scan that found them."""
     generator = torch.Generator(args.device).manual_seed(args.seed)
     place = {"device": args.device, "dtype": getattr(torch, args.dtype), "generator": generator}
     side, scan = action.lattice.shape[0], []
@@ -274,7 +274,7 @@ def hmc_row(run: HMCRun, burn_in: float) -> Row:
 
 
 def drawn(flow: EquivariantCNF, action: Phi4, batch: int, args: argparse.Namespace) -> tuple[Ensemble, float]:
-    """Weighted samples with their certificate, and the seconds of one sample."""
+    """Draw weighted samples with their certificate, and return them with the seconds of one sample."""
     generator = torch.Generator(args.device).manual_seed(args.seed + 1)
     parts, seconds = [], []
     for _ in range(-(-args.samples // batch)):
@@ -287,7 +287,7 @@ def drawn(flow: EquivariantCNF, action: Phi4, batch: int, args: argparse.Namespa
 
 
 def fields(flow: EquivariantCNF, batch: int) -> Tensor:
-    """Noise of about the size of the target's fields, to time with."""
+    """Return noise of about the size of the target's fields, for timing."""
     return 0.4 * torch.randn(batch, *flow.lattice.shape, dtype=flow.dtype, device=flow.device)
 
 
@@ -324,7 +324,7 @@ def flow_row(flow: EquivariantCNF, action: Phi4, args: argparse.Namespace) -> Ro
 
 
 def comparison(row: Row, training: float | None, wanted: int) -> Row:
-    """Ratios of the costs, and what training adds to them."""
+    """Return the ratios of the costs, and the samples after which training has paid for itself."""
     hmc, flow = row["HMC ms / n_eff"].mean, row["flow ms / n_eff"].mean
     ratios = {
         "HMC / flow, evaluations": row["HMC evaluations / n_eff"].mean / row["flow evaluations / n_eff"].mean,
@@ -342,7 +342,7 @@ def comparison(row: Row, training: float | None, wanted: int) -> Row:
 
 
 def trained(args: argparse.Namespace) -> dict[int, tuple[EquivariantCNF, float]]:
-    """Flows of a ladder, with the seconds from its first step to the last on their rung."""
+    """Train a ladder; return its flows, each with the seconds from the first step to the end of its rung."""
     sides = sorted({*args.L, *(side for side in RUNGS if side < max(args.L))})
     actions = [Phi4(Lattice((side, side)), m2=-4.0, lam=M_PL_4[side]) for side in sides]
     start = EquivariantCNF(actions[0].lattice).to(args.device, getattr(torch, args.dtype))
@@ -352,7 +352,7 @@ def trained(args: argparse.Namespace) -> dict[int, tuple[EquivariantCNF, float]]
 
 
 def loaded(args: argparse.Namespace) -> dict[int, tuple[EquivariantCNF, float | None]]:
-    """Flows of `--flow` or the package, with the training time that they or `--training-seconds` say."""
+    """Load the flows of `--flow` or of the package, with their training times or `--training-seconds`."""
     paths, seconds = dict(args.flow), {side: float(value) for side, value in args.training_seconds}
     flows = {
         side: EquivariantCNF.load(paths[side])
@@ -386,7 +386,7 @@ def measure_side(side: int, flow: EquivariantCNF, training: float | None, args: 
 
 
 def picture(rows: list[Row], wanted: int) -> Figure:
-    """Evaluations and milliseconds per effective sample against L."""
+    """Draw evaluations and milliseconds per effective sample against L."""
     figure = Figure(figsize=(10, 4.4), layout="constrained")
     sides = [row["L"] for row in rows]
     for panel, unit in zip(figure.subplots(1, 2), ("evaluations", "ms"), strict=True):
@@ -415,7 +415,7 @@ def picture(rows: list[Row], wanted: int) -> Figure:
 
 
 def plain(value: Any) -> Any:
-    """For JSON: estimates as value and error, what is not finite as null."""
+    """Return the content as plain JSON values: estimates as value and error, null for what is not finite."""
     if isinstance(value, Estimate):
         return {"mean": plain(value.mean), "error": plain(value.error)}
     if isinstance(value, dict):

@@ -85,7 +85,7 @@ def counted() -> Counted:
 
 
 def trained(start: EquivariantCNF, action: Phi4, args: argparse.Namespace) -> tuple[EquivariantCNF, float]:
-    """A flow for one lattice, and the seconds of its training."""
+    """Train a flow for one lattice; return it with the seconds of its training."""
     same = start.lattice == action.lattice
     flow, begin = (start if same else start.resized(action.lattice)), time.perf_counter()
     fit(
@@ -94,7 +94,7 @@ def trained(start: EquivariantCNF, action: Phi4, args: argparse.Namespace) -> tu
         steps=args.steps,
         batch_size=args.batch_size,
         learning_rate=flow.learning_rate / 2,
-        # At the critical coupling five steps want slower trajectories than usual, or training runs away.
+        # At the critical coupling training runs away unless the penalty slows the trajectories down.
         objective=PathGradient(kinetic_penalty=1e-2, solver=Solver("rk5", steps=5)),
         seed=args.seed,
         progress=False,
@@ -106,7 +106,7 @@ def trained(start: EquivariantCNF, action: Phi4, args: argparse.Namespace) -> tu
 def chains(
     flow: EquivariantCNF, action: Phi4, args: argparse.Namespace
 ) -> dict[str, tuple[Chain, float, str]]:
-    """Each method's chain, evaluations per update of a chain, and what an evaluation is."""
+    """Return the chain of each method, its evaluations per update, and the name of an evaluation."""
     side, found = action.lattice.shape[0], {}
     common = {"n_chains": args.chains, "generator": torch.Generator().manual_seed(args.seed)}
 
@@ -126,7 +126,7 @@ def chains(
     found["flow Metropolis"] = chain, nfe, "velocities"
     count = counted()
     chain = LatentHMC(flow, action, integrator=count).sample(args.latent, n_thermalisation=30, **common)
-    # Two energies, the way to the noise and the way back are solves too.
+    # Two energies and the maps to the noise and back are solves, too.
     found["latent HMC"] = chain, nfe * (3 * mean(count, args.latent) + 4), "velocities"
     return found
 
@@ -151,7 +151,7 @@ def rows_of(
 
 
 def exponent(rows: list[Row], name: str) -> str:
-    """Least-squares slope of log cost against log L, with the scatter of the points."""
+    """Return the least-squares slope of log cost against log L, with the scatter of the points."""
     if len(rows) < 3:
         return ""
     x, y = (torch.tensor([math.log(float(row[k])) for row in rows]) for k in ("L", f"cost {name}"))

@@ -79,7 +79,7 @@ def plane(side: int) -> Lattice:
     return Lattice((side, side))
 
 
-#: what `--L` means to each model
+#: the space and action of each model for a side `--L`
 MODELS: dict[str, Callable[[int], Action]] = {
     "phi4": lambda L: Phi4(plane(L), m2=-4.0, lam=M_PL_4[L]),
     "phi4-3d": lambda L: Phi4(Lattice((L, L, L)), m2=-4.0, lam=8.0),
@@ -97,7 +97,7 @@ def continuous(family: str, space: Space) -> Flow:
 
 
 def exact(flow: Flow) -> Flow:
-    """The flow itself, or with the dense trace if its own is an estimate."""
+    """Return the flow, with the dense trace if its own is an estimate."""
     estimated = isinstance(flow, EquivariantCNF) and not flow.vector_field.trace_is_exact
     return flow.with_trace("dense") if estimated else flow
 
@@ -141,7 +141,7 @@ def seconds_now(device: str) -> float:
 
 
 def hmc(action: Action, args: argparse.Namespace, seed: int) -> torch.Tensor:
-    """Configurations of the target in float64, nearly independent."""
+    """Draw nearly independent configurations of the target in float64."""
     initial = None
     if isinstance(action.space, Particles):  # from where no two are close, see examples/coulomb_gas.py
         prior = EquivariantCNF(action.space).to(args.device, torch.float64).prior
@@ -160,7 +160,7 @@ def hmc(action: Action, args: argparse.Namespace, seed: int) -> torch.Tensor:
 
 
 def objective_of(name: str, flow: Flow, samples: torch.Tensor) -> Objective:
-    """The objective of that name that suits a flow."""
+    """Return the objective called `name` that suits a flow."""
     if isinstance(flow, EquivariantCNF):
         path: Objective = PathGradient(solver=flow.solver)
         forward = ForwardKL(samples, solver=flow.solver)
@@ -184,7 +184,7 @@ def new_flow(family: str, space: Space, args: argparse.Namespace) -> Flow:
 
 
 def train(flow: Flow, target: Action, samples: torch.Tensor, name: str, steps: int, args: Any) -> float:
-    """A complete schedule; returns its seconds."""
+    """Train by a complete schedule and return the seconds."""
     objective = objective_of(name, flow, samples)
     start = seconds_now(args.device)
     fit(
@@ -203,7 +203,7 @@ def train(flow: Flow, target: Action, samples: torch.Tensor, name: str, steps: i
 def step_seconds(
     new: Callable[[], Flow], target: Action, samples: torch.Tensor, name: str, args: Any
 ) -> float:
-    """Median over short trainings, after one that warms up caches; of dear steps, fewer."""
+    """Return the seconds of a step: the median over short trainings after a first one that warms up."""
     first = train(new(), target, samples, name, 1, args)
     if first > args.seconds / 4:
         return first
@@ -214,7 +214,7 @@ def step_seconds(
 
 
 def quality(flow: Flow, target: Action, reference: torch.Tensor, args: Any) -> dict[str, Any]:
-    """Both ESS and the speed of sampling, with a solver that is accurate enough."""
+    """Return both ESS and the speed of sampling, with a solver of the accuracy asked for."""
     generator = torch.Generator(args.device).manual_seed(args.seed + 1)
     batch_size = max(16, min(512, 2**17 // reference[0].numel()))
     found: dict[str, Any] = {"solver": "exact map", "nfe": 0}
@@ -245,7 +245,7 @@ def quality(flow: Flow, target: Action, reference: torch.Tensor, args: Any) -> d
 
 
 def describe(flow: Flow) -> dict[str, Any]:
-    """What a family is: its size, its symmetry, and how far its divergence is from the dense trace."""
+    """Return the size and symmetry of a family, and the distance of its divergence from the dense trace."""
     about: dict[str, Any] = {
         "parameters": sum(p.numel() for p in flow.parameters() if p.requires_grad),
         "symmetry": str(getattr(flow, "group", "unknown")),
@@ -258,7 +258,7 @@ def describe(flow: Flow) -> dict[str, Any]:
 
 
 def compare(family: str, name: str, side: int, chains: tuple[torch.Tensor, torch.Tensor], args: Any) -> list:
-    """The rows of one family with one objective: one per budget."""
+    """Return the rows of one family with one objective, one per budget."""
     action = MODELS[args.model](side)
     rows: list[dict[str, Any]] = []
     label = family if len(args.objective) == 1 else f"{family}, {name}"
@@ -295,7 +295,7 @@ def compare(family: str, name: str, side: int, chains: tuple[torch.Tensor, torch
 
 
 def cell(row: dict[str, Any], name: str) -> str:
-    """An estimate with its error, or why there is none."""
+    """Format an estimate with its error, or the reason why there is none."""
     if name not in row:
         return "failed" if "failure" in row else ""
     error = row.get(f"{name}_error")
@@ -342,12 +342,12 @@ def print_rows(rows: list[dict[str, Any]], args: argparse.Namespace) -> None:
 
 
 def nines(ess: Any) -> Any:
-    """`-log10(1 - ESS)`: 1 at 0.9, 2 at 0.99."""
+    """Return `-log10(1 - ESS)`, which is 1 at 0.9 and 2 at 0.99."""
     return -np.log10(1 - np.minimum(ess, 1 - 1e-9))
 
 
 def draw(rows: list[dict[str, Any]], clock: str) -> Figure:
-    """ESS against the time of training, one panel per model and size; hollow marks are the forward ESS."""
+    """Draw ESS against training time, one panel per model and size; hollow marks are the forward ESS."""
     sizes = list(dict.fromkeys((row["model"], row["L"]) for row in rows))
     labels = list(dict.fromkeys(row["family"] for row in rows))
     figure = Figure(figsize=(4.6 * len(sizes) + 2, 4.4), layout="constrained")
@@ -379,12 +379,12 @@ def draw(rows: list[dict[str, Any]], clock: str) -> Figure:
 
 
 def finite(value: Any) -> Any:
-    """JSON has no NaN: what is not finite becomes null."""
+    """Return the value, or None if it is not finite, since JSON has no NaN."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Rows of all families, written to `--out` as they come."""
+    """Measure all families and write each row to `--out` when it is done."""
     machine = {
         "processor": platform.processor() or platform.machine(),
         "torch": torch.__version__,
@@ -410,7 +410,7 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def earlier_rows(paths: list[Path]) -> list[dict[str, Any]]:
-    """Rows of earlier runs; a family that was run again takes the place of what it was."""
+    """Read the rows of earlier runs; a later row of the same family replaces an earlier one."""
     found: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for path in paths:
         rows = json.loads(path.read_text())["rows"]

@@ -53,7 +53,7 @@ parser.add_argument("--out", type=Path, help="JSON file for the figures")
 
 
 def difference(end: Estimate, start: Estimate) -> Estimate:
-    """Of independent estimates, solver errors added."""
+    """Return the difference of two independent estimates; their solver errors add up."""
     return Estimate(
         end.mean - start.mean,
         math.hypot(end.error, start.error),

@@ -62,7 +62,7 @@ parser.add_argument("--plot", type=Path, help="PNG file for the plot")
 
 
 def random_flow(args: argparse.Namespace) -> EquivariantCNF:
-    """A flow with random kernels, moving about as fast as a trained one."""
+    """Return a flow with random kernels that moves about as fast as a trained one."""
     lattice = Lattice((args.L, args.L))
     field = OrbitConvField(lattice)
     generator = torch.Generator().manual_seed(args.seed)
@@ -74,7 +74,7 @@ def random_flow(args: argparse.Namespace) -> EquivariantCNF:
 def gradient(
     flow: EquivariantCNF, method: str, steps: int, args: argparse.Namespace, *, batch_size: int | None = None
 ) -> Tensor:
-    """All parameters' gradients in a row; the same samples every time."""
+    """Return the gradients of all parameters in one vector, for the same samples every time."""
     flow.zero_grad()
     flow.solver = Solver("rk5", steps=steps, **METHODS[method])
     action = Phi4(flow.lattice, m2=-4.0, lam=4.572)
@@ -85,7 +85,7 @@ def gradient(
 
 
 def measure_peak(method: str, steps: int, args: argparse.Namespace) -> int:
-    """Bytes that one gradient needs; to be called in a fresh process."""
+    """Return the bytes that one gradient needs. Call it in a fresh process."""
     torch.set_num_threads(args.threads)
     flow = random_flow(args)
     gradient(flow, method, 1, args, batch_size=1)  # loads libraries and plans transforms
@@ -99,7 +99,7 @@ def measure_peak(method: str, steps: int, args: argparse.Namespace) -> int:
 
 
 def rise_resident(function: Callable[[], object]) -> int:
-    """How far the resident set rises while the function runs."""
+    """Return by how many bytes the resident set rises while the function runs."""
     try:
         Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak starts again from here
         before, peak = linux_memory("VmRSS"), lambda: linux_memory("VmHWM")
@@ -110,13 +110,13 @@ def rise_resident(function: Callable[[], object]) -> int:
 
 
 def linux_memory(field: str) -> int:
-    """Bytes, now (VmRSS) or at most (VmHWM)."""
+    """Return the resident bytes now (VmRSS) or at most (VmHWM)."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith(field))
 
 
 def peak_resident() -> int:
-    """Bytes, at most since the process began."""
+    """Return the largest number of resident bytes since the process began."""
     import resource  # Unix only
 
     unit = 1 if sys.platform == "darwin" else 1024
@@ -124,7 +124,7 @@ def peak_resident() -> int:
 
 
 def peaks(method: str, steps: int, args: argparse.Namespace) -> dict[str, float]:
-    """Peaks in MB, each measured in a fresh process with the settings of the C library that belong to it."""
+    """Return the peaks in MB, each from a fresh process with its own settings of the C library."""
     found = {}
     for name, settings in PEAKS.items():
         os.environ.update(settings)  # read by a process when it starts: this one stays as it is
@@ -136,7 +136,7 @@ def peaks(method: str, steps: int, args: argparse.Namespace) -> dict[str, float]
 
 
 def clock(device: str) -> float:
-    """Seconds, once the device has done all that it was given."""
+    """Return the clock in seconds, after the device has finished its work."""
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize(device)
     elif torch.get_num_threads() == 1:
@@ -153,7 +153,7 @@ def timed_gradient(
 
 
 def compare(flow: EquivariantCNF, steps: int, args: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """Time and error of each method beside backpropagation."""
+    """Return time and error of each method relative to backpropagation."""
     rounds = [
         {method: timed_gradient(flow, method, steps, args) for method in METHODS} for _ in range(args.repeats)
     ]
@@ -171,7 +171,7 @@ def compare(flow: EquivariantCNF, steps: int, args: argparse.Namespace) -> dict[
 
 
 def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """One row per number of steps: for each method its peak, time and error."""
+    """Return one row per number of steps with peak, time and error of each method."""
     flow = random_flow(args)
     for method in METHODS:
         gradient(flow, method, 1, args)  # so that no first call is timed
@@ -185,7 +185,7 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def line(method: str, peak: str, rows: list[dict[str, Any]]) -> tuple[Estimate, Estimate]:
-    """Peak memory as a straight line in the steps: MB per step, and MB that no step adds to."""
+    """Fit a straight line to the peaks: MB per step, and MB without any step."""
     steps, found = ([row["steps"] for row in rows], [row[method][peak] for row in rows])
     coefficients, covariance = np.polyfit(steps, found, 1, cov=True)
     per_step, offset = map(Estimate, coefficients.tolist(), np.sqrt(np.diag(covariance)).tolist())
@@ -193,13 +193,13 @@ def line(method: str, peak: str, rows: list[dict[str, Any]]) -> tuple[Estimate, 
 
 
 def state_mb(args: argparse.Namespace) -> float:
-    """What an integration carries along: phi, log det and, with the path gradient, score and energy."""
+    """Return the MB of the integrated state: phi, log det and, for path gradients, score and energy."""
     fields = 2 if args.objective == "path" else 1
     return args.batch_size * fields * (args.L**2 + 1) * getattr(torch, args.dtype).itemsize / MB
 
 
 def draw(rows: list[dict[str, Any]], fits: Lines, args: argparse.Namespace) -> "Figure":
-    """Peak memory, time and error of the gradient against the number of steps."""
+    """Draw peak memory, time and error of the gradient against the number of steps."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(13, 4.2), layout="constrained")

@@ -92,7 +92,7 @@ class Candidate:
 
 
 class MuonAndAdam(Optimizer):
-    """Torch's Muon takes matrices only: the kernels as (time mode x feature, orbit), Adam for the rest."""
+    """Muon for the kernels as matrices (time mode x feature, orbit), and Adam for all other weights."""
 
     def __init__(self, parameters: list[nn.Parameter], lr: float) -> None:
         super().__init__(parameters, {"lr": lr})
@@ -116,12 +116,12 @@ class MuonAndAdam(Optimizer):
 
 
 def plain(make: Callable[..., Optimizer], **options: object) -> Factory:
-    """A factory that needs the parameters and the rate alone."""
+    """Return a factory that takes parameters and learning rate alone."""
     return lambda flow, parameters, rate: make(parameters, lr=rate, **options)
 
 
 def optional(name: str, **options: object) -> Factory | None:
-    """The same from the package pytorch_optimizer, or nothing."""
+    """Return such a factory from the package pytorch_optimizer, or None without the package."""
     try:
         return plain(getattr(import_module("pytorch_optimizer"), name), weight_decay=0.0, **options)
     except ImportError:
@@ -155,7 +155,7 @@ def candidates() -> list[Candidate]:
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training gave; `ess` is NaN if it diverged."""
+    """The result of a training; `ess` is NaN if it diverged."""
 
     ess: float
     ess_error: float
@@ -195,7 +195,7 @@ def train(
     steps: int,
     seed: int = 0,
 ) -> Trained:
-    """A complete training, warm-up to decay, and the reverse ESS of fresh samples."""
+    """Train from warm-up to decay, and return the reverse ESS of fresh samples."""
     start = seconds_now(args.device)
     try:
         history = fit(
@@ -227,7 +227,7 @@ def train(
 
 
 def scan(chosen: list[Candidate], args: argparse.Namespace) -> tuple[dict[str, float], list[dict]]:
-    """The best rate of each by its ESS after a fixed number of steps, then more seeds at that rate."""
+    """Find the best rate of each optimiser after a fixed number of steps, then run more seeds at it."""
     action, rows = action_of(args.scan_L), []
     for candidate in chosen:
         tried = {
@@ -272,9 +272,9 @@ def missing(chosen: list[Candidate], args: argparse.Namespace) -> set[str]:
 def steps_to_goal(
     candidate: Candidate, best: float, side: int, args: argparse.Namespace, *, seed: int
 ) -> tuple[float, Trained] | None:
-    """The shortest of a geometric ladder of complete trainings whose fresh ESS reaches the goal.
+    """Find the shortest complete training, on a geometric ladder, whose fresh ESS reaches the goal.
 
-    At the best rate of the scan, or half of it: larger lattices bear less.
+    It takes the best rate of the scan, or half of it, since larger lattices need smaller rates.
     """
     steps = 12
     while steps <= args.max_steps:
@@ -316,7 +316,7 @@ def goal_cell(value: object) -> object:
 
 
 def started(side: int, args: argparse.Namespace) -> EquivariantCNF:
-    """A new flow on a small lattice; from L = 20 on what a ladder would start from, a size below."""
+    """Return a new flow on a small lattice; from L = 20 on, one trained on the lattice a size below."""
     if side < 20:
         return new_flow(side, args)
     below = EquivariantCNF.pretrained(f"phi4-2d-L{16 if side < 64 else 32}", device=args.device)
@@ -324,7 +324,7 @@ def started(side: int, args: argparse.Namespace) -> EquivariantCNF:
 
 
 def rates(args: argparse.Namespace) -> list[dict]:
-    """Where Adam is stable: batch ESS at the end of a complete training (the mean of its last tenth)."""
+    """Show where Adam is stable: the mean batch ESS over the last tenth of a complete training."""
     rows = []
     for side in args.rates_L:
         small = argparse.Namespace(**vars(args) | {"batch_size": args.batch_size if side < 32 else 32})
@@ -340,7 +340,7 @@ def rates(args: argparse.Namespace) -> list[dict]:
 
 
 def options(args: argparse.Namespace) -> list[dict]:
-    """Clipping of the gradient, and how long Adam remembers its square."""
+    """Compare norms for clipping the gradient, and memories of its square in Adam."""
     side = args.L[-1]
     rate = new_flow(side, args).learning_rate
     variants = {
@@ -378,7 +378,7 @@ def select(known: Iterable[Candidate], args: argparse.Namespace) -> list[Candida
 def finalists(
     chosen: list[Candidate], best: dict[str, float], rows: list[dict], args: argparse.Namespace
 ) -> list[tuple[Candidate, float]]:
-    """Adam and the best others of the scan; without a scan all, at the middle rate of each."""
+    """Return Adam and the best others of the scan; without a scan, all at their middle rates."""
     if not rows:
         return [(c, c.rates[1]) for c in chosen]
     ranked = sorted(rows, key=lambda row: min(-1.0 if math.isnan(e) else e for e in row["ess"]), reverse=True)
@@ -410,7 +410,7 @@ def main() -> None:
     if "options" in args.parts:
         content["options"] = options(args)
     if args.out is not None:
-        # JSON has no NaN: what diverged becomes null.
+        # JSON has no NaN: a diverged training becomes null.
         write_json(json.loads(json.dumps(content, default=str), parse_constant=lambda _: None), args.out)
 
 

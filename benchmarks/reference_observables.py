@@ -78,7 +78,7 @@ parser.add_argument("--out", type=Path, required=True, help="CSV file")
 
 
 def free_energy_by_hmc(action: Phi4, args: argparse.Namespace, generator: torch.Generator) -> Estimate:
-    """`-log Z / V` from the free field of unit mass along `S_s = (1 - s) S_free + s S`."""
+    """Integrate `-log Z / V` from the free field of unit mass along `S_s = (1 - s) S_free + s S`."""
     free = FreeScalar(action.lattice, m2=1.0)
     s, weights = np.polynomial.legendre.leggauss(args.nodes)
     log_z, variance = free.log_z(), 0.0

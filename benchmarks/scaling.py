@@ -97,14 +97,14 @@ def points(args: argparse.Namespace) -> list[Point]:
 
 
 def chunk_size(point: Point, args: argparse.Namespace) -> int:
-    """How many configurations at a time keep a training step within the memory."""
+    """Return the number of configurations at a time that keeps a training step within the memory."""
     # Measured by memory.py: what backpropagation keeps at each of the six stages of a step.
     numbers = 6 * args.steps * (4 * point.n_frequencies + 6) * math.prod(point.shape)
     return max(1, int(1e9 * args.memory / (numbers * getattr(torch, args.dtype).itemsize)))
 
 
 def random_flow(point: Point, args: argparse.Namespace) -> EquivariantCNF:
-    """A flow with small random kernels: nothing is zero, and every trajectory stays finite."""
+    """Return a flow with small random kernels: nothing is zero, and every trajectory stays finite."""
     lattice = Lattice(point.shape)
     field = OrbitConvField(lattice, n_frequencies=point.n_frequencies)
     generator = torch.Generator().manual_seed(args.seed)
@@ -116,7 +116,7 @@ def random_flow(point: Point, args: argparse.Namespace) -> EquivariantCNF:
 
 
 def computations(point: Point, args: argparse.Namespace) -> dict[str, Callable[[], object]]:
-    """What is timed; each does the whole batch, in chunks if it must."""
+    """Return the computations to be timed; each does the whole batch, in chunks if necessary."""
     flow = random_flow(point, args)
     action = Phi4(flow.lattice, m2=-4.0, lam=4.97)
     objective = PathGradient(solver=flow.solver)
@@ -142,7 +142,7 @@ def computations(point: Point, args: argparse.Namespace) -> dict[str, Callable[[
 
 
 def clock(device: str) -> float:
-    """Seconds, once the device has done all that it was given."""
+    """Return the clock in seconds, after the device has finished its work."""
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize(device)
     elif torch.get_num_threads() == 1:
@@ -158,7 +158,7 @@ def seconds(function: Callable[[], object], device: str, *, calls: int = 1) -> f
 
 
 def enough_calls(function: Callable[[], object], device: str, *, at_least: float = 0.03) -> int:
-    """How many calls take long enough to be timed; warms up as well."""
+    """Return how many calls take long enough to be timed. This also warms up."""
     seconds(function, device)
     return math.ceil(at_least / seconds(function, device))
 
@@ -182,9 +182,9 @@ def timing(values: Sequence[float]) -> Timing:
 
 
 def powers(curve: str, results: Results) -> dict[str, Estimate]:
-    """The power p in `time ~ abscissa^p` of each quantity over the larger half of a curve.
+    """Fit the power p in `time ~ abscissa^p` of each quantity over the larger half of a curve.
 
-    "size" is the power that a time in proportion to the volume alone would show.
+    "size" is the power of a time proportional to the volume.
     """
     found = sorted(((p, t) for p, t in results.items() if p.curve == curve), key=lambda pair: pair[0].size)
     larger = found[-max(4, math.ceil(len(found) / 2)) :]
@@ -199,7 +199,7 @@ def power(abscissa: Sequence[float], ordinate: Sequence[float]) -> Estimate:
 
 
 def draw(results: Results, fits: Fits) -> "Figure":
-    """Above against V, a panel per quantity; below time / (V log V), and against batch size and features."""
+    """Draw times against V above; below, time / (V log V) and times against batch size and features."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(14, 8.5), layout="constrained")
@@ -236,7 +236,7 @@ def short(fit: Estimate) -> str:
 def plot_curve(
     panel: Any, curve: str, quantity: str, results: Results, *, over_abscissa: bool = False, **style: str
 ) -> None:
-    """Medians on a line, with bars between the quartiles."""
+    """Draw the medians as a line, with bars between the quartiles."""
     found = [(p, t[quantity]) for p, t in results.items() if p.curve == curve]
     unit = np.array([1e6 / p.abscissa if over_abscissa else 1e6 for p, _ in found])
     low, median, high = unit * np.array([(t.low, t.median, t.high) for _, t in found]).T
@@ -247,7 +247,7 @@ def plot_curve(
 
 
 def plot_guide(panel: Any, quantity: str, results: Results) -> None:
-    """V log V through the largest square lattice."""
+    """Draw V log V through the largest square lattice."""
     volumes = np.geomspace(10, 1e5)
     largest = max((p for p in results if p.curve == "2D"), key=lambda p: p.size)
     at_largest = 1e6 * results[largest][quantity].median / largest.abscissa

@@ -50,7 +50,7 @@ def median_seconds(function: Callable[[], object], *, repeats: int = 15) -> floa
 
 
 def floor_seconds(flow: EquivariantCNF, batch_size: int) -> float:
-    """The unavoidable part of one velocity: sines and cosines, one FFT per kernel, one back."""
+    """Time the unavoidable part of one velocity: sines and cosines, one FFT per kernel, one back."""
     features, lattice = flow.vector_field.features, flow.lattice
     phi = torch.randn(batch_size, *lattice.shape, dtype=flow.dtype, device=flow.device)
     angle = phi[:, None] * features.omega.detach()[:, None, None]
@@ -66,7 +66,7 @@ def floor_seconds(flow: EquivariantCNF, batch_size: int) -> float:
 def steps_to_goal(
     make: Callable[[], EquivariantCNF], action: Phi4, args: argparse.Namespace
 ) -> dict[str, object]:
-    """The shortest of a geometric ladder of complete trainings whose fresh ESS reaches the goal."""
+    """Find the shortest complete training, on a geometric ladder, whose fresh ESS reaches the goal."""
     steps = 50
     while steps <= args.max_steps:
         flow = make()

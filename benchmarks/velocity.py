@@ -51,7 +51,7 @@ def seconds(function: Callable[[], object], device: str) -> float:
 
 
 def ratio(times: list[float], reference: list[float]) -> tuple[float, float]:
-    """Median and half the interquartile range of the rounds' ratios."""
+    """Return the median of the rounds' ratios, and half their interquartile range."""
     ratios = [a / b for a, b in zip(times, reference, strict=True)]
     low, middle, high = statistics.quantiles(ratios, n=4)
     return middle, (high - low) / 2
