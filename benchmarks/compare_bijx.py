@@ -38,8 +38,7 @@ from equiflow import (
     fit,
     importance_sample,
 )
-from equiflow.report.report import write_json
-from equiflow.report import print_table
+from equiflow.report import print_table, write_json
 from equiflow.statistics import effective_sample_size, log_mean_exp
 
 M_PL_4 = {6: 6.975, 8: 6.008, 10: 5.550, 12: 5.276, 14: 5.113, 16: 4.97, 20: 4.807, 32: 4.572}
@@ -312,7 +311,7 @@ class Comparison:
             steps = round(1.4 * steps)
 
     def their_training(self) -> dict[str, object]:
-        """Train bijx: a sixth of the time for each rate, the rest for the best. The other rates are not charged."""
+        """Train bijx for a sixth of the time at each rate, the rest at the best; the others are not charged."""
         options = {"solver": "tsit5", "steps": FIFTH_ORDER_STEPS, "batch_size": self.args.goal_batch}
         share, runs = self.args.seconds / 6, {}
         for rate in self.args.rates:
@@ -350,7 +349,7 @@ class Comparison:
     # bijx as it comes
 
     def defaults(self) -> dict[str, object]:
-        """Time one step of bijx at its defaults: 49 frequencies and 21 time modes reduced to 20, normal prior.
+        """Time a step of bijx at its defaults: 49 frequencies, 21 time modes reduced to 20, normal prior.
 
         The solvers: that of `ContFlowDiffrax` when nothing is said, and half its steps as in the tutorial.
         """

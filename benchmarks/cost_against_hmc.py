@@ -33,16 +33,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from equiflow.plots import FLOW, MUTED, REFERENCE
 from matplotlib.figure import Figure
 from torch import Tensor
 
 import equiflow
 from equiflow import HMC, EquivariantCNF, IndependenceMetropolis, Lattice, Phi4, fit_ladder, importance_sample
 from equiflow import observables as obs
-from equiflow.report.plots import save_figure
-from equiflow.report.report import write_json
-from equiflow.report import print_table
+from equiflow.report import print_table, write_json
+from equiflow.report.plots import FLOW, MUTED, REFERENCE, save_figure
 from equiflow.samplers import Chain, Ensemble, log_weights
 from equiflow.samplers.hmc import leapfrog
 from equiflow.statistics import Estimate, forward_effective_sample_size, integrated_autocorrelation_time

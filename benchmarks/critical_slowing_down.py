@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from equiflow.plots import FLOW, MUTED, REFERENCE
 from matplotlib.figure import Figure
 
 from equiflow import (
@@ -39,8 +38,8 @@ from equiflow import (
     fit,
 )
 from equiflow import observables as obs
-from equiflow.report.plots import save_figure
 from equiflow.report import print_table
+from equiflow.report.plots import FLOW, MUTED, REFERENCE, save_figure
 from equiflow.samplers import LEAPFROG, Integrator
 
 M2, CRITICAL = -4.0, 4.24

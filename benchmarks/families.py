@@ -63,9 +63,8 @@ from equiflow import (
     importance_sample,
     log_weights,
 )
+from equiflow.report import print_table, write_json
 from equiflow.report.plots import save_figure
-from equiflow.report.report import write_json
-from equiflow.report import print_table
 from equiflow.testing import divergence_error
 from equiflow.training import Objective
 from equiflow.vector_fields import VECTOR_FIELDS, EstimatedField

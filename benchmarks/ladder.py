@@ -24,9 +24,8 @@ import torch
 import equiflow
 from equiflow import HMC, EquivariantCNF, Lattice, PathGradient, Phi4, Solver, fit_ladder
 from equiflow.analysis import diagnose
+from equiflow.report import print_table, write_json
 from equiflow.report.plots import ladder_curve, save_figure
-from equiflow.report.report import write_json
-from equiflow.report import print_table
 from equiflow.samplers import importance_sample
 from equiflow.training import Rung
 from equiflow.vector_fields import VECTOR_FIELDS

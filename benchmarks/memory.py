@@ -22,14 +22,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from equiflow.plots import FLOW, MUTED, REFERENCE
 from torch import Tensor
 
 import equiflow
 from equiflow import EquivariantCNF, Estimate, Lattice, OrbitConvField, PathGradient, Phi4, ReverseKL, Solver
-from equiflow.report.plots import save_figure
-from equiflow.report.report import write_json
-from equiflow.report import print_table
+from equiflow.report import print_table, write_json
+from equiflow.report.plots import FLOW, MUTED, REFERENCE, save_figure
 
 Lines = dict[tuple[str, str], tuple[Estimate, Estimate]]
 

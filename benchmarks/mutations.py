@@ -492,8 +492,8 @@ MUTANTS = (
     Mutant(
         "momenta counted once in the tangents",
         "nn/kernels/orbits.py",
-        "measure = (lattice.half_multiplicity() / self.volume).to(score)",
-        "measure = (lattice.half_multiplicity() * 0 + 1 / self.volume).to(score)",
+        "measure = (lattice.half_multiplicity() / lattice.volume).to(score)",
+        "measure = (lattice.half_multiplicity() * 0 + 1 / lattice.volume).to(score)",
         "half the momenta of a real FFT stand for two",
         ("training/test_natural_gradient.py::test_parameter_rates_of_spanning_kernels_count_each_momentum",),
     ),

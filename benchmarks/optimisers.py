@@ -35,8 +35,7 @@ from equiflow import (
     fit,
     importance_sample,
 )
-from equiflow.report.report import write_json
-from equiflow.report import print_table
+from equiflow.report import print_table, write_json
 from equiflow.vector_fields import VECTOR_FIELDS
 
 M_PL_4 = {

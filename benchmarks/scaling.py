@@ -18,13 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from equiflow.plots import FLOW, MUTED, REFERENCE
 
 import equiflow
 from equiflow import EquivariantCNF, Estimate, Lattice, OrbitConvField, PathGradient, Phi4, Solver
-from equiflow.report.plots import save_figure
-from equiflow.report.report import write_json
-from equiflow.report import print_table
+from equiflow.report import print_table, write_json
+from equiflow.report.plots import FLOW, MUTED, REFERENCE, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

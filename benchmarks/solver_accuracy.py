@@ -10,8 +10,7 @@ from pathlib import Path
 import torch
 
 from equiflow import EquivariantCNF, Lattice, OrbitConvField, PathGradient, Phi4, Solver, fit
-from equiflow.report.report import write_json
-from equiflow.report import print_table
+from equiflow.report import print_table, write_json
 from equiflow.training.trainer import TRAINING_SOLVER
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)

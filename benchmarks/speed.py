@@ -17,8 +17,7 @@ import torch
 
 import equiflow
 from equiflow import EquivariantCNF, Lattice, PathGradient, Phi4, fit, importance_sample
-from equiflow.report.report import write_json
-from equiflow.report import print_table
+from equiflow.report import print_table, write_json
 from equiflow.training.trainer import TRAINING_SOLVER
 
 M_PL_4 = {6: 6.975, 8: 6.008, 10: 5.550, 12: 5.276, 14: 5.113, 16: 4.97, 20: 4.807, 32: 4.572}

@@ -21,8 +21,7 @@ import torch
 
 import equiflow
 from equiflow import EquivariantCNF, Lattice, OrbitConvField
-from equiflow.report.report import write_json
-from equiflow.report import print_table
+from equiflow.report import print_table, write_json
 from equiflow.testing import randomise
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
