@@ -311,7 +311,7 @@ class Comparison:
             steps = round(1.4 * steps)
 
     def their_training(self) -> dict[str, object]:
-        """Train bijx for a sixth of the time at each rate, the rest at the best; the others are not charged."""
+        """Train bijx a sixth of the time at each rate, the rest at the best; the others are not charged."""
         options = {"solver": "tsit5", "steps": FIFTH_ORDER_STEPS, "batch_size": self.args.goal_batch}
         share, runs = self.args.seconds / 6, {}
         for rate in self.args.rates:
