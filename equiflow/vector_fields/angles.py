@@ -100,15 +100,7 @@ class AngleField(VectorField):
         group = group_on(angles, group, "field")
         check_type(group, AngleGroup, "group")
         super().__init__(group)
-        self._config = {
-            "kernel_size": kernel_size,
-            "n_harmonics": check_count(n_harmonics, "n_harmonics"),
-            "n_channels": n_channels,
-            "n_ridges": n_ridges,
-            "n_time_modes": n_time_modes,
-            "max_frequency": max_frequency,
-            "convolution": convolution,
-        }
+        check_count(n_harmonics, "n_harmonics")
         spatial = self.group.spatial
         self.time_basis = CosineBasis(n_time_modes)
         self.ridges = Ridges(n_channels, n_ridges, max_frequency=max_frequency, even=False)

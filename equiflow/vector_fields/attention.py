@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -56,28 +56,30 @@ class AttentionField(VectorField):
         lattice: Lattice,
         *,
         group: SymmetryGroup | None = None,
+        n_time_modes: int = 4,
         kernel_size: int | tuple[int, ...] | None = None,
         n_heads: int = 4,
         n_score: int = 4,
         n_frequencies: int = 6,
-        n_time_modes: int = 4,
         max_frequency: float = 4.0,
         seed: int = 0,
     ) -> None:
         group = symmetry_on(lattice, group, "field")
         super().__init__(group)
-        of_attention: dict[str, Any] = {
-            "kernel_size": kernel_size,
-            "n_heads": n_heads,
-            "n_score": n_score,
-            "n_frequencies": n_frequencies,
-            "max_frequency": max_frequency,
-            "seed": seed,
-        }
-        self._config = {"n_time_modes": n_time_modes, **of_attention}
         self.time_basis = CosineBasis(n_time_modes)
         self.linear = spanning_kernel(group, n_time_modes, 1, convolution="fourier")
-        self.attention = LatticeAttention(group, 1, 1, n_time_modes, **of_attention)
+        self.attention = LatticeAttention(
+            group,
+            1,
+            1,
+            n_time_modes,
+            kernel_size=kernel_size,
+            n_heads=n_heads,
+            n_score=n_score,
+            n_frequencies=n_frequencies,
+            max_frequency=max_frequency,
+            seed=seed,
+        )
 
     @full_precision
     def velocity_and_divergence(self, phi: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
@@ -150,13 +152,13 @@ class DeepAttentionField(EstimatedField):
         group: SymmetryGroup | None = None,
         n_channels: int = 4,
         n_layers: int = 2,
+        n_time_modes: int = 4,
+        seed: int = 0,
         kernel_size: int | tuple[int, ...] | None = None,
         n_heads: int = 4,
         n_score: int = 4,
         n_frequencies: int = 3,
-        n_time_modes: int = 4,
         max_frequency: float = 4.0,
-        seed: int = 0,
         trace: str = "dense",
         n_probes: int = 1,
     ) -> None:
@@ -164,20 +166,23 @@ class DeepAttentionField(EstimatedField):
         super().__init__(group, trace=trace, n_probes=n_probes)
         check_count(n_channels, "n_channels")
         check_count(n_layers, "n_layers", minimum=2)
-        shared: dict[str, Any] = {
-            "kernel_size": kernel_size,
-            "n_heads": n_heads,
-            "n_score": n_score,
-            "n_frequencies": n_frequencies,
-            "max_frequency": max_frequency,
-        }
-        own = {"n_channels": n_channels, "n_layers": n_layers, "n_time_modes": n_time_modes, "seed": seed}
-        self._config = own | shared
         self.time_basis = CosineBasis(n_time_modes)
         self.linear = spanning_kernel(group, n_time_modes, 1, convolution="fourier")
         widths = [1, *[n_channels] * (n_layers - 1), 1]
         self.layers = nn.ModuleList(
-            LatticeAttention(group, n_in, n_out, n_time_modes, seed=seed + n, silent=n_out == 1, **shared)
+            LatticeAttention(
+                group,
+                n_in,
+                n_out,
+                n_time_modes,
+                kernel_size=kernel_size,
+                n_heads=n_heads,
+                n_score=n_score,
+                n_frequencies=n_frequencies,
+                max_frequency=max_frequency,
+                seed=seed + n,
+                silent=n_out == 1,
+            )
             for n, (n_in, n_out) in enumerate(pairwise(widths))
         )
 

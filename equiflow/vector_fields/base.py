@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from equiflow.nn.kernels.orbits import carry_over
 from equiflow.ode.solver import Solver
 from equiflow.runtime.autograd import detached, differentiable
+from equiflow.runtime.options import RecordsOptions
 from equiflow.theories.base.group import Group
 from equiflow.theories.base.lattice import Lattice, lattice_of
 from equiflow.theories.base.resizing import space_on
@@ -33,7 +34,7 @@ class PathRates:
     score_rate: Tensor
 
 
-class VectorField(nn.Module, ABC):
+class VectorField(RecordsOptions, nn.Module, ABC):
     """A time-dependent vector field `v(phi, t)` with the exact trace of its Jacobian.
 
     Subclasses fill in `velocity_and_divergence`; they may override `path_rates` with a closed form,
@@ -51,8 +52,6 @@ class VectorField(nn.Module, ABC):
     def __init__(self, group: Group) -> None:
         super().__init__()
         self.group = group
-        #: the options of a subclass, if it takes any; what `config` returns
-        self._config: dict[str, Any] = {}
 
     @property
     def learning_rate(self) -> float:
@@ -170,10 +169,6 @@ class VectorField(nn.Module, ABC):
         """What `repr` shows besides the modules."""
         options = [f"{name}={value}" for name, value in self.config().items()]
         return ", ".join([f"{self.space.kind}={self.space.shape}", f"group={self.group}", *options])
-
-    def config(self) -> dict[str, object]:
-        """Keyword arguments that rebuild this field from its group (plain types only)."""
-        return dict(self._config)
 
     def _rebuilt_on(self, lattice: Lattice) -> Any:
         """The field that its config makes on another lattice, with its weights: kernels by offset."""

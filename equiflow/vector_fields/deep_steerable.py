@@ -76,15 +76,7 @@ class DeepSteerableField(EstimatedField):
         check_count(seed, "seed", minimum=0)
         size = size_on(lattice, group, kernel_size, DEFAULT_KERNEL_SIZE)
         names = representation_names(group, representation)
-        self._config = {
-            "representation": list(names),
-            "multiplicity": multiplicity,
-            "n_layers": n_layers,
-            "kernel_size": size,
-            "n_time_modes": n_time_modes,
-            "max_frequency": max_frequency,
-            "seed": seed,
-        }
+        self._record(representation=list(names), kernel_size=size)
         self.time_basis = CosineBasis(n_time_modes)
         self.linear = spanning_kernel(group, n_time_modes, 1, convolution="fourier")
         scalar, m = ("trivial",), multiplicity

@@ -56,15 +56,7 @@ class FactorisedConvField(ShallowField):
     ) -> None:
         group = symmetry_on(lattice, group, "field")
         super().__init__(group)
-        self._config = {
-            "kernel_size": kernel_size,
-            "n_frequencies": n_frequencies,
-            "n_feature_bonds": check_count(n_feature_bonds, "n_feature_bonds"),
-            "n_harmonics": n_harmonics,
-            "n_time_bonds": n_time_bonds,
-            "max_frequency": max_frequency,
-            "convolution": convolution,
-        }
+        check_count(n_feature_bonds, "n_feature_bonds")
         self.time_basis = LearnedBasis(FourierBasis(n_harmonics), n_time_bonds)
         self.features = SineFeatures(n_frequencies, lattice.dim, max_frequency=max_frequency, odd=group.z2)
         # The first column is the linear term's.

@@ -58,11 +58,6 @@ class MultipletField(VectorField):
         group = group_on(multiplet, group, "field")
         check_type(group, MultipletGroup, "group")
         super().__init__(group)
-        self._config = {
-            "n_frequencies": n_frequencies,
-            "n_time_modes": n_time_modes,
-            "max_frequency": max_frequency,
-        }
         self.time_basis = CosineBasis(n_time_modes)
         dim = multiplet.lattice.dim
         self.features = VectorSineFeatures(n_frequencies, dim, max_frequency=max_frequency)

@@ -61,13 +61,6 @@ class O3Field(TwoConvolutionField):
         basis = HarmonicBasis(group, irreps, kernel_size, n_radial)
         gates = GatedPointwise(basis.sizes, max_frequency=max_frequency, odd=group.z2)
         super().__init__(group, gates, support=basis.support)
-        self._config = {
-            "kernel_size": kernel_size,
-            "irreps": irreps,
-            "n_radial": n_radial,
-            "n_time_modes": n_time_modes,
-            "max_frequency": max_frequency,
-        }
         self.time_basis = CosineBasis(n_time_modes)
         self.inner = HarmonicKernels(basis, n_time_modes, start="spread")
         self.outer = HarmonicKernels(basis, n_time_modes, start="zero")

@@ -56,13 +56,6 @@ class OrbitConvField(ShallowField):
     ) -> None:
         group = symmetry_on(lattice, group, "field")
         super().__init__(group)
-        self._config = {
-            "kernel_size": kernel_size,
-            "n_frequencies": n_frequencies,
-            "n_time_modes": n_time_modes,
-            "max_frequency": max_frequency,
-            "convolution": convolution,
-        }
         self.time_basis = CosineBasis(n_time_modes)
         self.features = SineFeatures(n_frequencies, lattice.dim, max_frequency=max_frequency, odd=group.z2)
         n_kernels = 1 + len(self.features)

@@ -71,13 +71,7 @@ class ParticleField(VectorField):
         low, high = widths
         if not 0 < low < high < math.inf:
             raise ValueError(f"widths must be (smallest, largest) with 0 < smallest < largest, got {widths}.")
-        self._config = {
-            "l_max": l_max,
-            "n_radial": n_radial,
-            "n_hidden": n_hidden,
-            "n_time_modes": n_time_modes,
-            "widths": [low, high],
-        }
+        self._record(widths=[low, high])
         self.time_basis = CosineBasis(n_time_modes)
         self.neighbourhood = Neighbourhood(particles.dim, l_max=l_max, n_radial=n_radial, widths=(low, high))
         self.gates = GatedVectors(1 + l_max * n_radial, 1 + (l_max + 1) * n_radial, n_hidden, n_time_modes)

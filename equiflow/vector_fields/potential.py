@@ -87,14 +87,6 @@ class PotentialField(VectorField):
     ) -> None:
         group = symmetry_on(lattice, group, "field")
         super().__init__(group)
-        self._config = {
-            "kernel_size": kernel_size,
-            "n_channels": n_channels,
-            "n_ridges": n_ridges,
-            "n_time_modes": n_time_modes,
-            "max_frequency": max_frequency,
-            "convolution": convolution,
-        }
         self.time_basis = CosineBasis(n_time_modes)
         self.ridges = Ridges(n_channels, n_ridges, max_frequency=max_frequency, even=group.z2)
         self.amplitude = nn.Parameter(torch.zeros(n_time_modes, n_ridges))

@@ -77,14 +77,7 @@ class SteerableField(TwoConvolutionField):
             odd=group.z2,
         )
         super().__init__(group, pointwise)
-        self._config = {
-            "representation": list(names),
-            "multiplicity": multiplicity,
-            "kernel_size": size,
-            "n_time_modes": n_time_modes,
-            "max_frequency": max_frequency,
-            "seed": seed,
-        }
+        self._record(representation=list(names), kernel_size=size)
         self.time_basis = CosineBasis(n_time_modes)
         basis, field_of = _basis_of(group, names, size)
         self._sites_of(basis)
@@ -148,7 +141,7 @@ class SteerableField(TwoConvolutionField):
             ValueError: also if the kernels do not fit, or the point group is another one there.
         """
         group = same_group_on(lattice, self.group)
-        field = type(self)(lattice, group=group, **self._config)
+        field = type(self)(lattice, group=group, **self.config())
         field.to(self.inner.device, self.inner.dtype)
         own = self.state_dict()
         kernels = {"inner", "outer", "basis", "linear.weight"}
