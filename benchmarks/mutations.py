@@ -93,7 +93,7 @@ ACTIONS = ("theories/scalar/test_actions.py",)
 CERTIFICATES = (
     "flows/test_certificate.py::test_the_solver_error_of_a_result_predicts_its_change_under_a_much_finer_solve",
 )
-TUNING = ("ode/test_solver_choice.py::test_the_errors_a_solver_is_chosen_by_are_true_errors",)
+TUNING = ("ode/test_tuning.py::test_the_errors_a_solver_is_chosen_by_are_true_errors",)
 RK5 = ("flows/test_certificate.py::test_rk5_uses_the_same_formula_as_dopri5",)
 DISTRIBUTED = ("runtime/test_distributed.py::test_two_processes_take_the_steps_of_one",)
 DIAGNOSIS = ("analysis/test_diagnosis.py",)
@@ -238,10 +238,10 @@ MUTANTS = (
     ),
     Mutant(
         "step of equal steps",
-        "ode/integrate.py",
-        "formula._step_func(flat_rates, t, end - t, end, flat)[0]",
-        "formula._step_func(flat_rates, end, end - t, end, flat)[0]",
-        "each step takes the rates of the next one",
+        "ode/equal_steps.py",
+        "k4 = rates(end, y",
+        "k4 = rates(t, y",
+        "the last stage of rk4 is at the end of the step",
         ("ode/test_integrate.py::test_equal_steps_are_those_of_torchdiffeq",),
     ),
     Mutant(
@@ -311,9 +311,9 @@ MUTANTS = (
     ),
     Mutant(
         "classical Runge-Kutta",
-        "ode/integrate.py",
-        "rows: ClassVar = [[0.5], [0.0, 0.5], [0.0, 0.0, 1.0]]",
-        "rows: ClassVar = [[0.5], [0.5, 0.0], [0.0, 0.0, 1.0]]",
+        "ode/tableaus.py",
+        'rows=("1/2", "0 1/2", "0 0 1")',
+        'rows=("1/2", "1/2 0", "0 0 1")',
         "the third stage starts from the second",
         ("interop/test_jaxlft.py::test_it_is_the_flow_of_the_original",),
     ),
@@ -708,9 +708,9 @@ MUTANTS = (
     ),
     Mutant(
         "stage at the wrong time",
-        "ode/integrate.py",
-        "func(t0 + node * dt, y0",
-        "func(t0, y0",
+        "ode/equal_steps.py",
+        "rates(t + node * h, y",
+        "rates(t, y",
         "rk5 is of fifth order for v(phi, t)",
         RK5,
     ),
@@ -749,10 +749,18 @@ MUTANTS = (
     Mutant(
         "adjoint forgets the weights",
         "ode/integrate.py",
-        "trained = tuple(p for p in parameters if p.requires_grad)",
-        "trained = tuple(p for p in parameters if p.requires_grad)[:1]",
+        "adjoint_params=tuple(p for p in parameters if p.requires_grad)",
+        "adjoint_params=tuple(p for p in parameters if p.requires_grad)[:1]",
         "adjoint = backpropagation for every parameter",
         ("flows/test_cnf.py::test_gradient_reaches_every_parameter",),
+    ),
+    Mutant(
+        "adjoint with the wrong sign",
+        "ode/adjoint.py",
+        "rate, (leaf, *parameters), -slope,",
+        "rate, (leaf, *parameters), slope,",
+        "da/dt = -(d rates / dy)^T a",
+        ("ode/test_adjoint.py",),
     ),
     # --- training ---------------------------------------------------------------------------------
     Mutant(

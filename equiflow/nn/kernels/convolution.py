@@ -1,8 +1,8 @@
-"""How kernels act on fields, and features mixed by kernels with the backward pass in closed form.
+"""Three implementations of the convolution of fields with kernels, which agree to rounding.
 
-Three ways that agree to rounding: by FFT, `O(V log V)`; by one dense matrix product, `O(V^2)`, which
-wins on small lattices, where a processor multiplies matrices far faster than it starts FFTs; and
-directly, offset by offset, which wins for kernels of three offsets per axis.
+`FourierConvolution` uses FFTs, at a cost of O(V log V). `DenseConvolution` is one matrix product, O(V^2). It
+wins on small lattices, where a matrix product takes less time than starting an FFT. `DirectConvolution` adds
+shifted fields and wins for kernels of three offsets per axis. Start at `convolution_for`, which chooses.
 """
 
 from __future__ import annotations
@@ -17,16 +17,23 @@ from equiflow.nn.constants import RoundedConstants
 from equiflow.theories.base.lattice import Lattice
 from equiflow.theories.base.symmetry import OffsetOrbits
 
-#: Lattices up to this volume are convolved by dense products (`benchmarks/velocity.py` measures it).
+#: Largest number of sites for which dense products are the fastest (measured by `benchmarks/velocity.py`).
 DENSE_VOLUME = 100
-#: Kernels of up to this many offsets per axis act directly on larger ones (the same script).
+#: Most offsets per axis for which a kernel acts fastest directly, on larger lattices (the same script).
 DIRECT_SIZE = 3
 
 
 class Convolution(ABC):
-    """Kernels `K_c` applied to fields, by way of an operand that stands for the kernels."""
+    """A way to apply kernels `K_c` to fields.
 
-    #: what `convolution_for` knows it by
+    The kernels are given as an operand: modes, matrices or values on orbits, as the implementation needs
+    them. Fields are encoded first, so that a backward pass can use the encoded fields again.
+
+    Args:
+        lattice: where the fields live.
+    """
+
+    #: the name by which `convolution_for` finds it
     name: ClassVar[str]
 
     def __init__(self, lattice: Lattice) -> None:
@@ -34,39 +41,73 @@ class Convolution(ABC):
 
     @abstractmethod
     def encode(self, fields: Tensor) -> Tensor:
-        """What the other methods take for fields `(batch, channel, *lattice)`."""
+        """Return fields `(batch, channel, *lattice)` in the form that `mix` takes."""
 
     def encode_back(self, fields: Tensor) -> Tensor:
-        """What `transpose` and `overlap` take for what goes back through kernels, `(batch, 1, *lattice)`."""
+        """Return one field `(batch, 1, *lattice)` in the form that `transpose` and `overlap` take."""
         return self.encode(fields)
 
     @abstractmethod
     def mix(self, linear: Tensor, encoded: Tensor, operand: Tensor) -> Tensor:
-        """`K_0 * linear + sum_f K_f * field_f`, `(batch, *lattice)`."""
+        """Return `K_0 * linear + sum_f K_f * field_f`.
+
+        Args:
+            linear: one encoded field, for the first kernel.
+            encoded: encoded fields, one for each of the other kernels.
+            operand: the `1 + field` kernels.
+
+        Returns:
+            `(batch, *lattice)`.
+        """
 
     def mix_(self, linear: Tensor, encoded: Tensor, operand: Tensor) -> Tensor:
-        """The same, and what is encoded may be overwritten."""
+        """Return the same as `mix`, with less memory: `encoded` may be overwritten."""
         return self.mix(linear, encoded, operand)
 
     @abstractmethod
     def transpose(self, encoded: Tensor, operand: Tensor) -> Tensor:
-        """`K_c^T * field` for every kernel, `(batch, channel, *lattice)`, of what `encode_back` gave."""
+        """Return `K_c^T * field` for every kernel.
+
+        Args:
+            encoded: a field after `encode_back`.
+            operand: the kernels.
+
+        Returns:
+            `(batch, channel, *lattice)`.
+        """
 
     @abstractmethod
     def overlap(self, encoded: Tensor, gradient: Tensor, operand: Tensor) -> Tensor:
-        """Gradient of `sum(g . mix(encoded, operand))` in the operand, from `encode_back` of g."""
+        """Return the gradient of `sum_f g . (K_f * field_f)` in the operand.
+
+        Args:
+            encoded: the fields after `encode`.
+            gradient: g after `encode_back`.
+            operand: the kernels, one for each field.
+
+        Returns:
+            Shaped like `operand`.
+        """
 
     @abstractmethod
     def products(self, operand: Tensor) -> Tensor:
-        """`<K_c, K_c'> = sum_x K_c(x) K_c'(x)` of all pairs of kernels, `(channel, channel)`."""
+        """Return `<K_c, K_c'> = sum_x K_c(x) K_c'(x)` for all pairs of kernels, `(channel, channel)`."""
 
     @abstractmethod
     def times(self, operand: Tensor, other: Tensor) -> Tensor:
-        """The operand of the kernels `K_c(x) L_c(x)`, from those of K and L."""
+        """Return the operand of the pointwise products `K_c(x) L_c(x)`.
+
+        Args:
+            operand: the kernels K.
+            other: the kernels L.
+        """
 
 
 class FourierConvolution(Convolution):
-    """The operand is the kernels' Fourier modes, `(channel, *half_shape)`, real if the kernels are even."""
+    """Convolution by FFT: the operand is the modes of the kernels, `(channel, *half_shape)`.
+
+    The modes are real if all kernels are even, else complex.
+    """
 
     name = "fourier"
 
@@ -115,12 +156,12 @@ class FourierConvolution(Convolution):
 
 
 class DenseConvolution(Convolution):
-    """The operand is the kernels as matrices, `D_c(y, x) = K_c(x - y)`, `(channel, V, V)`."""
+    """Convolution by a matrix product: the operand is `D_c(y, x) = K_c(x - y)`, `(channel, V, V)`."""
 
     name = "dense"
 
     def encode(self, fields: Tensor) -> Tensor:
-        """See `Convolution.encode`: `(batch, channel, V)`."""
+        """See `Convolution.encode`. The result is `(batch, channel, V)`."""
         return fields.flatten(2)
 
     def mix(self, linear: Tensor, encoded: Tensor, operand: Tensor) -> Tensor:
@@ -148,10 +189,14 @@ class DenseConvolution(Convolution):
 
 
 class DirectConvolution(Convolution):
-    """The operand is the kernels' values on each orbit of offsets, `(channel, orbit)`.
+    """Convolution offset by offset: the operand is the kernels' values on orbits, `(channel, orbit)`.
 
-    Channels are mixed first, which leaves one field for each orbit, and only those are shifted:
+    Channels are mixed first, which leaves one field for each orbit. Only those fields are shifted:
     `sum_c K_c * h_c = sum_o shift_o sum_c K_c(o) h_c`.
+
+    Args:
+        lattice: where the fields live.
+        orbits: the offsets of the kernels.
     """
 
     name = "direct"
@@ -169,11 +214,11 @@ class DirectConvolution(Convolution):
         ]
 
     def encode(self, fields: Tensor) -> Tensor:
-        """See `Convolution.encode`: the fields as they are."""
+        """See `Convolution.encode`. The fields are returned unchanged."""
         return fields
 
     def encode_back(self, fields: Tensor) -> Tensor:
-        """See `Convolution.encode_back`: `sum_(o in orbit) g(x + o)`, `(batch, orbit, *lattice)`."""
+        """See `Convolution.encode_back`. Return `sum_(o in orbit) g(x + o)`, `(batch, orbit, *lattice)`."""
         wrapped = self._wrapped(fields[:, 0])
         total: list[Tensor | None] = [None] * len(self._multiplicity)
         for orbit, offset in self._shifts:
@@ -210,7 +255,7 @@ class DirectConvolution(Convolution):
         return operand * other
 
     def _wrapped(self, fields: Tensor) -> Tensor:
-        """The fields with a rim of their periodic images as wide as the kernels reach."""
+        """Return the fields with a rim of periodic images, as wide as the kernels reach."""
         for axis, side, reach in zip(self.lattice.axes, self.lattice.shape, self._reach, strict=True):
             if reach:
                 parts = fields.narrow(axis, side - reach, reach), fields, fields.narrow(axis, 0, reach)
@@ -218,7 +263,7 @@ class DirectConvolution(Convolution):
         return fields
 
     def _window(self, wrapped: Tensor, offset: list[int]) -> Tensor:
-        """The fields at `x + offset`."""
+        """Return the fields at `x + offset`, from fields with a rim."""
         for axis, side, reach, step in zip(
             self.lattice.axes, self.lattice.shape, self._reach, offset, strict=True
         ):
@@ -226,19 +271,20 @@ class DirectConvolution(Convolution):
         return wrapped
 
 
-CONVOLUTIONS = ("dense", "direct", "fourier")
+#: Names that `convolution_for` knows besides "auto".
+CONVOLUTIONS = (DenseConvolution.name, DirectConvolution.name, FourierConvolution.name)
 
 
 def convolution_for(lattice: Lattice, name: str = "auto", orbits: OffsetOrbits | None = None) -> Convolution:
-    """The way of a name, `"dense"`, `"direct"` or `"fourier"`; `"auto"` is the fastest.
+    """Return the implementation called `name`.
 
     Args:
         lattice: where the fields live.
-        name: see above.
+        name: `"dense"`, `"direct"`, `"fourier"`, or `"auto"` for the fastest one.
         orbits: offsets of the kernels; None if they are given by their Fourier modes.
 
     Raises:
-        ValueError: for another name, or `"direct"` without offsets.
+        ValueError: if the name is unknown, or `"direct"` is asked for without offsets.
     """
     if name == "auto":
         few = orbits is not None and _are_few(orbits)
@@ -256,6 +302,7 @@ def convolution_for(lattice: Lattice, name: str = "auto", orbits: OffsetOrbits |
 
 
 def _are_few(orbits: OffsetOrbits) -> bool:
+    """Tell whether the kernels have so few offsets that they act fastest directly."""
     # Not measured beyond three dimensions, where 81 offsets are no longer few.
     dim = orbits.index.dim()
     return dim <= 3 and int(orbits.multiplicity.sum()) <= DIRECT_SIZE**dim

@@ -1,6 +1,6 @@
-"""Features of a field mixed by kernels, with the backward pass in closed form.
+"""The convolution of features with kernels, with its backward pass in closed form.
 
-Start at `feature_convolution`, the velocity of the shallow fields.
+`feature_convolution` is the velocity of all shallow vector fields.
 """
 
 from __future__ import annotations
@@ -18,22 +18,31 @@ from equiflow.runtime.precision import full_precision
 def feature_convolution(
     phi: Tensor, frequencies: Tensor, operand: Tensor, features: FeatureValues, convolution: Convolution
 ) -> Tensor:
-    """`K_0 * phi + sum_f K_f * h_f(phi)`, differentiable once in phi, the frequencies and the operand.
+    """Return `K_0 * phi + sum_f K_f * h_f(phi)`.
 
-    Automatic differentiation of the same formula costs about twice the time and the memory: it
-    recomputes the cosines and turns the real FFTs' adjoints into complex ones.
+    The result can be differentiated once in phi, the frequencies and the operand. Automatic differentiation
+    of the same formula costs about twice the time and the memory: it computes the cosines again and turns the
+    adjoints of real FFTs into complex ones.
 
     Args:
         phi: `(batch, *lattice)`.
-        frequencies: `(feature,)`, of features that obey `dh/domega = (phi h' - h) / omega`.
-        operand: the convolution's, of the `1 + feature` kernels.
+        frequencies: `(feature,)`; the features must obey `dh/domega = (phi h' - h) / omega`.
+        operand: the `1 + feature` kernels, in the form that `convolution` takes.
         features: values and derivatives at phi, computed without a graph.
-        convolution: how kernels act.
+        convolution: applies the kernels.
+
+    Returns:
+        `(batch, *lattice)`.
+
+    Raises:
+        RuntimeError: in the backward pass with `create_graph=True`.
     """
     return _FeatureConvolution.apply(phi, frequencies, operand, features.value, features.first, convolution)
 
 
 class _FeatureConvolution(torch.autograd.Function):
+    """`feature_convolution` for autograd."""
+
     @staticmethod
     def forward(
         ctx: Any,

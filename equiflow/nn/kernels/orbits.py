@@ -1,8 +1,8 @@
-"""Translation-invariant kernels tied on the orbits of a point group, applied by FFT.
+"""Translation-invariant kernels that are constant on the orbits of a point group.
 
-A kernel acts as `(K * h)_x = sum_y K(x - y) h_y`. In momentum space it is a product with its Fourier
-modes `K_k`, so it costs O(V log V) whatever its support, and the only number that a divergence needs
-is its value at the origin, `K(0)`.
+A kernel acts as `(K * h)_x = sum_y K(x - y) h_y`. In momentum space this is a product with the Fourier modes
+`K_k`, so it costs O(V log V) whatever the support. A divergence needs only the value at the origin, `K(0)`.
+Start at `MomentumKernel` (kernels that span the lattice) and `OffsetKernel` (kernels of any support).
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from equiflow.nn.constants import RoundedConstants
 from equiflow.nn.kernels.convolution import Convolution, DenseConvolution, DirectConvolution, convolution_for
-from equiflow.theories.base.lattice import Lattice
 from equiflow.theories.base.resizing import offsets_on
 from equiflow.theories.base.symmetry import SymmetryGroup
 
@@ -26,7 +25,7 @@ class KernelValues:
     """Kernels of several features at one time.
 
     Attributes:
-        operand: what the kernel's `convolution` applies to fields: modes, matrices, values on orbits.
+        operand: what the kernel's `convolution` applies to fields: modes, matrices or values on orbits.
         at_origin: `K_f(0)`, `(feature,)`.
     """
 
@@ -35,7 +34,15 @@ class KernelValues:
 
 
 class OrbitKernel(nn.Module, ABC):
-    """Kernels `K_f(x; t) = sum_j T_j(t) K_jf(x)`, tied on orbits, for several features f."""
+    """Kernels `K_f(x; t) = sum_j T_j(t) K_jf(x)` of several features f, one number per orbit.
+
+    Args:
+        group: ties the values of a kernel.
+        n_time_modes: number of functions `T_j` in the time basis.
+        n_features: number of kernels.
+        n_orbits: numbers per kernel and time mode.
+        convolution: applies the kernels to fields.
+    """
 
     weight: nn.Parameter
 
@@ -49,16 +56,20 @@ class OrbitKernel(nn.Module, ABC):
     ) -> None:
         super().__init__()
         self.group = group
+        self.lattice = group.lattice
         self.convolution = convolution
         self._matrices = RoundedConstants()
         self.weight = nn.Parameter(torch.zeros(n_time_modes, n_features, n_orbits))
 
     def forward(self, time_values: Tensor, scale: Tensor | None = None) -> KernelValues:
-        """Kernels at the time whose basis values are `time_values`, `(time_mode,)`.
+        """Return the kernels at one time.
 
         Args:
-            time_values: see above.
+            time_values: values of the time basis at that time, `(time_mode,)`.
             scale: factors of the kernels, `(feature,)`; 1 by default.
+
+        Returns:
+            The operand of `convolution`, and `K_f(0)`.
         """
         weight = (time_values @ self.weight.flatten(1)).unflatten(0, self.weight.shape[1:])
         weight = weight if scale is None else weight * scale.unsqueeze(1)
@@ -68,53 +79,69 @@ class OrbitKernel(nn.Module, ABC):
 
     @abstractmethod
     def _modes(self, weight: Tensor) -> KernelValues:
-        """Operand and value at the origin for weights `(feature, orbit)` at one time, if not dense."""
+        """Return operand and value at the origin for weights `(feature, orbit)`, unless dense."""
 
     def _as_matrices(self, weight: Tensor) -> KernelValues:
+        """Return the matrices `(feature, V, V)` and their value at the origin."""
         (of_orbits,) = self._matrices.like(weight, self._matrices_of_orbits)
-        matrices = (weight @ of_orbits).unflatten(1, (self.group.lattice.volume,) * 2)
+        matrices = (weight @ of_orbits).unflatten(1, (self.lattice.volume,) * 2)
         return KernelValues(matrices, matrices[:, 0, 0])
 
     def _matrices_of_orbits(self) -> list[Tensor]:
         """Return the matrix `D(y, x) = K(x - y)` of a weight of 1 on each orbit, `(orbit, V V)`."""
-        matrices = self.basis().flatten(1)[:, self.group.lattice.differences()]
+        matrices = self.basis().flatten(1)[:, self.lattice.differences()]
         return [matrices.flatten(1)]
 
     @abstractmethod
     def basis(self) -> Tensor:
-        """The kernel that a weight of 1 on each orbit gives, `(orbit, *lattice)`, in float64."""
+        """Return the kernel of a weight of 1 on each orbit, `(orbit, *lattice)`, in float64."""
 
     def values(self) -> Tensor:
-        """The kernels as functions of offset, `(time_mode, feature, *lattice)`, detached, in float64."""
+        """Return the kernels as functions of the offset, `(time_mode, feature, *lattice)`.
+
+        They are detached, in float64 and on the CPU.
+        """
         return torch.tensordot(self.weight.detach().double().cpu(), self.basis(), 1)
 
     @abstractmethod
     def set_values(self, values: Tensor) -> None:
-        """Take over kernels `(time_mode, feature, *lattice)`, averaged over the orbits of the group."""
+        """Set the weights to kernels `(time_mode, feature, *lattice)`, averaged over the orbits."""
 
     def resize_from(self, other: OrbitKernel) -> None:
-        """Take over the kernels of another lattice, see `equiflow.theories.base.resizing.offsets_on`."""
-        self.set_values(offsets_on(other.values(), other.group.lattice, self.group.lattice))
+        """Set the weights to the kernels of another lattice, see `theories.base.resizing.offsets_on`."""
+        self.set_values(offsets_on(other.values(), other.lattice, self.lattice))
 
 
 def convolved(kernel: OrbitKernel, phi: Tensor, time_values: Tensor) -> tuple[Tensor, Tensor]:
-    """`K_0 * phi` with the first of the kernels, which act by FFT, and the trace `V K_0(0)`."""
-    lattice, now = kernel.group.lattice, kernel(time_values)
+    """Return `K_0 * phi` and its trace `V K_0(0)`, where `K_0` is the first kernel.
+
+    Args:
+        kernel: kernels with `convolution="fourier"`.
+        phi: `(batch, *lattice)`.
+        time_values: values of the time basis, `(time_mode,)`.
+
+    Returns:
+        `(batch, *lattice)`, and a number as a 0-d tensor.
+    """
+    lattice, now = kernel.lattice, kernel(time_values)
     return lattice.ifft(lattice.fft(phi) * now.operand[0]), lattice.volume * now.at_origin[0]
 
 
 class MomentumKernel(OrbitKernel):
-    """Kernels that span the lattice, one number per orbit of momenta.
+    """Kernels that span the lattice, with one number per orbit of momenta.
 
-    The modes decouple, so that a diagonal optimiser such as Adam gives each its own step: training
-    tolerates twice the learning rate that numbers per orbit of offsets do, and starts faster.
+    The modes decouple, so a diagonal optimiser such as Adam gives each its own step. Training tolerates
+    twice the learning rate that numbers per orbit of offsets tolerate, and it starts faster.
 
     Args:
-        group: ties the momenta; must contain x -> -x, which makes the modes real.
+        group: ties the momenta. It must contain x -> -x, which makes the modes real.
         n_time_modes: size of the time basis.
         n_features: number of kernels.
-        convolution: how they act, see `convolution_for`.
+        convolution: how the kernels act, see `convolution_for`.
         symmetric: tie k and -k, so that `K(-x) = K(x)`, whatever the group.
+
+    Raises:
+        ValueError: if the group lacks x -> -x and `symmetric` is False.
     """
 
     def __init__(
@@ -131,9 +158,8 @@ class MomentumKernel(OrbitKernel):
                 f"MomentumKernel needs a group with x -> -x; {group} lacks it. Use OffsetKernel."
             )
         orbits = group.momentum_orbits()
-        way = convolution_for(group.lattice, convolution)
-        super().__init__(group, n_time_modes, n_features, len(orbits), way)
-        self.volume = group.lattice.volume
+        acts = convolution_for(group.lattice, convolution)
+        super().__init__(group, n_time_modes, n_features, len(orbits), acts)
         index = group.lattice.half(orbits.index).contiguous()
         self.register_buffer("_orbit", index, False)
         self.register_buffer("_multiplicity", orbits.multiplicity.to(self.weight.dtype), False)
@@ -142,13 +168,13 @@ class MomentumKernel(OrbitKernel):
     _multiplicity: Tensor
 
     def _modes(self, weight: Tensor) -> KernelValues:
-        # gather is index_select along the last axis, in float64 five times as fast.
+        # gather is index_select along the last axis; in float64 it is five times as fast.
         index = self._orbit.flatten().expand(len(weight), -1)
         modes = weight.gather(1, index).unflatten(1, self._orbit.shape)
-        return KernelValues(modes, weight @ self._multiplicity / self.volume)
+        return KernelValues(modes, weight @ self._multiplicity / self.lattice.volume)
 
     def overlaps(self, score: Tensor, values: Tensor, slopes: Tensor) -> Tensor:
-        """`d/dK_f(k) (score . sum_f K_f * h_f + sum_f K_f(0) sum_x h_f')` of each configuration.
+        """Return `d/dK_f(k) (score . sum_f K_f * h_f + sum_f K_f(0) sum_x h_f')` per configuration.
 
         Args:
             score: `(batch, *lattice)`.
@@ -158,39 +184,39 @@ class MomentumKernel(OrbitKernel):
         Returns:
             `(batch, feature, orbit)`.
         """
-        lattice = self.group.lattice
-        measure = (lattice.half_multiplicity() / self.volume).to(score)
+        lattice = self.lattice
+        measure = (lattice.half_multiplicity() / lattice.volume).to(score)
         a, b = lattice.fft(score.unsqueeze(1)), lattice.fft(values)
         product = ((a.real * b.real + a.imag * b.imag) * measure).flatten(2)
         total = product.new_zeros(*product.shape[:2], len(self._multiplicity))
         total.index_add_(2, self._orbit.flatten(), product)
-        return total + slopes.unsqueeze(2) * (self._multiplicity / self.volume)
+        return total + slopes.unsqueeze(2) * (self._multiplicity / lattice.volume)
 
     def basis(self) -> Tensor:
         """See `OrbitKernel.basis`."""
         index = self.group.momentum_orbits().index
         modes = (index == torch.arange(self.weight.shape[2]).view(-1, *(1,) * index.dim())).double()
-        return torch.fft.ifftn(modes, dim=self.group.lattice.axes).real
+        return torch.fft.ifftn(modes, dim=self.lattice.axes).real
 
     @torch.no_grad()
     def set_values(self, values: Tensor) -> None:
         """See `OrbitKernel.set_values`."""
-        modes = torch.fft.fftn(values, dim=self.group.lattice.axes).real
+        modes = torch.fft.fftn(values, dim=self.lattice.axes).real
         self.weight.copy_(self.group.momentum_orbits().mean(modes))
 
 
 class OffsetKernel(OrbitKernel):
-    """Kernels of selectable support, one number per orbit of offsets.
+    """Kernels of any support, with one number per orbit of offsets.
 
-    Each weight is divided by the root of its orbit's multiplicity, which gives all of them the same
-    influence on the velocity.
+    Each weight is divided by the root of its orbit's multiplicity. All weights then have the same influence
+    on the velocity.
 
     Args:
         group: ties the offsets.
         n_time_modes: size of the time basis.
         n_features: number of kernels.
-        kernel_size: offsets per axis, see `SymmetryGroup.offset_orbits`.
-        convolution: how they act, see `convolution_for`.
+        kernel_size: offsets per axis, see `SymmetryGroup.offset_orbits`; None for the whole lattice.
+        convolution: how the kernels act, see `convolution_for`.
     """
 
     def __init__(
@@ -203,10 +229,9 @@ class OffsetKernel(OrbitKernel):
         convolution: str = "auto",
     ) -> None:
         orbits = group.offset_orbits(kernel_size)
-        way = convolution_for(group.lattice, convolution, orbits)
-        super().__init__(group, n_time_modes, n_features, len(orbits), way)
+        acts = convolution_for(group.lattice, convolution, orbits)
+        super().__init__(group, n_time_modes, n_features, len(orbits), acts)
         self.kernel_size = kernel_size
-        self.lattice: Lattice = group.lattice
         self.has_inversion = group.has_inversion
         self.register_buffer("_sites", (orbits.index.flatten() >= 0).nonzero().flatten(), False)
         self.register_buffer("_orbit", orbits.index.flatten()[self._sites], False)
@@ -236,7 +261,11 @@ class OffsetKernel(OrbitKernel):
 
     @torch.no_grad()
     def set_values(self, values: Tensor) -> None:
-        """See `OrbitKernel.set_values`."""
+        """See `OrbitKernel.set_values`.
+
+        Raises:
+            ValueError: if a kernel is not zero at an offset outside `kernel_size`.
+        """
         orbits = self.group.offset_orbits(self.kernel_size)
         if bool((values[..., orbits.index < 0] != 0).any()):
             raise ValueError(
@@ -248,9 +277,14 @@ class OffsetKernel(OrbitKernel):
 
 
 def carry_over(source: nn.Module, target: nn.Module) -> None:
-    """Give a module the weights of its like on another lattice: of kernels by offset, all else as it is.
+    """Copy the weights of a module to the same module on another lattice.
 
-    Kernels are the submodules that have a `resize_from`.
+    A submodule that has a method `resize_from` (kernels, attention) converts its weights by offset. All other
+    weights are copied.
+
+    Args:
+        source: has the weights.
+        target: built with the same arguments on another lattice; its weights are overwritten.
     """
     kernels = [name for name, module in source.named_modules() if hasattr(module, "resize_from")]
     for name in kernels:
@@ -263,6 +297,16 @@ def carry_over(source: nn.Module, target: nn.Module) -> None:
 def spanning_kernel(
     group: SymmetryGroup, n_time_modes: int, n_features: int, *, convolution: str = "auto"
 ) -> OrbitKernel:
-    """Kernels that span the lattice: one number per orbit of momenta, or of offsets without x -> -x."""
+    """Return kernels that span the lattice, in the parametrisation that trains best.
+
+    Args:
+        group: ties the kernels.
+        n_time_modes: size of the time basis.
+        n_features: number of kernels.
+        convolution: how the kernels act, see `convolution_for`.
+
+    Returns:
+        A `MomentumKernel` if the group contains x -> -x, else an `OffsetKernel`.
+    """
     kind = MomentumKernel if group.has_inversion else OffsetKernel
     return kind(group, n_time_modes, n_features, convolution=convolution)

@@ -1,4 +1,7 @@
-"""Convolutions with kernels of small support: neighbours gathered, then one matrix product."""
+"""Convolutions with kernels of small support, between any numbers of channels.
+
+Start at `Stencil`, which gathers the neighbours of all sites and then takes one matrix product.
+"""
 
 from __future__ import annotations
 
@@ -9,27 +12,32 @@ from torch import Tensor, nn
 
 from equiflow.theories.base.lattice import Lattice
 
-#: Kernels of up to this many offsets are faster by gathering than by FFT in 3D (measured at L = 6 and 8),
+#: Most offsets for which gathering is faster than FFTs in three dimensions (measured at L = 6 and 8).
 MAX_OFFSETS = 64
-#: in fewer dimensions only on lattices of up to this many sites (measured for 9 to 49 offsets, L = 8 to 64).
+#: Most sites for which it is faster in fewer dimensions (measured for 9 to 49 offsets, L = 8 to 64).
 MAX_SITES = 100
 
 
 def stencil_for(lattice: Lattice, support: Tensor) -> Stencil | None:
-    """How kernels act that vanish outside `support`, `(*lattice)` bool; `None` where FFTs are faster."""
+    """Return a stencil for kernels that vanish outside `support`, or None if FFTs are faster.
+
+    Args:
+        lattice: where the fields live.
+        support: `(*lattice)` bool, the offsets at which a kernel may differ from zero.
+    """
     few = int(support.sum()) <= MAX_OFFSETS and (lattice.dim > 2 or lattice.volume <= MAX_SITES)
     return Stencil(lattice, support.nonzero()) if few else None
 
 
 class Stencil(nn.Module):
-    """A few offsets on a lattice, and how kernels that live on them act.
+    """Convolution with kernels that live on a few offsets.
 
-    In memory the batch comes last, so that neighbours are gathered in whole rows; what is returned is a
-    view, and a chain of stencils and pointwise functions copies nothing.
+    In memory the batch comes last, so that neighbours are gathered in whole rows. Results are views on such
+    memory, so a chain of stencils and pointwise functions copies nothing.
 
     Args:
         lattice: where the fields live.
-        offsets: `(offset, dim)` integers; several may be one and the same modulo the lattice.
+        offsets: `(offset, dim)` integers. Several of them may be equal modulo the lattice.
     """
 
     def __init__(self, lattice: Lattice, offsets: Tensor) -> None:
@@ -39,7 +47,7 @@ class Stencil(nn.Module):
         places = [x.flatten() for x in torch.meshgrid(*map(torch.arange, lattice.shape), indexing="ij")]
 
         def moved(sign: int) -> Tensor:
-            """The site at `x + sign o`, `(offset, V)`."""
+            """Return the index of the site `x + sign o`, `(offset, V)`."""
             axes = zip(places, offsets.unbind(1), lattice.shape, strict=True)
             return site[tuple((x + sign * o.unsqueeze(1)) % n for x, o, n in axes)]
 
@@ -52,15 +60,20 @@ class Stencil(nn.Module):
     _ahead: Tensor
 
     def restrict(self, kernels: Tensor) -> Tensor:
-        """Kernels `(channel, *lattice)` on the offsets alone, `(channel, offset)`."""
+        """Return the values of kernels `(channel, *lattice)` on the offsets, `(channel, offset)`."""
         return kernels.flatten(1).index_select(1, self._offsets)
 
     def convolve(self, fields: Tensor, kernels: Tensor) -> Tensor:
-        """`sum_jo K_ij(o) h_j(x - o)`, `(batch, i, *lattice)`, the neighbours on the smaller side.
+        """Return `sum_jo K_ij(o) h_j(x - o)`.
+
+        Neighbours are gathered on the side that has fewer channels, before or after the matrix product.
 
         Args:
             fields: h, `(batch, j, *lattice)`.
             kernels: K, `(i, j, offset)`.
+
+        Returns:
+            `(batch, i, *lattice)`.
         """
         out, into, n = kernels.shape
         rows = fields.movedim(0, -1).flatten(1, -2)
@@ -73,7 +86,15 @@ class Stencil(nn.Module):
         return h.view(out, *self.lattice.shape, len(fields)).movedim(-1, 0)
 
     def transpose(self, fields: Tensor, kernels: Tensor) -> Tensor:
-        """`sum_io K_ij(o) h_i(x + o)`, the adjoint of `convolve`, `(batch, j, *lattice)`."""
+        """Return `sum_io K_ij(o) h_i(x + o)`, the adjoint of `convolve`.
+
+        Args:
+            fields: h, `(batch, i, *lattice)`.
+            kernels: K, `(i, j, offset)`.
+
+        Returns:
+            `(batch, j, *lattice)`.
+        """
         _, into, n = kernels.shape
         rows = fields.movedim(0, -1).flatten(1, -2)
         spread = kernels.flatten(1).mT @ rows.flatten(1)
@@ -82,7 +103,7 @@ class Stencil(nn.Module):
 
 
 class _Gather(torch.autograd.Function):
-    """`(channel, V, batch)` -> `(channel, offset, V, batch)`: the fields at the sites `(offset, V)`."""
+    """Take fields `(channel, V, batch)` at the sites `(offset, V)`: `(channel, offset, V, batch)`."""
 
     @staticmethod
     def forward(ctx: Any, fields: Tensor, sites: Tensor, back: Tensor) -> Tensor:
@@ -96,7 +117,10 @@ class _Gather(torch.autograd.Function):
 
 
 class _Collect(torch.autograd.Function):
-    """The adjoint, `(channel, offset, V, batch)` -> `(channel, V, batch)`; a gather, not a scatter."""
+    """The adjoint of `_Gather`: sum `(channel, offset, V, batch)` to `(channel, V, batch)`.
+
+    It gathers at the sites `back` instead of scattering.
+    """
 
     @staticmethod
     def forward(ctx: Any, spread: Tensor, sites: Tensor, back: Tensor) -> Tensor:
