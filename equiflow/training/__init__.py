@@ -1,4 +1,8 @@
-"""Training a flow on an action."""
+"""Training a flow on an action.
+
+Start with `fit`, which trains one flow. `fit_ladder` trains on a series of lattices. The objectives say what
+is minimised.
+"""
 
 from equiflow.training.history import History
 from equiflow.training.ladder import Rung, fit_ladder

@@ -25,6 +25,8 @@ RENAMED_SINCE_0_1 = {
     "flow": [
         (r"\(couplings\): ModuleList\(", "(layers): ModuleList("),
         (r"\bMaskedCoupling\(", "CheckerboardLayer("),
+        (r"\bShear\(", "ShearLayer("),
+        (r"\bAffineCoupling\(", "AffineLayer("),
     ],
 }
 

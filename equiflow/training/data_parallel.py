@@ -1,4 +1,4 @@
-"""One step of training by several processes: what each says of its share of the batch."""
+"""Data-parallel training: the processes exchange values and gradients of their shares of a batch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from equiflow.training.objectives.base import ObjectiveValue
 
 @dataclass(frozen=True)
 class _Share:
-    """What one process tells the others: how it failed, or its part of an `ObjectiveValue`."""
+    """What one process sends to the others: a failure, or the value of its share of the batch."""
 
     failure: str | None = None
     interrupted: bool = False
@@ -27,9 +27,10 @@ class _Share:
 
     @classmethod
     def of(cls, value: ObjectiveValue, n_samples: int) -> _Share:
+        """Return what a process sends about the value of its share."""
         parts = [value.value, value.log_weight, value.target_log_weight]
         mean, model, target = (None if part is None else part.detach().cpu() for part in parts)
-        # An objective may split the batch further, and then our share of it is another.
+        # An objective may split the batch further, which changes the number of samples in our share.
         weighed = next((w for w in (model, target) if w is not None), None)
         count = n_samples if weighed is None else weighed.numel()
         return cls(None, False, count, value.nfe, mean, model, target)
@@ -42,13 +43,16 @@ def exchange(
     n_samples: int,
     trained: Sequence[nn.Parameter],
 ) -> tuple[ObjectiveValue | None, BaseException | None]:
-    """Value and gradients of the whole batch, or a failure: in all processes if in one.
+    """Combine the shares of all processes to the value and the gradients of the whole batch.
 
     Args:
-        value: of this process's share of the batch, after its backward pass; None if that failed.
-        failure: what was raised instead.
-        n_samples: this process's share of the batch.
-        trained: parameters, whose gradients are averaged over the batch.
+        value: of this process's share of the batch, after its backward pass; None if it failed.
+        failure: what was raised instead of a value.
+        n_samples: number of samples in this process's share.
+        trained: parameters, whose gradients are replaced by their averages over the batch.
+
+    Returns:
+        The value and None, or None and a failure if any process failed; the same in all processes.
     """
     if distributed.world_size() == 1:
         return value, failure
@@ -63,7 +67,7 @@ def exchange(
     if failures:
         return None, failure or ElsewhereError("; ".join(failures))
     assert value is not None
-    # Each process has the mean over its own samples.
+    # The value of each process is a mean over its own samples.
     total = sum(share.n_samples for share in shares)
     weights = [share.n_samples / total for share in shares]
     distributed.sum_gradients(trained, weights[distributed.rank()])
@@ -71,6 +75,7 @@ def exchange(
 
 
 def _joined(own: ObjectiveValue, shares: Sequence[_Share], weights: Sequence[float]) -> ObjectiveValue:
+    """Return the value of the whole batch from the shares of all processes and their weights."""
     device = own.surrogate.device
 
     def all_of(name: str) -> Tensor | None:

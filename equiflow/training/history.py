@@ -1,4 +1,4 @@
-"""The record of a training run."""
+"""The record of a training run: `History`, one entry per optimiser step."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from dataclasses import asdict, dataclass, field
 
 @dataclass
 class History:
-    """One entry per optimiser step.
+    """Columns with one entry per optimiser step.
 
     Attributes:
         step: number of the step, from 1.
-        loss: what is minimised, on the batch: `mean(log q + S)` for the reverse divergence, whose minimum
-            is `-log Z`; `ObjectiveValue.loss` in general.
-        ess: effective sample size on the batch (small and noisy: a monitor, no result): the reverse one,
-            the forward one if the objective draws target samples only, None if it weighs nothing. The
-            noise of an estimated trace (`EstimatedField`) lowers it.
+        loss: what is minimised, on the batch, see `ObjectiveValue.loss`. For the reverse divergence it is
+            `mean(log q + S)`, whose minimum is `-log Z`.
+        ess: effective sample size on the batch; a small and noisy monitor, not a result. It is the reverse
+            ESS, or the forward ESS if the objective draws target samples only, or None if the objective
+            has no weights. The noise of an estimated trace (`EstimatedField`) lowers it.
         grad_norm: Euclidean norm of the gradient before clipping.
         learning_rate: of the step.
         nfe: evaluations of the vector field in the forward solve.
-        seconds: wall time since training began, earlier runs included.
+        seconds: wall time since training began, including earlier sessions of a resumed run.
     """
 
     step: list[int] = field(default_factory=list)
@@ -34,15 +34,22 @@ class History:
         return len(self.step)
 
     def append(self, **entry: float | None) -> None:
-        """Add one step; every column must be given."""
+        """Add one step.
+
+        Args:
+            entry: value of each column by its name.
+
+        Raises:
+            KeyError: if a column is missing.
+        """
         for name, column in vars(self).items():
             column.append(entry[name])
 
     def last(self) -> dict[str, str]:
-        """Loss and ESS of the last step, for a progress bar."""
+        """Return loss and ESS of the last step as text, for a progress bar."""
         shown = {"loss": self.loss[-1], "ess": self.ess[-1]}
         return {name: f"{value:.3f}" for name, value in shown.items() if value is not None}
 
     def to_dict(self) -> dict[str, list[float | None]]:
-        """The columns by name."""
+        """Return the columns by name."""
         return asdict(self)

@@ -1,13 +1,13 @@
-"""Training on large lattices by way of small ones."""
+"""Training on large lattices by way of small ones: `fit_ladder` returns one `Rung` per lattice."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from equiflow.flows import EquivariantCNF
@@ -16,12 +16,13 @@ from equiflow.runtime.checks import check_type
 from equiflow.theories.base.action import Action
 from equiflow.training.history import History
 from equiflow.training.natural_gradient import NaturalGradientOf
-from equiflow.training.objectives.base import Objective
-from equiflow.training.objectives.mixture import Mixture
-from equiflow.training.objectives.samples import lacks_momenta
+from equiflow.training.objectives.base import Objective, check_suits
 from equiflow.training.trainer import adam, fit
 
-#: Of the rungs after the first, which start near their optimum, in units of what `fit` takes by default.
+if TYPE_CHECKING:
+    from typing import Unpack
+
+#: Learning rate of the rungs after the first, which start near their optimum, in units of `fit`'s default.
 FINE_TUNING = 0.5
 
 
@@ -31,13 +32,24 @@ class Rung:
 
     Attributes:
         action: the target on that lattice.
-        flow: trained on it.
-        history: of its training.
+        flow: the flow trained on it.
+        history: record of its training.
     """
 
     action: Action
     flow: EquivariantCNF
     history: History
+
+
+class SharedOptions(TypedDict, total=False):
+    """Options of `fit` that are the same on every rung."""
+
+    warmup: int
+    clip_norm: float
+    seed: int
+    checkpoint_every: int
+    callback: Callable[[History], None] | None
+    progress: bool | None
 
 
 def fit_ladder(
@@ -50,34 +62,38 @@ def fit_ladder(
     objective: Objective | Sequence[Objective] | None = None,
     optimiser: Callable[[list[nn.Parameter], float], Optimizer] = adam,
     checkpoint: str | Path | None = None,
-    **options: Any,
+    **options: Unpack[SharedOptions],
 ) -> list[Rung]:
-    """Train on each lattice in turn, starting from what the one before has learned.
+    """Train on each lattice in turn, starting from what was learned on the one before.
 
-    A step on a small lattice costs little and teaches most of what the large one needs: the kernels
-    carry over as functions of the offset, the prior as a function of momentum. At L = 32 a flow
-    trained from nothing does not get off the ground where a ladder needs minutes.
+    A step on a small lattice is cheap and teaches most of what the large lattice needs. Kernels carry over
+    as functions of the offset, and the prior as a function of momentum. At L = 32 a flow trained from
+    nothing makes no progress, while a ladder takes minutes.
 
     Args:
         actions: the targets, from the smallest lattice to the largest, all of one dimension.
-        flow: what to start from, on the first action's lattice; by default a new `EquivariantCNF`.
-            It is trained in place and becomes the first rung's.
-        steps: optimiser steps, the same on every rung or one number each.
-        batch_size: model samples per step, the same or one each.
-        learning_rate: the same or one each; by default that of `fit` on the first rung and
+        flow: the flow to start from, on the first action's lattice; by default a new `EquivariantCNF`. It is
+            trained in place and becomes the flow of the first rung.
+        steps: optimiser steps, one number for all rungs or one each.
+        batch_size: model samples per step, one number for all rungs or one each.
+        learning_rate: one number for all rungs or one each; by default that of `fit` on the first rung and
             half of it on the others.
-        objective: the same or one each, as objectives on samples need, `[ForwardKL(s) for s in samples]`.
-        optimiser: see `fit`. That of `NaturalGradient.of(flow)` goes on with the flow of each rung.
-        checkpoint: file name to which each rung adds its shape: `run.pt` becomes `run-16x16.pt`. A
-            ladder that was interrupted goes on from there.
-        options: passed on to `fit`.
+        objective: one for all rungs or one each. Objectives on samples need one each:
+            `[ForwardKL(s) for s in samples]`.
+        optimiser: see `fit`. `NaturalGradient.of(flow)` is made anew for the flow of each rung.
+        checkpoint: file name to which each rung adds its shape: `run.pt` becomes `run-16x16.pt`. An
+            interrupted ladder goes on from there.
+        options: options of `fit` for all rungs: `warmup`, `clip_norm`, `seed`, `checkpoint_every`,
+            `callback` and `progress`.
 
     Returns:
-        One `Rung` for each action; the last one's flow is the result.
+        One `Rung` for each action; the flow of the last one is the result.
 
     Raises:
-        ValueError: without actions, if a sequence does not have one entry for each, if a batch has less than
-            a sample for each process, or an objective has samples of another lattice than its rung's.
+        TypeError: if an argument is of the wrong type.
+        ValueError: without actions, if a sequence does not have one entry for each action, if a batch has
+            less than one sample for each process, or if an objective has samples of another lattice than
+            its rung.
 
     >>> from equiflow import Lattice, Phi4
     >>> actions = [Phi4(Lattice((L, L)), m2=-4.0, lam=lam) for L, lam in ((4, 8.0), (6, 6.975))]
@@ -97,37 +113,37 @@ def fit_ladder(
     settings = _one_each(
         len(actions), steps=steps, batch_size=batch_size, learning_rate=learning_rate, objective=objective
     )
-    # What cannot be climbed is refused before anything is trained.
+    # The whole ladder is checked before anything is trained.
     for rung, (action, setting) in enumerate(zip(actions, settings, strict=True)):
         distributed.check_share(setting["batch_size"], f"batch_size on {action.lattice.shape}")
         resized = flow.resized(action.lattice) if rung else flow
-        _check_samples(setting.get("objective"), resized, action)
+        _check_objective(setting.get("objective"), resized, action)
     for action, setting, path in zip(actions, settings, paths, strict=True):
         if rungs:
             flow = flow.resized(action.lattice)
             setting.setdefault("learning_rate", FINE_TUNING * flow.learning_rate)
-        own = replace(optimiser, flow=flow) if isinstance(optimiser, NaturalGradientOf) else optimiser
+        own = optimiser.for_flow(flow) if isinstance(optimiser, NaturalGradientOf) else optimiser
         history = fit(flow, action, optimiser=own, checkpoint=path, **setting, **options)
         rungs.append(Rung(action, flow, history))
     return rungs
 
 
-def _check_samples(objective: Objective | None, flow: EquivariantCNF, action: Action) -> None:
-    """Raise unless the samples that an objective may have are configurations of the flow."""
-    for part in [part for part, _ in objective.parts] if isinstance(objective, Mixture) else [objective]:
-        samples = getattr(part, "samples", None)
-        try:
-            if isinstance(samples, Tensor):
-                lacks_momenta(samples, flow, action)
-        except ValueError as error:
-            raise ValueError(
-                f"The objective of the rung {action.lattice.shape} does not fit: {error} Give fit_ladder one "
-                "objective for each action, objective=[ForwardKL(small), ForwardKL(large)]."
-            ) from error
+def _check_objective(objective: Objective | None, flow: EquivariantCNF, action: Action) -> None:
+    """Raise unless an objective suits the flow and the action of a rung."""
+    try:
+        check_suits(objective, flow, action)
+    except ValueError as error:
+        raise ValueError(
+            f"The objective of the rung {action.lattice.shape} does not fit: {error} Give fit_ladder one "
+            "objective for each action, objective=[ForwardKL(small), ForwardKL(large)]."
+        ) from error
 
 
 def _one_each(n_rungs: int, **settings: Any) -> list[dict[str, Any]]:
-    """The settings of each rung, from values that are the same for all or sequences of one each."""
+    """Return the settings of each rung, without those that are None.
+
+    A setting is one value for all rungs, or a sequence with one entry for each.
+    """
     for name, value in settings.items():
         if isinstance(value, Sequence) and len(value) != n_rungs:
             raise ValueError(f"{name} has {len(value)} entries for {n_rungs} actions; give one each.")
@@ -138,7 +154,7 @@ def _one_each(n_rungs: int, **settings: Any) -> list[dict[str, Any]]:
 
 
 def _beside(checkpoint: str | Path | None, actions: Sequence[Action]) -> list[Path | None]:
-    """A file for each rung, named by its shape; numbered from the second rung of one shape on."""
+    """Return a checkpoint for each rung, named by its shape and numbered where a shape comes again."""
     if checkpoint is None:
         return [None] * len(actions)
     path = Path(checkpoint)

@@ -1,4 +1,4 @@
-"""Steps that are short in the space of densities instead of the space of weights."""
+"""Natural gradients: the optimiser `NaturalGradient`, which measures steps by the change of the density."""
 
 from __future__ import annotations
 
@@ -20,33 +20,36 @@ from equiflow.runtime.checks import check_type
 class NaturalGradient(Optimizer):
     r"""Steps along `F^-1 g`, with the Fisher matrix `F = E_q[d log q d log q^T]` of the flow itself.
 
-    Sine features are almost linearly dependent, modes differ in weight, and the zero mode is delicate:
-    F knows all of it. The tangents of the last few batches stand for F, which is never formed: by
-    Woodbury's identity a step solves as many equations as there are tangents (stochastic
-    reconfiguration, arXiv:2302.01941). A step longer than `radius` in KL divergence is cut to it, and
-    the damping follows as Levenberg and Marquardt's does: up when a step was cut, down when not.
+    Sine features are almost linearly dependent, modes differ in weight, and the zero mode is delicate. F
+    accounts for all of this. It is estimated from the tangents `d log q / d theta` of the last few batches
+    and never formed: by Woodbury's identity, a step solves as many equations as there are tangents
+    (stochastic reconfiguration, arXiv:2302.01941). A step longer than `radius` in KL divergence is cut to
+    it. The damping follows the rule of Levenberg and Marquardt: it grows when a step was cut and shrinks
+    otherwise.
 
     In `fit`, give `optimiser=NaturalGradient.of(flow)` with `learning_rate=1.0, warmup=5,
-    clip_norm=math.inf`: it needs a third of Adam's time to an ESS of 0.9 at L = 16, and no tuning.
-    The last percents are Adam's: its noise averages over more steps. Several processes share the tangents.
+    clip_norm=math.inf`. It needs a third of Adam's time to an ESS of 0.9 at L = 16, and no tuning. For the
+    last percents Adam is better, since it averages its noise over more steps. Several processes share the
+    tangents.
 
-    For fields that are linear in their kernels, such as `OrbitConvField`. A `PotentialField` is no matter for
-    it: what a kernel does there depends on the ridges behind it, and steps along `F^-1 g` diverge.
+    Use it for fields that are linear in their kernels, such as `OrbitConvField`. It does not suit a
+    `PotentialField`, where the effect of a kernel depends on its ridges: there the steps diverge.
 
     Args:
         flow: an `EquivariantCNF`.
-        parameters: its trained ones.
-        lr: 1 is the full step.
+        parameters: its trained parameters.
+        lr: step length; 1 is the full step.
         rows: tangents per batch.
         refresh: steps between batches of tangents.
-        window: how many batches of tangents stand for F.
-        damping: of F, relative to its largest eigenvalue, at the start.
-        momentum: of the direction.
+        window: number of batches of tangents that F is estimated from.
+        damping: initial damping of F, relative to its largest eigenvalue.
+        momentum: of the direction, in `[0, 1)`.
         radius: longest step, in KL divergence.
-        seed: of the samples that the tangents are taken at.
+        seed: of the samples at which the tangents are taken.
 
     Raises:
-        ValueError: if the parameters are not those of the flow.
+        TypeError: if the flow is not an `EquivariantCNF`.
+        ValueError: if the parameters are not those of the flow, or an option is out of range.
     """
 
     def __init__(
@@ -84,12 +87,17 @@ class NaturalGradient(Optimizer):
 
     @classmethod
     def of(cls, flow: EquivariantCNF, **options: Any) -> Callable[[list[nn.Parameter], float], Optimizer]:
-        """What `fit` takes as its `optimiser`; `fit_ladder` takes it to the flow of each rung."""
+        """Return an `optimiser` for `fit` or `fit_ladder`, which carries it over to the flow of each rung.
+
+        Args:
+            flow: the flow that is trained.
+            options: options of `NaturalGradient`, such as `rows` or `damping`.
+        """
         return NaturalGradientOf(flow, options)
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Move the parameters by their gradients, which `backward` has left with them."""
+        """Move the parameters, given their gradients from a backward pass."""
         if self.taken % self.refresh == 0:
             tangents = log_q_tangents(self.flow, self.rows, generator=self.generator)
             tangents = distributed.all_rows(tangents, self.generator)
@@ -104,7 +112,10 @@ class NaturalGradient(Optimizer):
             parameter.sub_(change.view_as(parameter), alpha=self.param_groups[0]["lr"])
 
     def _direction(self, gradient: Tensor) -> Tensor:
-        """`(F + shift)^-1 g` in units in which every parameter matters alike, no longer than the radius."""
+        """Return `(F + shift)^-1 g`, cut to the radius.
+
+        Parameters are rescaled meanwhile, so that all have similar diagonal entries of F.
+        """
         factors = torch.cat(self.batches) / math.sqrt(len(self.batches))
         scale = (factors.square().sum(0) + self._floor(factors) + 1e-2).sqrt()
         factors, gradient = factors / scale, gradient / scale
@@ -118,17 +129,21 @@ class NaturalGradient(Optimizer):
         return min(1.0, length) * direction / scale
 
     def _floor(self, factors: Tensor) -> Tensor:
-        """A tenth of the largest diagonal entry among a weight's kin: some start without any effect."""
+        """Return a tenth of the largest diagonal entry of F among weights of one kind.
+
+        Weights whose effect starts at zero would otherwise be rescaled without bound.
+        """
         trained: list[Tensor] = self.param_groups[0]["params"]
         parts = []
         diagonal = factors.square().sum(0).split([p.numel() for p in trained])
         for parameter, own in zip(trained, diagonal, strict=True):
-            kin = own.view(-1, parameter.shape[-1]) if parameter.dim() > 1 else own.view(-1, 1)
-            parts.append(kin.amax(0).expand(kin.shape).flatten())
+            # Weights with the same last index are of one kind.
+            alike = own.view(-1, parameter.shape[-1]) if parameter.dim() > 1 else own.view(-1, 1)
+            parts.append(alike.amax(0).expand(alike.shape).flatten())
         return 0.1 * self.relative * torch.cat(parts)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that a resumed run needs."""
+        """Return everything that a resumed run needs."""
         own = {
             "relative": self.relative,
             "taken": self.taken,
@@ -150,14 +165,28 @@ class NaturalGradient(Optimizer):
 
 @dataclass(frozen=True)
 class NaturalGradientOf:
-    """Makes a `NaturalGradient` for the trained parameters of one flow."""
+    """A constructor of `NaturalGradient` for one flow, as `fit` takes it.
+
+    Attributes:
+        flow: the flow that is trained.
+        options: options of `NaturalGradient`.
+    """
 
     flow: EquivariantCNF
     options: dict[str, Any]
 
     def __call__(self, parameters: list[nn.Parameter], learning_rate: float) -> Optimizer:
-        """What `fit` calls."""
+        """Return the optimiser.
+
+        Args:
+            parameters: trained parameters of the flow.
+            learning_rate: step length.
+        """
         return NaturalGradient(self.flow, parameters, learning_rate, **self.options)
+
+    def for_flow(self, flow: EquivariantCNF) -> NaturalGradientOf:
+        """Return the constructor with the same options for another flow."""
+        return NaturalGradientOf(flow, self.options)
 
     def __repr__(self) -> str:
         options = ", ".join(f"{name}={value!r}" for name, value in self.options.items())
@@ -165,5 +194,6 @@ class NaturalGradientOf:
 
 
 def _gradient(parameter: Tensor) -> Tensor:
+    """Return the flattened gradient of a parameter, zeros if it has none."""
     gradient = parameter.grad
     return parameter.new_zeros(parameter.numel()) if gradient is None else gradient.flatten()

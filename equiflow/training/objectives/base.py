@@ -1,4 +1,6 @@
-"""What training minimises. An objective is a callable that anyone's training loop can use.
+"""What training minimises: the protocol `Objective` and its result, `ObjectiveValue`.
+
+An objective is a callable that works in any training loop. Start with `ReverseKL` in `reverse.py`.
 
 | objective | flows | needs | minimises | history.ess |
 |---|---|---|---|---|
@@ -9,15 +11,16 @@
 | `FlowMatching` | `EquivariantCNF` | samples of the target | regression of the velocity | None |
 | `Mixture` | those of its parts | what its parts need | the weighted sum | of its parts |
 
-One that does not suit a flow raises a TypeError that names another. What draws model samples sees only
-the modes that the flow has; what draws target samples only those that the samples have.
+An objective that does not suit a flow raises a TypeError that names another one. An objective on model
+samples sees only the modes that the flow has. An objective on target samples sees only the modes that the
+samples have.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -31,12 +34,16 @@ class ObjectiveValue:
     """One evaluation of an objective on a batch.
 
     Attributes:
-        surrogate: 0-d tensor whose gradient is the gradient estimate; its value may mean nothing.
+        surrogate: 0-d tensor whose gradient is the gradient estimate; its value may be meaningless.
         log_weight: `-S(phi) - log q(phi)` of a batch of model samples, detached, `(batch,)`, or
-            `(coupling, batch)` where each row has a Z of its own; None if the objective draws none.
-        nfe: evaluations of the vector field in the forward solve, 0 where it does not apply.
+            `(coupling, batch)` if each row has its own Z; None if the objective draws no model samples.
+        nfe: evaluations of the vector field in the forward solve; 0 if nothing is solved.
         value: what is minimised, 0-d, detached; None if that is `mean(log q + S)` of the model samples.
-        target_log_weight: like `log_weight`, of a batch of target samples; None if there is none.
+        target_log_weight: `-S(phi) - log q(phi)` of a batch of target samples, detached, `(batch,)`; None
+            if the objective draws no target samples.
+
+    Raises:
+        ValueError: if both `log_weight` and `value` are None.
     """
 
     surrogate: Tensor
@@ -51,7 +58,10 @@ class ObjectiveValue:
 
     @property
     def loss(self) -> Tensor:
-        """`value`; by default `mean(log q + S)`, the reverse Kullback-Leibler divergence minus `log Z`."""
+        """What is minimised: `value`, by default `mean(log q + S)`.
+
+        The default is the reverse Kullback-Leibler divergence minus `log Z`.
+        """
         if self.value is not None:
             return self.value
         assert self.log_weight is not None
@@ -59,7 +69,11 @@ class ObjectiveValue:
 
     @property
     def ess(self) -> Tensor | None:
-        """Effective sample size on the batch: the reverse one, else the forward one, else None."""
+        """Effective sample size on the batch, 0-d, in float64.
+
+        The reverse ESS `(sum w)^2 / (n sum w^2)` if there are model samples, else the forward ESS
+        `1 / (mean w mean 1/w)` if there are target samples, else None.
+        """
         if self.log_weight is not None:
             log_weight = _comparable(self.log_weight.double())
             log_n = math.log(len(log_weight))
@@ -72,7 +86,7 @@ class ObjectiveValue:
 
 
 def _comparable(log_weight: Tensor) -> Tensor:
-    """Flattened; `log Z` of each row, as estimated, is replaced by the average of all."""
+    """Flatten log weights, after replacing the estimated `log Z` of each row by the average over rows."""
     if log_weight.dim() == 1:
         return log_weight
     log_z = log_weight.logsumexp(1, keepdim=True) - math.log(log_weight.shape[1])
@@ -80,13 +94,57 @@ def _comparable(log_weight: Tensor) -> Tensor:
 
 
 class Objective(Protocol):
-    """Anything that turns a flow, an action and a batch size into a gradient estimate.
+    """Any callable that turns a flow, an action and a batch size into a gradient estimate.
 
-    Where several processes train one flow, `batch_size` is that of all, and what the library draws with
-    `generator` is this one's share of it: average over the samples that come, whose number is smaller.
+    If several processes train one flow, each of them evaluates the objective on its share of the batch. The
+    library's functions draw only this share, so average over the samples that were drawn. An objective that
+    suits only some flows or actions may also have the method of `Selective`.
     """
 
     def __call__(
         self, flow: Flow, action: Action, batch_size: int, generator: torch.Generator | None = None
     ) -> ObjectiveValue:
-        """Evaluate on a fresh batch."""
+        """Evaluate on a fresh batch.
+
+        Args:
+            flow: what is trained.
+            action: its target.
+            batch_size: samples per step, over all processes.
+            generator: source of randomness, on the flow's device; the global one by default.
+
+        Returns:
+            An `ObjectiveValue` whose surrogate has the gradient estimate.
+        """
+
+
+@runtime_checkable
+class Selective(Protocol):
+    """An objective that can say before any training whether it suits a flow and an action."""
+
+    def check_suits(self, flow: Flow, action: Action) -> None:
+        """Raise unless the objective can train a flow on an action.
+
+        Args:
+            flow: what is to be trained.
+            action: its target.
+
+        Raises:
+            TypeError: if the objective is for flows of another kind.
+            ValueError: if it holds samples of another space.
+        """
+
+
+def check_suits(objective: object, flow: Flow, action: Action) -> None:
+    """Raise unless an objective can train a flow on an action; plain callables are not checked.
+
+    Args:
+        objective: any `Objective`.
+        flow: what is to be trained.
+        action: its target.
+
+    Raises:
+        TypeError: if the objective is for flows of another kind.
+        ValueError: if it holds samples of another space.
+    """
+    if isinstance(objective, Selective):
+        objective.check_suits(flow, action)

@@ -11,26 +11,32 @@ from equiflow.flows import EquivariantCNF, Flow
 from equiflow.ode.solver import Solver
 from equiflow.theories.base.action import Action
 from equiflow.training.objectives.base import ObjectiveValue
-from equiflow.training.objectives.samples import check_samples, digest, draw
+from equiflow.training.objectives.samples import check_samples, digest, draw, lacks_momenta
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ForwardKL:
-    r"""`-mean_p log q(phi)`, maximum likelihood on given samples of the target; for every flow.
+    r"""Maximum likelihood on given samples of the target, `-mean_p log q(phi)`; works for every flow.
 
-    It punishes a flow that misses what the samples have, where the reverse divergence punishes what
-    they lack: the cure for a dropped mode, alone or in a `Mixture`. It can know no more than the
-    samples, and its gradient keeps a variance at the optimum.
+    It is the forward Kullback-Leibler divergence plus the entropy of p. It punishes a flow that misses modes
+    of the samples, where the reverse divergence punishes a flow that has modes beside them. Alone or in a
+    `Mixture` it cures a dropped mode. It knows no more than the samples, and the variance of its gradient
+    stays positive at the optimum.
 
-    An equivariant flow gains nothing from samples transformed by its group: its log q is invariant.
-    One with less symmetry than the target does: `torch.cat([g(phi) for g in group.elements()])`.
+    An equivariant flow gains nothing from samples that are transformed by its group, because its log q is
+    invariant. A flow with less symmetry than the target gains from them:
+    `torch.cat([g(phi) for g in group.elements()])`.
 
     Args:
-        samples: configurations of the target, `(n_samples, *lattice)`, such as `chain.configurations`;
-            a batch is drawn from them with replacement. A flow of field and momentum takes fields and
-            draws momenta besides.
-        solver: how to integrate while training, instead of the flow's own solver; for flows that
+        samples: configurations of the target, `(n_samples, *lattice)`, such as `chain.configurations`; a
+            batch is drawn from them with replacement. For a flow of field and momentum give the fields;
+            momenta are drawn afresh.
+        solver: how to integrate during training, instead of the flow's own solver; for flows that
             integrate.
+
+    Raises:
+        TypeError: if the samples are not a tensor of floats.
+        ValueError: if the samples are empty or not finite.
     """
 
     samples: Tensor
@@ -42,10 +48,19 @@ class ForwardKL:
     def __repr__(self) -> str:
         return f"ForwardKL({digest(self.samples)}, solver={self.solver!r})"
 
+    def check_suits(self, flow: Flow, action: Action) -> None:
+        """See `Selective.check_suits`."""
+        lacks_momenta(self.samples, flow, action)
+
     def __call__(
         self, flow: Flow, action: Action, batch_size: int, generator: torch.Generator | None = None
     ) -> ObjectiveValue:
-        """See `Objective`."""
+        """See `Objective.__call__`.
+
+        Raises:
+            TypeError: if there is a solver and the flow does not integrate.
+            ValueError: if the samples are not configurations of the flow.
+        """
         phi = draw(self.samples, flow, action, batch_size, generator)
         log_q, nfe = self._log_prob(flow, phi, generator)
         fixed = log_q.detach()

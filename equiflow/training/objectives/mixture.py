@@ -1,27 +1,29 @@
-"""Several objectives at once."""
+"""Several objectives at once: `Mixture`, a weighted sum of them."""
 
 from __future__ import annotations
 
 import math
 
 import torch
+from torch import Tensor
 
 from equiflow.flows import Flow
 from equiflow.theories.base.action import Action
-from equiflow.training.objectives.base import Objective, ObjectiveValue
+from equiflow.training.objectives.base import Objective, ObjectiveValue, check_suits
 
 
 class Mixture:
-    """A convex combination of objectives: the gradient, and the loss, are weighted sums of theirs.
+    """A convex combination of objectives, `sum_i w_i L_i`; gradient and loss are weighted sums.
 
     Reverse and forward divergence together keep every mode of the samples and still see the action.
-    Each part draws a batch of its own, in the order given. The ESS in the history is that of the first
-    part that draws model samples, else that of the first with target samples.
+    Each part draws its own batch, in the order given. The ESS in the history comes from the first part that
+    draws model samples, or else from the first part with target samples.
 
     Args:
-        parts: objectives with their weights, which are positive and add up to 1.
+        parts: pairs of an objective and its weight; the weights are positive and add up to 1.
 
     Raises:
+        TypeError: if a part is not a pair of an objective and a weight.
         ValueError: without parts, or for weights that are not positive or do not add up to 1.
 
     >>> from equiflow import PathGradient, ReverseKL
@@ -45,14 +47,19 @@ class Mixture:
     def __repr__(self) -> str:
         return f"Mixture({', '.join(f'({objective!r}, {weight!r})' for objective, weight in self.parts)})"
 
+    def check_suits(self, flow: Flow, action: Action) -> None:
+        """See `Selective.check_suits`; every part is checked."""
+        for objective, _ in self.parts:
+            check_suits(objective, flow, action)
+
     def __call__(
         self, flow: Flow, action: Action, batch_size: int, generator: torch.Generator | None = None
     ) -> ObjectiveValue:
-        """See `Objective`; `batch_size` is that of each part."""
+        """See `Objective.__call__`; each part draws `batch_size` samples."""
         values = [objective(flow, action, batch_size, generator) for objective, _ in self.parts]
         weights = [weight for _, weight in self.parts]
 
-        def first(name: str) -> torch.Tensor | None:
+        def first(name: str) -> Tensor | None:
             found = (getattr(value, name) for value in values)
             return next((log_weight for log_weight in found if log_weight is not None), None)
 

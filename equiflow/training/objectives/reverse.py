@@ -1,4 +1,8 @@
-"""The reverse Kullback-Leibler divergence, by reparametrisation and by path gradients."""
+"""The reverse Kullback-Leibler divergence, by reparametrisation and by path gradients.
+
+`ReverseKL` works for every flow, `PathGradient` is the default for flows that integrate, and
+`InversePathGradient` is for exact maps.
+"""
 
 from __future__ import annotations
 
@@ -15,15 +19,15 @@ from equiflow.training.objectives.base import ObjectiveValue
 
 @dataclass(frozen=True)
 class ReverseKL:
-    """`mean(log q(phi) + S(phi))` by reparametrisation; works for every flow.
+    """Reverse KL by reparametrisation, `mean(log q(phi) + S(phi))`; works for every flow.
 
-    Its gradient keeps a variance at the optimum, where `PathGradient` has none.
+    The variance of its gradient stays positive at the optimum, where that of `PathGradient` vanishes.
     """
 
     def __call__(
         self, flow: Flow, action: Action, batch_size: int, generator: torch.Generator | None = None
     ) -> ObjectiveValue:
-        """See `Objective`."""
+        """See `Objective.__call__`."""
         phi, log_q = flow.rsample_and_log_prob(batch_size, generator=generator)
         divergence = log_q + action(phi)
         return ObjectiveValue(divergence.mean(), -divergence.detach(), 0)
@@ -33,14 +37,17 @@ class ReverseKL:
 class PathGradient:
     """Reverse KL by its path gradient, `mean((grad log q + grad S) . dphi/dtheta)` (arXiv:2206.09016).
 
-    Without the score term the variance vanishes at the optimum. The kinetic energy of the
-    trajectories can be added with a small weight: straight, slow trajectories are cheap to integrate.
+    Without the score term the variance vanishes at the optimum. The kinetic energy of the trajectories
+    can be added with a small weight, because straight, slow trajectories are cheap to integrate.
 
     Args:
-        kinetic_penalty: weight of `mean int sum_x v^2 dt`; 0 turns it off. Where the norm of the gradient
-            grows while training, the field has become too stiff for the solver: take 1e-2 (near the
-            critical point it is needed) or a finer solver.
-        solver: how to integrate while training, instead of the flow's own solver.
+        kinetic_penalty: weight of `mean int sum_x v^2 dt`; 0 turns it off. If the norm of the gradient
+            grows during training, the field has become too stiff for the solver. Then take 1e-2, which
+            is needed near the critical point, or a finer solver.
+        solver: how to integrate during training, instead of the flow's own solver.
+
+    Raises:
+        ValueError: if the penalty is negative or NaN.
     """
 
     kinetic_penalty: float = 1e-3
@@ -53,7 +60,11 @@ class PathGradient:
     def __call__(
         self, flow: Flow, action: Action, batch_size: int, generator: torch.Generator | None = None
     ) -> ObjectiveValue:
-        """See `Objective`; the flow must be an `EquivariantCNF`."""
+        """See `Objective.__call__`.
+
+        Raises:
+            TypeError: if the flow is not an `EquivariantCNF`.
+        """
         if not isinstance(flow, EquivariantCNF):
             raise TypeError(
                 f"PathGradient needs an EquivariantCNF, got {type(flow).__name__}; use ReverseKL()."
@@ -69,17 +80,17 @@ class PathGradient:
 
 @dataclass(frozen=True)
 class InversePathGradient:
-    """Reverse KL by `mean((grad log q + grad S) . dphi/dtheta)`, the score from the inverse map.
+    """Reverse KL by `mean((grad log q + grad S) . dphi/dtheta)`, with the score from the inverse map.
 
     `grad log q(phi)` is taken through `log_prob` at fixed parameters, which costs one inverse and its
-    gradient; at the optimum the variance vanishes (arXiv:2207.08219). For flows whose inverse is
-    exact; a flow that integrates has the cheaper `PathGradient`.
+    gradient. At the optimum the variance vanishes (arXiv:2207.08219). Use it for flows with an exact
+    inverse. For a flow that integrates, `PathGradient` is cheaper.
     """
 
     def __call__(
         self, flow: Flow, action: Action, batch_size: int, generator: torch.Generator | None = None
     ) -> ObjectiveValue:
-        """See `Objective`."""
+        """See `Objective.__call__`."""
         phi, log_q = flow.rsample_and_log_prob(batch_size, generator=generator)
         leaf = as_leaf(phi)
         (score,) = torch.autograd.grad(flow.log_prob(leaf).sum(), leaf)

@@ -53,7 +53,7 @@ FORWARD, MATCHING = ForwardKL(PHI, solver=FAST), FlowMatching(PHI, n_times=3)
 PATH = PathGradient(solver=FAST)
 OBJECTIVES: dict[str, Objective] = {
     "forward": FORWARD,
-    "independent": FlowMatching(PHI, coupling="independent", sigma=0.1),
+    "independent": FlowMatching(PHI, pairing="independent", sigma=0.1),
     "matching": MATCHING,
     "mixture": Mixture((PATH, 0.25), (FORWARD, 0.75)),
     "nested": Mixture((MATCHING, 0.5), (Mixture((ReverseKL(), 0.5), (FORWARD, 0.5)), 0.5)),
@@ -229,7 +229,7 @@ def test_flows_that_an_objective_does_not_suit_are_refused_with_a_remedy():
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"coupling": "optimal"}, ValueError, "minibatch, independent"),
+        ({"pairing": "optimal"}, ValueError, "minibatch, independent"),
         ({"sigma": -0.1}, ValueError, "sigma"),
         ({"sigma": math.inf}, ValueError, "sigma"),
         ({"n_times": 0}, ValueError, "n_times"),
@@ -371,7 +371,7 @@ def squared_distance(start: Tensor, end: Tensor) -> float:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_the_minibatch_coupling_is_the_optimal_assignment(seed):
+def test_the_minibatch_pairing_is_the_optimal_assignment(seed):
     start, end = (configurations(RECTANGLE, n=4, seed=10 * seed + i) for i in (0, 1))
     best = matched(start, end)
     costs = [squared_distance(start, end[list(order)]) for order in itertools.permutations(range(4))]
@@ -382,13 +382,13 @@ def test_the_minibatch_coupling_is_the_optimal_assignment(seed):
         assert squared_distance(start, wrong) > min(costs) + 1e-6
 
 
-def test_the_coupling_is_what_the_option_says():
+def test_the_pairing_is_what_the_option_says():
     losses = {}
-    for coupling in ("minibatch", "independent"):
+    for pairing in ("minibatch", "independent"):
         flow = build()
         nn.init.zeros_(flow.vector_field.kernel.weight)  # v = 0: the loss is the pairs' squared distance
-        value = FlowMatching(PHI, coupling=coupling)(flow, ACTION, 16, generator())
-        losses[coupling] = float(value.loss)
+        value = FlowMatching(PHI, pairing=pairing)(flow, ACTION, 16, generator())
+        losses[pairing] = float(value.loss)
     index = torch.randint(20, (16,), generator=(stream := generator()))
     start = build().prior.rsample(16, stream).detach()
     assert losses["independent"] == pytest.approx(squared_distance(start, PHI[index]) / 16, rel=1e-12)
@@ -420,7 +420,7 @@ class GaussianVelocity(VectorField):
 def deviations(field: GaussianVelocity, prior: FreeField, target: FreeScalar, sigma: float) -> Tensor:
     """Mean gradients of the regression over their errors: of order 1 at its minimum."""
     objective = FlowMatching(
-        free_samples(target, 40_000), coupling="independent", sigma=sigma, fit_prior=False, n_times=8
+        free_samples(target, 40_000), pairing="independent", sigma=sigma, fit_prior=False, n_times=8
     )
     flow, stream = EquivariantCNF(prior.lattice, vector_field=field, prior=prior), generator(1)
     rows = torch.stack([gradient(objective(flow, target, 512, stream), flow) for _ in range(60)])
