@@ -9,9 +9,10 @@ from __future__ import annotations
 import functools
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from inspect import Parameter
+from types import MappingProxyType
 from typing import Any, get_type_hints
 
 #: the default of an option that has none
@@ -86,7 +87,7 @@ class RecordsOptions:
     """
 
     #: values by name; `...` for one that is not plain and cannot be written to a file
-    _options: dict[str, Any]
+    _options: Mapping[str, object] = MappingProxyType({})
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
@@ -98,8 +99,7 @@ class RecordsOptions:
 
         Options whose values are not plain (modules, functions) are left out.
         """
-        options = getattr(self, "_options", {})
-        return {name: value for name, value in options.items() if value is not ...}
+        return {name: value for name, value in self._options.items() if value is not ...}
 
     def _record(self, **values: object) -> None:
         """Replace recorded options by values that a constructor has worked out from what it was given.

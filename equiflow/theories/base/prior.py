@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from equiflow.runtime.checks import check_type
+from equiflow.runtime.options import RecordsOptions
 from equiflow.runtime.precision import FIELD_DTYPES
 from equiflow.runtime.randomness import own_rows
 from equiflow.theories.base.group import Group
@@ -19,7 +20,7 @@ from equiflow.theories.base.space import Space
 LOG_2PI = math.log(2 * math.pi)
 
 
-class Prior(nn.Module, ABC):
+class Prior(RecordsOptions, nn.Module, ABC):
     """A density on configurations that can be sampled by reparametrisation."""
 
     def __init__(self, space: Space, *, group: Group | None = None) -> None:
@@ -124,10 +125,6 @@ class Prior(nn.Module, ABC):
     def extra_repr(self) -> str:
         """What `repr` shows besides the modules."""
         return ", ".join(f"{name}={value}" for name, value in self.config().items())
-
-    def config(self) -> dict[str, object]:
-        """Keyword arguments that rebuild this prior on the same lattice (plain types only)."""
-        return {}
 
 
 def default_prior(space: Space, group: Group) -> Prior:

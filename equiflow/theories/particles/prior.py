@@ -47,6 +47,7 @@ class TrappedGaussian(Prior):
             )
         self.beta = check_positive(beta, "beta")
         self.width = check_positive(width, "width")
+        self._record(beta=self.beta, width=self.width)
         self.log_sigma = nn.Parameter(torch.tensor(math.log(self.width), dtype=torch.get_default_dtype()))
 
     @classmethod
@@ -85,7 +86,3 @@ class TrappedGaussian(Prior):
             return z.new_zeros(len(z), 0)
         relative = (z - z.mean(-2, keepdim=True)).square().sum((-2, -1))
         return (relative * (-2 * self.log_sigma).exp() - self._n_relative)[:, None]
-
-    def config(self) -> dict[str, object]:
-        """See `Prior.config`."""
-        return {"beta": self.beta, "width": self.width}

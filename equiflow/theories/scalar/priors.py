@@ -75,6 +75,7 @@ class FreeField(Prior):
         if not m2 > 0 or not math.isfinite(m2):
             raise ValueError(f"The spectrum needs a positive, finite m2; got {m2}.")
         self.m2 = float(m2)
+        self._record(m2=self.m2)
         self.learnable = learnable
         orbits = spatial_part(self.group).momentum_orbits()
         self.register_buffer("_orbit", self.lattice.half(orbits.index).contiguous(), False)
@@ -121,10 +122,6 @@ class FreeField(Prior):
         power = power * self.lattice.half_multiplicity().to(z).flatten() / self.lattice.volume
         total = z.new_zeros(len(z), len(self.log_sigma)).index_add_(1, self._orbit.flatten(), power)
         return total * (-2 * self.log_sigma).exp() - self._n_components * self._multiplicity
-
-    def config(self) -> dict[str, object]:
-        """See `Prior.config`."""
-        return {"m2": self.m2, "learnable": self.learnable}
 
     @torch.no_grad()
     def resized(self, lattice: Lattice) -> FreeField:
