@@ -212,7 +212,7 @@ def test_objectives_are_those_of_the_library(chain_file):
     matching = built(
         "[objective]\nkind = 'matching'\nsamples = 'FILE'\nsigma = 0.1\ncoupling = 'independent'"
     )
-    assert repr(matching) == repr(FlowMatching(forward.samples, coupling="independent", sigma=0.1))
+    assert repr(matching) == repr(FlowMatching(forward.samples, pairing="independent", sigma=0.1))
     mixture = built(MIXTURE)
     parts = (
         (PathGradient(solver=Solver("rk4", steps=3)), 0.75),
