@@ -1,6 +1,6 @@
-"""The one registry of theories: what belongs to each kind of configurations.
+"""The one list of theories: what belongs to each kind of configurations.
 
-A new theory is a folder beside this file, a vector field in `equiflow/vector_fields/`, and an entry here.
+A new theory is a folder beside this file, a file in `equiflow/vector_fields/`, and an entry here.
 """
 
 from __future__ import annotations
@@ -24,35 +24,41 @@ from equiflow.theories.scalar.priors import FreeField, StandardNormal
 
 KINDS = (
     Kind(
-        name="lattice",
         space=Lattice,
         group=SymmetryGroup,
         priors=(FreeField, StandardNormal),
-        vector_field="PotentialField",
+        # Vector fields are named, not imported: they live on a higher floor of the package.
+        vector_fields=(
+            "equiflow.vector_fields.potential.PotentialField",
+            "equiflow.vector_fields.attention.AttentionField",
+            "equiflow.vector_fields.attention.DeepAttentionField",
+            "equiflow.vector_fields.deep_steerable.DeepSteerableField",
+            "equiflow.vector_fields.factorised.FactorisedConvField",
+            "equiflow.vector_fields.o3.O3Field",
+            "equiflow.vector_fields.orbit_conv.OrbitConvField",
+            "equiflow.vector_fields.steerable.SteerableField",
+        ),
         actions={"phi4": Phi4, "free": FreeScalar},
     ),
     Kind(
-        name="multiplet",
         space=Multiplet,
         group=MultipletGroup,
         priors=(FreeField, StandardNormal),
-        vector_field="MultipletField",
+        vector_fields=("equiflow.vector_fields.multiplet.MultipletField",),
         actions={"on": ONModel},
     ),
     Kind(
-        name="angles",
         space=Angles,
         group=AngleGroup,
         priors=(UniformAngles,),
-        vector_field="AngleField",
+        vector_fields=("equiflow.vector_fields.angles.AngleField",),
         actions={"xy": XYModel},
     ),
     Kind(
-        name="particles",
         space=Particles,
         group=EuclideanGroup,
         priors=(TrappedGaussian,),
-        vector_field="ParticleField",
+        vector_fields=("equiflow.vector_fields.particles.ParticleField",),
         actions={"coulomb": CoulombGas},
     ),
 )

@@ -11,7 +11,7 @@ from equiflow.vector_fields.o3 import O3Field
 from equiflow.vector_fields.orbit_conv import OrbitConvField
 from equiflow.vector_fields.particles import ParticleField
 from equiflow.vector_fields.potential import PotentialField
-from equiflow.vector_fields.registry import VECTOR_FIELDS, default_field
+from equiflow.vector_fields.registry import VECTOR_FIELDS, default_field, known_fields
 from equiflow.vector_fields.shallow import ShallowField
 from equiflow.vector_fields.steerable import SteerableField
 from equiflow.vector_fields.two_convolutions import TwoConvolutionField, TwoKernels
@@ -36,4 +36,5 @@ __all__ = [
     "TwoKernels",
     "VectorField",
     "default_field",
+    "known_fields",
 ]

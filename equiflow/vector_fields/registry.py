@@ -1,47 +1,47 @@
-"""The vector fields that a saved flow or a config can name, and the one that a flow has by default."""
+"""The vector fields that a saved flow or a config can name, and the one that a flow has by default.
+
+`equiflow/theories/kinds.py` lists them for each kind of configurations.
+"""
 
 from __future__ import annotations
 
-from equiflow.theories.base.kind import kind_of
-from equiflow.theories.base.space import Space
-from equiflow.vector_fields.angles import AngleField
-from equiflow.vector_fields.attention import AttentionField, DeepAttentionField
-from equiflow.vector_fields.base import VectorField
-from equiflow.vector_fields.deep_steerable import DeepSteerableField
-from equiflow.vector_fields.factorised import FactorisedConvField
-from equiflow.vector_fields.multiplet import MultipletField
-from equiflow.vector_fields.o3 import O3Field
-from equiflow.vector_fields.orbit_conv import OrbitConvField
-from equiflow.vector_fields.particles import ParticleField
-from equiflow.vector_fields.potential import PotentialField
-from equiflow.vector_fields.steerable import SteerableField
+from importlib import import_module
+from typing import Any
 
-#: fields that a saved flow can name; a field of your own is passed to `EquivariantCNF.load` instead
-VECTOR_FIELDS: dict[str, type[VectorField]] = {
-    field.__name__: field
-    for field in (
-        AngleField,
-        AttentionField,
-        DeepAttentionField,
-        DeepSteerableField,
-        FactorisedConvField,
-        MultipletField,
-        O3Field,
-        OrbitConvField,
-        ParticleField,
-        PotentialField,
-        SteerableField,
-    )
-}
+from equiflow.theories.base.kind import Kind, kind_of, kinds
+from equiflow.theories.base.space import Space
+from equiflow.vector_fields.base import VectorField
+
+
+def fields_of(kind: Kind) -> tuple[type[VectorField], ...]:
+    """Return the classes of vector fields on one kind of configurations, the default one first."""
+    return tuple(_class_of(field) for field in kind.vector_fields)
+
+
+def known_fields() -> dict[str, type[VectorField]]:
+    """Return the classes of vector fields that a saved flow can name, by their names."""
+    return {field.__name__: field for kind in kinds() for field in fields_of(kind)}
 
 
 def default_field(space: Space) -> VectorField:
     """Return the vector field that a flow on `space` has unless told otherwise.
 
     Raises:
-        TypeError: if nothing is known about the space.
+        TypeError: if the kind of the space is not registered.
     """
-    chosen = kind_of(space).vector_field
-    make = VECTOR_FIELDS[chosen] if isinstance(chosen, str) else chosen
-    field: VectorField = make(space)  # type: ignore[arg-type]
+    make: Any = fields_of(kind_of(space))[0]
+    field: VectorField = make(space)
     return field
+
+
+def _class_of(field: type[VectorField] | str) -> type[VectorField]:
+    """Return the class itself, or the class with this full name."""
+    if not isinstance(field, str):
+        return field
+    module, _, name = field.rpartition(".")
+    found: type[VectorField] = getattr(import_module(module), name)
+    return found
+
+
+#: the vector fields of the library, by name
+VECTOR_FIELDS: dict[str, type[VectorField]] = dict(sorted(known_fields().items()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -18,12 +18,15 @@ from equiflow.theories.base.space import Space
 class Angles(Space):
     r"""An angle on every site of a lattice: a torus.
 
-    Configurations are `(batch, *lattice)`, real numbers of which those that differ by multiples of 2 pi are
-    the same angle. Flows move them along the real line by velocities of period 2 pi; samples are given in
-    [-pi, pi). Densities are per `prod_x d theta_x`.
+    Configurations are `(batch, *lattice)`. Real numbers that differ by multiples of 2 pi are the same angle.
+    Flows move angles along the real line with velocities of period 2 pi. Samples lie in [-pi, pi). Densities
+    are per `prod_x d theta_x`.
 
     Args:
         lattice: where the angles live.
+
+    Raises:
+        TypeError: if `lattice` is not a `Lattice`.
 
     >>> Angles(Lattice((4, 6))).shape
     (4, 6)
@@ -31,6 +34,7 @@ class Angles(Space):
     tensor([[ 3.0000, -2.2832]])
     """
 
+    kind: ClassVar[str] = "angles"
     lattice: Lattice
 
     def __post_init__(self) -> None:
@@ -43,25 +47,38 @@ class Angles(Space):
 
     @property
     def shape(self) -> tuple[int, ...]:  # type: ignore[override]
-        """That of the lattice."""
+        """Shape of one configuration, the shape of the lattice."""
         return self.lattice.shape
 
+    @property
+    def sites(self) -> Lattice:
+        """The lattice of the angles."""
+        return self.lattice
+
+    def on(self, lattice: Lattice) -> Angles:
+        """See `Space.on`."""
+        return Angles(lattice)
+
     def windings(self) -> dict[str, Any]:
-        """A turn of each angle by itself, see `Space.windings`."""
+        """Return a full turn of each angle alone, see `Space.windings`."""
         return {f"winding of site {x}": Winding(x) for x in range(self.lattice.volume)}
 
     def nearest(self, phi: Tensor, to: Tensor | float = 0.0) -> Tensor:
-        """Angles within half a turn of others: by default in [-pi, pi). Differentiable, with slope 1."""
+        """Return the same angles within half a turn of `to`; by default in [-pi, pi).
+
+        The result is differentiable in `phi`, with slope 1. See `Space.nearest`.
+        """
         with torch.no_grad():
             turns = ((phi - to) / (2 * math.pi) + 0.5).floor()
             rest = phi - 2 * math.pi * turns - to
-            turns += (rest >= math.pi).to(phi) - (rest < -math.pi).to(phi)  # rounding, at the seam
+            # Rounding can leave a value just outside of the interval.
+            turns += (rest >= math.pi).to(phi) - (rest < -math.pi).to(phi)
         return phi - 2 * math.pi * turns
 
 
 @dataclass(frozen=True)
 class Winding:
-    """One angle turned by 2 pi."""
+    """A turn of one angle by 2 pi."""
 
     site: int
 
@@ -72,5 +89,5 @@ class Winding:
         return turned.view_as(phi)
 
     def linear(self, velocity: Tensor) -> Tensor:
-        """Velocities do not notice."""
+        """Return velocities as they are: a full turn does not change them."""
         return velocity

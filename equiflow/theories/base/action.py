@@ -1,4 +1,4 @@
-"""The abstract action. The target density is `exp(-S[phi]) / Z`."""
+"""The abstract action; the target density is `exp(-S[phi]) / Z`."""
 
 from __future__ import annotations
 
@@ -15,21 +15,31 @@ from equiflow.theories.base.space import Space
 
 
 class Action(nn.Module, ABC):
-    """An action `S[phi]` of configurations; the abstract method is S, `grad` can be given in closed form."""
+    """The action `S[phi]` of a theory; the target density is `exp(-S[phi]) / Z`.
+
+    A subclass defines `forward`. It may override `grad` with a closed form, and it overrides `coupling_grad`
+    if its couplings can be varied.
+
+    Args:
+        space: of the configurations.
+
+    Raises:
+        TypeError: if `space` is not a `Space`.
+    """
 
     def __init__(self, space: Space) -> None:
         super().__init__()
-        check_type(space, Space, "lattice", "Write Lattice((16, 16)).")
+        check_type(space, Space, "space", "Write Lattice((16, 16)).")
         self.space = space
 
     @property
     def lattice(self) -> Lattice:
-        """The lattice of the fields."""
+        """The lattice of the fields; a TypeError if the configurations do not live on one."""
         return lattice_of(self.space)
 
     @abstractmethod
     def forward(self, phi: Tensor) -> Tensor:
-        """`S[phi]` of each configuration.
+        """Return `S[phi]` of each configuration.
 
         Args:
             phi: `(batch, *lattice)`.
@@ -39,7 +49,7 @@ class Action(nn.Module, ABC):
         """
 
     def grad(self, phi: Tensor) -> Tensor:
-        """`dS/dphi_x`, shaped like `phi`. By automatic differentiation unless a subclass knows better."""
+        """Return `dS/dphi_x`, shaped like `phi`; here by automatic differentiation."""
         with torch.enable_grad():
             leaf = as_leaf(phi)
             (gradient,) = torch.autograd.grad(self(leaf).sum(), leaf)
@@ -49,9 +59,14 @@ class Action(nn.Module, ABC):
     def asymmetry(
         self, group: Group, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float64
     ) -> dict[str, float]:
-        """How much each generator of a group changes S of random fields, relative to the spread of S.
+        """Measure how much each generator of a group changes S of random fields.
 
         A flow with a symmetry that its target lacks can come close to the target, but never reach it.
+
+        Args:
+            group: the symmetry to test.
+            device: where to compute.
+            dtype: floating-point type to compute in.
 
         Returns:
             Name of the generator -> `max |S(g phi) - S(phi)| / std S`.
@@ -67,15 +82,24 @@ class Action(nn.Module, ABC):
         }
 
     def coupling_grad(self, phi: Tensor, name: str) -> Tensor:
-        """`dS/d coupling` of each configuration, `(batch,)`: `d log Z / d coupling = -<dS/d coupling>`.
+        """Return `dS/d coupling` of each configuration; `d log Z / d coupling = -<dS/d coupling>`.
+
+        Args:
+            phi: `(batch, *lattice)`.
+            name: of the coupling.
+
+        Returns:
+            `(batch,)`.
 
         Raises:
-            TypeError: if this kind of action does not say how it depends on its couplings.
+            TypeError: if this class of actions has no derivative in its couplings.
+            ValueError: if the action has no coupling of this name.
         """
         raise TypeError(
             f"{type(self).__name__} has no derivative in its couplings; override `coupling_grad`."
         )
 
     def log_prob_unnormalised(self, phi: Tensor) -> Tensor:
-        """`-S[phi]`, the log of the target density up to `-log Z`."""
-        return -self(phi)
+        """Return `-S[phi]`, the log of the target density up to `-log Z`, `(batch,)`."""
+        log_density: Tensor = -self(phi)
+        return log_density

@@ -14,7 +14,7 @@ from equiflow.theories.base.symmetry import Transformation
 
 
 def parity_of_sites(lattice: Lattice) -> Tensor:
-    """`(x_1 + ... + x_d) mod 2` of every site, `(*lattice)` int64.
+    """Return `(x_1 + ... + x_d) mod 2` of every site, `(*lattice)` int64.
 
     Raises:
         ValueError: if a side is odd, where neighbours across the boundary would share a parity.
@@ -34,12 +34,15 @@ def parity_of_sites(lattice: Lattice) -> Tensor:
 class CheckerboardGroup(Group):
     """Translations that keep the parity of sites x (optionally) Z2.
 
-    What a flow of masked couplings with free kernels respects, and all that it respects: a translation
-    by one site exchanges the sublattices, a rotation turns the kernels.
+    This is the whole symmetry of a flow of masked coupling layers with free kernels. A translation by one
+    site exchanges the sublattices, and a rotation turns the kernels.
 
     Args:
         lattice: with even sides.
         z2: whether phi -> -phi belongs to the group.
+
+    Raises:
+        ValueError: if a side is odd.
 
     >>> str(CheckerboardGroup(Lattice((4, 4)), z2=True))
     'even translations x Z2'
@@ -57,7 +60,7 @@ class CheckerboardGroup(Group):
         return self.lattice
 
     def generators(self) -> dict[str, Element]:
-        """Two sites along the first axis, one along it and any other, Z2."""
+        """Return two steps along the first axis, one step along it and any other, and Z2."""
         dim = self.lattice.dim
         named: dict[str, Element] = {"translation by two along axis 0": self._element((2, *(0,) * (dim - 1)))}
         for axis in range(1, dim):
@@ -68,13 +71,13 @@ class CheckerboardGroup(Group):
         return named
 
     def random_element(self, generator: torch.Generator | None = None) -> Transformation:
-        """A uniformly drawn element."""
+        """Draw an element uniformly."""
 
         def draw(high: int) -> int:
             return int(torch.randint(high, (), generator=generator))
 
         first, *others = (draw(side) for side in self.lattice.shape)
-        first -= (first + sum(others)) % 2  # sides are even: this reaches each even translation twice
+        first -= (first + sum(others)) % 2  # sides are even, so each even translation is reached twice
         return self._element((first, *others), 1 - 2 * draw(2) if self.z2 else 1)
 
     def _element(self, shift: tuple[int, ...], sign: int = 1) -> Transformation:

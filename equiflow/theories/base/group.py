@@ -1,4 +1,8 @@
-"""What a symmetry group is, whatever it acts on."""
+"""The abstract symmetry group and its elements, whatever they act on.
+
+A theory of your own derives its group from `Group`. `equiflow.testing` tries the group's elements on fields
+and flows.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,7 @@ from equiflow.theories.base.space import Space
 class Element(Protocol):
     """One element of a group; `str` says which.
 
-    An affine one, which moves the origin, has a method `linear` for what it does to velocities.
+    An affine element, which moves the origin, also has a method `linear` that transforms velocities.
     """
 
     def __call__(self, phi: Tensor, /) -> Tensor:
@@ -23,32 +27,43 @@ class Element(Protocol):
 
 
 def on_velocities(element: Element) -> Callable[[Tensor], Tensor]:
-    """What an element of a group does to velocities and gradients."""
+    """Return the action of a group element on velocities and gradients: its linear part."""
     return getattr(element, "linear", element)
 
 
 class Group(ABC):
-    """A group acting on configurations; frozen dataclasses, whose fields besides the space are plain."""
+    """A group that acts on configurations.
+
+    Subclasses are frozen dataclasses. Their first field is the space, the others are plain values.
+    """
 
     @property
     @abstractmethod
     def space(self) -> Space:
-        """What it acts on."""
+        """The space on which the group acts."""
+
+    @property
+    def spatial(self) -> Group | None:
+        """The part that moves the sites of a lattice only; None without one. See `spatial_part`."""
+        return None
 
     @abstractmethod
     def generators(self) -> dict[str, Element]:
-        """Named elements that generate the group, or that do up to closure if it is continuous."""
+        """Return named elements that generate the group, up to closure if it is continuous.
+
+        The first word of a name says which kind of element it is; reports group them by it.
+        """
 
     @abstractmethod
     def random_element(self, generator: torch.Generator | None = None) -> Element:
-        """A uniformly drawn element."""
+        """Draw an element uniformly."""
 
     @abstractmethod
     def __str__(self) -> str:
-        """Its name, such as `translations x D4 x Z2`."""
+        """Return the name of the group, such as `translations x D4 x Z2`."""
 
     def __le__(self, other: object) -> bool:
-        """Whether it is known to be a subgroup of another."""
+        """Return whether the group is known to be a subgroup of another; here only if they are equal."""
         return self == other
 
     def config(self) -> dict[str, Any]:
@@ -56,7 +71,7 @@ class Group(ABC):
         raise TypeError(f"{type(self).__name__} does not say how it is rebuilt; override `config`.")
 
     def on(self, space: Space) -> Group:
-        """The same symmetry on another space of its kind."""
+        """Return the same symmetry on another space of the same kind."""
         make: Any = type(self)
         group: Group = make(space, **self.config())
         return group

@@ -1,14 +1,16 @@
-"""What the library knows about each kind of configurations: one `Kind` for each class of spaces.
+"""The registry of theories: one `Kind` for each class of spaces.
 
-`theories/kinds.py` lists those of the library; `register` adds one of your own.
+`equiflow/theories/kinds.py` lists the kinds of the library. `register` adds one of your own, and flows and
+files then treat it like one of the library's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 from equiflow.runtime.checks import check_type
 from equiflow.theories.base.group import Group
@@ -19,57 +21,70 @@ G = TypeVar("G", bound=Group)
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of configurations, and what belongs to it.
+    """One kind of configurations, and everything that belongs to it.
 
     Attributes:
-        name: of the space in saved flows; files depend on it, so it never changes.
-        space: class of the configurations.
-        group: makes the largest symmetry group of a space, or a smaller one by its options.
-        priors: classes of priors that a saved flow can name; a flow starts from the first one by default.
-        vector_field: of a flow by default, a class or its name in `equiflow.vector_fields`.
-        actions: classes of actions by the name that `kind` in the section [action] of a config gives them.
+        space: class of the configurations; its `kind` is the name of this kind in files.
+        group: class of the symmetry groups. `group(space)` is the largest one; options, such as
+            `z2=False`, make smaller ones.
+        priors: classes of priors that a saved flow can name. A flow starts from the first one by default.
+        vector_fields: classes of vector fields that a saved flow can name, or their full names, such as
+            `"equiflow.vector_fields.angles.AngleField"`. A flow has the first one by default.
+        actions: classes of actions, by the name that `kind` in the section [action] of a config gives them.
     """
 
-    name: str
     space: type[Space]
     group: Callable[..., Group]
     priors: tuple[type[Any], ...]
-    vector_field: type[Any] | str
+    vector_fields: tuple[type[Any] | str, ...]
     actions: Mapping[str, type[Any]] = field(default_factory=lambda: MappingProxyType({}))
+
+    @property
+    def name(self) -> str:
+        """Name of the kind in files, see `Space.kind`."""
+        return self.space.kind
 
 
 _KINDS: dict[str, Kind] = {}
 
 
 def register(kind: Kind) -> None:
-    """Make a kind of configurations known to flows, files and configs.
-
-    Args:
-        kind: what belongs to a class of spaces.
+    """Make a kind of configurations known to flows, files and reports.
 
     Raises:
-        ValueError: if the name or the class of spaces is taken.
+        TypeError: if it is not a `Kind`.
+        ValueError: if another kind has the same name or class of spaces.
     """
     check_type(kind, Kind, "kind")
-    taken = [known for known in _KINDS.values() if known.name == kind.name or known.space is kind.space]
-    if taken:
-        raise ValueError(
-            f"{kind.space.__name__} as {kind.name!r} clashes with {taken[0].space.__name__}, known as "
-            f"{taken[0].name!r}. Give another name, or another class of spaces."
-        )
+    for known in kinds():
+        if known.name == kind.name or known.space is kind.space:
+            raise ValueError(
+                f"{kind.space.__name__} as {kind.name!r} clashes with {known.space.__name__}, known as "
+                f"{known.name!r}. Derive a space of its own, and set its `kind` to another name."
+            )
     _KINDS[kind.name] = kind
 
 
+@contextmanager
+def registered(kind: Kind) -> Iterator[Kind]:
+    """Make a kind of configurations known inside a `with` block, for instance in a test. See `register`."""
+    register(kind)
+    try:
+        yield kind
+    finally:
+        del _KINDS[kind.name]
+
+
 def kinds() -> tuple[Kind, ...]:
-    """Return all kinds that are known, in the order of their registration."""
+    """Return all known kinds, in the order of their registration."""
     return tuple(_KINDS.values())
 
 
 def kind_of(space: Space) -> Kind:
-    """Return the kind of a space: that of its class, else of the nearest class that it derives from.
+    """Return the kind of a space: by its class, or by the nearest parent class that has one.
 
     Raises:
-        TypeError: if none is registered.
+        TypeError: if there is none.
     """
     by_class = {kind.space: kind for kind in kinds()}
     for cls in type(space).__mro__:
@@ -78,12 +93,12 @@ def kind_of(space: Space) -> Kind:
     raise TypeError(
         f"Nothing is known about {space!r}; expected one of "
         f"{', '.join(kind.space.__name__ for kind in kinds())}. Give group, prior and field yourself, or "
-        "register a Kind (equiflow.theories.base.kind)."
+        "register a Kind (equiflow.theories)."
     )
 
 
 def kind_named(name: str) -> Kind:
-    """Return the kind whose spaces have this name in files.
+    """Return the kind with this name in files.
 
     Raises:
         ValueError: if there is none.
@@ -94,14 +109,17 @@ def kind_named(name: str) -> Kind:
 
 
 def group_of(space: Space, **options: Any) -> Group:
-    """Return the largest symmetry group of a space, or the smaller one that the options ask for.
+    """Return the largest symmetry group of a space, or a smaller one.
 
     Args:
         space: on which the group acts.
         options: of the group's class, such as `z2=False`.
 
+    Returns:
+        The group.
+
     Raises:
-        TypeError: if nothing is known about the space.
+        TypeError: if the kind of the space is not registered.
 
     >>> from equiflow import Lattice
     >>> str(group_of(Lattice((4, 4)), z2=False))
@@ -110,16 +128,28 @@ def group_of(space: Space, **options: Any) -> Group:
     return kind_of(space).group(space, **options)
 
 
-def group_on(space: Space, group: Group | None, owner: str) -> Group:
-    """Return the group given for something on a space, by default the largest one.
+@overload
+def group_on(space: Space, group: Group | None, owner: str) -> Group: ...
+
+
+@overload
+def group_on(space: Space, group: Group | None, owner: str, expected: type[G]) -> G: ...
+
+
+def group_on(space: Space, group: Group | None, owner: str, expected: type[Group] = Group) -> Group:
+    """Return the group that a caller gave for something on a space, by default the largest one.
 
     Args:
         space: on which the group must act.
-        group: what was given.
+        group: what the caller gave; None for the default, see `group_of`.
         owner: what the group is for, as messages call it.
+        expected: class of groups that the owner can use.
+
+    Returns:
+        The group.
 
     Raises:
-        TypeError: if it is no group.
+        TypeError: if it is not a group of the expected class.
         ValueError: if it acts on another space.
     """
     group = group_of(space) if group is None else group
@@ -130,4 +160,5 @@ def group_on(space: Space, group: Group | None, owner: str) -> Group:
             f"The group acts on {group.space.kind} {group.space.shape}, the {owner} lives on {space.shape}. "
             "Build both on the same one, or take group.on(space)."
         )
+    check_type(group, expected, "group")
     return group

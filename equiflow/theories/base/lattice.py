@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -14,7 +15,9 @@ from equiflow.theories.base.space import Space
 
 @dataclass(frozen=True)
 class Lattice(Space):
-    """A periodic lattice with any number of dimensions and any sides.
+    """A periodic lattice with any number of dimensions and any sides, and the scalar fields on it.
+
+    Configurations are `(batch, *lattice)`, one real number for each site.
 
     Args:
         shape: number of sites along each direction, for example `(16, 16)`.
@@ -27,6 +30,7 @@ class Lattice(Space):
     24
     """
 
+    kind: ClassVar[str] = "lattice"
     shape: tuple[int, ...]
 
     def __post_init__(self) -> None:
@@ -48,8 +52,17 @@ class Lattice(Space):
         return cls(tuple(shape))
 
     @property
+    def sites(self) -> Lattice:
+        """The lattice itself."""
+        return self
+
+    def on(self, lattice: Lattice) -> Lattice:
+        """See `Space.on`; the result is `lattice` itself."""
+        return lattice
+
+    @property
     def dim(self) -> int:
-        """Number of space-time dimensions."""
+        """Number of space-time dimensions d."""
         return len(self.shape)
 
     @property
@@ -64,27 +77,29 @@ class Lattice(Space):
 
     @property
     def half_shape(self) -> tuple[int, ...]:
-        """Shape of the momentum grid that a real field needs (the last side is halved)."""
+        """Shape of the momentum grid that a real field needs: the last side is halved."""
         return (*self.shape[:-1], self.shape[-1] // 2 + 1)
 
     def fft(self, phi: Tensor) -> Tensor:
-        """Momentum modes `phi_k = sum_x exp(-ikx) phi_x`, shape `(..., *half_shape)`."""
+        """Return the momentum modes `phi_k = sum_x exp(-ikx) phi_x`, `(..., *half_shape)`."""
         if phi.numel() == 0:  # MKL refuses an empty transform
             return torch.complex(phi, phi)[..., : self.half_shape[-1]]
-        return torch.fft.rfftn(phi, dim=self.axes)
+        modes: Tensor = torch.fft.rfftn(phi, dim=self.axes)
+        return modes
 
     def ifft(self, phi_k: Tensor) -> Tensor:
-        """Real field whose momentum modes are `phi_k`: the inverse of `fft`."""
+        """Return the real field with the momentum modes `phi_k`, `(..., *shape)`: the inverse of `fft`."""
         if phi_k.numel() == 0:
             return phi_k.real.new_zeros((*phi_k.shape[: -self.dim], *self.shape))
-        return torch.fft.irfftn(phi_k, s=self.shape, dim=self.axes)
+        phi: Tensor = torch.fft.irfftn(phi_k, s=self.shape, dim=self.axes)
+        return phi
 
     def half(self, values: Tensor) -> Tensor:
-        """Restrict values on all momenta, `(..., *shape)`, to the grid that `fft` returns."""
+        """Restrict values on all momenta, `(..., *shape)`, to the momenta of `fft`, `(..., *half_shape)`."""
         return values[..., : self.half_shape[-1]]
 
     def half_multiplicity(self) -> Tensor:
-        """How often each mode of `fft` occurs on the full momentum grid (1, or 2 with its conjugate).
+        """Return how often each mode of `fft` occurs among all momenta: 1, or 2 with its conjugate.
 
         Returns:
             `(*half_shape,)` in float64; `(half_multiplicity * |fft(phi)|^2).sum() / V = sum_x phi_x^2`.
@@ -97,7 +112,7 @@ class Lattice(Space):
         return count
 
     def squared_momenta(self) -> Tensor:
-        """Eigenvalues of minus the lattice Laplacian, `sum_mu 4 sin^2(p_mu / 2)`.
+        """Return the eigenvalues of minus the lattice Laplacian, `sum_mu 4 sin^2(p_mu / 2)`.
 
         Returns:
             `(*shape,)` in float64, indexed by the integer momenta of a full FFT.
@@ -110,7 +125,11 @@ class Lattice(Space):
         return total
 
     def differences(self) -> Tensor:
-        """Flat index of `x - y` modulo the lattice for all pairs of sites, `(V, V)` int64, at [y, x]."""
+        """Return the flat index of `x - y` modulo the lattice for all pairs of sites.
+
+        Returns:
+            `(V, V)` int64, with the index of `x - y` at [y, x].
+        """
         site = torch.arange(self.volume)
         flat, stride = torch.zeros(self.volume, self.volume, dtype=torch.int64), 1
         for side in reversed(self.shape):
@@ -121,12 +140,11 @@ class Lattice(Space):
 
 
 def lattice_of(space: Space) -> Lattice:
-    """The lattice that a space is over.
+    """Return the lattice on whose sites the configurations of a space live.
 
     Raises:
-        TypeError: if it is over none.
+        TypeError: if they do not live on a lattice.
     """
-    lattice = space if isinstance(space, Lattice) else getattr(space, "lattice", None)
-    if not isinstance(lattice, Lattice):
+    if not isinstance(space.sites, Lattice):
         raise TypeError(f"{space} has no lattice; use .space instead of .lattice.")
-    return lattice
+    return space.sites

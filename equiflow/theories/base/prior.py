@@ -1,4 +1,4 @@
-"""The abstract prior: the density that a flow starts from."""
+"""The abstract prior: the density from which a flow starts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from equiflow.runtime.checks import check_type
-from equiflow.runtime.options import RecordsOptions
 from equiflow.runtime.precision import FIELD_DTYPES
 from equiflow.runtime.randomness import own_rows
 from equiflow.theories.base.group import Group
@@ -20,22 +19,34 @@ from equiflow.theories.base.space import Space
 LOG_2PI = math.log(2 * math.pi)
 
 
-class Prior(RecordsOptions, nn.Module, ABC):
-    """A density on configurations that can be sampled by reparametrisation."""
+class Prior(nn.Module, ABC):
+    """A density on configurations that can be sampled by reparametrisation.
+
+    A subclass defines `colour`, `log_prob` and `score`. It overrides `config` if it takes options, and
+    `whiten` if it is not Gaussian.
+
+    Args:
+        space: of the configurations.
+        group: symmetry of the density; by default the largest one of the space.
+
+    Raises:
+        TypeError: if `space` is not a `Space` or `group` is not a `Group`.
+        ValueError: if the group acts on another space.
+    """
 
     def __init__(self, space: Space, *, group: Group | None = None) -> None:
         super().__init__()
-        check_type(space, Space, "lattice", "Write Lattice((16, 16)).")
+        check_type(space, Space, "space", "Write Lattice((16, 16)).")
         self.space = space
         self.group = group_on(space, group, "prior")
-        # Tells where the prior lives even when it has no parameters.
+        # A prior without parameters needs a tensor that follows `.to(device, dtype)`.
         self.register_buffer("_anchor", torch.zeros((), dtype=torch.get_default_dtype()), False)
 
     _anchor: Tensor
 
     @property
     def lattice(self) -> Lattice:
-        """The lattice of the fields."""
+        """The lattice of the fields; a TypeError if the configurations do not live on one."""
         return lattice_of(self.space)
 
     @property
@@ -54,9 +65,20 @@ class Prior(RecordsOptions, nn.Module, ABC):
         return self.space.shape
 
     def noise(self, n_samples: int, generator: torch.Generator | None = None) -> Tensor:
-        """White noise `(n_samples, *lattice)` on the device and in the dtype of the prior.
+        """Draw white noise on the device and in the dtype of the prior.
 
-        Of a generator that several processes share, the rows of this one, see `SharedGenerator`.
+        If several processes share the generator, this process gets its own rows. See `SharedGenerator`.
+
+        Args:
+            n_samples: number of samples, of all processes together.
+            generator: source of randomness, on the prior's device; the global one by default.
+
+        Returns:
+            `(n_samples, *lattice)`.
+
+        Raises:
+            TypeError: if the prior is neither float32 nor float64.
+            ValueError: if the prior is on the meta device.
         """
         if self.dtype not in FIELD_DTYPES:
             raise TypeError(
@@ -74,7 +96,15 @@ class Prior(RecordsOptions, nn.Module, ABC):
         return own_rows(noise, generator)
 
     def rsample(self, n_samples: int, generator: torch.Generator | None = None) -> Tensor:
-        """Draw `(n_samples, *lattice)`, differentiable in the parameters of the prior."""
+        """Draw samples that are differentiable in the parameters of the prior.
+
+        Args:
+            n_samples: number of samples.
+            generator: source of randomness, see `noise`.
+
+        Returns:
+            `(n_samples, *lattice)`.
+        """
         return self.colour(self.noise(n_samples, generator))
 
     @abstractmethod
@@ -82,33 +112,40 @@ class Prior(RecordsOptions, nn.Module, ABC):
         """Turn white noise into samples of the prior, both `(batch, *lattice)`."""
 
     def whiten(self, z: Tensor) -> Tensor:
-        """The noise that `colour` makes `z` of; here for Gaussians, with `colour = Sigma^{1/2}`."""
+        """Return the noise that `colour` turns into `z`; here for Gaussians, `colour = Sigma^{1/2}`."""
         return self.colour(-self.score(z))
 
     @abstractmethod
     def log_prob(self, z: Tensor) -> Tensor:
-        """`log q(z)`, absolute, `(batch,)`."""
+        """Return the normalised `log q(z)`, `(batch,)`."""
 
     @abstractmethod
     def score(self, z: Tensor) -> Tensor:
-        """`d log q / dz`, shaped like `z`."""
+        """Return `d log q / dz`, shaped like `z`."""
 
     def parameter_score(self, z: Tensor) -> Tensor:
-        """`d log q(z) / d theta` of each sample, `(batch, parameter)`, in the order of `parameters()`."""
+        """Return `d log q(z) / d theta` of each sample; here by automatic differentiation.
+
+        Args:
+            z: samples, `(batch, *lattice)`.
+
+        Returns:
+            `(batch, parameter)`, the trained parameters flattened in the order of `parameters()`.
+        """
         trained = [p for p in self.parameters() if p.requires_grad]
         rows = []
-        for one in z.detach().split(1) if trained else ():
+        for one in torch.split(z.detach(), 1) if trained else ():
             with torch.enable_grad():
                 gradients = torch.autograd.grad(self.log_prob(one).sum(), trained)
             rows.append(torch.cat([gradient.flatten() for gradient in gradients]))
         return torch.stack(rows) if rows else z.new_zeros(len(z), 0)
 
     def resized(self, lattice: Lattice) -> Prior:
-        """The same density on another lattice, with what was learned carried over.
+        """Return the same density on another lattice, with the learned parameters carried over.
 
         Raises:
             ValueError: if the lattice has another number of dimensions or lacks the symmetry.
-            TypeError: if this kind of prior does not say how its weights carry over.
+            TypeError: if this class of priors cannot carry its parameters over.
         """
         raise TypeError(f"{type(self).__name__} does not carry over to another lattice; override `resized`.")
 
@@ -119,12 +156,19 @@ class Prior(RecordsOptions, nn.Module, ABC):
         Args:
             space: of the configurations.
             group: symmetry of the flow's vector field.
+
+        Returns:
+            The prior, with its default options.
         """
         return cls(space, group=group)
 
     def extra_repr(self) -> str:
-        """What `repr` shows besides the modules."""
+        """Return what `repr` shows besides the modules."""
         return ", ".join(f"{name}={value}" for name, value in self.config().items())
+
+    def config(self) -> dict[str, object]:
+        """Return the keyword arguments that rebuild the prior from its space and group, plain types only."""
+        return {}
 
 
 def default_prior(space: Space, group: Group) -> Prior:
@@ -134,8 +178,11 @@ def default_prior(space: Space, group: Group) -> Prior:
         space: of the configurations.
         group: symmetry of the flow's vector field.
 
+    Returns:
+        The first prior of the space's `Kind`, see `Prior.for_flow`.
+
     Raises:
-        TypeError: if nothing is known about the space.
+        TypeError: if the kind of the space is not registered.
     """
     prior: Prior = kind_of(space).priors[0].for_flow(space, group)
     return prior

@@ -1,9 +1,13 @@
-"""What configurations are: real numbers in an array of one shape, a batch of them first."""
+"""The abstract space: what the configurations of a theory are.
+
+`Space` is the base of `Lattice`, `Multiplet`, `Angles` and `Particles`. A theory of your own starts by
+deriving from it.
+"""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -11,26 +15,26 @@ from equiflow.runtime.precision import FIELD_DTYPES
 
 
 class Space:
-    """The space of configurations, `R^shape`: what a flow, its prior and its action have in common.
+    """Configurations of real numbers in one shape, shared by a flow, its prior and its action.
 
-    Subclasses are frozen dataclasses; two spaces are the same if they compare equal. `of_shape` builds
-    one from its shape, which is how a saved flow names it.
+    Subclasses are frozen dataclasses; two spaces are the same if they compare equal. A subclass sets `kind`,
+    `shape` and `of_shape`. It overrides the other members where the defaults are wrong:
+
+    - `sites` and `on` if the configurations live on a lattice;
+    - `windings` and `nearest` if different numbers stand for one configuration, as angles do.
 
     Attributes:
-        shape: of one configuration; a batch has the shape `(batch, *shape)`.
+        kind: name of this class of spaces in files and messages. Saved files contain it, so it never changes.
+        shape: shape of one configuration; a batch has the shape `(batch, *shape)`.
     """
 
+    kind: ClassVar[str] = "space"
     shape: tuple[int, ...]
 
     @classmethod
     def of_shape(cls, shape: tuple[int, ...]) -> Space:
-        """The space whose configurations have this shape."""
+        """Return the space of configurations of this shape. A saved flow is loaded by `kind` and shape."""
         raise NotImplementedError(f"{cls.__name__} does not say how it is built from a shape.")
-
-    @property
-    def kind(self) -> str:
-        """`"lattice"`, `"multiplet"`, `"angles"`, `"particles"`: its class in lower case."""
-        return type(self).__name__.lower()
 
     @property
     def size(self) -> int:
@@ -42,20 +46,69 @@ class Space:
         """Tensor axes of a configuration, counted from the end."""
         return tuple(range(-len(self.shape), 0))
 
+    @property
+    def sites(self) -> Space | None:
+        """The lattice on whose sites the configurations live; None without one. See `lattice_of`."""
+        return None
+
+    def on(self, lattice: Any) -> Space:
+        """Return the space of the same fields on another lattice.
+
+        Raises:
+            TypeError: if the configurations do not live on a lattice.
+        """
+        raise TypeError(f"{self} has no lattice that could be replaced by {lattice}.")
+
+    @property
+    def component_axes(self) -> tuple[int, ...]:
+        """Tensor axes that are not directions of a lattice, counted from the end; `()` for a scalar field."""
+        n_directions = 0 if self.sites is None else len(self.sites.shape)
+        return self.event_axes[: len(self.shape) - n_directions]
+
+    @property
+    def values_per_site(self) -> int:
+        """Number of real numbers at each site; without a lattice, in a whole configuration."""
+        return math.prod(self.shape[axis] for axis in self.component_axes)
+
     def windings(self) -> dict[str, Any]:
-        """Named maps that change how a configuration is written down and not which one it is: here none."""
+        """Return named maps that change the numbers of a configuration, but not the configuration.
+
+        An example is a full turn of one angle. By default there are none.
+        """
         return {}
 
+    @property
+    def has_windings(self) -> bool:
+        """Whether different numbers can stand for one configuration, see `windings`."""
+        return bool(self.windings())
+
     def nearest(self, phi: Tensor, to: Tensor | float = 0.0) -> Tensor:
-        """The same configuration, written as near to another one as it can be: here `phi`."""
+        """Return the same configurations by the numbers that are nearest to `to`.
+
+        Only a space with windings has a choice; here the result is `phi` itself.
+
+        Args:
+            phi: configurations, `(batch, *shape)`.
+            to: other configurations, `(batch, *shape)`, or one number for all.
+
+        Returns:
+            The configurations `phi`, `(batch, *shape)`.
+        """
         return phi
 
     def check(self, phi: Tensor, name: str = "phi") -> Tensor:
-        """Return `phi` if it is a real batch of configurations `(batch, *shape)`, else raise.
+        """Return `phi` if it is a batch of configurations, else raise.
+
+        Args:
+            phi: expected to be a float32 or float64 tensor `(batch, *shape)`.
+            name: what messages call it.
+
+        Returns:
+            `phi` itself.
 
         Raises:
             TypeError: if it is not a float32 or float64 tensor.
-            ValueError: if its shape is not `(batch, *shape)`.
+            ValueError: if its shape is not `(batch, *shape)`, or it is on the meta device.
         """
         if not isinstance(phi, Tensor):
             raise TypeError(f"{name} must be a torch.Tensor, got {type(phi).__name__}.")
@@ -75,7 +128,19 @@ class Space:
         return phi
 
     def check_finite(self, phi: Tensor, name: str = "phi") -> Tensor:
-        """`check`, and raise a ValueError if any value is NaN or infinite."""
+        """Return `phi` if it passes `check` and all its values are finite, else raise.
+
+        Args:
+            phi: expected to be a float32 or float64 tensor `(batch, *shape)`.
+            name: what messages call it.
+
+        Returns:
+            `phi` itself.
+
+        Raises:
+            TypeError: see `check`.
+            ValueError: see `check`, and if a value is NaN or infinite.
+        """
         self.check(phi, name)
         finite = phi.isfinite()
         if not bool(finite.all()):

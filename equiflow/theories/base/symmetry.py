@@ -94,6 +94,11 @@ class SymmetryGroup(Group):
         """The lattice."""
         return self.lattice
 
+    @property
+    def spatial(self) -> SymmetryGroup:
+        """The group itself."""
+        return self
+
     @cached_property
     def point_elements(self) -> tuple[PointElement, ...]:
         """The point group, identity included."""
@@ -226,27 +231,31 @@ class SymmetryGroup(Group):
         return " x ".join(parts)
 
 
-def symmetry_on(lattice: Lattice, group: Group | None, what: str) -> SymmetryGroup:
-    """`group_on` for what takes a scalar field on a lattice only.
+def symmetry_on(lattice: Lattice, group: Group | None, owner: str) -> SymmetryGroup:
+    """Return the group that a caller gave for a scalar field on a lattice, by default the largest one.
+
+    Args:
+        lattice: on which the group must act.
+        group: what the caller gave; None for translations x the full point group x Z2.
+        owner: what the group is for, as messages call it.
+
+    Returns:
+        The group.
 
     Raises:
-        TypeError: if it is no `SymmetryGroup`.
-        ValueError: if it acts on another space.
+        TypeError: if `lattice` is not a `Lattice`, or `group` is not a `SymmetryGroup`.
+        ValueError: if the group acts on another lattice.
     """
     check_type(lattice, Lattice, "lattice", "Write Lattice((16, 16)).")
-    group = group_on(lattice, group, what)
-    check_type(group, SymmetryGroup, "group")
-    assert isinstance(group, SymmetryGroup)
-    return group
+    return group_on(lattice, group, owner, SymmetryGroup)
 
 
 def spatial_part(group: Group) -> SymmetryGroup:
-    """What a group does to the sites of a lattice.
+    """Return what a group does to the sites of a lattice, see `Group.spatial`.
 
     Raises:
-        TypeError: if it acts on no lattice.
+        TypeError: if it does not act on a lattice.
     """
-    spatial = group if isinstance(group, SymmetryGroup) else getattr(group, "spatial", None)
-    if not isinstance(spatial, SymmetryGroup):
+    if not isinstance(group.spatial, SymmetryGroup):
         raise TypeError(f"{group} acts on no lattice; expected a SymmetryGroup or a group of fields on one.")
-    return spatial
+    return group.spatial

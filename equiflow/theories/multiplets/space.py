@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from equiflow.runtime.checks import check_count, check_type
 from equiflow.theories.base.lattice import Lattice
@@ -19,10 +20,15 @@ class Multiplet(Space):
         lattice: where the field lives.
         n_components: number N of components.
 
+    Raises:
+        TypeError: if `lattice` is not a `Lattice` or `n_components` is not an integer.
+        ValueError: if `n_components` is smaller than 1.
+
     >>> Multiplet(Lattice((4, 6)), 3).shape
     (3, 4, 6)
     """
 
+    kind: ClassVar[str] = "multiplet"
     lattice: Lattice
     n_components: int
 
@@ -37,5 +43,14 @@ class Multiplet(Space):
 
     @property
     def shape(self) -> tuple[int, ...]:  # type: ignore[override]
-        """`(component, *lattice)`."""
+        """Shape of one configuration, `(component, *lattice)`."""
         return (self.n_components, *self.lattice.shape)
+
+    @property
+    def sites(self) -> Lattice:
+        """The lattice of the field."""
+        return self.lattice
+
+    def on(self, lattice: Lattice) -> Multiplet:
+        """See `Space.on`."""
+        return Multiplet(lattice, self.n_components)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from equiflow.runtime.checks import check_count
 from equiflow.theories.base.space import Space
@@ -15,13 +16,18 @@ class Particles(Space):
     Configurations are `(batch, particle, dim)`.
 
     Args:
-        number: of particles.
-        dim: of the space they move in.
+        number: number of particles.
+        dim: dimension of the space in which they move.
+
+    Raises:
+        TypeError: if a number is not an integer.
+        ValueError: if a number is smaller than 1.
 
     >>> Particles(6, dim=2).shape
     (6, 2)
     """
 
+    kind: ClassVar[str] = "particles"
     number: int
     dim: int
 
@@ -36,5 +42,5 @@ class Particles(Space):
 
     @property
     def shape(self) -> tuple[int, ...]:  # type: ignore[override]
-        """`(particle, dim)`."""
+        """Shape of one configuration, `(particle, dim)`."""
         return (self.number, self.dim)
