@@ -7,7 +7,7 @@ from equiflow.flows.conditional import ConditionalFlow
 from equiflow.flows.coupling import CouplingFlow
 from equiflow.flows.extended import AugmentedFlow, ExtendedFlow, SymplecticFlow
 from equiflow.flows.phase_space import ExtendedAction, PhaseSpacePrior, split_state
-from equiflow.nn.couplings.affine import AffineMap, SiteMap
+from equiflow.nn.couplings.site_maps import AffineMap, SiteMap
 from equiflow.nn.couplings.splines import SplineMap
 
 __all__ = [

@@ -1,15 +1,13 @@
-"""Flows of masked couplings, RealNVP and its kin: the baselines that lattice flows are compared with."""
+"""Flows of layers on a checkerboard, such as RealNVP: the baselines that lattice flows are compared with."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from equiflow.flows.base import Flow
-from equiflow.flows.checkpoints import describe, dtype_named, load_weights, rebuild
+from equiflow.flows.checkpoints import describe, rebuild
 from equiflow.nn.couplings.affine import AffineMap, SiteMap
 from equiflow.nn.couplings.checkerboard import CheckerboardLayer
 from equiflow.nn.couplings.conditioners import ParityCNN, PeriodicCNN
@@ -17,34 +15,34 @@ from equiflow.nn.couplings.splines import SplineMap
 from equiflow.runtime.checks import check_count, check_type
 from equiflow.runtime.memory import keep_freed_memory
 from equiflow.runtime.precision import full_precision
-from equiflow.runtime.storage import CheckpointError, load_safely, save_atomically
 from equiflow.theories.base.checkerboard import CheckerboardGroup
 from equiflow.theories.base.lattice import Lattice
 from equiflow.theories.base.prior import Prior, known_priors
 from equiflow.theories.scalar.priors import StandardNormal
 
-#: maps that `CouplingFlow.load` knows by name
+#: site maps that a saved flow can name
 SITE_MAPS: dict[str, type[SiteMap]] = {"AffineMap": AffineMap, "SplineMap": SplineMap}
 
 
 class CouplingFlow(Flow):
-    r"""Masked couplings in turn on the two sublattices of a checkerboard, log-density exact to rounding.
+    r"""Layers that move the two sublattices of a checkerboard in turn; the log-density is exact to rounding.
 
-    `x'_a = f(x_a; net(x_b))`, `log_det = sum_a log f'` (arXiv:1605.08803; on lattices 1904.12072). The
-    defaults are the published ones of arXiv:2208.08903: 16 affine couplings, networks with two hidden
-    layers of 8 channels, 3 x 3 kernels, white noise as prior. The mask breaks translations by one site
-    and the kernels the point group: `group` is what is left.
+    `x'_a = f(x_a; net(x_b))`, `log_det = sum_a log f'` (arXiv:1605.08803; on lattices arXiv:1904.12072). The
+    defaults are the published ones of arXiv:2208.08903: 16 affine layers, networks with two hidden layers of
+    8 channels, 3 x 3 kernels, white noise as prior. The mask breaks translations by one site, and the kernels
+    break the point group. The property `group` is the symmetry that remains.
 
     Args:
         lattice: with even sides, one to three dimensions.
         site_map: f; by default `AffineMap()`, RealNVP. `SplineMap()` needs zuko.
         z2: whether the networks make the flow exactly equivariant under phi -> -phi.
-        n_layers: couplings, >= 2: one moves only half of the sites.
+        n_layers: number of layers, >= 2. One layer moves only half of the sites.
         hidden_channels: widths of the hidden layers of every network.
         kernel_size: odd extent of their kernels.
         prior: by default `StandardNormal`.
 
     Raises:
+        TypeError: for an option of the wrong type.
         ValueError: for an odd side, four or more dimensions, or options out of range.
 
     >>> flow = CouplingFlow(Lattice((4, 4)), z2=True)
@@ -54,6 +52,8 @@ class CouplingFlow(Flow):
     >>> phi.shape, log_q.shape
     (torch.Size([8, 4, 4]), torch.Size([8]))
     """
+
+    renamed: ClassVar = {"couplings": "layers"}
 
     def __init__(
         self,
@@ -79,7 +79,7 @@ class CouplingFlow(Flow):
             "kernel_size": kernel_size,
         }
         network = ParityCNN if z2 else PeriodicCNN
-        self.couplings = nn.ModuleList(
+        self.layers = nn.ModuleList(
             CheckerboardLayer(
                 lattice,
                 layer % 2,
@@ -94,86 +94,65 @@ class CouplingFlow(Flow):
             )
             for layer in range(n_layers)
         )
-        keep_freed_memory()
 
     @full_precision
     def transform_and_log_det(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """See `Flow.transform_and_log_det`."""
+        keep_freed_memory()
         phi = self._check_input(z, "z")
         log_det = z.new_zeros(len(z))
-        for coupling in self.couplings:
-            phi, change = coupling(phi)
+        for layer in self.layers:
+            phi, change = layer(phi)
             log_det = log_det + change
         return phi, log_det
 
     @full_precision
     def inverse_and_log_det(self, phi: Tensor) -> tuple[Tensor, Tensor]:
         """See `Flow.inverse_and_log_det`."""
+        keep_freed_memory()
         z = self._check_input(phi, "phi")
         log_det = phi.new_zeros(len(phi))
-        for coupling in reversed(self.couplings):
-            assert isinstance(coupling, CheckerboardLayer)
-            z, change = coupling.inverse(z)
+        for layer in reversed(self.layers):
+            assert isinstance(layer, CheckerboardLayer)
+            z, change = layer.inverse(z)
             log_det = log_det + change
         return z, log_det
 
-    def save(self, path: str | Path) -> None:
-        """Write the flow to one file of tensors and plain values; `load` rebuilds it."""
-        save_atomically({"kind": "flow", **self.to_dict()}, path)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The recipe and the weights of the flow, as plain values and tensors."""
+    def recipe(self) -> dict[str, Any]:
+        """See `Flow.recipe`."""
         return {
             "flow": type(self).__name__,
             "lattice": list(self.lattice.shape),
-            "dtype": str(self.dtype).removeprefix("torch."),
             "config": dict(self._config),
             "site_map": {"name": type(self.site_map).__name__, "config": self.site_map.config()},
             "prior": describe(self.prior),
-            "state_dict": self.state_dict(),
         }
 
     @classmethod
-    def load(
-        cls,
-        path: str | Path,
-        *,
-        site_map: SiteMap | None = None,
-        prior: Prior | None = None,
-        device: torch.device | str = "cpu",
+    def from_recipe(
+        cls, recipe: dict[str, Any], *, site_map: SiteMap | None = None, prior: Prior | None = None
     ) -> CouplingFlow:
-        """Rebuild a saved flow. No code is run by loading.
+        """See `Flow.from_recipe`.
 
         Args:
-            path: a file written by `save`.
+            recipe: what `recipe` returned.
             site_map: an instance, for a map of your own.
-            prior: an instance to fill with the saved weights, for a prior of your own.
-            device: where the flow goes.
-
-        Raises:
-            CheckpointError: if the file is damaged, holds another flow, or a part this library lacks.
+            prior: an instance, for a prior of your own.
         """
-        content = load_safely(path, "flow", map_location=device)
-        try:
-            if content.get("flow") != cls.__name__:
-                raise ValueError(f"it holds a {content.get('flow', 'flow of another kind')}")
-            lattice = Lattice(tuple(content["lattice"]))
-            if site_map is None:
-                site_map = _known_map(content["site_map"])
-            if prior is None:
-                prior = rebuild(content["prior"], known_priors(), lattice)
-            flow = cls(lattice, site_map=site_map, prior=prior, **content["config"])
-            load_weights(flow.to(device, dtype_named(content["dtype"])), content["state_dict"])
-        except Exception as error:  # whatever a recipe that fits nothing can make constructors raise
-            raise CheckpointError(f"{path} does not describe a {cls.__name__}: {error}") from error
-        return flow
+        lattice = Lattice(tuple(recipe["lattice"]))
+        if site_map is None:
+            site_map = _known_map(recipe["site_map"])
+        if prior is None:
+            prior = rebuild(recipe["prior"], known_priors(), lattice)
+        return cls(lattice, site_map=site_map, prior=prior, **recipe["config"])
 
     def extra_repr(self) -> str:
-        """What `repr` shows besides the modules."""
+        """Return what `repr` shows besides the modules."""
         return f"lattice={self.lattice.shape}, group={self.group}"
 
 
 def _known_map(recipe: dict[str, Any]) -> SiteMap:
+    """Return the site map of a recipe, or raise a ValueError if the library lacks it."""
     if recipe["name"] not in SITE_MAPS:
         raise ValueError(
             f"{recipe['name']} is not part of equiflow; build it yourself and pass the instance to load, "

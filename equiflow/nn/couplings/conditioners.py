@@ -1,7 +1,7 @@
-"""Networks that turn a field into the parameters of a map on each site, periodic and local.
+"""Networks that compute the parameters of a site map from the field around each site.
 
-Parameters come as two sets of channels, which the maps tell apart by what phi -> -phi should do to them:
-`even` ones stay, `odd` ones change sign. `PeriodicCNN` ignores that, `ParityCNN` makes it exact.
+Parameters come in two sets of channels: under phi -> -phi the `even` ones should stay the same and the `odd`
+ones should change sign. `PeriodicCNN` ignores this, `ParityCNN` makes it exact.
 """
 
 from __future__ import annotations
@@ -20,15 +20,14 @@ _CONVOLUTIONS: dict[int, type[nn.Conv1d | nn.Conv2d | nn.Conv3d]] = {1: nn.Conv1
 
 
 class Conditioner(nn.Module, ABC):
-    """Parameters of every site from the field around it.
+    """A network that computes parameters for every site from the field around it.
 
     Args:
-        lattice: of one to three dimensions.
-        n_even: channels that stay under phi -> -phi.
-        n_odd: channels that change sign.
-        hidden_channels: widths of the hidden layers, at least one: the sites of the other sublattice
-            are seen by way of them.
-        kernel_size: odd extent of every kernel.
+        lattice: where the field lives, in one to three dimensions.
+        n_even: number of channels that stay the same under phi -> -phi.
+        n_odd: number of channels that change sign.
+        hidden_channels: widths of the hidden layers, at least one.
+        kernel_size: number of sites per axis of every kernel, odd.
 
     Raises:
         ValueError: if the lattice has four or more dimensions, the kernel is even or wraps more than
@@ -65,16 +64,26 @@ class Conditioner(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, phi: Tensor) -> tuple[Tensor, Tensor]:
-        """`even` and `odd` channels, `(batch, channel, *lattice)`, from `(batch, *lattice)`."""
+        """Return the even and the odd channels, `(batch, channel, *lattice)` each.
+
+        Args:
+            phi: `(batch, *lattice)`.
+        """
 
     def _convolution(self, n_in: int, n_out: int, *, bias: bool) -> nn.Module:
+        """Return a periodic convolution between channels."""
         return _CONVOLUTIONS[self._dim](
             n_in, n_out, self._kernel_size, padding="same", padding_mode="circular", bias=bias
         )
 
 
 class PeriodicCNN(Conditioner):
-    """Convolutions with circular padding and leaky ReLU between them (arXiv:2101.08176, 2208.08903)."""
+    """Convolutions with circular padding and leaky ReLU between them (arXiv:2101.08176, 2208.08903).
+
+    Args:
+        lattice: where the field lives, in one to three dimensions.
+        **options: those of `Conditioner`.
+    """
 
     def __init__(self, lattice: Lattice, **options: Any) -> None:
         super().__init__(lattice, **options)
@@ -93,8 +102,12 @@ class PeriodicCNN(Conditioner):
 class ParityCNN(Conditioner):
     """Convolutions whose outputs are exactly even and odd in the field.
 
-    The hidden layers `h = tanh(K * h)` have no bias and are odd; the odd channels are linear in the last
-    of them, the even ones in its square.
+    The hidden layers `h = tanh(K * h)` have no bias and are odd. The odd channels are linear in the last
+    hidden layer, the even ones in its square.
+
+    Args:
+        lattice: where the field lives, in one to three dimensions.
+        **options: those of `Conditioner`.
     """
 
     def __init__(self, lattice: Lattice, **options: Any) -> None:

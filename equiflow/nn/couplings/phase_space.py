@@ -1,8 +1,8 @@
-"""Couplings: one field moves as another one drives it, with exact inverse and log-determinant.
+"""Layers on phase space: one field moves, another one drives it; inverse and log-determinant are exact.
 
-The driver passes untouched, so the network that reads it may be anything; only what it does to the
-moved field must be invertible. All kernels are tied on momentum orbits: every coupling commutes with
-translations and the point group, acting on both fields at once, and with Z2 if the group has it.
+The driver does not change, so the function that reads it may be anything. Only its effect on the moved field
+must be invertible. All kernels are tied on momentum orbits: every layer commutes with translations and the
+point group, which act on both fields at once, and with Z2 if the group contains it. Start at `ShearLayer`.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from torch import Tensor, nn
 from equiflow.nn.pointwise.features import SineFeatures
 from equiflow.theories.base.symmetry import SymmetryGroup
 
-#: |log scale| of a site stays below this, whatever the driver: a step cannot overflow.
+#: Bound on |log scale| of a site for any driver, so that a layer cannot overflow.
 MAX_LOG_SCALE = 2.0
 
 
 class OrbitSpectrum(nn.Module):
-    """Real numbers on momenta, tied on the orbits of the group and k -> -k.
+    """Real numbers on momenta that are tied on the orbits of the group and of k -> -k.
 
     Args:
         group: ties the momenta.
-        start: `(kernel, *lattice)`, invariant initial values on all momenta.
+        start: initial values on all momenta, invariant under the group, `(kernel, *lattice)`.
     """
 
     def __init__(self, group: SymmetryGroup, start: Tensor) -> None:
@@ -39,23 +39,26 @@ class OrbitSpectrum(nn.Module):
     _multiplicity: Tensor
 
     def forward(self) -> Tensor:
-        """Values on the momenta of `Lattice.fft`, `(kernel, *half_shape)`."""
+        """Return the values on the momenta of `Lattice.fft`, `(kernel, *half_shape)`."""
         return self.weight.index_select(1, self._orbit.flatten()).unflatten(1, self._orbit.shape)
 
     def total(self) -> Tensor:
-        """Sum over all momenta, `(kernel,)`."""
+        """Return the sum over all momenta, `(kernel,)`."""
         return self.weight @ self._multiplicity
 
 
 class PhaseSpaceLayer(nn.Module, ABC):
-    """`x' = f(x; u)`, invertible in the moved field x for every driver u.
+    """A layer `x' = f(x; u)`, invertible in the moved field x for every driver u.
 
     Args:
         group: symmetry to build in.
-        linear: `(*lattice)`, initial kernel of the linear response `K_0 * u` on all momenta.
-        n_channels: kernels that read the driver, from the identity to ever smoother ones.
-        n_frequencies: sine features of each channel.
+        linear: initial modes of `K_0` in the linear response `K_0 * u`, on all momenta, `(*lattice)`.
+        n_channels: number of kernels that read the driver, from the identity to ever smoother ones.
+        n_frequencies: number of sine features of each channel.
         max_frequency: largest initial frequency of the features.
+
+    Raises:
+        ValueError: if there are no channels.
     """
 
     def __init__(
@@ -69,7 +72,7 @@ class PhaseSpaceLayer(nn.Module, ABC):
     ) -> None:
         super().__init__()
         if n_channels < 1:
-            raise ValueError(f"A coupling needs at least one channel, got {n_channels}.")
+            raise ValueError(f"A layer needs at least one channel, got {n_channels}.")
         self.group = group
         self.lattice = group.lattice
         self.linear = OrbitSpectrum(group, linear[None])
@@ -81,28 +84,44 @@ class PhaseSpaceLayer(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, moved: Tensor, driver: Tensor) -> tuple[Tensor, Tensor]:
-        """`x'` and `log |det dx'/dx|`, of shapes `(batch, *lattice)` and `(batch,)`."""
+        """Move the field.
+
+        Args:
+            moved: x, `(batch, *lattice)`.
+            driver: u, `(batch, *lattice)`.
+
+        Returns:
+            `x'`, `(batch, *lattice)`, and `log |det dx'/dx|`, `(batch,)`.
+        """
 
     @abstractmethod
     def inverse(self, moved: Tensor, driver: Tensor) -> tuple[Tensor, Tensor]:
-        """`x` and `log |det dx/dx'|` from `x'` and the same driver."""
+        """Move the field back.
+
+        Args:
+            moved: `x'`, `(batch, *lattice)`.
+            driver: u, the driver of `forward`, `(batch, *lattice)`.
+
+        Returns:
+            `x`, `(batch, *lattice)`, and `log |det dx/dx'|`, `(batch,)`.
+        """
 
     def _filtered(self, channels: Tensor, modes: Tensor) -> Tensor:
-        """`K_c * channels_c`, both `(batch, channel, *lattice)`."""
+        """Return `K_c * channels_c`, `(batch, channel, *lattice)`."""
         return self.lattice.ifft(self.lattice.fft(channels) * modes)
 
     def _response(self, values: Tensor, weight: Tensor, modes: Tensor) -> Tensor:
-        """`sum_c K_c * sum_f weight_cf values_cf`, `(batch, *lattice)`."""
+        """Return `sum_c K_c * sum_f weight_cf values_cf`, `(batch, *lattice)`."""
         mixed = torch.einsum("bcfx,cf->bcx", values.flatten(3), weight)
         mixed_k = self.lattice.fft(mixed.unflatten(2, self.lattice.shape))
         return self.lattice.ifft((mixed_k * modes).sum(1))
 
 
 class ShearLayer(PhaseSpaceLayer):
-    r"""`x' = x + grad U(u)`: symplectic, and volume-preserving, when x and u are conjugate.
+    r"""The layer `x' = x + grad U(u)`, symplectic if x and u are conjugate; `log_det = 0`.
 
-    `U(u) = sum_x [1/2 u K_0 * u + sum_c F_c(K_c * u)]`, with `F_c' = sum_f a_cf h_f`, is an invariant
-    potential, whose gradient is `K_0 * u + sum_c K_c * F_c'(K_c * u)` (arXiv:1909.13789, 1910.00024).
+    The potential is `U(u) = sum_x [1/2 u K_0 * u + sum_c F_c(K_c * u)]` with `F_c' = sum_f a_cf h_f`. It is
+    invariant, and its gradient is `K_0 * u + sum_c K_c * F_c'(K_c * u)` (arXiv:1909.13789, 1910.00024).
     """
 
     def forward(self, moved: Tensor, driver: Tensor) -> tuple[Tensor, Tensor]:
@@ -114,7 +133,7 @@ class ShearLayer(PhaseSpaceLayer):
         return moved - self.gradient(driver), moved.new_zeros(len(moved))
 
     def gradient(self, driver: Tensor) -> Tensor:
-        """`grad U(u)`, shaped like `u`."""
+        """Return `grad U(u)`, `(batch, *lattice)`."""
         modes = self.inner()
         features = self.features(self._filtered(driver[:, None], modes))
         linear = self._filtered(driver[:, None], self.linear())[:, 0]
@@ -122,10 +141,15 @@ class ShearLayer(PhaseSpaceLayer):
 
 
 class AffineLayer(PhaseSpaceLayer):
-    r"""`x' = C * (exp(s(u)) x) + b(u)`, `log det = sum_x s_x + sum_k log C_k` (arXiv:1605.08803).
+    r"""The layer `x' = C * (exp(s(u)) x) + b(u)` with `log_det = sum_x s_x + sum_k log C_k`.
 
-    `b = K_0 * u + sum_c B_c * sum_f a_cf h_f(K_c * u)` is odd like the field, and
-    `s = sum_c S_c * sum_f d_cf h_f'(K_c * u)`, softly bounded, is even.
+    `b = K_0 * u + sum_c B_c * sum_f a_cf h_f(K_c * u)` is odd in the driver, like the field.
+    `s = sum_c S_c * sum_f d_cf h_f'(K_c * u)` is even, and is bounded by a tanh (arXiv:1605.08803).
+
+    Args:
+        group: symmetry to build in.
+        linear: initial modes of `K_0` on all momenta, `(*lattice)`.
+        **options: those of `PhaseSpaceLayer`.
     """
 
     def __init__(self, group: SymmetryGroup, *, linear: Tensor, **options: Any) -> None:
@@ -147,6 +171,7 @@ class AffineLayer(PhaseSpaceLayer):
         return self._stretched(moved - shift, -1) * (-log_scale).exp(), -log_det
 
     def _read(self, driver: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return `b`, `s` and the log-determinant."""
         features = self.features(self._filtered(driver[:, None], self.inner()))
         shift = self._filtered(driver[:, None], self.linear())[:, 0]
         shift = shift + self._response(features.value, self.shift_weight, self.outer())
@@ -155,10 +180,11 @@ class AffineLayer(PhaseSpaceLayer):
         return shift, log_scale, log_scale.sum(self.lattice.axes) + self.log_stretch.total()
 
     def _stretched(self, field: Tensor, power: int) -> Tensor:
+        """Return `C^power * field`."""
         return self.lattice.ifft(self.lattice.fft(field) * (power * self.log_stretch()).exp()[0])
 
 
 def _smoothers(group: SymmetryGroup, n_channels: int) -> Tensor:
-    """`1 / (1 + c k^2)` for `c = 0 ... n_channels - 1`: the identity and smoother kernels."""
+    """Return the modes `1 / (1 + c k^2)` for `c = 0 ... n_channels - 1`: ever smoother kernels."""
     steps = torch.arange(n_channels, dtype=torch.float64).reshape(-1, *(1,) * group.lattice.dim)
     return 1 / (1 + steps * group.lattice.squared_momenta())

@@ -1,4 +1,4 @@
-"""Rational-quadratic splines, by way of zuko. The only import of zuko, when a spline is made."""
+"""Rational-quadratic splines from zuko, which is imported only here and only when a spline is evaluated."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from equiflow.nn.couplings.affine import SiteMap
+from equiflow.nn.couplings.site_maps import SiteMap
 from equiflow.runtime.checks import check_count, check_type
 
-#: Bounds bins and knot slopes to a factor 10, whatever the network says. zuko's own default (1e-3, once 1e-4)
-#: lets a spline get as flat as 1e-8: inverses to 1e-8 in float64, NaN in float32.
+#: Keeps bins and slopes at knots within a factor 10 of each other, for any output of the network. With zuko's
+#: own default (1e-3, once 1e-4) a spline gets as flat as 1e-8: inverses to 1e-8 in float64, NaN in float32.
 MIN_SLOPE = 0.1
 
 
 class SplineMap(SiteMap):
     """Monotonic rational-quadratic spline on `[-bound, bound]`, the identity outside (arXiv:1906.04032).
 
-    `x -> -x` reverses the order of bins and knots. So what is even enters them symmetrically, what is
-    odd antisymmetrically, and with such parameters the spline commutes with the sign.
+    `x -> -x` reverses the order of bins and knots. Even parameters therefore enter symmetrically and odd ones
+    antisymmetrically, which makes the spline commute with the sign.
 
     Args:
         n_bins: number of bins, >= 2.
-        bound: where the spline goes over into the identity, with a continuous slope.
+        bound: where the spline turns into the identity, with a continuous slope.
 
     Raises:
         ImportError: if zuko is not installed.
@@ -59,6 +59,7 @@ class SplineMap(SiteMap):
         return {"n_bins": self.n_bins, "bound": self.bound}
 
     def _spline(self, even: Tensor, odd: Tensor) -> Any:
+        """Return zuko's spline for the given parameters."""
         from zuko.transforms import MonotonicRQSTransform
 
         evens = even.movedim(1, -1).split([(n + 1) // 2 for n in self._knots], -1)
@@ -67,7 +68,7 @@ class SplineMap(SiteMap):
 
 
 def _unfolded(symmetric: Tensor, antisymmetric: Tensor) -> Tensor:
-    """`(..., n)` values from their `(n + 1) // 2` symmetric and `n // 2` antisymmetric parts."""
+    """Return `(..., n)` values from `(n + 1) // 2` symmetric and `n // 2` antisymmetric parts."""
     half = antisymmetric.shape[-1]
     left, middle = symmetric[..., :half], symmetric[..., half:]
     return torch.cat([left + antisymmetric, middle, (left - antisymmetric).flip(-1)], -1)

@@ -1,4 +1,7 @@
-"""Increasing maps of one number, with parameters from elsewhere: what a coupling does to each site."""
+"""Maps of the field at one site, whose parameters a network chooses.
+
+Subclass `SiteMap` for a map of your own; `CouplingFlow(lattice, site_map=...)` takes an instance.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,11 @@ from torch import Tensor
 
 
 class SiteMap(ABC):
-    """`x' = f(x; even, odd)`, increasing in x; `f(-x; even, -odd) = -f(x; even, odd)`.
+    """An increasing map `x' = f(x; even, odd)` with `f(-x; even, -odd) = -f(x; even, odd)`.
 
     Attributes:
-        n_even: parameters that stay under `x -> -x`.
-        n_odd: parameters that change sign.
+        n_even: number of parameters that stay the same under `x -> -x`.
+        n_odd: number of parameters that change sign.
     """
 
     n_even: int
@@ -21,20 +24,32 @@ class SiteMap(ABC):
 
     @abstractmethod
     def forward(self, x: Tensor, even: Tensor, odd: Tensor) -> tuple[Tensor, Tensor]:
-        """`x'` and `log dx'/dx`.
+        """Map the field.
 
         Args:
             x: `(batch, site)`.
             even: `(batch, n_even, site)`.
             odd: `(batch, n_odd, site)`.
+
+        Returns:
+            `x'` and `log dx'/dx`, both `(batch, site)`.
         """
 
     @abstractmethod
     def inverse(self, x: Tensor, even: Tensor, odd: Tensor) -> tuple[Tensor, Tensor]:
-        """`x` and `log dx/dx'` from `x'` and the same parameters."""
+        """Invert the map.
+
+        Args:
+            x: `x'`, `(batch, site)`.
+            even: the parameters of `forward`, `(batch, n_even, site)`.
+            odd: the parameters of `forward`, `(batch, n_odd, site)`.
+
+        Returns:
+            `x` and `log dx/dx'`, both `(batch, site)`.
+        """
 
     def config(self) -> dict[str, object]:
-        """Keyword arguments that rebuild this map (plain types only)."""
+        """Return the keyword arguments that rebuild this map, as plain types."""
         return {}
 
     def __repr__(self) -> str:
@@ -43,7 +58,7 @@ class SiteMap(ABC):
 
 
 class AffineMap(SiteMap):
-    """`x' = exp(s) x + t` with `s = tanh(even)`, `t = tanh(odd)` (arXiv:1605.08803, 2208.08903)."""
+    """The map `x' = exp(s) x + t` with `s = tanh(even)`, `t = tanh(odd)` (arXiv:1605.08803, 2208.08903)."""
 
     n_even = 1
     n_odd = 1
