@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from equiflow.runtime.checks import check_type
+from equiflow.runtime.options import RecordsOptions
 from equiflow.runtime.precision import FIELD_DTYPES
 from equiflow.runtime.randomness import own_rows
 from equiflow.theories.base.group import Group
@@ -19,11 +20,10 @@ from equiflow.theories.base.space import Space
 LOG_2PI = math.log(2 * math.pi)
 
 
-class Prior(nn.Module, ABC):
+class Prior(RecordsOptions, nn.Module, ABC):
     """A density on configurations that can be sampled by reparametrisation.
 
-    A subclass defines `colour`, `log_prob` and `score`. It overrides `config` if it takes options, and
-    `whiten` if it is not Gaussian.
+    A subclass defines `colour`, `log_prob` and `score`. It overrides `whiten` if it is not Gaussian.
 
     Args:
         space: of the configurations.
@@ -165,10 +165,6 @@ class Prior(nn.Module, ABC):
     def extra_repr(self) -> str:
         """Return what `repr` shows besides the modules."""
         return ", ".join(f"{name}={value}" for name, value in self.config().items())
-
-    def config(self) -> dict[str, object]:
-        """Return the keyword arguments that rebuild the prior from its space and group, plain types only."""
-        return {}
 
 
 def default_prior(space: Space, group: Group) -> Prior:
