@@ -14,7 +14,8 @@ from equiflow.flows.base import Flow
 from equiflow.flows.checkpoints import describe, dtype_named, load_weights, pretrained_file, rebuild, space_of
 from equiflow.flows.path import PathSample
 from equiflow.ode.integrate import Solution, State, integrate
-from equiflow.ode.solver import Solver, SolverChoice, choose_solver
+from equiflow.ode.solver import Solver
+from equiflow.ode.tuning import SolverChoice, choose_solver
 from equiflow.runtime.checks import check_count, check_type
 from equiflow.runtime.compilation import Compiled
 from equiflow.runtime.memory import keep_freed_memory

@@ -21,7 +21,8 @@ from equiflow import (
     measure,
 )
 from equiflow.flows import AffineMap, ExtendedAction
-from equiflow.ode.solver import Solver, SolverError, choose_solver
+from equiflow.ode.solver import Solver, SolverError
+from equiflow.ode.tuning import choose_solver
 from equiflow.runtime.precision import in_double
 from equiflow.samplers import HMC, Alternate, IndependenceMetropolis, LatentHMC
 from equiflow.statistics import Estimate
