@@ -1,4 +1,8 @@
-"""Kernels made of spherical harmonics: the one place that knows e3nn (arXiv:2207.09453)."""
+"""Kernels made of spherical harmonics, from e3nn (arXiv:2207.09453), which only this file imports.
+
+`HarmonicKernels` are the kernels of `O3Field`, made of the functions in a `HarmonicBasis`. `harmonic_ladder`
+builds harmonics degree by degree for particles.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +19,12 @@ from equiflow.theories.base.lattice import Lattice
 from equiflow.theories.base.resizing import offsets_on
 from equiflow.theories.base.symmetry import SymmetryGroup
 
-#: A basis function smaller than this everywhere is zero up to rounding; others are of order one.
+#: A basis function that is smaller than this everywhere is zero up to rounding. Others are of order one.
 ZERO_TOLERANCE = 1e-9
 
 
 def import_e3nn() -> ModuleType:
-    """The package e3nn, imported when it is first needed.
+    """Return the package e3nn, imported when it is first needed.
 
     Raises:
         ImportError: if it is not installed.
@@ -37,21 +41,22 @@ def import_e3nn() -> ModuleType:
 
 
 def harmonic_ladder(dim: int, l_max: int) -> list[Tensor]:
-    r"""Couplings C with `Y_lm(x) = sum_{m'a} C_{mm'a} Y_{l-1,m'}(x) x_a`, for `l = 1 ... l_max`.
+    r"""Return C with `Y_lm(x) = sum_{m'a} C_{mm'a} Y_{l-1,m'}(x) x_a`, for `l = 1 ... l_max`.
 
-    Y_l are the solid harmonics of degree l, with `|Y_l(x)| = |x|^l`: 1, x, and in three dimensions
-    Wigner's couplings of `(l - 1) x 1` to l, from e3nn. They are also those of l and l - 1 to a vector.
+    Y_l are the solid harmonics of degree l, with `|Y_l(x)| = |x|^l`: 1, x, and in three dimensions higher
+    ones. There C are Wigner's 3j symbols from e3nn, which combine `(l - 1) x 1` to l. The same symbols also
+    combine l and l - 1 to a vector.
 
     Args:
-        dim: of space.
+        dim: dimension of space.
         l_max: highest degree.
 
     Returns:
         `(2l + 1, 2l - 1, 3)` for each l, in float64; `(dim, 1, dim)` for l = 1.
 
     Raises:
-        ImportError: for `l_max > 1` without e3nn.
-        ValueError: for `l_max > 1` in other than three dimensions.
+        ImportError: if `l_max > 1` and e3nn is not installed.
+        ValueError: if `l_max > 1` and `dim` is not 3.
     """
     if l_max > 1 and dim != 3:
         raise ValueError(f"l_max = {l_max} needs 3 dimensions, got {dim}; expected l_max = 1 there.")
@@ -66,11 +71,11 @@ def harmonic_ladder(dim: int, l_max: int) -> list[Tensor]:
 
 
 def parse_irreps(irreps: str) -> dict[int, int]:
-    """`{degree: multiplicity}` of irreps in e3nn's notation, by rising degree.
+    """Return `{degree: multiplicity}` for irreps in e3nn's notation, sorted by degree.
 
     Raises:
-        TypeError: if it is no string.
-        ValueError: if e3nn cannot read it, or a parity is not that of the harmonics of its degree.
+        TypeError: if `irreps` is not a string.
+        ValueError: if e3nn cannot read it, or an irrep has another parity than the harmonics of its degree.
     """
     check_type(irreps, str, "irreps", 'Write "8x0e + 4x1o + 2x2e".')
     try:
@@ -95,16 +100,16 @@ def harmonic_basis(
     kernel_size: int | tuple[int, ...] | None,
     n_radial: int | None = None,
 ) -> Tensor:
-    r"""`B_bm(x) = R_b(x) Y_lm(x / |x|)`: kernels that transform by the irrep of degree l.
+    r"""Return kernels `B_bm(x) = R_b(x) Y_lm(x / |x|)`, which transform by the irrep of degree l.
 
-    `R_b` is constant on the orbits of the group, so `B_b(g x) = D(g) B_b(x)` for g in the group. An
-    offset of half the side stands for both of its images: the harmonic is averaged over them.
+    `R_b` is constant on the orbits of the group, so `B_b(g x) = D(g) B_b(x)` for g in the group. An offset of
+    half the side has two images, and the harmonic is averaged over them.
 
     Args:
-        group: on a lattice of three dimensions.
+        group: a group on a lattice of three dimensions.
         degree: l.
         kernel_size: offsets per axis, see `SymmetryGroup.offset_orbits`.
-        n_radial: smooth functions of the distance; None for one indicator function on each orbit.
+        n_radial: number of smooth functions of the distance; None for one indicator function on each orbit.
 
     Returns:
         `(basis, 2l + 1, *lattice)` in float64, without functions that vanish on the lattice.
@@ -118,7 +123,7 @@ def harmonic_basis(
         radial = inside * orbits.multiplicity.double().rsqrt().view(along)
     else:
         reach = float(distance[orbits.index >= 0].max()) or 1.0
-        with default_dtype(torch.float64):  # of a constant inside
+        with default_dtype(torch.float64):  # e3nn makes a constant in the default dtype
             smooth = import_e3nn().math.soft_one_hot_linspace(
                 distance, 0.0, reach, n_radial, basis="smooth_finite", cutoff=False
             )
@@ -129,7 +134,7 @@ def harmonic_basis(
 
 
 def _nearest_images(lattice: Lattice) -> Tensor:
-    """Signed offsets of each site from the origin, in every way that ties: `(image, *lattice, 3)`."""
+    """Return the signed offsets of all sites from the origin, for all nearest images, `(image, *lattice, 3)`."""
     index = torch.meshgrid(*(torch.arange(side) for side in lattice.shape), indexing="ij")
     shape = torch.tensor(lattice.shape)
     signed = torch.stack(index, -1)
@@ -140,16 +145,16 @@ def _nearest_images(lattice: Lattice) -> Tensor:
 
 
 class HarmonicBasis:
-    """Basis functions of all degrees that a field uses; shared by its kernels.
+    """The basis functions of all degrees that a field uses, shared by its kernels.
 
     Args:
-        group: on a lattice of three dimensions.
-        irreps: hidden channels in e3nn's notation; those whose kernels all vanish are left out.
+        group: a group on a lattice of three dimensions.
+        irreps: hidden channels in e3nn's notation. Channels whose kernels all vanish are left out.
         kernel_size: offsets per axis.
         n_radial: see `harmonic_basis`.
 
     Raises:
-        ValueError: if nothing is left.
+        ValueError: if no channel is left.
     """
 
     def __init__(
@@ -178,27 +183,27 @@ class HarmonicBasis:
 
     @property
     def sizes(self) -> list[int]:
-        """Number of channels of each irrep."""
+        """The number of channels of each irrep."""
         return [2 * degree + 1 for degree, n in self.multiplicities.items() for _ in range(n)]
 
     @property
     def support(self) -> Tensor:
-        """`(*lattice)` bool: the offsets where a function is not zero."""
+        """The offsets at which any function differs from zero, `(*lattice)` bool."""
         return torch.stack([(basis != 0).flatten(0, 1).any(0) for basis in self.functions.values()]).any(0)
 
     def like(self, weight: Tensor) -> list[Tensor]:
-        """The functions of each degree, `(basis, (2l + 1) V)`, rounded once for each precision."""
+        """Return the functions of each degree, `(basis, (2l + 1) V)`, in the dtype of `weight`."""
         return self._rounded.like(weight, lambda: [basis.flatten(1) for basis in self.functions.values()])
 
 
 class HarmonicKernels(nn.Module):
-    """Kernels `K_im(x; t) = sum_jb T_j(t) w_jib B_bm(x)` of all channels of a field.
+    """Kernels `K_im(x; t) = sum_jb T_j(t) w_jib B_bm(x)` for all channels of a field.
 
     Args:
         basis: the functions B.
         n_time_modes: size of the time basis.
-        start: weights of the constant mode: `"zero"`, or `"spread"`, a fixed set of random ones that
-            sends scalars close to the field itself.
+        start: initial weights of the constant mode: `"zero"`, or `"spread"` for fixed random numbers, with
+            which scalars start close to the field itself.
     """
 
     def __init__(self, basis: HarmonicBasis, n_time_modes: int, *, start: str) -> None:
@@ -216,7 +221,7 @@ class HarmonicKernels(nn.Module):
         self.weights = nn.ParameterList(weights)
 
     def forward(self, time_values: Tensor) -> Tensor:
-        """Kernels at the time whose basis values are `time_values`: `(channel, *lattice)`."""
+        """Return the kernels at one time, `(channel, *lattice)`, from values of the time basis."""
         shape = self.basis.lattice.shape
         kernels = [
             (torch.tensordot(time_values, weight, 1) @ functions).view(-1, *shape)
@@ -226,10 +231,10 @@ class HarmonicKernels(nn.Module):
 
     @torch.no_grad()
     def resize_from(self, other: HarmonicKernels) -> None:
-        """Take over kernels on another lattice as functions of the offset.
+        """Set the weights to the kernels of another lattice, as functions of the offset.
 
         Raises:
-            ValueError: if the basis here does not hold them.
+            ValueError: if this basis cannot represent the kernels.
         """
         if self.basis.multiplicities != other.basis.multiplicities:
             raise self._misfit(other)
@@ -245,6 +250,7 @@ class HarmonicKernels(nn.Module):
             weight.copy_(found.mT.reshape(weight.shape))
 
     def _misfit(self, other: HarmonicKernels) -> ValueError:
+        """Return the error for kernels that this basis cannot represent."""
         return ValueError(
             f"The kernels on {other.basis.lattice.shape} do not carry over to {self.basis.lattice.shape}: "
             "as functions of the offset they are cut there or wrap around. Use a kernel_size, odd, that is "

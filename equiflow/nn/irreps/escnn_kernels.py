@@ -1,8 +1,8 @@
-"""Representations and steerable kernels of escnn: the one place that imports it.
+"""Representations and steerable kernels from escnn, which only this file imports.
 
-escnn samples its kernel bases in float32, where the symmetry holds to 1e-7. Here each element is averaged
-over the point group in float64 and then copied along its orbit, so that entries which the symmetry ties
-are equal bit by bit and stay so in every precision.
+escnn samples its kernel bases in float32, where the symmetry holds to 1e-7. Here each kernel is averaged over
+the point group in float64 and then copied along its orbits. Entries that the symmetry ties are then equal bit
+by bit, in every precision. Start at `steerable_kernels`.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ class ChannelField:
     """Channels of a site that transform together.
 
     Attributes:
-        name: of the representation: `trivial`, `regular`, `vector`, or escnn's name of an irrep.
-        matrices: how each of the group's `point_elements` acts, `(element, size, size)`, in float64:
-            permutations with signs, exact.
+        name: name of the representation: `trivial`, `regular`, `vector`, or escnn's name of an irrep.
+        matrices: how each of the group's `point_elements` acts, `(element, size, size)`, in float64. They
+            are permutations with signs, without rounding errors.
     """
 
     name: str
@@ -37,7 +37,7 @@ class ChannelField:
 
     @property
     def size(self) -> int:
-        """Number of channels."""
+        """The number of channels."""
         return self.matrices.shape[1]
 
     @property
@@ -47,10 +47,14 @@ class ChannelField:
 
 
 def representation_names(group: SymmetryGroup, representation: object) -> tuple[str, ...]:
-    """Names of the representations in a name, several names, or an `escnn.nn.FieldType`.
+    """Return the names of the representations that a user gives.
+
+    Args:
+        group: whose point group acts.
+        representation: one name, a list of names, or an `escnn.nn.FieldType`.
 
     Raises:
-        TypeError: for anything else.
+        TypeError: if `representation` is anything else.
         ValueError: if a representation is unknown, or belongs to another group.
     """
     if isinstance(representation, str):
@@ -74,7 +78,7 @@ def representation_names(group: SymmetryGroup, representation: object) -> tuple[
 
 @lru_cache(maxsize=128)
 def channel_field(group: SymmetryGroup, name: str) -> ChannelField:
-    """The representation of that name, see `representation_names`."""
+    """Return the representation called `name`, see `representation_names`."""
     rep = _representations(group)[name]
     matrices = torch.stack([torch.tensor(rep(g), dtype=torch.float64) for g in _escnn_elements(group)])
     exact = matrices.round()
@@ -85,21 +89,21 @@ def channel_field(group: SymmetryGroup, name: str) -> ChannelField:
 
 @lru_cache(maxsize=128)
 def steerable_kernels(group: SymmetryGroup, source: str, target: str, kernel_size: tuple[int, int]) -> Tensor:
-    """Escnn's basis of kernels from one representation to another, exactly symmetric.
+    """Return escnn's basis of kernels between two representations, exactly symmetric.
 
-    `K(R x) = rho_target(R) K(x) rho_source(R)^T` for every R of the point group. Rings of integer radius
-    r carry the angular frequencies up to 2 r. The offsets `-((n-1)//2) ... n//2` are closed under the
-    group, so that an even kernel grows by the mirror image of its last offset.
+    `K(R x) = rho_target(R) K(x) rho_source(R)^T` for every R of the point group (arXiv:1911.08251). Rings of
+    integer radius r carry the angular frequencies up to 2 r. The offsets `-((n-1)//2) ... n//2` are completed
+    to a set that the group maps to itself: a kernel of even size gains the mirror images of its last offset.
 
     Args:
         group: whose point group acts.
         source: name of a representation.
         target: name of a representation.
-        kernel_size: offsets per axis, before the closure.
+        kernel_size: offsets per axis, before the completion.
 
     Returns:
-        `(basis, target channel, source channel, n0, n1)` in float64 on a box of odd sides, offset 0 at
-        index 0, negative ones at the end; the squares sum to 1 for each pair of channels on average.
+        `(basis, target channel, source channel, n0, n1)` in float64 on a box of odd sides. Offset 0 is at
+        index 0, negative offsets are at the end. For each pair of channels the squares sum to 1 on average.
     """
     out_of, into = channel_field(group, source), channel_field(group, target)
     inside = _support(group, kernel_size)
@@ -107,7 +111,7 @@ def steerable_kernels(group: SymmetryGroup, source: str, target: str, kernel_siz
     rings = [float(r) for r in range(reach + 1)]
     sigma = [0.005] + [0.6] * (reach - 1) + [0.4] * (reach > 0)
     representations = _representations(group)
-    with default_dtype(torch.float32):  # escnn mixes it with float32, and raises where they differ
+    with default_dtype(torch.float32):  # escnn mixes float32 with the default, and raises if they differ
         try:
             basis = _gspace(group).build_kernel_basis(
                 representations[source], representations[target], sigma, rings, maximum_frequency=2 * reach
@@ -125,9 +129,10 @@ def steerable_kernels(group: SymmetryGroup, source: str, target: str, kernel_siz
 
 
 def nearness(kernels: Tensor) -> Tensor:
-    """`exp(-2 <o^2>)` of each kernel on a box of offsets, `(kernel,)`: 1 at the site, 0.1 at its neighbours.
+    """Return `exp(-2 <o^2>)` for each kernel on a box of offsets, `(kernel,)`.
 
-    Fields whose random kernels start like this are nearly functions of one site, and learn much faster.
+    This is 1 for a kernel at the site itself and 0.1 for a kernel at its neighbours. A field whose random
+    initial kernels are scaled by it is nearly a function of one site, and learns much faster.
     """
     sides = [torch.fft.fftfreq(n, 1 / n, dtype=kernels.dtype) for n in kernels.shape[-2:]]
     squared = sides[0][:, None].square() + sides[1].square()
@@ -136,17 +141,20 @@ def nearness(kernels: Tensor) -> Tensor:
 
 
 def _symmetrised(kernels: Tensor, images: Tensor) -> Tensor:
-    """The average over a group that permutes entries with signs, bit by bit symmetric."""
+    """Return kernels averaged over a group that permutes their entries with signs, symmetric bit by bit."""
     position, sign = images.abs() - 1, images.sign()
     average = (kernels.flatten(1)[:, position] * sign).mean(1)
-    # Each entry is a copy of the first one of its orbit; zero if it is tied to minus itself.
+    # Each entry is a copy of the first one in its orbit, or zero if it is tied to minus itself.
     first = position.amin(0)
     sign = torch.where(position == first, sign, 0).sum(0).sign()
     return (average[:, first] * sign).view_as(kernels)
 
 
 def _images(group: SymmetryGroup, source: ChannelField, target: ChannelField, box: Sequence[int]) -> Tensor:
-    """Where each entry of a transformed kernel comes from, `(element, entry)`, counted from 1, signed."""
+    """Return which entry of a kernel each entry of its image is, with sign, `(element, entry)`.
+
+    Entries are counted from 1, so that each can have a sign.
+    """
     shape = (target.size, source.size, *box)
     label = torch.arange(1, math.prod(shape) + 1, dtype=torch.float64).view(shape)
     moved = [
@@ -157,7 +165,7 @@ def _images(group: SymmetryGroup, source: ChannelField, target: ChannelField, bo
 
 
 def _support(group: SymmetryGroup, kernel_size: tuple[int, int]) -> Tensor:
-    """The kernel's offsets, closed under the group, on the smallest box of odd sides."""
+    """Return the offsets of a kernel and their images, bool, on the smallest box of odd sides."""
     reach = [n // 2 for n in kernel_size]
     if any(element.permutation != (0, 1) for element in group.point_elements):
         reach = [max(reach)] * 2
@@ -171,10 +179,12 @@ def _support(group: SymmetryGroup, kernel_size: tuple[int, int]) -> Tensor:
 
 
 def _frequency(element: dict[str, Any]) -> int:
+    """Return the angular frequency of one of escnn's basis kernels."""
     return int(abs(element["irrep:frequency"]))
 
 
 def _escnn() -> ModuleType:
+    """Import escnn, or say how to install it."""
     try:
         import escnn
     except ImportError as missing:
@@ -183,6 +193,7 @@ def _escnn() -> ModuleType:
 
 
 def _gspace(group: SymmetryGroup) -> Any:
+    """Return escnn's description of the point group acting on the plane."""
     gspaces = _escnn().gspaces
     rotations = sum(element.determinant == 1 for element in group.point_elements)
     if rotations < len(group.point_elements):
@@ -191,6 +202,7 @@ def _gspace(group: SymmetryGroup) -> Any:
 
 
 def _representations(group: SymmetryGroup) -> dict[str, Any]:
+    """Return escnn's representations of the point group by name."""
     gspace = _gspace(group)
     named = {
         "trivial": gspace.trivial_repr,
@@ -201,6 +213,7 @@ def _representations(group: SymmetryGroup) -> dict[str, Any]:
 
 
 def _names_in_field_type(group: SymmetryGroup, field_type: Any) -> list[str]:
+    """Return the names of the representations in an escnn FieldType."""
     gspace = _gspace(group)
     if field_type.gspace.fibergroup != gspace.fibergroup:
         raise ValueError(
@@ -214,7 +227,7 @@ def _names_in_field_type(group: SymmetryGroup, field_type: Any) -> list[str]:
 
 
 def _escnn_elements(group: SymmetryGroup) -> list[Any]:
-    """Escnn's group elements in the order of `point_elements`, matched by their action on the plane."""
+    """Return escnn's group elements in the order of `point_elements`, matched by their matrices."""
     gspace = _gspace(group)
     of_matrix = {
         tuple(map(round, gspace.basespace_action(g).flatten().tolist())): g
@@ -224,6 +237,7 @@ def _escnn_elements(group: SymmetryGroup) -> list[Any]:
 
 
 def _flat_matrix(element: PointElement) -> tuple[int, ...]:
+    """Return the matrix of a point element, row by row."""
     return tuple(
         sign * int(axis == column)
         for axis, sign in zip(element.permutation, element.signs, strict=True)

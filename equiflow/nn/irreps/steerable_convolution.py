@@ -1,4 +1,7 @@
-"""Convolutions between channels of any representations of the point group, on a periodic lattice."""
+"""Convolutions between channels of any representations of the point group, on a periodic lattice.
+
+Start at `SteerableConvolution`.
+"""
 
 from __future__ import annotations
 
@@ -13,20 +16,20 @@ from equiflow.theories.base.symmetry import SymmetryGroup
 
 
 class SteerableConvolution(nn.Module):
-    r"""`h(x) = sum_o K(o) u(x - o)` with `K(R o) = rho_out(R) K(o) rho_in(R)^T` for R in the point group.
+    r"""The convolution `h(x) = sum_o K(o) u(x - o)` with `K(R o) = rho_out(R) K(o) rho_in(R)^T`.
 
-    K is a combination of escnn's kernels (arXiv:1911.08251), symmetric to rounding in every precision, see
-    `steerable_kernels`. Its weights depend on flow time; where they are of order 1, what goes out is as
-    large as what comes in. There is no bias.
+    The constraint holds for every R in the point group. K is a combination of escnn's kernels
+    (arXiv:1911.08251), symmetric in every precision, see `steerable_kernels`. The weights depend on flow time;
+    if they are of order 1, the output is as large as the input. There is no bias.
 
     Args:
         group: whose point group acts.
-        source: names of the representations that come in.
-        target: names of those that go out.
-        kernel_size: offsets per axis, any parity.
+        source: names of the representations of the input.
+        target: names of the representations of the output.
+        kernel_size: offsets per axis, odd or even.
         n_time_modes: size of the time basis.
-        copies: how many times the lists are taken, source and target.
-        seed: of the normal weights at the start, mostly at the site itself; None for zero.
+        copies: how often the list `source` and the list `target` are repeated.
+        seed: seed of the normal initial weights, which are largest at the site itself; None for zeros.
 
     Attributes:
         reached: for each name in `target`, whether any kernel leads to it on this lattice.
@@ -49,7 +52,7 @@ class SteerableConvolution(nn.Module):
         kept = _seen(group, source, basis)
         basis, into, fan_in = basis[kept], into[kept], fan_in[kept]
         self.reached = [bool((into == n).any()) for n in range(len(target))]
-        # Offsets as escnn's box has them, of which some may be one and the same modulo the lattice.
+        # The offsets in escnn's box. Some may be equal modulo the lattice.
         sides = [torch.fft.fftfreq(n, 1 / n).round().long() for n in basis.shape[-2:]]
         inside = basis.flatten(0, 2).any(0)
         offsets = torch.cartesian_prod(*sides)[inside.flatten()]
@@ -57,7 +60,7 @@ class SteerableConvolution(nn.Module):
         self.stencil = Stencil(group.lattice, offsets)
         total = _over_sources(fan_in, into)
         scaled = basis[..., inside] / (total * copies[0]).sqrt().view(-1, 1, 1, 1)
-        # A checkpoint carries the kernels that its weights belong to.
+        # Saved with the weights, because another version of escnn may have another basis.
         self.register_buffer("basis", scaled.to(torch.get_default_dtype()))
         self.weight = nn.Parameter(torch.zeros(n_time_modes, copies[1], copies[0], len(basis)))
         if seed is not None:
@@ -71,21 +74,29 @@ class SteerableConvolution(nn.Module):
     basis: Tensor
 
     def forward(self, u: Tensor, time_values: Tensor) -> Tensor:
-        """Channels `(batch, channel, *lattice)`; those of one copy are next to each other."""
+        """Convolve the channels.
+
+        Args:
+            u: `(batch, channel, *lattice)`; the channels of one copy are next to each other.
+            time_values: values of the time basis, `(time_mode,)`.
+
+        Returns:
+            `(batch, channel, *lattice)`, in the same order of copies.
+        """
         weight = torch.tensordot(time_values, self.weight, 1)
         kernel = torch.einsum("mnk,kijo->minjo", weight, self.basis)
         return self.stencil.convolve(u, kernel.flatten(2, 3).flatten(0, 1))
 
 
 def _over_sources(values: Tensor, into: Tensor) -> Tensor:
-    """For each kernel, the sum over all that lead into the same field."""
+    """Return for each kernel the sum of `values` over all kernels that lead into the same field."""
     return values.new_zeros(int(into.max()) + 1 if len(into) else 0).index_add_(0, into, values)[into]
 
 
 def _basis(
     group: SymmetryGroup, source: Sequence[str], target: Sequence[str], size: tuple[int, int]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Kernels `(basis, out, in, n0, n1)` between all channels; the target field of each, and its fan-in."""
+    """Return kernels `(basis, out, in, n0, n1)` between all channels, and their target fields and fan-ins."""
     sizes = [[channel_field(group, name).size for name in names] for names in (target, source)]
     kernels, into, fan_in = [], [], []
     for m, out in enumerate(target):
@@ -101,10 +112,10 @@ def _basis(
 
 
 def _seen(group: SymmetryGroup, source: Sequence[str], basis: Tensor) -> Tensor:
-    """Which kernels do anything on a lattice that may be as small as they are.
+    """Return which kernels have an effect, `(basis,)` bool, on a lattice that may be as small as they are.
 
-    Offsets that are one modulo the lattice add up, and an R that moves no site moves no channel made from
-    the field either: what comes in is invariant under it.
+    Offsets that are equal modulo the lattice add up. If some R moves no site, the input is invariant under R,
+    because it is made from the field.
     """
     lattice = group.lattice
     sides = [torch.fft.fftfreq(n, 1 / n).round().long() for n in basis.shape[-2:]]
