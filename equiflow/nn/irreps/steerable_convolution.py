@@ -19,8 +19,8 @@ class SteerableConvolution(nn.Module):
     r"""The convolution `h(x) = sum_o K(o) u(x - o)` with `K(R o) = rho_out(R) K(o) rho_in(R)^T`.
 
     The constraint holds for every R in the point group. K is a combination of escnn's kernels
-    (arXiv:1911.08251), symmetric in every precision, see `steerable_kernels`. The weights depend on flow time;
-    if they are of order 1, the output is as large as the input. There is no bias.
+    (arXiv:1911.08251), symmetric in every precision, see `steerable_kernels`. Its weights depend on time. If
+    they are of order 1, the output is as large as the input. There is no bias.
 
     Args:
         group: whose point group acts.

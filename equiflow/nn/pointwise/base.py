@@ -1,4 +1,4 @@
-"""Functions of a site's channels, with the trace of their Jacobian against any matrix."""
+"""The interface of functions that mix the channels of a site. Subclass `Pointwise` for one of your own."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from torch import Tensor, nn
 
 
 class Pointwise(nn.Module, ABC):
-    """`G(u)` at every site, which may mix the channels there, but not the sites."""
+    """A function `G(u)` at every site, which may mix the channels but not the sites."""
 
     @abstractmethod
     def forward(self, u: Tensor, overlap: Tensor) -> tuple[Tensor, Tensor]:
-        """The function, and what a divergence needs of its Jacobian.
+        """Return the function and the trace of its Jacobian against a matrix, which a divergence needs.
 
         Args:
             u: `(batch, channel, *lattice)`.
-            overlap: `(channel, channel)`.
+            overlap: the matrix, `(channel, channel)`.
 
         Returns:
-            `G(u)` shaped like u, and `sum_cc' overlap_cc' dG_c/du_c'`, `(batch, *lattice)`. Both must be
-            differentiable in u and in the parameters.
+            `G(u)`, `(batch, channel, *lattice)`, and `sum_cc' overlap_cc' dG_c/du_c'`, `(batch, *lattice)`.
+            Both must be differentiable in u and in the parameters.
         """

@@ -1,4 +1,4 @@
-"""Sitewise features `h_f(phi_x)` with derivatives in closed form."""
+"""Sitewise features `h_f(phi_x)` with derivatives in closed form. Start at `SineFeatures`."""
 
 from __future__ import annotations
 
@@ -13,27 +13,33 @@ from equiflow.runtime.checks import check_type
 
 @dataclass(frozen=True)
 class FeatureValues:
-    """Sitewise features and their derivatives with respect to phi, `(batch, feature, *lattice)` each."""
+    """Sitewise features and their derivatives in phi.
+
+    Attributes:
+        value: `h_f(phi)`, `(batch, feature, *lattice)`.
+        first: `h_f'(phi)`, `(batch, feature, *lattice)`.
+    """
 
     value: Tensor
     first: Tensor
 
 
 class SineFeatures(nn.Module):
-    """`sin(omega_f phi) / omega_f`; without Z2 also `(1 - cos(omega_f phi)) / omega_f`.
+    """Features `sin(omega_f phi) / omega_f`, and `(1 - cos(omega_f phi)) / omega_f` unless `odd`.
 
-    The first kind is odd, which makes a field built on it odd under phi -> -phi. With the scale
-    `1/omega` every sine has slope 1 at phi = 0, and all features share two identities,
-    `dh/domega = (phi h' - h) / omega` and `h'' = h''(0) - omega^2 h`, which closed-form gradients use.
+    The sines are odd, so a vector field built on them alone is odd under phi -> -phi. With the scale
+    `1/omega` every sine has slope 1 at phi = 0. All features share two identities that closed-form gradients
+    use, `dh/domega = (phi h' - h) / omega` and `h'' = h''(0) - omega^2 h`.
 
     Args:
         n_frequencies: number of learnable frequencies omega_f.
         dim: dimension of the lattice.
-        max_frequency: initial frequencies are spread evenly on (0, max_frequency].
-        odd: whether only odd features are kept.
+        max_frequency: the initial frequencies are spread evenly on (0, max_frequency].
+        odd: whether only the sines are kept, as Z2 requires.
 
     Raises:
-        ValueError: if there is less than one frequency or `max_frequency` is not positive.
+        TypeError: if `n_frequencies` is not an int or `max_frequency` not a number.
+        ValueError: if there is less than one frequency, or `max_frequency` is not positive and finite.
     """
 
     def __init__(self, n_frequencies: int, dim: int, *, max_frequency: float = 8.0, odd: bool = True) -> None:
@@ -55,11 +61,11 @@ class SineFeatures(nn.Module):
         return self.n_frequencies * (1 if self.odd else 2)
 
     def frequencies(self) -> Tensor:
-        """The frequency of each feature, `(feature,)`."""
+        """Return the frequency of each feature, `(feature,)`."""
         return self.omega if self.odd else torch.cat([self.omega, self.omega])
 
     def forward(self, phi: Tensor) -> FeatureValues:
-        """Values and first derivatives, sharing one sine and one cosine."""
+        """Return the features of `phi`, `(batch, *lattice)`, and their first derivatives."""
         omega = self.omega.reshape(-1, *(1,) * self.dim)
         angle = phi.unsqueeze(-self.dim - 1) * omega
         if self.odd and not torch.is_grad_enabled():  # in place, which saves a third of the memory traffic
@@ -74,9 +80,9 @@ class SineFeatures(nn.Module):
 
     @torch.no_grad()
     def slopes_and_waves(self, phi: Tensor) -> tuple[Tensor, Tensor]:
-        """`sum_x h_f'(phi_x)`, `(batch, feature)`, and `omega_f h_f(phi)`, without a graph.
+        """Return `sum_x h_f'(phi_x)`, `(batch, feature)`, and `omega_f h_f(phi)`, without a graph.
 
-        One array of features at a time, computed in place: two thirds of the time of `forward`.
+        Each array of features is computed in place, which takes two thirds of the time of `forward`.
         """
         axes = tuple(range(-self.dim, 0))
         angle = phi.unsqueeze(-self.dim - 1) * self.omega.reshape(-1, *(1,) * self.dim)
@@ -88,7 +94,15 @@ class SineFeatures(nn.Module):
         return slopes, torch.cat([sin, 1 - cos], -self.dim - 1)
 
     def weighted_second(self, value: Tensor, weight: Tensor) -> Tensor:
-        """`sum_f weight_f h_f''(phi)` from the feature values, shaped like phi."""
+        """Return `sum_f weight_f h_f''(phi)`.
+
+        Args:
+            value: `h_f(phi)`, `(batch, feature, *lattice)`.
+            weight: `(feature,)`.
+
+        Returns:
+            `(batch, *lattice)`.
+        """
         omega = self.frequencies()
         at_zero = weight.new_zeros(()) if self.odd else weight[self.n_frequencies :] @ self.omega
         flat = torch.matmul(weight * omega.square(), value.flatten(-self.dim))
@@ -96,14 +110,14 @@ class SineFeatures(nn.Module):
 
 
 class VectorSineFeatures(nn.Module):
-    """`h_f(phi) = phi / r sin(omega_f r) / omega_f` with `r = |phi|`: turned with the components of phi.
+    """Features `h_f(phi) = phi / r sin(omega_f r) / omega_f` with `r = |phi|`, which rotate with phi.
 
-    For one component they are those of `SineFeatures`.
+    For one component they equal `SineFeatures`.
 
     Args:
         n_frequencies: number of learnable frequencies omega_f.
         dim: dimension of the lattice.
-        max_frequency: initial frequencies are spread evenly on (0, max_frequency].
+        max_frequency: the initial frequencies are spread evenly on (0, max_frequency].
     """
 
     def __init__(self, n_frequencies: int, dim: int, *, max_frequency: float = 8.0) -> None:
@@ -114,15 +128,16 @@ class VectorSineFeatures(nn.Module):
         return len(self.sines)
 
     def forward(self, phi: Tensor) -> tuple[Tensor, Tensor]:
-        """Features `(batch, component, feature, *lattice)` and their traces `sum_a dh_a/dphi_a`.
+        """Return the features and their traces `sum_a dh_a/dphi_a`.
 
         Args:
-            phi: `(batch, component, *lattice)`.
+            phi: `(batch, component, *lattice)`, with N components.
 
         Returns:
-            The features, and `cos(omega r) + (N - 1) sin(omega r) / (omega r)`, `(batch, feature, *lattice)`.
+            The features, `(batch, component, feature, *lattice)`, and the traces
+            `cos(omega r) + (N - 1) sin(omega r) / (omega r)`, `(batch, feature, *lattice)`.
         """
-        # Below the smallest r the ratio is 1 to rounding; the root of zero has no derivative.
+        # The root of zero has no derivative. Below the smallest r the ratio is 1 to rounding.
         smallest = torch.finfo(phi.dtype).tiny ** 0.5
         r = phi.square().sum(1).clamp(min=smallest).sqrt()
         radial = self.sines(r)

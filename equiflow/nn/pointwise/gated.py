@@ -1,4 +1,4 @@
-"""Gated functions of irreducible representations: each one is scaled by invariants of all of them."""
+"""Functions of channels in irreducible representations: each block is scaled by invariants of all blocks."""
 
 from __future__ import annotations
 
@@ -12,17 +12,20 @@ from equiflow.nn.pointwise.base import Pointwise
 
 
 class GatedPointwise(Pointwise):
-    r"""`G_i(u) = g_i u_i`, `g_i = sum_k W_ik s(|u_k|^2)`, and on scalars also `sin(omega_i u_i) / omega_i`.
+    r"""Gated blocks `G_i(u) = g_i u_i` with `g_i = sum_k W_ik s(|u_k|^2)` and `s(q) = q / (1 + q)`.
 
-    Each `u_i` is a block of channels on which the point group acts by an orthogonal matrix; `G` commutes
-    with every such action. `s(q) = q / (1 + q)` is bounded, so that G grows no faster than u and a flow
-    along it exists at all times. G is odd; without Z2, scalars get an even part too,
+    Each `u_i` is a block of channels on which the point group acts by an orthogonal matrix, and `G` commutes
+    with every such action. s is bounded, so G grows no faster than u and a flow along it exists at all times.
+    Scalars also get `sin(omega_i u_i) / omega_i`. G is odd; without Z2, scalars get an even part as well,
     `b_i (1 - cos(omega_i u_i)) / omega_i + c_i`.
 
     Args:
         sizes: number of channels of each block, scalars (of size 1) first.
-        max_frequency: initial frequencies of the scalars are spread evenly on (0, max_frequency].
+        max_frequency: the initial frequencies of the scalars are spread evenly on (0, max_frequency].
         odd: whether `G(-u) = -G(u)`.
+
+    Raises:
+        ValueError: if `max_frequency` is not positive and finite.
     """
 
     def __init__(self, sizes: Sequence[int], *, max_frequency: float = 8.0, odd: bool = True) -> None:
@@ -35,7 +38,7 @@ class GatedPointwise(Pointwise):
         members = (block == torch.arange(n_blocks)[:, None]).to(dtype)
         self.register_buffer("_block", block, False)
         self.register_buffer("_members", members, False)
-        # Not zero: with zero kernels behind them, gates that are zero too would never move.
+        # Not zero: the kernels after them start at zero, and together both would never move.
         noise = torch.randn(n_blocks, n_blocks, generator=torch.Generator().manual_seed(0), dtype=dtype)
         self.gate = nn.Parameter(noise / n_blocks**0.5)
         start = torch.arange(1, self.n_scalars + 1) * (max_frequency / max(self.n_scalars, 1))
@@ -47,7 +50,7 @@ class GatedPointwise(Pointwise):
 
     def forward(self, u: Tensor, overlap: Tensor) -> tuple[Tensor, Tensor]:
         """See `Pointwise.forward`."""
-        batch_last = u.movedim(0, -1)  # as `Stencil` lays it out: no copy
+        batch_last = u.movedim(0, -1)  # the layout of `Stencil`, so nothing is copied
         sites, u = batch_last.shape[1:], batch_last.flatten(1)
         weight = self.gate.index_select(0, self._block)
         damping = 1 / (1 + self._members @ u.square())
@@ -62,7 +65,7 @@ class GatedPointwise(Pointwise):
         return value.view(-1, *sites).movedim(-1, 0), (trace + its_trace).view(sites).movedim(-1, 0)
 
     def _sines(self, scalar: Tensor, overlap: Tensor) -> tuple[Tensor, Tensor]:
-        """The functions of each scalar by itself, and their trace."""
+        """Return the functions of each scalar by itself, and their trace against the overlaps."""
         omega = self.omega[:, None]
         sine, cosine = (omega * scalar).sin(), (omega * scalar).cos()
         diagonal = overlap.diagonal()[: self.n_scalars]

@@ -1,4 +1,4 @@
-"""Pointwise functions that commute with a group acting on fields of channels by signed permutations."""
+"""Pointwise functions that commute with a group acting on channels by signed permutations."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from equiflow.nn.pointwise.base import Pointwise
 
 
 class FieldwisePointwise(Pointwise):
-    r"""One function for each field of channels: sines, or a radial one where the group changes signs.
+    r"""One function for each field of channels: sines, or a radial function if the group changes signs.
 
-    A field with one channel, or whose channels the group only permutes:
-    `G_c(u) = sin(w u_c) / w + a (1 - cos(w u_c)) / w`. Any other field:
+    If a field has one channel, or if the group only permutes its channels, then
+    `G_c(u) = sin(w u_c) / w + a (1 - cos(w u_c)) / w`. For all other fields,
     `G_c(u) = u_c exp(-w^2 |u|^2 / 2)` with the norm `|u|` of the field. All have slope 1 at u = 0, and all
-    but the cosines are odd. Each field has a frequency w of its own.
+    but the cosines are odd. Each field has its own frequency w.
 
     Args:
         sizes: number of channels of each field, in the order of the channels.
-        permutes: whether the group acts on each field without signs.
-        copies: how often this list of fields is repeated; the frequencies of the copies are spread evenly
-            on (0, max_frequency].
+        permutes: for each field, whether the group acts on it without signs.
         dim: dimension of the lattice.
+        copies: how often this list of fields is repeated. The frequencies of the copies are spread evenly
+            on (0, max_frequency].
         max_frequency: largest initial frequency.
-        odd: whether `G(-u) = -G(u)`; if not, the fields without signs have cosines besides.
+        odd: whether `G(-u) = -G(u)`. If not, the fields without signs also have cosines.
     """
 
     def __init__(
@@ -70,6 +70,7 @@ class FieldwisePointwise(Pointwise):
         return torch.cat([wave, radial], channel).index_select(channel, order), of_wave + of_radial
 
     def _waves(self, u: Tensor, overlap: Tensor, channels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return sines and cosines of the given channels, and their trace."""
         field = self._field[channels]
         omega = self._along(self.omega[field])
         weight = self._along(overlap.diagonal()[channels])
@@ -82,7 +83,10 @@ class FieldwisePointwise(Pointwise):
         return value / omega, (weight * slope).sum(-self.dim - 1)
 
     def _radials(self, u: Tensor, overlap: Tensor, channels: Tensor) -> tuple[Tensor, Tensor]:
-        """`dG_c/du_c' = g (delta_cc' - w^2 u_c u_c')` within a field, g the Gaussian."""
+        """Return radial functions of the given channels, and their trace.
+
+        `dG_c/du_c' = g (delta_cc' - w^2 u_c u_c')` within a field, where g is the Gaussian.
+        """
         fields, field = self._field[channels].unique(return_inverse=True)
         axis = u.dim() - self.dim - 1
         norm = u.new_zeros(*u.shape[:axis], len(fields), *u.shape[axis + 1 :])
@@ -95,4 +99,5 @@ class FieldwisePointwise(Pointwise):
         return u * gaussian, trace.sum(axis)
 
     def _along(self, per_channel: Tensor) -> Tensor:
+        """Return numbers per channel in a shape that broadcasts over sites."""
         return per_channel.reshape(-1, *(1,) * self.dim)

@@ -1,4 +1,7 @@
-"""Functions of a site's channels that are sums of ridges, with derivatives in closed form."""
+"""Functions of the channels of a site that are sums of ridges, with derivatives in closed form.
+
+Start at `Ridges`.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from equiflow.runtime.checks import check_count, check_type
 
 
 class _SineAndCosine(torch.autograd.Function):
-    """Both at once: each is the other's derivative, which torch would compute once more."""
+    """Sine and cosine at once. Each is the derivative of the other, which torch would compute again."""
 
     generate_vmap_rule = True
 
@@ -34,29 +37,30 @@ class _SineAndCosine(torch.autograd.Function):
 
 
 def sine_and_cosine(theta: Tensor) -> tuple[Tensor, Tensor]:
-    """`sin theta` and `cos theta`, which share their derivatives."""
+    """Return `sin theta` and `cos theta`, which share their derivatives."""
     return _SineAndCosine.apply(theta)
 
 
 class Ridges(nn.Module):
-    r"""`F(u) = sum_j a_j (1 - cos theta_j) / omega_j^2` with `theta_j = omega_j e_j . u`.
+    r"""The function `F(u) = sum_j a_j (1 - cos theta_j) / omega_j^2` with `theta_j = omega_j e_j . u`.
 
-    Each ridge varies along one direction `e_j` in the space of the channels, so that F mixes them. It is
-    even, which Z2 asks for; without Z2 the angles get learnable phases. All derivatives in u are bounded,
-    the slope by `|a_j / omega_j|`. As `omega_j -> 0` an even ridge tends to `a_j (e_j . u)^2 / 2`, while one
+    Each ridge varies along one direction `e_j` in the space of the channels, so F mixes the channels. F is
+    even, as Z2 requires; without Z2 the angles get learnable phases. All derivatives in u are bounded, the
+    slope by `|a_j / omega_j|`. As `omega_j -> 0`, an even ridge tends to `a_j (e_j . u)^2 / 2` and a ridge
     with a phase diverges.
 
-    The amplitudes `a_j` are the caller's, for they depend on flow time. Sites come last and flattened, those
-    of all configurations in one row, so that every sum over channels or ridges is one matrix product.
+    The caller passes the amplitudes `a_j`, because they depend on flow time. The sites of all configurations
+    come last, flattened to one axis, so that every sum over channels or ridges is one matrix product.
 
     Args:
         n_channels: number of channels.
-        n_ridges: number of ridges. They start along the channels' axes in turn.
-        max_frequency: those of one channel start with frequencies spread evenly on (0, max_frequency].
+        n_ridges: number of ridges. They start along the axes of the channels in turn.
+        max_frequency: the initial frequencies of each channel are spread evenly on (0, max_frequency].
         even: whether `F(-u) = F(u)`.
 
     Raises:
-        ValueError: if a number is less than one or `max_frequency` is not positive.
+        TypeError: if a number is not an int, or `max_frequency` not a number.
+        ValueError: if a number is less than one, or `max_frequency` is not positive and finite.
     """
 
     def __init__(
@@ -73,34 +77,61 @@ class Ridges(nn.Module):
         start = (ridge // n_channels + 1) * (max_frequency / per_channel)
         self.omega = nn.Parameter(start.to(dtype))
         self.direction = nn.Parameter(torch.eye(n_channels, dtype=dtype)[ridge % n_channels])
-        # Sines and cosines of each frequency in turn, as a start: even and odd parts.
+        # The phases start at 0 and pi/2 in turn, which gives even and odd parts.
         phase = (ridge // n_channels % 2) * (math.pi / 2)
         self.phase = None if even else nn.Parameter(phase.to(dtype))
 
     def angles(self, u: Tensor) -> Tensor:
-        """`theta_j`, `(ridge, site)`, of channels `(channel, site)`."""
+        """Return `theta_j`, `(ridge, site)`, for channels `(channel, site)`."""
         theta = (self.omega[:, None] * self.direction) @ u
         return theta if self.phase is None else theta + self.phase[:, None]
 
     def value(self, cos: Tensor, amplitude: Tensor) -> Tensor:
-        """`F(u)`, `(site,)`, of `cos theta_j`."""
+        """Return `F(u)`.
+
+        Args:
+            cos: `cos theta_j`, `(ridge, site)`.
+            amplitude: `a_j`, `(ridge,)`.
+
+        Returns:
+            `(site,)`.
+        """
         return (amplitude / self.omega.square()) @ (1 - cos)
 
     def gradient(self, sin: Tensor, amplitude: Tensor) -> Tensor:
-        """`dF/du_c`, `(channel, site)`, of `sin theta_j`."""
+        """Return `dF/du_c`.
+
+        Args:
+            sin: `sin theta_j`, `(ridge, site)`.
+            amplitude: `a_j`, `(ridge,)`.
+
+        Returns:
+            `(channel, site)`.
+        """
         return (self.direction * (amplitude / self.omega)[:, None]).mT @ sin
 
     def curvature(self, overlap: Tensor, amplitude: Tensor) -> Tensor:
-        """`q_j` of `sum_cc' overlap_cc' d2F/du_c du_c' = sum_j q_j cos theta_j`, `(ridge,)`."""
+        """Return `q_j` in `sum_cc' overlap_cc' d2F/du_c du_c' = sum_j q_j cos theta_j`.
+
+        Args:
+            overlap: `(channel, channel)`.
+            amplitude: `a_j`, `(ridge,)`.
+
+        Returns:
+            `(ridge,)`.
+        """
         return amplitude * ((self.direction @ overlap) * self.direction).sum(1)
 
     def bend(self, cos: Tensor, amplitude: Tensor, gram: Tensor) -> Tensor:
-        """`sum_cc' gram_cc' d2F/du_c du_c'` of each site, `(site,)`, for a matrix at every site.
+        """Return `sum_cc' gram_cc' d2F/du_c du_c'` for a matrix at every site.
 
         Args:
-            cos: of `theta_j`, `(ridge, site)`.
+            cos: `cos theta_j`, `(ridge, site)`.
             amplitude: `a_j`, `(ridge,)`.
-            gram: `(pair, site)`, the symmetric matrix on the pairs `c <= c'` of `torch.triu_indices`.
+            gram: the symmetric matrix on the pairs `c <= c'` of `torch.triu_indices`, `(pair, site)`.
+
+        Returns:
+            `(site,)`.
         """
         n_channels = self.direction.shape[1]
         c, d = torch.triu_indices(n_channels, n_channels, device=cos.device)
