@@ -186,8 +186,8 @@ MUTANTS = (
     Mutant(
         "covariance of keys and values",
         "vector_fields/attention.py",
-        "(slope.query * (both - key * heard))",
-        "(slope.query * both)",
+        "(slope.query * (mean_product - mean_key * mean_value))",
+        "(slope.query * mean_product)",
         "the divergence takes attention's normalisation for a constant",
         (
             "vector_fields/test_attention.py::test_a_wrong_divergence_is_seen",
@@ -288,8 +288,8 @@ MUTANTS = (
     Mutant(
         "Jacobian of another convention",
         "theories/scalar/phi4.py",
-        "Written(formula, couplings, scale, lattice.volume * math.log(scale))",
-        "Written(formula, couplings, scale, -lattice.volume * math.log(scale))",
+        "Convention(action, scale, action.lattice.volume * math.log(scale)",
+        "Convention(action, scale, -action.lattice.volume * math.log(scale)",
         "log Z_there = log Z_here + V log(field_scale)",
         ("theories/scalar/test_conventions.py::test_the_constant_is_that_of_log_z",),
     ),
@@ -500,7 +500,7 @@ MUTANTS = (
     Mutant(
         "spectrum's normalisation lost in the tangents",
         "theories/scalar/priors.py",
-        "(-2 * self.log_sigma).exp() - self._n_components * self._multiplicity",
+        "(-2 * self.log_sigma).exp() - self.space.values_per_site * self._multiplicity",
         "(-2 * self.log_sigma).exp()",
         "d(-log sigma) / d log sigma",
         (
@@ -519,8 +519,8 @@ MUTANTS = (
     Mutant(
         "momenta counted once in prior",
         "theories/scalar/priors.py",
-        "self._n_components * (self._multiplicity * self.log_sigma).sum()",
-        "self._n_components * self.log_sigma[self._orbit].sum()",
+        "self.space.values_per_site * (self._multiplicity * self.log_sigma).sum()",
+        "self.space.values_per_site * self.log_sigma[self._orbit].sum()",
         "each momentum orbit counts with its multiplicity",
         PRIORS,
     ),
@@ -632,8 +632,8 @@ MUTANTS = (
     Mutant(
         "Jacobian of a rescaling per site",
         "theories/scalar/phi4.py",
-        "lam=lam), scale, lattice.volume * math.log(scale)",
-        "lam=lam), scale, math.log(scale)",
+        "Convention(action, scale, action.lattice.volume * math.log(scale)",
+        "Convention(action, scale, math.log(scale)",
         "a rescaling adds V log scale to log Z",
         ACTIONS,
     ),
@@ -788,7 +788,7 @@ MUTANTS = (
         "surrogate + self.kinetic_penalty * path",
         "surrogate - self.kinetic_penalty * path",
         "the penalty slows trajectories",
-        ("training/test_trainer.py::test_kinetic_penalty_slows_the_trajectories",),
+        ("training/objectives/test_reverse.py::test_kinetic_penalty_slows_the_trajectories",),
     ),
     Mutant(
         "rung from nothing",
@@ -813,7 +813,7 @@ MUTANTS = (
         "pass",
         "a resumed run is the uninterrupted one",
         (
-            "training/test_trainer.py::test_any_optimiser_goes_on_from_its_checkpoint_as_if_nothing_had_happened",
+            "training/test_checkpoints.py::test_any_optimiser_goes_on_from_its_checkpoint_as_if_nothing_had_happened",
         ),
     ),
     # --- samplers ---------------------------------------------------------------------------------

@@ -1,0 +1,81 @@
+"""Samples that an objective is given: how they are drawn, and which are refused."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from equiflow import (
+    ExtendedAction,
+    FlowMatching,
+    ForwardKL,
+    fit,
+)
+from equiflow.training.objectives.samples import draw
+from tests.support.objectives import ACTION, PHI, SHORT, build, exact_map, generator
+
+
+@pytest.mark.parametrize("make", [ForwardKL, FlowMatching])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_samples_are_brought_to_the_flow_and_get_no_gradient(make, dtype, device):
+    flow = build().to(device, dtype)
+    samples = PHI.clone().requires_grad_()
+    value = make(samples)(flow, ACTION, 6, torch.Generator(device).manual_seed(0))
+    assert (value.surrogate.dtype, value.surrogate.device.type) == (dtype, device.type)
+    value.surrogate.backward()
+    assert samples.grad is None
+
+
+def test_batches_are_drawn_evenly():
+    numbered = torch.arange(20.0)[:, None, None].expand(20, 2, 3)
+    flow, seen = build(), []
+
+    class Watching(ForwardKL):
+        def _log_prob(self, flow, phi, generator):
+            seen.append(phi[:, 0, 0])
+            return phi.sum((1, 2)), 0
+
+    Watching(numbered)(flow, ACTION, 20_000, generator())
+    counts = torch.cat(seen).long().bincount(minlength=20)
+    assert float(((counts - 1000).square() / 1000).sum()) < 45  # chi^2 of 19 degrees of freedom
+
+
+BAD_SAMPLES = [
+    (PHI[0, 0], ValueError, "n_samples"),
+    (PHI[:0], ValueError, "shape"),
+    (PHI.long(), TypeError, "int64"),
+    (PHI.tolist(), TypeError, "Tensor"),
+    (torch.full_like(PHI, math.nan), ValueError, "NaN"),
+]
+
+
+@pytest.mark.parametrize(("samples", "error", "message"), BAD_SAMPLES)
+@pytest.mark.parametrize("make", [ForwardKL, FlowMatching])
+def test_bad_samples_are_refused(make, samples, error, message):
+    with pytest.raises(error, match=message):
+        make(samples)
+
+
+@pytest.mark.parametrize("make", [ForwardKL, FlowMatching])
+def test_samples_of_another_lattice_are_refused(make):
+    with pytest.raises(ValueError, match=r"\(20, 3, 3\).*\(2, 3\)"):
+        fit(build(), ACTION, objective=make(torch.zeros(20, 3, 3)), **SHORT)
+
+
+def test_fields_are_joined_by_fresh_momenta_for_a_flow_of_both():
+    flow, target = exact_map(), ExtendedAction(ACTION)
+    one = ForwardKL(PHI)(flow, target, 4, generator())
+    again, other = (ForwardKL(PHI)(flow, target, 4, generator(seed)) for seed in (0, 1))
+    assert torch.equal(one.loss, again.loss)
+    assert not torch.equal(one.loss, other.loss)
+    history = fit(flow, target, objective=ForwardKL(PHI), **SHORT)
+    assert len(history) == 6
+    phi, momentum = draw(PHI, flow, target, 4000, generator()).unbind(1)
+    assert {tuple(row) for row in phi.flatten(1).tolist()} == {tuple(row) for row in PHI.flatten(1).tolist()}
+    covariance = momentum.flatten(1).T.cov(correction=0)
+    assert float((covariance - torch.eye(6)).abs().max()) < 5 * math.sqrt(2 / 4000)
+    # Without the target's momenta in the action there is nothing that says how to draw them.
+    with pytest.raises(ValueError, match=r"\(2, 2, 3\)"):
+        ForwardKL(PHI)(flow, ACTION, 4, generator())
