@@ -1,4 +1,4 @@
-"""Another action in a uniform external field."""
+"""An action in a uniform external field, for fields of one or several components."""
 
 from __future__ import annotations
 
@@ -7,19 +7,21 @@ from torch import Tensor
 
 from equiflow.runtime.checks import check_type
 from equiflow.theories.base.action import Action
-from equiflow.theories.base.lattice import Lattice
-from equiflow.theories.multiplets.space import Multiplet
 
 
 class ExternalField(Action):
     """Another action in a uniform external field, `S_h[phi] = S[phi] - h . sum_x phi(x)`.
 
-    The field breaks phi -> -phi: flows for it have groups with `z2=False` (of a multiplet,
-    `rotations=False`).
+    The external field breaks phi -> -phi. A flow for it needs a group with `z2=False`, or with
+    `rotations=False` for a multiplet.
 
     Args:
-        action: S.
-        h: the field; one number for each component of a multiplet.
+        action: the action S without the external field.
+        h: the external field, one number for each component.
+
+    Raises:
+        TypeError: if `action` is not an `Action` of real fields on a lattice.
+        ValueError: if `h` is not one finite number for each component.
 
     >>> from equiflow import Lattice, Phi4
     >>> action = ExternalField(Phi4(Lattice((4, 4)), m2=-4.0, lam=8.0), h=0.1)
@@ -31,31 +33,32 @@ class ExternalField(Action):
 
     def __init__(self, action: Action, *, h: float | tuple[float, ...]) -> None:
         check_type(action, Action, "action", "Give an instance, such as Phi4(lattice, m2=-4.0, lam=6.0).")
-        check_type(action.space, (Lattice, Multiplet), "The space of the action", "h . phi is for fields.")
+        if action.space.sites is None or action.space.has_windings:
+            raise TypeError(
+                f"action is for {action.space.kind} {action.space.shape}; expected an action of real fields "
+                "on a lattice, such as Phi4 or ONModel."
+            )
         super().__init__(action.space)
         values = torch.tensor(h, dtype=torch.float64)
-        n_components = self.space.size // self.lattice.volume
+        n_components = self.space.values_per_site
         if values.dim() > 1 or values.numel() != n_components or not bool(values.isfinite().all()):
             raise ValueError(f"h must be {n_components} finite numbers, one for each component; got {h}.")
         self.action = action
         self.register_buffer("h", values.reshape(-1, *(1,) * self.lattice.dim), False)
 
     def forward(self, phi: Tensor) -> Tensor:
-        """`S_h[phi]`, shape `(batch,)`."""
-        return self.action(phi) - (phi * self._like(phi)).sum(self.space.event_axes)
+        """Return `S_h[phi]`, `(batch,)`."""
+        value: Tensor = self.action(phi)
+        return value - (phi * self.h.to(phi)).sum(self.space.event_axes)
 
     def grad(self, phi: Tensor) -> Tensor:
-        """`dS/dphi - h`, shaped like `phi`."""
-        return self.action.grad(phi) - self._like(phi)
+        """Return `dS/dphi - h`, shaped like `phi`."""
+        return self.action.grad(phi) - self.h.to(phi)
 
     def coupling_grad(self, phi: Tensor, name: str) -> Tensor:
-        """That of S."""
+        """Return the derivative of S in one of its couplings, see `Action.coupling_grad`."""
         return self.action.coupling_grad(phi, name)
 
     def __repr__(self) -> str:
-        """On one line, unlike that of other modules with a part: it names samples in files and tables."""
+        # On one line, unlike the repr of other modules with a part: it names samples in files and tables.
         return f"ExternalField({self.action!r}, h={self.h.flatten().tolist()})"
-
-    def _like(self, phi: Tensor) -> Tensor:
-        h = self.h.to(phi)
-        return h if phi.dim() > 1 + self.lattice.dim else h[0]

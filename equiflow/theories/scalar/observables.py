@@ -1,4 +1,4 @@
-"""Observables: one value (or one correlator) per configuration, before any average.
+"""Observables of a scalar field: one value (or one correlator) per configuration, before any average.
 
 `phi` is `(batch, *lattice)` throughout; the lattice axes are all axes but the first.
 """
@@ -13,54 +13,60 @@ from torch import Tensor
 from equiflow.theories.base.action import Action
 
 
-def _axes(phi: Tensor) -> tuple[int, ...]:
-    return tuple(range(1, phi.dim()))
-
-
 def magnetisation(phi: Tensor) -> Tensor:
-    """`M = mean_x phi_x`, `(batch,)`."""
+    """Return `M = mean_x phi_x`, `(batch,)`."""
     return phi.mean(_axes(phi))
 
 
 def abs_magnetisation(phi: Tensor) -> Tensor:
-    """`|M|`, `(batch,)`."""
+    """Return `|M|`, `(batch,)`."""
     return magnetisation(phi).abs()
 
 
 def phi_squared(phi: Tensor) -> Tensor:
-    """`mean_x phi_x^2`, `(batch,)`."""
+    """Return `mean_x phi_x^2`, `(batch,)`."""
     return phi.square().mean(_axes(phi))
 
 
 def phi_fourth(phi: Tensor) -> Tensor:
-    """`mean_x phi_x^4`, `(batch,)`."""
+    """Return `mean_x phi_x^4`, `(batch,)`."""
     return phi.pow(4).mean(_axes(phi))
 
 
 def susceptibility(phi: Tensor) -> Tensor:
-    """`V M^2 = sum_x G(x)`, whose average is the susceptibility chi2 of the symmetric phase, `(batch,)`."""
+    """Return `V M^2 = sum_x G(x)`, `(batch,)`; its average is the susceptibility of the symmetric phase."""
     return math.prod(phi.shape[1:]) * magnetisation(phi).square()
 
 
 def nearest_neighbour(phi: Tensor) -> Tensor:
-    """`mean over x and mu of phi_x phi_{x+mu}`, `(batch,)`."""
+    """Return the mean over x and mu of `phi_x phi_{x+mu}`, `(batch,)`."""
     axes = _axes(phi)
     products = [(phi * phi.roll(-1, axis)).mean(axes) for axis in axes]
     return torch.stack(products).mean(0)
 
 
 def two_point(phi: Tensor) -> Tensor:
-    """`G(x) = mean_y phi_y phi_{y+x}` for every offset, `(batch, *lattice)`."""
+    """Return `G(x) = mean_y phi_y phi_{y+x}` for every offset x, `(batch, *lattice)`."""
     axes = _axes(phi)
     power = torch.fft.rfftn(phi, dim=axes).abs().square()
-    correlator = torch.fft.irfftn(power, s=phi.shape[1:], dim=axes)
+    correlator: Tensor = torch.fft.irfftn(power, s=phi.shape[1:], dim=axes)
     return correlator / math.prod(phi.shape[1:])
 
 
 def zero_momentum_correlator(phi: Tensor, axis: int = 0) -> Tensor:
-    """`C(t) = sum over the other directions of G(x)` with `x_axis = t`, `(batch, sides[axis])`.
+    """Return `C(t)`, the sum of `G(x)` over all x with `x_axis = t`.
 
     It is the correlation of slices, `C(t) = 1/V sum_s S_s S_{s+t}` with `S_t = sum_{x_axis = t} phi_x`.
+
+    Args:
+        phi: `(batch, *lattice)`.
+        axis: direction of the lattice along which t runs.
+
+    Returns:
+        `(batch, sides[axis])`.
+
+    Raises:
+        ValueError: if `axis` is not a direction of the lattice.
     """
     across = _across(phi, axis)
     slices = phi.sum(across) if across else phi
@@ -68,7 +74,18 @@ def zero_momentum_correlator(phi: Tensor, axis: int = 0) -> Tensor:
 
 
 def axis_two_point(phi: Tensor, axis: int = 0) -> Tensor:
-    """`G(x)` at the sites on an axis, `x_axis = t` and 0 else, `(batch, sides[axis])`."""
+    """Return `G(x)` at the sites on an axis: `x_axis = t`, and 0 in the other directions.
+
+    Args:
+        phi: `(batch, *lattice)`.
+        axis: direction of the lattice along which t runs.
+
+    Returns:
+        `(batch, sides[axis])`.
+
+    Raises:
+        ValueError: if `axis` is not a direction of the lattice.
+    """
     values = two_point(phi)
     for across in reversed(_across(phi, axis)):
         values = values.select(across, 0)
@@ -76,7 +93,18 @@ def axis_two_point(phi: Tensor, axis: int = 0) -> Tensor:
 
 
 def structure_factor(phi: Tensor, axis: int = 0) -> Tensor:
-    """`|phi_p|^2 / V` at the smallest momentum along `axis`, `2 pi / side`, `(batch,)`."""
+    """Return `|phi_p|^2 / V` at the smallest momentum along `axis`, `p = 2 pi / side`.
+
+    Args:
+        phi: `(batch, *lattice)`.
+        axis: direction of the momentum.
+
+    Returns:
+        `(batch,)`.
+
+    Raises:
+        ValueError: if `axis` is not a direction of the lattice.
+    """
     side = phi.shape[axis + 1]
     phase = 2 * math.pi * torch.arange(side, dtype=phi.dtype, device=phi.device) / side
     correlator = zero_momentum_correlator(phi, axis)
@@ -84,12 +112,26 @@ def structure_factor(phi: Tensor, axis: int = 0) -> Tensor:
 
 
 def action_density(phi: Tensor, action: Action) -> Tensor:
-    """`S[phi] / V`, `(batch,)`."""
-    return action(phi) / action.lattice.volume
+    """Return `S[phi] / V`.
+
+    Args:
+        phi: `(batch, *lattice)`.
+        action: S.
+
+    Returns:
+        `(batch,)`.
+    """
+    value: Tensor = action(phi)
+    return value / action.lattice.volume
+
+
+def _axes(phi: Tensor) -> tuple[int, ...]:
+    """Return the axes of the lattice directions in `phi`."""
+    return tuple(range(1, phi.dim()))
 
 
 def _across(phi: Tensor, axis: int) -> tuple[int, ...]:
-    """The axes of `phi` in the other directions of the lattice."""
+    """Return the axes of `phi` in the other directions of the lattice."""
     if not 0 <= axis < phi.dim() - 1:
         raise ValueError(f"axis must be 0 to {phi.dim() - 2}, a direction of the lattice; got {axis}.")
     return tuple(a for a in _axes(phi) if a != axis + 1)

@@ -1,4 +1,7 @@
-"""Published set-ups by name: lattice, couplings, phase, and the figures that were published for them."""
+"""Published set-ups by name: lattice, couplings, phase, and published figures.
+
+`names` lists them and `get` returns one.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +16,13 @@ from equiflow.theories.scalar.phi4 import Phi4
 
 @dataclass(frozen=True)
 class Published:
-    """A figure from elsewhere.
+    """A published figure.
 
     Attributes:
-        quantity: named as in `Measurements` where it is one of them.
-        value: as published.
-        error: as published, None where none was given.
-        source: where it stands.
+        quantity: name of the quantity; a name of `Measurements` where it is one of them.
+        value: the published value.
+        error: the published error; None without one.
+        source: where it was published.
     """
 
     quantity: str
@@ -28,7 +31,7 @@ class Published:
     source: str
 
     def sigmas_from(self, ours: Estimate) -> float:
-        """`(ours - published)` in units of the combined error."""
+        """Return `(ours - published)` in units of the combined error."""
         return ours.sigmas_from(Estimate(self.value, self.error or 0.0))
 
 
@@ -37,15 +40,15 @@ class Preset:
     """A theory that others have simulated, in the conventions of this library.
 
     Attributes:
-        name: for `get`.
-        lattice: where it lives.
+        name: name of the set-up, for `get`.
+        lattice: where the field lives.
         m2: bare mass squared.
         lam: quartic coupling.
-        phase: `"symmetric"`, `"near critical"` or `"broken"`, of the infinite lattice at these couplings,
-            whatever the source calls it.
-        description: what it is, and what the source calls it where that differs.
+        phase: phase of the infinite lattice at these couplings: `"symmetric"`, `"near critical"` or
+            `"broken"`. The source may call it otherwise.
+        description: what the set-up is, and what the source calls it if it differs.
         source: arXiv id or repository.
-        published: figures to compare with.
+        published: published figures to compare with.
     """
 
     name: str
@@ -59,11 +62,11 @@ class Preset:
 
     @cached_property
     def action(self) -> Phi4:
-        """The action, `Phi4` on the lattice."""
+        """The action on the lattice."""
         return Phi4(self.lattice, m2=self.m2, lam=self.lam)
 
     def figure(self, quantity: str) -> Published:
-        """The published figure of a quantity.
+        """Return the published figure of a quantity.
 
         Raises:
             ValueError: if none is known.
@@ -87,7 +90,7 @@ _ALBERGO = "arXiv:1904.12072, table I"
 _GERDES = "arXiv:2207.00283"
 _NOTEBOOK = "notebooks of github.com/mathisgerdes/continuous-flow-lft"
 _GOMALIZING = "github.com/AtelierArith/GomalizingFlow.jl"
-_CHAINS = "reference chains of equiflow's design notes, error from their scatter"
+_CHAINS = "reference chains of equiflow, error from their scatter"
 _SERIES = "two dimensions at m2 = -4, lam tuned so that m_p L is about 4"
 
 
@@ -103,7 +106,7 @@ _ESS = Published("effective_sample_size", 0.9038, None, f"load-parameters, 256 s
 
 
 def _series() -> list[Preset]:
-    """The series of constant m_p L."""
+    """Return the series with constant m_p L."""
     rows: list[tuple[str, int, float, str, tuple[Published, ...]]] = [
         ("albergo-E1", 6, 6.975, _ALBERGO, _L6),
         ("albergo-E2", 8, 6.008, _ALBERGO, ()),
@@ -124,7 +127,7 @@ def _series() -> list[Preset]:
 
 
 def _gomalizing() -> list[Preset]:
-    """The files `cfgs/*.toml` of GomalizingFlow.jl; E1 to E5 there are `albergo-E1` to `albergo-E5` here."""
+    """Return the set-ups in `cfgs/*.toml` of GomalizingFlow.jl, without E1 to E5 (here `albergo-E1` to `-E5`)."""
     tuned = "called critical there; lam_c is about 4.24 in two dimensions"
     deep = "called critical there; deep in the broken phase above two dimensions"
     rows = [
@@ -148,15 +151,15 @@ _PRESETS = {preset.name: preset for preset in [*_series(), *_gomalizing()]}
 
 
 def names() -> tuple[str, ...]:
-    """The names that `get` knows, those of one source together."""
+    """Return the names of all set-ups, grouped by source."""
     return tuple(_PRESETS)
 
 
 def get(name: str) -> Preset:
-    """The set-up of a name.
+    """Return the set-up with this name.
 
     Raises:
-        ValueError: if there is none; the message names the nearest ones.
+        ValueError: if there is none; the message names the nearest names.
 
     >>> get("albergo-E1").action
     Phi4(shape=(6, 6), m2=-4.0, lam=6.975)

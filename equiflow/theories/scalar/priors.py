@@ -1,4 +1,4 @@
-"""Gaussian priors: white noise and the free field."""
+"""Gaussian priors of real fields: white noise and the free field."""
 
 from __future__ import annotations
 
@@ -17,28 +17,37 @@ from equiflow.theories.base.symmetry import spatial_part
 
 
 class StandardNormal(Prior):
-    """Independent unit Gaussians on every site, `q(z) = prod_x exp(-z_x^2 / 2) / sqrt(2 pi)`."""
+    """Independent unit Gaussians on every site, `q(z) = prod_x exp(-z_x^2 / 2) / sqrt(2 pi)`.
+
+    Args:
+        space: any space of real numbers.
+        group: symmetry of the density; by default the largest one of the space.
+
+    Raises:
+        TypeError: if the configurations are angles, or an argument has the wrong type.
+        ValueError: if the group acts on another space.
+    """
 
     def __init__(self, space: Space, *, group: Group | None = None) -> None:
         super().__init__(space, group=group)
         _refuse_windings(space)
 
     def colour(self, noise: Tensor) -> Tensor:
-        """White noise is the sample."""
+        """Return the noise itself, which is already a sample."""
         return noise
 
     def log_prob(self, z: Tensor) -> Tensor:
-        """`-1/2 sum_x (z_x^2 + log 2 pi)`, `(batch,)`."""
+        """Return `-1/2 sum_x (z_x^2 + log 2 pi)`, `(batch,)`."""
         self.space.check(z, "z")
         return -0.5 * (z.square() + LOG_2PI).sum(self.space.event_axes)
 
     def score(self, z: Tensor) -> Tensor:
-        """`-z`."""
+        """Return `-z`."""
         self.space.check(z, "z")
         return -z
 
     def resized(self, lattice: Lattice) -> StandardNormal:
-        """The same density per site."""
+        """Return the same density per site on another lattice."""
         space = space_on(self.space, lattice)
         prior = StandardNormal(space, group=self.group.on(space))
         return prior.to(self.device, self.dtype)
@@ -47,9 +56,9 @@ class StandardNormal(Prior):
 class FreeField(Prior):
     r"""A free field with one learnable variance per momentum orbit.
 
-    `q(z) = prod_k (2 pi sigma_k^2)^{-1/2} exp(-|z_k|^2 / (2 V sigma_k^2))`, with `sigma_k` tied on the
-    orbits of the momenta under the point group. It absorbs everything linear that a flow would have
-    to learn; at the start `sigma_k^2 = 1 / (2 (k^2 + m2))`, the propagator of `FreeScalar`.
+    `q(z) = prod_k (2 pi sigma_k^2)^{-1/2} exp(-|z_k|^2 / (2 V sigma_k^2))`, with one `sigma_k` for each orbit
+    of the momenta under the point group. It absorbs everything linear that a flow would otherwise have to
+    learn. At the start `sigma_k^2 = 1 / (2 (k^2 + m2))`, the propagator of `FreeScalar`.
 
     Args:
         space: a lattice, or a multiplet on one, whose components are independent and alike.
@@ -58,6 +67,7 @@ class FreeField(Prior):
         learnable: whether the spectrum is trained.
 
     Raises:
+        TypeError: if the configurations are angles or have no lattice, or an argument has the wrong type.
         ValueError: if `m2` is not positive or the group belongs to another lattice.
     """
 
@@ -86,46 +96,45 @@ class FreeField(Prior):
     _orbit: Tensor
     _multiplicity: Tensor
 
-    @property
-    def _n_components(self) -> int:
-        return self.space.size // self.lattice.volume
-
     def _free_log_sigma(self) -> Tensor:
-        """`log sigma_k` of the free field of mass squared `m2` on all momenta, `(*lattice)`."""
+        """Return `log sigma_k` of the free field of mass squared `m2` on all momenta, `(*lattice)`."""
         return -0.5 * (2 * (self.lattice.squared_momenta() + self.m2)).log()
 
     def mode_variance(self) -> Tensor:
-        """`sigma_k^2 = <|z_k|^2> / V` on the momenta of `Lattice.fft`, `(*half_shape)`."""
+        """Return `sigma_k^2 = <|z_k|^2> / V` on the momenta of `Lattice.fft`, `(*half_shape)`."""
         return (2 * self.log_sigma).exp()[self._orbit]
 
     def colour(self, noise: Tensor) -> Tensor:
-        """`z_k = sigma_k noise_k`."""
+        """Return the field with the modes `z_k = sigma_k noise_k`, shaped like `noise`."""
         return self.lattice.ifft(self.lattice.fft(noise) * self.log_sigma.exp()[self._orbit])
 
     def log_prob(self, z: Tensor) -> Tensor:
-        """`sum_k [-|z_k|^2 / (2 V sigma_k^2) - log sigma_k - 1/2 log 2 pi]`, `(batch,)`."""
+        """Return `sum_k [-|z_k|^2 / (2 V sigma_k^2) - log sigma_k - 1/2 log 2 pi]`, `(batch,)`."""
         quadratic = 0.5 * (z * self.score(z)).sum(self.space.event_axes)
-        log_det = self._n_components * (self._multiplicity * self.log_sigma).sum()
+        log_det = self.space.values_per_site * (self._multiplicity * self.log_sigma).sum()
         return quadratic - log_det - 0.5 * self.space.size * LOG_2PI
 
     def score(self, z: Tensor) -> Tensor:
-        """`-z_k / sigma_k^2` back in position space, shaped like `z`."""
+        """Return the field with the modes `-z_k / sigma_k^2`, shaped like `z`."""
         self.space.check(z, "z")
         return -self.lattice.ifft(self.lattice.fft(z) * (-2 * self.log_sigma).exp()[self._orbit])
 
     @torch.no_grad()
     def parameter_score(self, z: Tensor) -> Tensor:
-        """`sum_{k in orbit} (|z_k|^2 / (V sigma_k^2) - 1)`, see `Prior.parameter_score`."""
+        """Return `sum_{k in orbit} (|z_k|^2 / (V sigma_k^2) - 1)`, see `Prior.parameter_score`."""
         if not self.log_sigma.requires_grad:
             return z.new_zeros(len(z), 0)
         power = self.lattice.fft(z).abs().square().reshape(len(z), -1, self._orbit.numel()).sum(1)
         power = power * self.lattice.half_multiplicity().to(z).flatten() / self.lattice.volume
         total = z.new_zeros(len(z), len(self.log_sigma)).index_add_(1, self._orbit.flatten(), power)
-        return total * (-2 * self.log_sigma).exp() - self._n_components * self._multiplicity
+        return total * (-2 * self.log_sigma).exp() - self.space.values_per_site * self._multiplicity
 
     @torch.no_grad()
     def resized(self, lattice: Lattice) -> FreeField:
-        """The spectrum as a function of momentum: its ratio to the free one is interpolated."""
+        """Return a free field whose spectrum is carried over as a function of momentum.
+
+        The ratio of the spectrum to the free one is interpolated, see `momenta_on`.
+        """
         space = space_on(self.space, lattice)
         prior = FreeField(space, group=self.group.on(space), m2=self.m2, learnable=self.learnable)
         prior.to(self.device, self.dtype)
@@ -137,6 +146,6 @@ class FreeField(Prior):
 
 
 def _refuse_windings(space: Space) -> None:
-    """Raise a TypeError where configurations come back to themselves, as angles do."""
-    if space.windings():
+    """Raise a TypeError where different numbers stand for one configuration, as for angles."""
+    if space.has_windings:
         raise TypeError(f"A Gaussian is no density on {space.kind} {space.shape}; use UniformAngles.")
