@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -26,6 +27,9 @@ class FieldwisePointwise(Pointwise):
             on (0, max_frequency].
         max_frequency: largest initial frequency.
         odd: whether `G(-u) = -G(u)`. If not, the fields without signs also have cosines.
+
+    Raises:
+        ValueError: if `max_frequency` is not positive and finite.
     """
 
     def __init__(
@@ -39,6 +43,8 @@ class FieldwisePointwise(Pointwise):
         odd: bool = True,
     ) -> None:
         super().__init__()
+        if not 0 < max_frequency < math.inf:
+            raise ValueError(f"FieldwisePointwise needs max_frequency > 0, finite; got {max_frequency}.")
         self.dim = dim
         unsigned = torch.tensor(list(permutes) * copies)
         radial = ~unsigned & (torch.tensor(list(sizes) * copies) > 1)
