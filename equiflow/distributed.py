@@ -1,4 +1,4 @@
-"""Another name of `equiflow.runtime.distributed`: several processes at one job."""
+"""Another name of `equiflow.runtime.distributed`: several processes that train or sample together."""
 
 from equiflow.runtime.distributed import (
     ElsewhereError,

@@ -1,4 +1,4 @@
-"""Where a graph starts: tensors to differentiate in, whoever made them."""
+"""Tensors to differentiate with respect to, whatever made them: `detached`, `as_leaf`, `differentiable`."""
 
 from __future__ import annotations
 
@@ -6,15 +6,18 @@ from torch import Tensor
 
 
 def detached(phi: Tensor) -> Tensor:
-    """`phi.detach()`, or a copy where inference mode made `phi`: no graph takes such a tensor."""
+    """Return `phi` without a graph, or a copy if inference mode made it.
+
+    Autograd refuses to record operations on inference tensors, so these are copied.
+    """
     return phi.clone() if phi.is_inference() else phi.detach()
 
 
 def as_leaf(phi: Tensor) -> Tensor:
-    """The values of `phi` as the start of a graph of its own."""
+    """Return the values of `phi` as a new leaf that requires a gradient."""
     return detached(phi).requires_grad_()
 
 
 def differentiable(phi: Tensor) -> Tensor:
-    """`phi` itself if it has a graph or starts one, else its values `as_leaf`."""
+    """Return `phi` itself if it requires a gradient, else its values as a new leaf."""
     return phi if phi.requires_grad else as_leaf(phi)

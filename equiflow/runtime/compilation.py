@@ -1,4 +1,4 @@
-"""`torch.compile` that falls back to what it compiles."""
+"""`torch.compile` that falls back to the uncompiled function: `Compiled`."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ import torch
 
 
 class Compiled:
-    """A function that is compiled at its second call, and left as it is where that fails.
+    """A function that is compiled at its second call, and runs uncompiled if compilation fails.
 
-    The first call is an ordinary one: wrong arguments raise what they always raise, and constants are
-    cached. Compilation takes seconds to minutes and needs a C++ compiler on CPUs, Triton on GPUs.
+    The first call always runs uncompiled: wrong arguments then raise their usual errors, and constants
+    get cached. Compilation takes seconds to minutes and needs a C++ compiler on CPUs, Triton on GPUs.
+
+    Args:
+        function: function of tensors to compile.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
@@ -23,39 +26,42 @@ class Compiled:
         self._warm: set[bool] = set()
 
     def __call__(self, *arguments: Any) -> Any:
-        """Call it."""
-        # With and without gradients are different programs, with constants of their own.
+        """Return `function(*arguments)`."""
+        # With and without gradients are different programs, each with its own constants.
         mode = torch.is_grad_enabled()
         if mode not in self._warm:
             self._warm.add(mode)
             return self.function(*arguments)
         if self._compiled is None:
-            self._compiled = torch.compile(_with_code_of_its_own(self.function), fullgraph=True)
+            self._compiled = torch.compile(_with_own_code(self.function), fullgraph=True)
         if self._compiled is self.function:
             return self.function(*arguments)
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # torch's own, while it traces
+                warnings.simplefilter("ignore")  # torch warns about itself while it traces
                 return self._compiled(*arguments)
         except Exception as failure:
-            result = self.function(*arguments)  # raises by itself if the arguments are to blame
+            result = self.function(*arguments)  # raises by itself if the arguments are wrong
             self._compiled = self.function
-            name = getattr(self.function, "__qualname__", repr(self.function))
-            reason = str(failure).strip().partition("\n")[0][:200]
-            warnings.warn(
-                f"torch.compile could not compile {name} and it runs uncompiled, as correct and slower: "
-                f"{type(failure).__name__}: {reason}. Leave out compile=True, or install what it misses.",
-                stacklevel=2,
-            )
+            self._warn(failure)
             return result
 
+    def _warn(self, failure: Exception) -> None:
+        name = getattr(self.function, "__qualname__", repr(self.function))
+        reason = str(failure).strip().partition("\n")[0][:200]
+        warnings.warn(
+            f"torch.compile could not compile {name} and it runs uncompiled, as correct and slower: "
+            f"{type(failure).__name__}: {reason}. Leave out compile=True, or install what it misses.",
+            stacklevel=3,
+        )
+
     def __reduce__(self) -> tuple[type[Compiled], tuple[Callable[..., Any]]]:
-        """Copies and pickles are compiled anew."""
+        """Reduce to the function: copies and pickles compile it again."""
         return Compiled, (self.function,)
 
 
-def _with_code_of_its_own(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The same function in a frame that no other shares: torch limits compilations per code object."""
+def _with_own_code(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `function` in a new code object, because torch limits the compilations of each code object."""
 
     def call(*arguments: Any) -> Any:
         return function(*arguments)

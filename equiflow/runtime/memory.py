@@ -1,4 +1,4 @@
-"""Temporaries that are not fetched from the operating system anew at every evaluation."""
+"""Speed of temporaries: `keep_freed_memory` stops the C library from returning their memory at once."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from functools import cache
 
 import torch
 
-#: the largest block, less some for headers, that glibc learns from
-LESSON = 2**25 - 2**16
+#: size of the largest block that raises glibc's threshold (32 MiB), less room for headers
+LARGEST_BLOCK_BYTES = 2**25 - 2**16
 
 
 @cache
 def keep_freed_memory() -> None:
     """Let the C library keep up to 64 MiB of freed memory, once per process.
 
-    glibc gives memory back to the system, and faults every page in again, as soon as twice its mmap
-    threshold is free at the top of the heap: for temporaries of a megabyte at each evaluation, which
-    then takes up to three times as long. The threshold starts at 128 KiB and grows to the largest
-    block below 32 MiB that was freed. One such block, never touched, teaches it; other C libraries
-    are indifferent to it.
+    glibc returns memory to the system as soon as the top of the heap has more free bytes than twice its
+    mmap threshold. The next temporaries fault every page in again: evaluations with temporaries of a
+    megabyte then take up to three times as long. The threshold starts at 128 KiB and grows to the size of
+    the largest block below 32 MiB that was freed. This function frees one such block without touching its
+    pages. Other C libraries ignore it.
     """
-    torch.empty(LESSON, dtype=torch.uint8)
+    torch.empty(LARGEST_BLOCK_BYTES, dtype=torch.uint8)

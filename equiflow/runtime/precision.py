@@ -1,4 +1,4 @@
-"""Numbers are computed in the dtype of the flow, whatever the surroundings ask for."""
+"""Floating-point types: computations keep the dtype of the flow, whatever autocast or defaults are active."""
 
 from __future__ import annotations
 
@@ -16,9 +16,12 @@ P = ParamSpec("P")
 R = TypeVar("R")
 M = TypeVar("M", bound=nn.Module)
 
+#: dtypes that a field, and so a flow, may have
+FIELD_DTYPES = (torch.float32, torch.float64)
+
 
 def full_precision(function: Callable[P, R]) -> Callable[P, R]:
-    """Run a function outside any `torch.autocast`, which would round log-densities to bfloat16."""
+    """Return `function` wrapped to run outside `torch.autocast`, which would round to bfloat16."""
 
     @functools.wraps(function)
     def wrapped(*args: P.args, **options: P.kwargs) -> R:
@@ -30,7 +33,7 @@ def full_precision(function: Callable[P, R]) -> Callable[P, R]:
 
 @contextmanager
 def default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    """Another default dtype for a while: for libraries whose constants follow it."""
+    """Set torch's default dtype inside a `with` block, for libraries whose constants follow it."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
@@ -40,11 +43,8 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
 
 
 def in_double(module: M) -> M:
-    """The module itself if all its numbers are float64, else a copy of which that is true."""
+    """Return `module` if all its floating-point tensors are float64, else a float64 copy."""
     tensors = itertools.chain(module.parameters(), module.buffers())
     if all(tensor.dtype == torch.float64 for tensor in tensors if tensor.is_floating_point()):
         return module
     return copy.deepcopy(module).double()
-
-
-FIELD_DTYPES = (torch.float32, torch.float64)

@@ -1,4 +1,8 @@
-"""Random numbers: a stream for every purpose, and noise that several processes have in common."""
+"""Random numbers: `stream` gives a generator for each purpose, `SharedGenerator` shares noise of batches.
+
+Several processes that share a batch draw all of it from equal `SharedGenerator`s and keep their rows with
+`own_rows`. With any other generator, the functions here return whole batches.
+"""
 
 from __future__ import annotations
 
@@ -10,27 +14,37 @@ import numpy as np
 import torch
 from torch import Tensor
 
-#: 2^64 over the golden ratio: scatters what is counted over all bits
-_ODD = 0x9E3779B97F4A7C15
+#: 2^64 over the golden ratio: an odd number whose multiples differ in their low bits and spread over all
+_SEED_STRIDE = 0x9E3779B97F4A7C15
 
 
 def stream(seed: int, purpose: str, step: int = 0, *, device: torch.device | str = "cpu") -> torch.Generator:
-    """Randomness of its own for every purpose and step of a run, whatever was drawn before."""
+    """Return a generator that depends on these arguments only, not on what was drawn before.
+
+    Args:
+        seed: seed of the run.
+        purpose: name of what is drawn; each name has independent random numbers.
+        step: number of the step; each step has independent random numbers.
+        device: where to draw.
+
+    Returns:
+        A new, seeded generator.
+    """
     words = np.random.SeedSequence([seed, 0, *purpose.encode()]).generate_state(1, np.uint64)
-    # Torch's generator of a CPU takes the low 32 bits alone. Hashes of 10^5 steps meet there, multiples of an
-    # odd number do not.
-    return torch.Generator(device).manual_seed(((int(words[0]) >> 1) + step * _ODD) % 2**63)
+    # Torch's CPU generator uses the low 32 bits of a seed only. Hashes of 10^5 steps would collide there;
+    # multiples of an odd number do not.
+    return torch.Generator(device).manual_seed(((int(words[0]) >> 1) + step * _SEED_STRIDE) % 2**63)
 
 
 class SharedGenerator(torch.Generator):
-    """Noise of batches that several processes share: all draw the whole batch, each keeps its own rows.
+    """A generator for batches that several processes share: each draws the whole batch and keeps its rows.
 
-    All hold the same state, so that a batch does not depend on how many they are, and drawing it costs
-    nothing beside what is done with it. Whatever is drawn for each sample passes through `own_rows`.
+    All processes hold the same state, so a batch does not depend on their number. Drawing it is cheap
+    compared with its use. Noise with one row per sample passes through `own_rows`.
 
     Args:
-        device: where it draws.
-        rank: of this process, from 0.
+        device: where to draw.
+        rank: number of this process, from 0.
         world_size: number of processes.
 
     >>> first, second = (SharedGenerator("cpu", rank=r, world_size=2).manual_seed(1) for r in (0, 1))
@@ -40,7 +54,7 @@ class SharedGenerator(torch.Generator):
     """
 
     def __new__(cls, device: torch.device | str, **_: Any) -> SharedGenerator:
-        """A torch.Generator takes its device here."""
+        """Pass the device on, which `torch.Generator` takes in `__new__`."""
         return super().__new__(cls, device)  # type: ignore[call-arg]
 
     def __init__(self, device: torch.device | str, *, rank: int, world_size: int) -> None:
@@ -48,10 +62,10 @@ class SharedGenerator(torch.Generator):
         self.batch_size = 0
 
     def rows(self, batch_size: int) -> slice:
-        """Rows of this process in a batch.
+        """Return the rows of this process in a batch of `batch_size`, and remember the size.
 
         Raises:
-            ValueError: if there is not one for each process.
+            ValueError: if there is not at least one row for each process.
         """
         if batch_size < self.world_size:
             raise ValueError(
@@ -65,7 +79,7 @@ class SharedGenerator(torch.Generator):
 
 @contextmanager
 def whole(generator: torch.Generator | None) -> Iterator[None]:
-    """Meanwhile every process keeps all rows, for what can only be done with all of them."""
+    """Let every process keep all rows inside a `with` block, for computations that need them together."""
     if not isinstance(generator, SharedGenerator):
         yield
         return
@@ -78,7 +92,16 @@ def whole(generator: torch.Generator | None) -> Iterator[None]:
 
 
 def own_rows(batch: Tensor, generator: torch.Generator | None, dim: int = 0) -> Tensor:
-    """The rows of this process, along `dim`, of a batch that every process draws; all of an ordinary one."""
+    """Return the rows of this process in a batch that every process has drawn.
+
+    Args:
+        batch: noise of the whole batch.
+        generator: the generator that drew it.
+        dim: axis of the samples.
+
+    Returns:
+        A view of the rows; the whole batch unless `generator` is a `SharedGenerator`.
+    """
     if not isinstance(generator, SharedGenerator):
         return batch
     rows = generator.rows(batch.shape[dim])
@@ -86,7 +109,15 @@ def own_rows(batch: Tensor, generator: torch.Generator | None, dim: int = 0) -> 
 
 
 def batch_size_of(n_rows: int, generator: torch.Generator | None) -> int:
-    """The size of the batch, the last one drawn, of which this process has kept `n_rows`."""
+    """Return the size of the whole batch of which this process has kept `n_rows`.
+
+    Args:
+        n_rows: number of rows that this process has.
+        generator: the generator that drew the batch, and nothing of another size since.
+
+    Returns:
+        The size of the whole batch; `n_rows` unless `generator` is a `SharedGenerator`.
+    """
     if not isinstance(generator, SharedGenerator):
         return n_rows
     kept = generator.rows(generator.batch_size)
