@@ -17,9 +17,12 @@ from equiflow import SolverError, TrainingDivergedError
 from equiflow.cli import info as information
 from equiflow.cli import presets as known_presets
 from equiflow.cli import results, watching
-from equiflow.cli.config.file import ConfigError, load_config, parse_config, render_defaults
+from equiflow.cli.config.errors import ConfigError
+from equiflow.cli.config.file import load_config, parse_config
+from equiflow.cli.config.render import render_defaults
 from equiflow.cli.config.schema import Config
-from equiflow.cli.run.folder import Run, RunError
+from equiflow.cli.run.errors import RunError
+from equiflow.cli.run.folder import Run
 from equiflow.runtime import distributed
 from equiflow.runtime.distributed import ElsewhereError
 from equiflow.runtime.storage import CheckpointError

@@ -1,4 +1,7 @@
-"""From a config to the objects of the library. What they refuse is reported under its section."""
+"""From a config to the objects of the library: action, flow, objective and optimiser of a run.
+
+What the library refuses is reported as a `ConfigError` that names the section.
+"""
 
 from __future__ import annotations
 
@@ -11,71 +14,27 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from equiflow import (
-    Action,
-    AttentionField,
-    DeepAttentionField,
-    DeepSteerableField,
-    EquivariantCNF,
-    ExternalField,
-    FactorisedConvField,
-    FlowMatching,
-    ForwardKL,
-    FreeField,
-    FreeScalar,
-    Lattice,
-    Mixture,
-    Multiplet,
-    MultipletField,
-    NaturalGradient,
-    O3Field,
-    ONModel,
-    OrbitConvField,
-    PathGradient,
-    Phi4,
-    PotentialField,
-    Prior,
-    ReverseKL,
-    Solver,
-    StandardNormal,
-    SteerableField,
-    VectorField,
-)
-from equiflow.cli.config.file import ConfigError
-from equiflow.cli.config.objectives import (
-    ForwardSection,
-    MatchingSection,
-    MixtureSection,
-    PathSection,
-    SolvedSection,
-)
-from equiflow.cli.config.schema import AdamSection, Config, FreeSection, NaturalSection, ONSection
-from equiflow.cli.config.section import Section
+from equiflow import Action, EquivariantCNF, Group, Lattice, Mixture, NaturalGradient, Solver
+from equiflow.cli.config.derived import DerivedSection
+from equiflow.cli.config.errors import ConfigError
+from equiflow.cli.config.fields import families_of
+from equiflow.cli.config.objectives import MixtureSection, SolvedSection
+from equiflow.cli.config.schema import AdamSection, Config
+from equiflow.cli.config.theories import priors_of
+from equiflow.flows.tangents import trained_parameters
 from equiflow.interop import describe_samples, load_chain
 from equiflow.ode.solver import FIXED_STEP_ORDER
+from equiflow.runtime.options import options_of
 from equiflow.runtime.precision import default_dtype
-from equiflow.theories.base.kind import group_of
 from equiflow.theories.base.lattice import lattice_of
+from equiflow.theories.base.space import Space
 from equiflow.training.objectives.base import Objective
 from equiflow.training.trainer import adam
-
-FIELDS: dict[str, type[VectorField]] = {
-    "potential": PotentialField,
-    "orbit": OrbitConvField,
-    "factorised": FactorisedConvField,
-    "steerable": SteerableField,
-    "deep-steerable": DeepSteerableField,
-    "o3": O3Field,
-    "attention": AttentionField,
-    "deep-attention": DeepAttentionField,
-    "multiplet": MultipletField,
-}
-PRIORS: dict[str, Callable[..., Prior]] = {"free": FreeField, "normal": StandardNormal}
 
 
 @contextmanager
 def section(name: str) -> Iterator[None]:
-    """What the library refuses while a section is built, as a ConfigError that names the section."""
+    """Raise what the library refuses inside the `with` block as a `ConfigError` that names a section."""
     try:
         yield
     except ConfigError:
@@ -84,38 +43,30 @@ def section(name: str) -> Iterator[None]:
         raise ConfigError(f"[{name}]: {error}") from error
 
 
-def build_space(config: Config) -> Lattice | Multiplet:
-    """The lattice of a config, or the multiplet on it."""
+def build_space(config: Config) -> Space:
+    """Return the space of the configurations: the lattice of a config, or fields of several numbers on it."""
     with section("lattice"):
         lattice = Lattice(tuple(config.lattice.shape))
-    if not isinstance(config.action, ONSection):
-        return lattice
     with section("action"):
-        return Multiplet(lattice, config.action.n_components)
+        return config.action.space(lattice)
 
 
 def build_action(config: Config) -> Action:
-    """The target of a config."""
-    space, chosen = build_space(config), config.action
+    """Return the target of a config."""
+    space = build_space(config)
     with section("action"):
-        if isinstance(chosen, FreeSection):
-            assert isinstance(space, Lattice)
-            return FreeScalar(space, m2=chosen.m2)
-        couplings = {"m2": chosen.m2, "lam": chosen.lam}
-        action = ONModel(space, **couplings) if isinstance(space, Multiplet) else Phi4(space, **couplings)
-        if not chosen.h:
-            return action
-        if config.symmetry.z2 and config.start.flow is None:
+        action = config.action.action(space)
+        if getattr(config.action, "h", None) and config.symmetry.z2 and config.start.flow is None:
             raise ValueError("h breaks phi -> -phi, and O(N) with it: set z2 = false in [symmetry].")
-        return ExternalField(action, h=chosen.h if isinstance(chosen.h, float) else tuple(chosen.h))
+        return action
 
 
 def build_flow(config: Config, *, start: EquivariantCNF | None = None) -> EquivariantCNF:
-    """The untrained flow of a config.
+    """Return the untrained flow of a config.
 
     Args:
         config: what to build.
-        start: the flow to start from instead of a new one.
+        start: the flow to start from instead of a new one; it is resized to the lattice of the config.
     """
     space = build_space(config)
     with section("solver"):
@@ -124,73 +75,89 @@ def build_flow(config: Config, *, start: EquivariantCNF | None = None) -> Equiva
         device = torch.device(config.compute.device)
         torch.empty((), device=device)
     dtype = getattr(torch, config.compute.dtype)
-    if start is not None:
-        lattice = lattice_of(space)
-        with section("ladder" if config.start.flow is None else "start"):
-            # Fields that do not carry over to other lattices can go on on their own.
-            flow = copy.deepcopy(start) if start.space == space else start.resized(lattice)
-            if flow.space != space:
-                raise ValueError(f"the flow is one on {flow.space}, the action on {space}.")
-            flow.solver, flow.compiled, flow.about = solver, config.compute.compile, {}
-        return flow.to(device, dtype)
-    # Constants are built in the dtype of the run, whatever the surroundings' default.
-    with default_dtype(dtype):
-        return _new_flow(config, space, solver).to(device, dtype)
+    if start is None:
+        # Constants are built in the dtype of the run, whatever the default of the process is.
+        with default_dtype(dtype):
+            return _new_flow(config, space, solver).to(device, dtype)
+    with section("ladder" if config.start.flow is None else "start"):
+        # A field that does not carry over to other lattices can still go on on its own one.
+        flow = copy.deepcopy(start) if start.space == space else start.resized(lattice_of(space))
+        if flow.space != space:
+            raise ValueError(f"the flow is one on {flow.space}, the action on {space}.")
+        flow.solver, flow.compiled, flow.about = solver, config.compute.compile, {}
+    return flow.to(device, dtype)
 
 
-def _new_flow(config: Config, space: Lattice | Multiplet, solver: Solver) -> EquivariantCNF:
-    chosen = config.field
+def _new_flow(config: Config, space: Space, solver: Solver) -> EquivariantCNF:
+    """A flow with field, prior and symmetry of a config, and with random weights from its seed."""
     with section("symmetry"):
-        internal = "rotations" if isinstance(space, Multiplet) else "z2"
-        group = group_of(space, **{"point": config.symmetry.point, internal: config.symmetry.z2})
-    # Fields may start from global randomness: here from the run's seed, and the user's stays as it was.
+        group = _group(config, space)
+    _check_suits(config, "field", families_of(config.action.theory))
+    _check_suits(config, "prior", priors_of(config.action.theory))
+    # Fields may start from global randomness: it is seeded here for them, and left as it was for the user.
     with section("field"), torch.random.fork_rng(devices=[]):
-        if isinstance(space, Multiplet) != (chosen.kind == "multiplet"):
-            suits = "multiplet" if isinstance(space, Multiplet) else "potential"
-            raise ValueError(
-                f"kind = {chosen.kind!r} is not for action.kind = {config.action.kind!r}; {suits!r} is."
-            )
         torch.manual_seed(config.training.seed)
-        field_class: Any = FIELDS[chosen.kind]
-        field = field_class(space, group=group, **_options(chosen))
+        field = config.field.stands_for(space, group=group, **config.field.options())
     with section("prior"):
-        prior = PRIORS[config.prior.kind](space, group=group, **_options(config.prior))
+        prior = config.prior.stands_for(space, group=group, **config.prior.options())
     return EquivariantCNF(
         space, vector_field=field, prior=prior, solver=solver, compile=config.compute.compile
     )
 
 
-def exact(flow: EquivariantCNF) -> EquivariantCNF:
-    """The flow with its exact divergence, which results need; the same weights."""
+def _group(config: Config, space: Space) -> Group:
+    """The group of [symmetry]; its key z2 is for whatever internal symmetry the group can leave out."""
+    build: Any = config.action.theory.group
+    internal = [option.name for option in options_of(build) if option.annotation is bool]
+    if not (internal or config.symmetry.z2):
+        raise ValueError(f"z2 = false is not for action.kind = {config.action.kind!r}; leave it out.")
+    group: Group = build(space, point=config.symmetry.point, **dict.fromkeys(internal, config.symmetry.z2))
+    return group
+
+
+def _check_suits(config: Config, name: str, suitable: dict[str, Any]) -> None:
+    """Refuse a field or prior that is made for the configurations of another theory."""
+    kind = getattr(config, name).kind
+    if kind not in suitable:
+        raise ConfigError(
+            f"[{name}]: kind = {kind!r} is not for action.kind = {config.action.kind!r}; "
+            f"{next(iter(suitable))!r} is."
+        )
+
+
+def with_exact_trace(flow: EquivariantCNF) -> EquivariantCNF:
+    """Return the flow with its exact divergence, which results need, and the same weights."""
     return flow if flow.vector_field.trace_is_exact else flow.with_trace("dense")
 
 
 def build_objective(config: Config) -> Objective:
-    """What training minimises."""
+    """Return what training minimises."""
     chosen = config.objective
     with section("objective"):
-        if not isinstance(chosen, MixtureSection):
-            return _objective(config, chosen)
-        if len(chosen.weights) != len(chosen.parts):
-            raise ValueError(f"there are {len(chosen.parts)} parts and {len(chosen.weights)} weights.")
-        parts = [_objective(config, part) for part in chosen.parts]
-        return Mixture(*zip(parts, chosen.weights, strict=True))
+        if isinstance(chosen, MixtureSection):
+            if len(chosen.weights) != len(chosen.parts):
+                raise ValueError(f"there are {len(chosen.parts)} parts and {len(chosen.weights)} weights.")
+            parts = [_objective(config, part) for part in chosen.parts]
+            return Mixture(*zip(parts, chosen.weights, strict=True))
+        assert isinstance(chosen, DerivedSection)
+        return _objective(config, chosen)
 
 
-def _objective(config: Config, chosen: Section) -> Objective:
-    if isinstance(chosen, ForwardSection):
-        return ForwardKL(_samples(config, chosen.samples), solver=_solver(config, chosen))
-    if isinstance(chosen, PathSection):
-        return PathGradient(chosen.kinetic_penalty, _solver(config, chosen))
-    if isinstance(chosen, MatchingSection):
-        return FlowMatching(_samples(config, chosen.samples), **_options(chosen, but="samples"))
-    return ReverseKL()
+def _objective(config: Config, chosen: DerivedSection) -> Objective:
+    options = chosen.options()
+    if isinstance(chosen, SolvedSection):
+        options["solver"] = _solver(config, chosen)
+    if "samples" in options:
+        options["samples"] = _samples(config, options["samples"])
+    objective: Objective = chosen.stands_for(**options)
+    return objective
 
 
 def _solver(config: Config, chosen: SolvedSection) -> Solver:
-    options = {name: getattr(chosen, name) for name in SolvedSection.model_fields}
+    """The solver of an objective, by default in as many steps as suit the field."""
+    options = {name: getattr(chosen, name) for name in SolvedSection.model_fields if name != "kind"}
     if options["steps"] is None and options["method"] in FIXED_STEP_ORDER:
-        options["steps"] = FIELDS[config.field.kind].training_solver.steps
+        options["steps"] = config.field.stands_for.training_solver.steps
     return Solver(**options)
 
 
@@ -205,20 +172,20 @@ def _samples(config: Config, path: str) -> Tensor:
 
 
 def build_optimiser(config: Config, flow: EquivariantCNF) -> Callable[[list[nn.Parameter], float], Optimizer]:
-    """What `fit` makes its optimiser with."""
-    chosen = config.optimiser
-    if isinstance(chosen, AdamSection):
+    """Return what `fit` makes its optimiser with.
+
+    Args:
+        config: of the run.
+        flow: to be trained.
+
+    Raises:
+        ConfigError: if the optimiser cannot train this flow.
+    """
+    if isinstance(config.optimiser, AdamSection):
         return adam
     if not flow.vector_field.trace_is_exact:
         raise ConfigError('[optimiser]: kind = "natural" needs field.trace = "dense"; "adam" takes any.')
-    own = set(NaturalSection.model_fields) - set(AdamSection.model_fields)
-    options = {name: getattr(chosen, name) for name in sorted(own)}
-    return NaturalGradient.of(flow, seed=config.training.seed, **options)
-
-
-def _options(part: Section, *, but: str = "") -> dict[str, Any]:
-    """The keys of a section that are options of what it stands for."""
-    options = {key: value for key, value in part.model_dump().items() if key not in ("kind", but)}
-    if isinstance(options.get("kernel_size"), list):
-        options["kernel_size"] = tuple(options["kernel_size"])
-    return options
+    make = NaturalGradient.of(flow, seed=config.training.seed, **config.optimiser.options())
+    with section("optimiser"):
+        make(trained_parameters(flow), config.optimiser.learning_rate or 1.0)  # checks its options
+    return make

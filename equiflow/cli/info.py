@@ -1,16 +1,16 @@
-"""What is installed, what it runs on, and how to get what is missing."""
+"""The tables of `equiflow info`: what is installed, what it runs on, and how to get what is missing."""
 
 from __future__ import annotations
 
 import platform
 import shutil
-from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
+from equiflow.cli.versions import PACKAGES, installed_version
 from equiflow.report.terminal import print_table
 
-#: packages of each extra, and what it is for
+#: extra -> its packages, and what it is for
 EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
     "report": (("matplotlib", "rich", "jinja2"), "plots, tables, HTML reports"),
     "cli": (("typer", "pydantic"), "this command line"),
@@ -28,8 +28,8 @@ def print_info() -> None:
 
 
 def installation() -> list[tuple[str, str]]:
-    """Versions and devices."""
-    rows = [(name, _version(name) or "missing") for name in ("equiflow", "torch", "torchdiffeq", "numpy")]
+    """Return versions and devices as rows `what, value`."""
+    rows = [(name, installed_version(name) or "missing") for name in PACKAGES]
     rows += [("python", platform.python_version()), ("platform", platform.platform())]
     rows += [("CPU threads", str(torch.get_num_threads()))]
     rows += [("GPU", ", ".join(_gpus()) or "none that this torch can use ")]
@@ -39,10 +39,10 @@ def installation() -> list[tuple[str, str]]:
 
 
 def extras() -> list[tuple[str, str, str]]:
-    """Every optional part: its purpose, and the versions installed or the command that installs it."""
+    """Return every extra with its purpose, and its installed versions or the command that installs it."""
     rows = []
     for extra, (packages, purpose) in EXTRAS.items():
-        found = {package: _version(package) for package in packages}
+        found = {package: installed_version(package) for package in packages}
         installed = ", ".join(f"{package} {number}" for package, number in found.items())
         missing = f"no: pip install '.[{extra}]'"
         rows.append((extra, purpose, installed if all(found.values()) else missing))
@@ -51,10 +51,3 @@ def extras() -> list[tuple[str, str, str]]:
 
 def _gpus() -> list[str]:
     return [f"cuda:{i} {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())]
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from equiflow.cli.config.file import ConfigError
+from equiflow.cli.config.errors import ConfigError
 from equiflow.report.terminal import print_table
 from equiflow.theories.scalar import presets
 

@@ -11,8 +11,10 @@ import torch
 from equiflow import HMC, Action, Chain, Ensemble, EquivariantCNF, Solver, importance_sample
 from equiflow import measure as measured
 from equiflow.cli.building import build_action
-from equiflow.cli.config.file import ConfigError, render
-from equiflow.cli.run.folder import Run, RunError
+from equiflow.cli.config.errors import ConfigError
+from equiflow.cli.config.render import render
+from equiflow.cli.run.errors import RunError
+from equiflow.cli.run.folder import Run
 from equiflow.cli.run.journal import of_rung
 from equiflow.interop import describe_samples, load_chain, load_ensemble, sample_shards, save_samples
 from equiflow.interop.containers import SUFFIXES

@@ -6,35 +6,22 @@ import json
 import runpy
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from typer.testing import CliRunner
 
 import equiflow
 from equiflow import measure
 from equiflow.cli import info, main, results
-from equiflow.cli.app import app
 from equiflow.cli.run.folder import Run
 from equiflow.cli.watching import remaining, sparkline
 from equiflow.interop import describe_samples, load_ensemble
 from equiflow.theories.scalar.presets import names
-from tests.support.cli_runs import TINY, trained
+from tests.support.cli_runs import TINY, invoke, succeed, trained
 from tests.support.strategies import needs
 
 COMMANDS = ["train", "resume", "config", "presets", "watch", "sample", "measure", "report", "check", "info"]
-
-
-def invoke(*arguments: object) -> Any:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def succeed(*arguments: object) -> str:
-    result = invoke(*arguments)
-    assert result.exit_code == 0, result.output
-    return result.output
 
 
 @pytest.fixture(scope="module")
@@ -225,7 +212,7 @@ def test_presets_are_listed_and_printed():
 
 def test_info_says_how_to_get_what_is_missing(monkeypatch):
     assert torch.__version__ in succeed("info")
-    monkeypatch.setattr(info, "_version", lambda package: None if package == "e3nn" else "1.0")
+    monkeypatch.setattr(info, "installed_version", lambda package: None if package == "e3nn" else "1.0")
     assert "pip install '.[o3]'" in " ".join(succeed("info").split())
 
 

@@ -28,14 +28,13 @@ from equiflow import (
     measure,
 )
 from equiflow.cli import building
-from equiflow.cli.config.file import ConfigError, parse_config, render
-from equiflow.cli.config.schema import Config
+from equiflow.cli.config.errors import ConfigError
+from equiflow.cli.config.file import parse_config
+from equiflow.cli.config.render import render
+from equiflow.cli.config.schema import FIELDS, Config
 from equiflow.cli.run.folder import Run
 from equiflow.interop import load_ensemble, save_samples
-from tests.cli.config.test_file import parse
-from tests.cli.run.test_folder import Executioner, KilledError
-from tests.cli.test_app import succeed
-from tests.support.cli_runs import TINY
+from tests.support.cli_runs import TINY, Executioner, KilledError, parse, succeed
 from tests.support.strategies import NEEDS, is_there, needs
 
 O2 = TINY.replace('kind = "orbit"\n', "").replace("[action]\n", '[action]\nkind = "on"\nn_components = 2\n')
@@ -46,9 +45,9 @@ def config(text: str, *overrides: str) -> Config:
     return parse_config(text, source="my.toml", overrides=overrides)
 
 
-@pytest.mark.parametrize("kind", sorted(building.FIELDS.keys() - {"multiplet"}))
+@pytest.mark.parametrize("kind", sorted(FIELDS.keys() - {"multiplet", "angles"}))
 def test_every_field_is_built_on_the_lattices_that_it_suits(kind):
-    family = building.FIELDS[kind]
+    family = FIELDS[kind].stands_for
     if not is_there(NEEDS.get(family.__name__, "torch")):
         pytest.skip(f"needs {NEEDS[family.__name__]}")
     shape = "[3, 3, 3]" if kind == "o3" else "[4, 4]"

@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from equiflow import CheckpointError, SolverError
-from equiflow.cli.config.file import ConfigError, parse_config
+from equiflow.cli.config.errors import ConfigError
+from equiflow.cli.config.file import parse_config
 from equiflow.cli.run.folder import Run
 from equiflow.interop import describe_samples, load_ensemble, shards
 from equiflow.runtime import distributed

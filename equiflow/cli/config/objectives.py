@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Tag
+from pydantic import AfterValidator, model_validator
 
-from equiflow.cli.config.section import Section, key, kind, required
+from equiflow import FlowMatching, ForwardKL, PathGradient, ReverseKL
+from equiflow.cli.config.derived import DerivedSection, section_of
+from equiflow.cli.config.section import KindSection, OneOf, key, required
 
 #: a file that is found again from wherever a run is resumed
 File = Annotated[str, AfterValidator(lambda name: str(Path(name).absolute()))]
-SAMPLES = "file with a chain of the target, such as RUN/hmc.npz of `equiflow report`"
+ABOUT_KIND = "objective: path, reverse, forward, matching or mixture"
+ABOUT_SAMPLES = "file with a chain of the target, such as RUN/hmc.npz of `equiflow report`"
 
 
-class SolvedSection(Section):
+class SolvedSection(DerivedSection):
     """An objective that solves the flow: how, while training."""
 
     method: str = key("rk5", "solver while training")
@@ -27,65 +30,50 @@ class SolvedSection(Section):
     adjoint: bool = key(False, "integrate the backward pass: less memory, more time")
 
 
-class PathSection(SolvedSection):
-    """`PathGradient`: reverse divergence by its path gradient."""
-
-    kind: Literal["path"] = key("path", "objective: path, reverse, forward, matching or mixture")
-    kinetic_penalty: float = key(1e-3, "weight of the kinetic energy of the trajectories", ge=0)
+class _ForwardBase(SolvedSection):
+    samples: File = required("hmc.npz", ABOUT_SAMPLES)
 
 
-class ReverseSection(Section):
-    """`ReverseKL`: reverse divergence by reparametrisation, with the flow's solver."""
+class _MatchingBase(DerivedSection):
+    samples: File = required("hmc.npz", ABOUT_SAMPLES)
 
-    kind: Literal["reverse"] = key("reverse", "objective")
-
-
-class ForwardSection(SolvedSection):
-    """`ForwardKL`: maximum likelihood on samples of the target."""
-
-    kind: Literal["forward"] = key("forward", "objective")
-    samples: File = required("hmc.npz", SAMPLES)
-
-
-class MatchingSection(Section):
-    """`FlowMatching`: regression of the velocity on straight lines to samples of the target."""
-
-    kind: Literal["matching"] = key("matching", "objective")
-    samples: File = required("hmc.npz", SAMPLES)
-    coupling: str = key("minibatch", "how pairs are made: minibatch (nearest) or independent")
-    sigma: float = key(0.0, "standard deviation of noise about the line", ge=0)
-    fit_prior: bool = key(True, "whether the prior is trained, by maximum likelihood")
-    n_times: int = key(16, "flow times per step, which share the batch", ge=1)
+    @model_validator(mode="before")
+    @classmethod
+    def _old_names(cls, table: Any) -> Any:
+        """Read the key `coupling` of version 0.1, which is `pairing` now."""
+        if not (isinstance(table, dict) and "coupling" in table and "pairing" in cls.model_fields):
+            return table
+        given = {name: value for name, value in table.items() if name != "coupling"}
+        return {"pairing": table["coupling"], **given}
 
 
-PartSection = Annotated[
-    Annotated[PathSection, Tag("path")]
-    | Annotated[ReverseSection, Tag("reverse")]
-    | Annotated[ForwardSection, Tag("forward")]
-    | Annotated[MatchingSection, Tag("matching")],
-    kind("path"),
-]
+#: the objectives that can be parts of a mixture, the default first
+PARTS: dict[str, type[DerivedSection]] = {
+    "path": section_of(
+        PathGradient,
+        "path",
+        SolvedSection,
+        about=ABOUT_KIND,
+        without=("solver",),
+        more={"kinetic_penalty": (float, key(1e-3, "weight of the kinetic energy of the trajectories"))},
+    ),
+    "reverse": section_of(ReverseKL, "reverse", DerivedSection, about=ABOUT_KIND),
+    "forward": section_of(ForwardKL, "forward", _ForwardBase, about=ABOUT_KIND, without=("solver",)),
+    "matching": section_of(FlowMatching, "matching", _MatchingBase, about=ABOUT_KIND),
+}
 
 
-class MixtureSection(Section):
+class MixtureSection(KindSection):
     """`Mixture`: a weighted sum of the objectives [[objective.parts]], each with the keys of its kind."""
 
-    kind: Literal["mixture"] = key("mixture", "objective")
+    kind: Literal["mixture"] = key("mixture", ABOUT_KIND)
     weights: list[float] = required(
         [0.5, 0.5], "of the parts, in their order; they add up to 1", min_length=1
     )
-    parts: list[PartSection] = required(
-        [PathSection(), ForwardSection.model_construct(samples="hmc.npz")], "the objectives", min_length=1
+    parts: list[Annotated[DerivedSection, OneOf(PARTS)]] = required(
+        [PARTS["path"](), PARTS["forward"].model_construct(samples="hmc.npz")], "the objectives", min_length=1
     )
 
 
-PART_KINDS: tuple[type[Section], ...] = (PathSection, ReverseSection, ForwardSection, MatchingSection)
-OBJECTIVE_KINDS: tuple[type[Section], ...] = (*PART_KINDS, MixtureSection)
-ObjectiveSection = Annotated[
-    Annotated[PathSection, Tag("path")]
-    | Annotated[ReverseSection, Tag("reverse")]
-    | Annotated[ForwardSection, Tag("forward")]
-    | Annotated[MatchingSection, Tag("matching")]
-    | Annotated[MixtureSection, Tag("mixture")],
-    kind("path"),
-]
+#: all objectives by name, the default first
+OBJECTIVES: dict[str, type[KindSection]] = {**PARTS, "mixture": MixtureSection}

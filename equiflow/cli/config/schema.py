@@ -1,19 +1,39 @@
-"""Every key of a config file: its type, its default and what it means."""
+"""Every key of a config file: its type, its default and what it means.
+
+`Config` is a whole run. Sections that stand for a class of the library are derived from it, see
+`equiflow.cli.config.derived`; the others are written down here.
+"""
 
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, Union
 
-from pydantic import Tag, model_validator
+from pydantic import create_model, model_validator
+from pydantic.fields import FieldInfo
 
-from equiflow.cli.config.fields import FIELD_KINDS, FieldSection, PotentialSection
-from equiflow.cli.config.objectives import OBJECTIVE_KINDS, PART_KINDS, ObjectiveSection, PathSection
-from equiflow.cli.config.section import Section, key, kind, required
+from equiflow import NaturalGradient
+from equiflow.cli.config.derived import DerivedSection, section_of
+from equiflow.cli.config.fields import families_of, field_sections
+from equiflow.cli.config.objectives import OBJECTIVES, PARTS
+from equiflow.cli.config.section import KindSection, OneOf, Section, key, required
+from equiflow.cli.config.theories import (
+    ActionSection,
+    action_sections,
+    prior_sections,
+    priors_of,
+    theories_on_a_lattice,
+)
 from equiflow.training.ladder import FINE_TUNING
 
-#: what both optimisers say about ladders
-OF_FINE_TUNING = "factor on learning_rate on the rungs of a ladder after the first"
+THEORIES = theories_on_a_lattice()
+ACTIONS = action_sections(THEORIES)
+FIELDS = field_sections(THEORIES)
+PRIORS = prior_sections(THEORIES)
+
+ABOUT_OPTIMISER = "optimiser: adam or natural"
+ABOUT_FINE_TUNING = "factor on learning_rate on the rungs of a ladder after the first"
 
 
 class LatticeSection(Section):
@@ -24,51 +44,11 @@ class LatticeSection(Section):
     )
 
 
-class Phi4Section(Section):
-    """`S = sum_x [sum_mu (phi(x+mu) - phi(x))^2 + m2 phi^2 + lam phi^4 - h phi]`."""
-
-    kind: Literal["phi4"] = key("phi4", "phi4, on (the O(N) model) or free")
-    m2: float = required(-4.0, "bare mass squared (S has no factor 1/2)")
-    lam: float = required(6.008, "quartic coupling")
-    h: float = key(0.0, "uniform external field; other than 0 it needs symmetry.z2 = false")
-
-
-class ONSection(Section):
-    """`S = sum_x [sum_mu |phi(x+mu) - phi(x)|^2 + m2 |phi|^2 + lam |phi|^4 - h . phi]`, N components."""
-
-    kind: Literal["on"] = key("on", "phi4, on (the O(N) model) or free")
-    n_components: int = required(2, "N", ge=1)
-    m2: float = required(-4.0, "bare mass squared (S has no factor 1/2)")
-    lam: float = required(8.0, "quartic coupling")
-    h: list[float] = key([], "external field, N numbers; none unless given; it needs symmetry.z2 = false")
-
-
-class FreeSection(Section):
-    """`S = sum_x [sum_mu (phi(x+mu) - phi(x))^2 + m2 phi^2]`."""
-
-    kind: Literal["free"] = key("free", "phi4, on (the O(N) model) or free")
-    m2: float = required(1.0, "mass squared, > 0")
-
-
 class SymmetrySection(Section):
     """What the flow respects exactly, besides translations."""
 
     point: str = key("full", "point group: full, rotations, reflections, inversion, trivial, D4, Oh, ...")
     z2: bool = key(True, "whether phi -> -phi is a symmetry; with several components, whether O(N) is")
-
-
-class FreePriorSection(Section):
-    """`FreeField`: a free field with one variance per momentum orbit."""
-
-    kind: Literal["free"] = key("free", "prior: free or normal")
-    m2: float = key(1.0, "mass squared of the initial spectrum", gt=0)
-    learnable: bool = key(True, "whether the spectrum is trained")
-
-
-class NormalPriorSection(Section):
-    """`StandardNormal`: white noise."""
-
-    kind: Literal["normal"] = key("normal", "prior: free or normal")
 
 
 class SolverSection(Section):
@@ -80,32 +60,41 @@ class SolverSection(Section):
     atol: float = key(1e-5, "absolute tolerance, for adaptive methods", gt=0)
 
 
-class AdamSection(Section):
-    """Adam with a short memory of the squared gradient."""
+class OptimiserSection(DerivedSection):
+    """What all optimisers have."""
 
-    kind: Literal["adam"] = key("adam", "optimiser: adam or natural")
     learning_rate: float | None = key(
         None, "at the top of the schedule; what suits the field and the lattice unless given", gt=0
     )
     warmup: int = key(30, "steps of the linear warm-up", ge=0)
     clip_norm: float = key(10.0, "gradients with a larger norm are scaled down to it", gt=0)
-    fine_tuning: float = key(FINE_TUNING, OF_FINE_TUNING, gt=0)
+    fine_tuning: float = key(FINE_TUNING, ABOUT_FINE_TUNING, gt=0)
 
 
-class NaturalSection(Section):
-    """`NaturalGradient`: steps along the inverse Fisher matrix times the gradient."""
+class AdamSection(OptimiserSection):
+    """Adam with a short memory of the squared gradient."""
 
-    kind: Literal["natural"] = key("natural", "optimiser: adam or natural")
+    kind: Literal["adam"] = key("adam", ABOUT_OPTIMISER)
+
+
+class _NaturalBase(OptimiserSection):
     learning_rate: float = key(1.0, "1 is the full step", gt=0)
     warmup: int = key(5, "steps of the linear warm-up", ge=0)
     clip_norm: float = key(math.inf, "gradients with a larger norm are scaled down to it", gt=0)
-    fine_tuning: float = key(1.0, OF_FINE_TUNING, gt=0)
-    rows: int = key(128, "tangents per batch", ge=1)
-    refresh: int = key(2, "steps between batches of tangents", ge=1)
-    window: int = key(4, "batches of tangents that stand for the Fisher matrix", ge=1)
-    damping: float = key(1e-2, "of the Fisher matrix, relative to its largest eigenvalue, at first", gt=0)
-    momentum: float = key(0.5, "of the direction", ge=0, lt=1)
-    radius: float = key(0.5, "longest step, in KL divergence", gt=0)
+    fine_tuning: float = key(1.0, ABOUT_FINE_TUNING, gt=0)
+
+
+#: both optimisers, the default first
+OPTIMISERS: dict[str, type[OptimiserSection]] = {
+    "adam": AdamSection,
+    "natural": section_of(
+        NaturalGradient,
+        "natural",
+        _NaturalBase,
+        about=ABOUT_OPTIMISER,
+        without=("parameters", "lr", "seed"),
+    ),
+}
 
 
 class TrainingSection(Section):
@@ -116,17 +105,29 @@ class TrainingSection(Section):
     seed: int = key(0, "of everything that is random in the run", ge=0)
 
 
-class RungSection(Section):
+def _couplings(actions: dict[str, type[ActionSection]]) -> dict[str, Any]:
+    """The couplings of all actions as keys without default, which a rung can give anew."""
+    types: dict[str, list[Any]] = {}
+    for action in actions.values():
+        for name in [*action.option_names, *({"h"} & action.model_fields.keys())]:
+            types.setdefault(name, []).append(action.model_fields[name].annotation)
+    text = "as in [action] unless given"
+    return {name: (Union[(*found, None)], key(None, text)) for name, found in types.items()}
+
+
+#: the keys of a rung that change the action
+COUPLINGS = _couplings(ACTIONS)
+_CouplingsBase: Any = create_model("_CouplingsBase", __base__=Section, **COUPLINGS)
+
+
+class RungSection(_CouplingsBase):
     """A lattice to be trained on before the last one, which starts from what this one has learned."""
 
     shape: list[int] = required([4, 4], "sides of the lattice", min_length=1)
-    m2: float | None = key(None, "that of [action] unless given")
-    lam: float | None = key(None, "that of [action] unless given")
-    h: float | list[float] | None = key(None, "that of [action] unless given")
-    steps: int | None = key(None, "that of [training] unless given", ge=1)
-    batch_size: int | None = key(None, "that of [training] unless given", ge=1)
+    steps: int | None = key(None, "as in [training] unless given", ge=1)
+    batch_size: int | None = key(None, "as in [training] unless given", ge=1)
     learning_rate: float | None = key(
-        None, "that of [optimiser], times fine_tuning after the first rung, unless given", gt=0
+        None, "as in [optimiser], times fine_tuning after the first rung, unless given", gt=0
     )
 
 
@@ -156,44 +157,18 @@ class RunSection(Section):
     tensorboard: bool = key(False, "also log for TensorBoard (pip install '.[tensorboard]')")
 
 
-ActionSection = Annotated[
-    Annotated[Phi4Section, Tag("phi4")]
-    | Annotated[ONSection, Tag("on")]
-    | Annotated[FreeSection, Tag("free")],
-    kind("phi4"),
-]
-PriorSection = Annotated[
-    Annotated[FreePriorSection, Tag("free")] | Annotated[NormalPriorSection, Tag("normal")], kind("free")
-]
-OptimiserSection = Annotated[
-    Annotated[AdamSection, Tag("adam")] | Annotated[NaturalSection, Tag("natural")], kind("adam")
-]
-
-#: tables that come in several kinds, the default one first
-KINDS: dict[str, tuple[type[Section], ...]] = {
-    "action": (Phi4Section, ONSection, FreeSection),
-    "field": FIELD_KINDS,
-    "prior": (FreePriorSection, NormalPriorSection),
-    "objective": OBJECTIVE_KINDS,
-    "parts": PART_KINDS,
-    "optimiser": (AdamSection, NaturalSection),
-}
-#: keys that hold several tables, [[ladder]] and [[objective.parts]]: what each can be
-LISTS: dict[str, tuple[type[Section], ...]] = {"ladder": (RungSection,), "parts": PART_KINDS}
-
-
 class Config(Section):
     """A whole run. What has no default must be given: lattice and action."""
 
     lattice: LatticeSection
-    action: ActionSection
+    action: Annotated[ActionSection, OneOf(ACTIONS)]
     symmetry: SymmetrySection = SymmetrySection()
-    field: FieldSection = PotentialSection()
-    prior: PriorSection = FreePriorSection()
+    field: Annotated[DerivedSection, OneOf(FIELDS)] = FIELDS["potential"]()
+    prior: Annotated[DerivedSection, OneOf(PRIORS)] = PRIORS["free"]()
     start: StartSection = StartSection()
     solver: SolverSection = SolverSection()
-    objective: ObjectiveSection = PathSection()
-    optimiser: OptimiserSection = AdamSection()
+    objective: Annotated[KindSection, OneOf(OBJECTIVES)] = OBJECTIVES["path"]()
+    optimiser: Annotated[OptimiserSection, OneOf(OPTIMISERS)] = AdamSection()
     training: TrainingSection = TrainingSection()
     ladder: list[RungSection] = key([], "the lattices before the last, from the smallest on")
     compute: ComputeSection = ComputeSection()
@@ -201,14 +176,61 @@ class Config(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _field_of_the_action(cls, content: Any) -> Any:
-        """The O(N) model has one family of fields, which need not be named."""
-        if not isinstance(content, dict):
-            return content
-        action, field = content.get("action"), content.get("field", {})
-        if not (isinstance(action, dict) and action.get("kind") == "on" and isinstance(field, dict)):
-            return content
-        start = content.get("start", {})
-        if "field" not in content and isinstance(start, dict) and start.get("flow") is not None:
-            return content
-        return {**content, "field": {"kind": "multiplet", **field}}
+    def _completed(cls, content: Any) -> Any:
+        """Let the theory choose field and prior where the config does not."""
+        return with_kinds(content) if isinstance(content, dict) else content
+
+
+#: tables that come in several kinds: the section of each kind, the default first
+KINDS: dict[str, dict[str, type[KindSection]]] = {
+    "action": dict(ACTIONS),
+    "field": dict(FIELDS),
+    "prior": dict(PRIORS),
+    "objective": OBJECTIVES,
+    "parts": dict(PARTS),
+    "optimiser": dict(OPTIMISERS),
+}
+#: keys that hold several tables, [[ladder]] and [[objective.parts]]
+LISTS = ("ladder", "parts")
+
+
+def with_kinds(content: dict[str, Any]) -> dict[str, Any]:
+    """Return the content of a config file with the kinds of field and prior that suit its action.
+
+    A theory with fields of its own, such as the O(N) model, need not name them.
+    """
+    action, start = content.get("action"), content.get("start")
+    if not isinstance(action, dict) or action.get("kind", "phi4") not in ACTIONS:
+        return content
+    started = isinstance(start, dict) and start.get("flow") is not None
+    theory = ACTIONS[action.get("kind", "phi4")].theory
+    completed = dict(content)
+    for section, suitable in (("field", families_of(theory)), ("prior", priors_of(theory))):
+        default, table = next(iter(suitable)), content.get(section, {})
+        missing = section not in content
+        if isinstance(table, dict) and default != next(iter(KINDS[section])) and not (missing and started):
+            completed[section] = {"kind": default, **table}
+    return completed
+
+
+def sections_named(name: str) -> tuple[type[Section], ...]:
+    """Return what a table can be, its default first.
+
+    Args:
+        name: of the table: a section of the config, or `parts`.
+    """
+    if name in KINDS:
+        return tuple(KINDS[name].values())
+    if name == "ladder":
+        return (RungSection,)
+    section = Config.model_fields[name].annotation
+    assert isinstance(section, type)
+    return (section,)
+
+
+def every_key() -> Iterator[tuple[str, type[Section], str, FieldInfo]]:
+    """Yield all keys that there are: name of the section, the section, the key and its description."""
+    for name in Config.model_fields:
+        for section in sections_named(name):
+            for key_, described in section.model_fields.items():
+                yield name, section, key_, described

@@ -1,30 +1,68 @@
-"""What every section of a config file is made of."""
+"""The building blocks of a config: sections, their keys, and tables that come in several kinds."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler
+from pydantic_core import core_schema
 
 
 class Section(BaseModel):
-    """Keys that are known, of the right type, and never changed."""
+    """A table of a config file: it refuses unknown keys and wrong types, and never changes."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
+class KindSection(Section):
+    """A table that comes in several kinds, which its key `kind` tells apart."""
+
+    kind: str = ""
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """Annotation of a table that comes in several kinds: `Annotated[KindSection, OneOf(kinds)]`.
+
+    Attributes:
+        kinds: the section of each kind by its name; the first is meant where a table has no `kind`.
+    """
+
+    kinds: Mapping[str, type[KindSection]]
+
+    def kind_in(self, table: Any) -> Any:
+        """Return the kind that a table names, by default the first one."""
+        if isinstance(table, dict):
+            return table.get("kind", next(iter(self.kinds)))
+        return getattr(table, "kind", None)
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> core_schema.CoreSchema:
+        """Tell pydantic to choose the section by the kind."""
+        choices = {name: handler.generate_schema(section) for name, section in self.kinds.items()}
+        return core_schema.tagged_union_schema(choices, discriminator=self.kind_in)
+
+
 def key(default: Any, text: str, **bounds: Any) -> Any:
-    """A key with a default and a meaning."""
+    """Return a key of a section that has a default.
+
+    Args:
+        default: its value where a file does not give it.
+        text: what it means, in a few words.
+        bounds: pydantic's, such as `ge=1`.
+    """
     return Field(default, description=text, **bounds)
 
 
 def required(example: Any, text: str, **bounds: Any) -> Any:
-    """A key without default: the physics is never chosen for the user."""
+    """Return a key of a section that every file must give, such as a coupling.
+
+    Args:
+        example: a value for the printed defaults.
+        text: what it means, in a few words.
+        bounds: pydantic's, such as `ge=1`.
+    """
     return Field(description=text, examples=[example], **bounds)
-
-
-def kind(default: str) -> Discriminator:
-    """Which member of a union a table means by its key `kind`."""
-    return Discriminator(
-        lambda table: table.get("kind", default) if isinstance(table, dict) else getattr(table, "kind", None)
-    )

@@ -9,25 +9,20 @@
     flow.pt             best.pt with the solver that `run.accuracy` asks for, from the last step on
     start.pt            the flow that training started from, if the config names one
 
-The checkpoint is the truth: what the other files say about later steps is dropped when a run resumes,
-and written again, alike, when those steps are taken again.
+Start with `Run.create`, `Run.open` and `Run.train`. The checkpoint counts: when a run resumes, lines about
+later steps are dropped, and those steps are taken again with the same random numbers.
 
-Several processes train a run together, see `equiflow.distributed`; the first alone touches the folder.
-All read the files of samples that an objective names.
+Several processes can train a run together, see `equiflow.distributed`. Only the first one writes to the
+folder. All read the files of samples that an objective names.
 """
 
 from __future__ import annotations
 
-import errno
 import json
-import platform
-import sys
 import time
-import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -35,27 +30,31 @@ import torch
 
 from equiflow import Action, EquivariantCNF, SolverError, TrainingDivergedError, fit
 from equiflow.cli import building
-from equiflow.cli.config.file import ConfigError, load_config, render
+from equiflow.cli.config.errors import ConfigError
+from equiflow.cli.config.file import load_config
+from equiflow.cli.config.render import render
 from equiflow.cli.config.schema import Config
-from equiflow.cli.run.journal import of_rung, read_lines, rewrite_lines
+from equiflow.cli.run.errors import RunError
+from equiflow.cli.run.journal import of_rung, read_lines
+from equiflow.cli.run.locking import locked
 from equiflow.cli.run.recorder import Recorder
+from equiflow.cli.run.rewinding import rewind
 from equiflow.cli.run.rungs import RunRung, check_shares, rungs_of
+from equiflow.cli.versions import versions
 from equiflow.runtime import distributed
 from equiflow.runtime.randomness import stream
-from equiflow.runtime.storage import CheckpointError, load_safely, written_atomically
+from equiflow.runtime.storage import load_safely, written_atomically
 from equiflow.training import History
-
-#: what file systems without locks say, such as Lustre mounted without flock
-NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
-
-
-class RunError(RuntimeError):
-    """A folder that holds no run, or one that cannot be worked on now."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder and its config."""
+    """A run folder and its config.
+
+    Attributes:
+        folder: where everything is written.
+        config: every key of the run.
+    """
 
     folder: Path
     config: Config
@@ -63,6 +62,13 @@ class Run:
     @classmethod
     def create(cls, folder: str | Path, config: Config) -> Run:
         """Make the folder of a new run. Everything that can be refused is refused before it exists.
+
+        Args:
+            folder: made if it is missing.
+            config: of the run.
+
+        Returns:
+            The run, of which no step has been taken.
 
         Raises:
             ConfigError: if the config cannot be built.
@@ -90,7 +96,7 @@ class Run:
 
     @classmethod
     def open(cls, folder: str | Path) -> Run:
-        """The run in a folder.
+        """Return the run in a folder.
 
         Raises:
             RunError: if there is none.
@@ -115,7 +121,7 @@ class Run:
 
     @property
     def checkpoints(self) -> Path:
-        """Folder of the checkpoints of the last lattice."""
+        """Folder of the checkpoints on the last lattice."""
         return self.folder / "checkpoints"
 
     @property
@@ -125,17 +131,17 @@ class Run:
 
     @property
     def start(self) -> Path:
-        """Flow that training starts from, if the config names one."""
+        """File of the flow that training starts from, if the config names one."""
         return self.folder / "start.pt"
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
-        """What was recorded at every step so far."""
+        """The records of all steps so far."""
         return read_lines(self.folder / "metrics.jsonl")
 
     @property
     def evaluations(self) -> list[dict[str, Any]]:
-        """What was measured on fresh samples so far."""
+        """The measurements on fresh samples so far."""
         return read_lines(self.folder / "evaluations.jsonl")
 
     @property
@@ -150,23 +156,21 @@ class Run:
         return building.build_action(self.config)
 
     def untrained(self) -> EquivariantCNF:
-        """The flow that training starts from."""
-        return next(self._flows(self._start()))
-
-    def _start(self) -> EquivariantCNF | None:
-        return _rebuilt(self._start_content())
+        """Return the flow that training starts from."""
+        return next(self._flows(_rebuilt(self._start_content())))
 
     def _start_content(self) -> dict[str, Any] | None:
+        """The content of `start.pt`; None if the config names no flow to start from."""
         return None if self.config.start.flow is None else load_safely(self.start, "flow", map_location="cpu")
 
     def _flows(self, flow: EquivariantCNF | None) -> Iterator[EquivariantCNF]:
-        """A flow for each lattice, from the one before, as it is when the next is asked for."""
+        """Yield a flow for each lattice; it starts from the one before, which is trained in between."""
         for rung in self.rungs:
             flow = building.build_flow(rung.config, start=flow)
             yield flow
 
     def trained(self) -> tuple[EquivariantCNF, str]:
-        """The best flow so far on the last lattice, and which file it is from.
+        """Return the best flow so far on the last lattice, and the name of the file that it is from.
 
         Raises:
             RunError: if there is no checkpoint of it yet.
@@ -181,12 +185,12 @@ class Run:
                 f"{self.folder} has no checkpoint yet{below}: the first is written after step "
                 f"{self.config.run.checkpoint_every}{' on that lattice' if below else ''}."
             )
-        *_, flow = self._flows(self._start())
+        *_, flow = self._flows(_rebuilt(self._start_content()))
         flow.load_state_dict(load_safely(last.latest, "training", map_location=device)["flow"])
-        return building.exact(flow), last.latest.name
+        return building.with_exact_trace(flow), last.latest.name
 
     def histories(self) -> list[History]:
-        """The record of training so far, on each lattice."""
+        """Return the record of training so far on each lattice."""
         lines, histories = self.metrics, []
         for rung in self.rungs:
             histories.append(History())
@@ -197,6 +201,9 @@ class Run:
     def train(self, *, progress: bool | None = None) -> History:
         """Train, or go on training, to the last step; then choose the solver and write `flow.pt`.
 
+        Args:
+            progress: whether to show a progress bar; by default in a terminal.
+
         Returns:
             The history of the last lattice.
 
@@ -204,18 +211,19 @@ class Run:
             ConfigError: if there are more processes than samples in a batch.
             RunError: if another process is training this run.
             CheckpointError: if the checkpoint is damaged.
+            TrainingDivergedError: naming the lattice.
         """
         with ExitStack() as stack:
             distributed.by_first(lambda: check_shares(self.config))
-            distributed.by_first(lambda: stack.enter_context(self._locked()))
+            distributed.by_first(lambda: stack.enter_context(locked(self.folder)))
             torch.set_num_threads(self.config.compute.threads)
             flows = self._flows(_rebuilt(distributed.from_first(self._start_content)))
-            done = distributed.from_first(self._rewind)
+            done = distributed.from_first(lambda: rewind(self.folder, self.rungs))
             distributed.by_first(lambda: self._note_session(sum(done)))
             for rung, steps in zip(self.rungs, done, strict=True):
                 with distributed.all_or_none():  # one process may lack the device
                     flow = next(flows)
-                # A bar of a rung that was climbed before would only flash by.
+                # The bar of a rung that was climbed before would only flash by.
                 shown = progress if steps < rung.config.training.steps or rung.number == len(done) else False
                 try:
                     history = self._fit(rung, flow, shown)
@@ -225,7 +233,7 @@ class Run:
         return history
 
     def _fit(self, rung: RunRung, flow: EquivariantCNF, progress: bool | None) -> History:
-        """Train on one lattice; from its last step on this only fills in the weights."""
+        """Train on one lattice. If its last step is done already, only fill in the weights."""
         config, action = rung.config, building.build_action(rung.config)
         with distributed.all_or_none():  # one process may lack a file of samples
             objective = building.build_objective(config)
@@ -263,84 +271,26 @@ class Run:
                 flow.about["solver"] = f"not tuned: {error}"
         flow.save(self.folder / "flow.pt")
 
-    def _rewind(self) -> list[int]:
-        """Drop what was recorded after the checkpoints; returns their steps, 0 without one."""
-        folders = {self.folder, *(rung.folder for rung in self.rungs)}
-        for leftover in (file for folder in folders for file in folder.glob(".*.tmp")):
-            leftover.unlink(missing_ok=True)
-        done, rows, kept = [], [], []
-        for rung in self.rungs:
-            step, columns = self._recorded(rung)
-            done.append(step)
-            for row in zip(*columns.values(), strict=True):
-                rows.append({"rung": rung.number, **dict(zip(columns, row, strict=True))})
-            kept += [line for line in of_rung(self.evaluations, rung.number) if line["step"] <= step]
-        rewrite_lines(self.folder / "metrics.jsonl", rows)
-        rewrite_lines(self.folder / "evaluations.jsonl", kept)
-        return done
-
-    def _recorded(self, rung: RunRung) -> tuple[int, dict[str, Any]]:
-        """Step and history of a checkpoint."""
-        if not rung.latest.exists():
-            return 0, {}
-        try:
-            state = load_safely(rung.latest, "training", map_location="cpu")
-        except CheckpointError as error:
-            earlier = sorted(rung.folder.glob("step-*.pt"))
-            advice = f"Delete it to start over: rm {rung.latest}"
-            if earlier:
-                advice = f"Go on from an earlier one: cp {earlier[-1]} {rung.latest}"
-            raise CheckpointError(f"{error} {advice}") from error
-        return state["step"], state["history"]
-
     def _note_session(self, step: int) -> None:
+        """Add to `run.json` that training goes on from a step."""
         session = {"from_step": step, "started": time.strftime("%Y-%m-%d %H:%M:%S %z"), **versions()}
         content = {"seed": self.config.training.seed, "sessions": [*self.sessions, session]}
         with written_atomically(self.folder / "run.json") as temporary:
             temporary.write_text(json.dumps(content, indent=2), encoding="utf-8")
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        """One process at a time; the lock goes with the process, however it ends."""
-        try:
-            import fcntl
-        except ImportError:  # Windows
-            yield
-            return
-        with open(self.folder / "run.lock", "w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise RunError(
-                    f"Another process is training {self.folder}; wait for it, or stop it."
-                ) from error
-            except OSError as error:
-                if error.errno not in NO_LOCKS:
-                    raise
-                warnings.warn(
-                    f"{self.folder} cannot be locked ({error.strerror}): see to it yourself that no other "
-                    "process trains this run.",
-                    stacklevel=2,
-                )
-            yield
 
 
 def _rebuilt(start: dict[str, Any] | None) -> EquivariantCNF | None:
     return None if start is None else EquivariantCNF.from_dict(start)
 
 
-def versions() -> dict[str, str]:
-    """What a result may depend on."""
-    return {
-        **{name: version(name) for name in ("equiflow", "torch", "torchdiffeq", "numpy")},
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-    }
-
-
 def start_flow(config: Config) -> EquivariantCNF | None:
-    """The trained flow that a config starts from: a run folder, a file, or the name of a pretrained one."""
+    """Return the trained flow that a config starts from; None if it names none.
+
+    It is the flow of a run folder, of a file, or a pretrained one.
+
+    Raises:
+        ConfigError: if there is none of that name, or the config also says how to build a new one.
+    """
     name = config.start.flow
     if name is None:
         return None

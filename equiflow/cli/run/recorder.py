@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any
 
 from equiflow import Action, EquivariantCNF, IndependenceMetropolis, SolverError, importance_sample
-from equiflow.cli.building import exact
+from equiflow.cli.building import with_exact_trace
 from equiflow.cli.config.schema import Config
 from equiflow.cli.run.journal import append_line, of_rung, read_lines
 from equiflow.cli.run.rungs import RunRung
@@ -63,7 +63,7 @@ class Recorder:
             self.board.add(group, {**row, "step": self.rung.before + row["step"]})
 
     def _evaluate(self, step: int) -> None:
-        flow = exact(self.flow)
+        flow = with_exact_trace(self.flow)
         measured = evaluate(flow, self.action, self.config, self.rung.before + step)
         row = {"rung": self.rung.number, "step": step, **measured}
         append_line(self.folder / "evaluations.jsonl", row)

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from equiflow import EquivariantCNF
-from equiflow.cli.config.file import ConfigError
-from equiflow.cli.config.schema import Config, NaturalSection, RungSection
+from equiflow.cli.config.errors import ConfigError
+from equiflow.cli.config.schema import COUPLINGS, Config, RungSection
 from equiflow.runtime import distributed
 
 
@@ -80,8 +80,8 @@ def check_shares(config: Config) -> None:
     for number, entry in enumerate(config.ladder, 1):
         if entry.batch_size is not None:
             batches[f"ladder.{number}.batch_size"] = entry.batch_size
-    if isinstance(config.optimiser, NaturalSection):
-        batches["optimiser.rows"] = config.optimiser.rows
+    if "rows" in config.optimiser.option_names:
+        batches["optimiser.rows"] = config.optimiser.options()["rows"]
     try:
         for name, batch_size in batches.items():
             distributed.check_share(batch_size, name)
@@ -92,7 +92,7 @@ def check_shares(config: Config) -> None:
 def _on_rung(config: Config, entry: RungSection, number: int) -> Config:
     """The config of one lattice before the last."""
     given = entry.model_dump(exclude_none=True)
-    couplings = {name: given[name] for name in ("m2", "lam", "h") if name in given}
+    couplings = {name: given[name] for name in COUPLINGS if name in given}
     training: dict[str, int] = {name: given[name] for name in ("steps", "batch_size") if name in given}
     try:
         action = type(config.action).model_validate({**config.action.model_dump(), **couplings})

@@ -14,30 +14,21 @@ from hypothesis import strategies as st
 
 from equiflow import EquivariantCNF, FlowMatching, ForwardKL, NaturalGradient, PathGradient, Solver, fit
 from equiflow.cli import building
-from equiflow.cli.config.file import (
-    ConfigError,
-    every_key,
-    load_config,
-    parse_config,
-    render,
-    render_defaults,
-)
+from equiflow.cli.config.errors import ConfigError
+from equiflow.cli.config.file import load_config, parse_config
 from equiflow.cli.config.objectives import SolvedSection
-from equiflow.cli.config.schema import KINDS, LISTS, AdamSection, Config
+from equiflow.cli.config.render import render, render_defaults
+from equiflow.cli.config.schema import FIELDS, KINDS, LISTS, AdamSection, Config, every_key
 from equiflow.cli.config.section import Section
 from equiflow.cli.presets import config_text
 from equiflow.cli.run.rungs import rungs_of
 from equiflow.theories.scalar.presets import names
 from equiflow.training.trainer import TRAINING_SOLVER
 from equiflow.vector_fields import VECTOR_FIELDS
+from tests.support.cli_runs import parse
 from tests.support.strategies import is_there
 
-MINIMAL = "[lattice]\nshape = [4, 4]\n[action]\nm2 = -4.0\nlam = 7.0\n"
 EXAMPLES = Path(__file__).parents[3] / "examples" / "configs"
-
-
-def parse(text: str, *overrides: str) -> Config:
-    return parse_config(MINIMAL + text, source="my.toml", overrides=overrides)
 
 
 def test_every_key_is_documented():
@@ -78,7 +69,7 @@ def test_defaults_are_those_of_the_library():
 
 
 def kinds(section: str) -> dict[str, type[Section]]:
-    return {model.model_fields["kind"].default: model for model in KINDS[section]}
+    return dict(KINDS[section])
 
 
 def defaults(model: type[Section]) -> dict[str, object]:
@@ -95,14 +86,14 @@ def options(build: Callable[..., object], *but: str) -> dict[str, object]:
 
 @pytest.mark.parametrize("kind", kinds("field"))
 def test_the_keys_of_a_field_are_the_options_of_its_class_with_their_defaults(kind):
-    expected = options(building.FIELDS[kind], "lattice", "multiplet", "group")
+    expected = options(FIELDS[kind].stands_for, "lattice", "multiplet", "angles", "group")
     assert defaults(kinds("field")[kind]) == expected
 
 
 def test_every_family_of_fields_of_a_lattice_has_a_kind():
-    elsewhere = {"AngleField", "ParticleField"}  # built in Python alone
-    assert {build.__name__ for build in building.FIELDS.values()} == set(VECTOR_FIELDS) - elsewhere
-    assert set(building.FIELDS) == set(kinds("field"))
+    elsewhere = {"ParticleField"}  # built in Python alone
+    assert {section.stands_for.__name__ for section in FIELDS.values()} == set(VECTOR_FIELDS) - elsewhere
+    assert set(FIELDS) == set(kinds("field"))
 
 
 def test_the_keys_of_objectives_and_optimisers_are_options_with_their_defaults():

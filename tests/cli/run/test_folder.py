@@ -18,14 +18,15 @@ from typer.testing import CliRunner
 
 from equiflow import CheckpointError, EquivariantCNF
 from equiflow.cli.app import app
-from equiflow.cli.config.file import ConfigError
-from equiflow.cli.run import recorder as recording
-from equiflow.cli.run.folder import Run, RunError
+from equiflow.cli.config.errors import ConfigError
+from equiflow.cli.run.errors import RunError
+from equiflow.cli.run.folder import Run
+from equiflow.cli.run.locking import locked
 from equiflow.cli.run.recorder import Recorder, evaluate
 from equiflow.runtime import storage
 from equiflow.runtime.randomness import stream
 from equiflow.runtime.storage import load_safely
-from tests.support.cli_runs import TINY, content, same, tiny, trained
+from tests.support.cli_runs import TINY, Executioner, KilledError, content, same, tiny, trained
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -35,38 +36,6 @@ def _float64() -> Iterator[None]:
     torch.set_default_dtype(torch.float32)
     yield
     torch.set_default_dtype(before)
-
-
-class KilledError(BaseException):
-    """The process is gone: nobody cleans up."""
-
-
-class Executioner:
-    """Counts writes and ends the process at one of them, leaving half a line and all temporary files."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
-        self.at, self.count, self.dead = at, 0, False
-        replace, link, unlink, append = os.replace, os.link, Path.unlink, recording.append_line
-
-        def append_line(path: Path, row: dict[str, object]) -> None:
-            try:
-                self.write()
-            except KilledError:
-                with open(path, "a") as file:
-                    file.write('{"step": 1, "los')
-                raise
-            append(path, row)
-
-        monkeypatch.setattr(os, "replace", lambda *a: self.write() or replace(*a))
-        monkeypatch.setattr(os, "link", lambda *a: self.write() or link(*a))
-        monkeypatch.setattr(Path, "unlink", lambda *a, **o: None if self.dead else unlink(*a, **o))
-        monkeypatch.setattr(recording, "append_line", append_line)
-
-    def write(self) -> None:
-        self.count += 1
-        if self.count == self.at:
-            self.dead = True
-            raise KilledError
 
 
 @pytest.fixture(scope="module")
@@ -295,7 +264,7 @@ def test_a_damaged_checkpoint_is_told_with_the_way_out(undisturbed, tmp_path):
 
 def test_two_processes_do_not_train_one_run(undisturbed):
     pytest.importorskip("fcntl")
-    with undisturbed._locked(), pytest.raises(RunError, match="Another process"):
+    with locked(undisturbed.folder), pytest.raises(RunError, match="Another process"):
         undisturbed.train()
 
 
@@ -307,7 +276,7 @@ def test_a_file_system_without_locks_is_tolerated(number, undisturbed, monkeypat
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(fcntl, "flock", flock)
-    with pytest.warns(UserWarning, match="cannot be locked"), undisturbed._locked():
+    with pytest.warns(UserWarning, match="cannot be locked"), locked(undisturbed.folder):
         pass
 
 
@@ -318,7 +287,7 @@ def test_other_failures_of_a_lock_are_not(undisturbed, monkeypatch):
         raise OSError(errno.EIO, "Input/output error")
 
     monkeypatch.setattr(fcntl, "flock", flock)
-    with pytest.raises(OSError, match="Input/output error"), undisturbed._locked():
+    with pytest.raises(OSError, match="Input/output error"), locked(undisturbed.folder):
         pass
 
 

@@ -18,15 +18,16 @@ from equiflow import (
     importance_sample,
 )
 from equiflow.cli import building
-from equiflow.cli.config.file import ConfigError, parse_config, render
+from equiflow.cli.config.errors import ConfigError
+from equiflow.cli.config.file import parse_config
+from equiflow.cli.config.render import render
 from equiflow.cli.config.schema import Config
-from equiflow.cli.run.folder import Run, RunError
+from equiflow.cli.run.errors import RunError
+from equiflow.cli.run.folder import Run
 from equiflow.cli.run.recorder import evaluate
 from equiflow.report.report import Report
 from equiflow.runtime.storage import save_atomically
-from tests.cli.run.test_folder import Executioner, KilledError
-from tests.cli.test_app import invoke, succeed
-from tests.support.cli_runs import TINY, content, same
+from tests.support.cli_runs import TINY, Executioner, KilledError, content, invoke, same, succeed
 
 LADDER = """
 [[ladder]]
@@ -196,7 +197,7 @@ def test_a_ladder_starts_from_a_pretrained_flow(tmp_path):
     run = Run.create(tmp_path / "run", config)
     expected = EquivariantCNF.pretrained("phi4-2d-L8").resized(Lattice((2, 2))).double()
     assert same(run.untrained().state_dict(), expected.state_dict())
-    last = list(run._flows(run._start()))[-1]
+    last = list(run._flows(EquivariantCNF.load(run.start)))[-1]
     # What the pretrained flow knows of the theory is worth more than an untrained one's nothing.
     generator = torch.Generator().manual_seed(0)
     ensemble = importance_sample(last, run.action, 64, certify=0, generator=generator)

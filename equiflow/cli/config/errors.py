@@ -1,0 +1,147 @@
+"""What is wrong with a config, in words for whoever wrote it: section, key, expected, got, and a remedy.
+
+`complaints` walks through the tables of a config and lets pydantic check each one by itself, so that a
+message knows the table that it is about.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from equiflow.cli.config.render import header, shown
+from equiflow.cli.config.schema import KINDS, LISTS, Config, every_key, sections_named, with_kinds
+from equiflow.cli.config.section import Section
+
+#: where in a config something is: names of tables and keys, and indices in lists, from the outside in
+Path = tuple[str | int, ...]
+
+
+class ConfigError(ValueError):
+    """A config that cannot be run; the message is for whoever wrote it."""
+
+
+@dataclass(frozen=True)
+class Complaint:
+    """One thing that is wrong.
+
+    Attributes:
+        path: the table or the key that it is about.
+        text: the message, without the name of the file.
+    """
+
+    path: Path
+    text: str
+
+
+def complaints(content: dict[str, Any]) -> Iterator[Complaint]:
+    """Yield what is wrong with the content of a config file, at most one thing for each key."""
+    content = with_kinds(content)
+    for name in content.keys() - Config.model_fields.keys():
+        yield Complaint((name,), f"{name}: unknown section{_hint(name, Config.model_fields)}")
+    for name, described in Config.model_fields.items():
+        if name in content:
+            yield from _in_table((name,), content[name])
+        elif described.is_required():
+            yield _missing((name,))
+
+
+def kinds_with(key: str, name: str) -> list[str]:
+    """Return the kinds of a table that have a key.
+
+    Args:
+        key: the key.
+        name: of the table, such as `field` or `parts`.
+    """
+    return [kind for kind, section in KINDS.get(name, {}).items() if key in section.model_fields]
+
+
+def _in_table(path: Path, value: object) -> Iterator[Complaint]:
+    """Yield what is wrong with a table, or with each table of a list."""
+    *_, name = (part for part in path if isinstance(part, str))
+    if path[-1] in LISTS and isinstance(value, list):
+        for index, entry in enumerate(value):
+            yield from _in_table((*path, index), entry)
+    elif path[-1] in LISTS or not isinstance(value, dict):
+        expected = "tables" if path[-1] in LISTS else "a table" if name in LISTS else "a section"
+        yield Complaint(path, f"{name} = {shown(value)}: expected {expected} {_title(path)} with keys.")
+    elif name in KINDS and value.get("kind", next(iter(KINDS[name]))) not in KINDS[name]:
+        yield _unknown_kind(path, value["kind"], list(KINDS[name]))
+    else:
+        section = KINDS[name][value.get("kind", next(iter(KINDS[name])))] if name in KINDS else None
+        yield from _in_section(path, value, section or sections_named(name)[0], name)
+
+
+def _in_section(path: Path, value: dict[str, Any], section: type[Section], name: str) -> Iterator[Complaint]:
+    """Yield what is wrong with the keys of a table, whose section is known."""
+    found: dict[Path, Complaint] = {}
+    try:
+        section.model_validate(value)
+    except ValidationError as refused:
+        for error in refused.errors(include_url=False):
+            key, *inside = error["loc"]
+            if key in LISTS and inside:  # looked at below, table by table
+                continue
+            # A key of several types has a complaint for each: one will do.
+            place = (*path, key, *(part for part in inside if isinstance(part, int)))
+            found.setdefault(place, Complaint(place, _explained(error, path, place, section, name)))
+    yield from found.values()
+    for key in value.keys() & set(LISTS) & section.model_fields.keys():
+        if (*path, key) not in found:
+            yield from _in_table((*path, key), value[key])
+
+
+def _explained(error: Any, path: Path, place: Path, section: type[Section], name: str) -> str:
+    """One complaint of pydantic about a key, in our words."""
+    key, kind, given = str(place[len(path)]), error["type"], error["input"]
+    known = section.model_fields
+    if kind == "extra_forbidden":
+        return f"{_title(path)} {key}: unknown key{_hint(key, known, name)}"
+    if key in LISTS and kind == "missing":
+        return _missing(place).text
+    if key in LISTS:
+        return f"{key} = {shown(given)}: expected tables {_title(place)} with keys."
+    text = known[key].description or ""
+    if kind == "missing":
+        return f"{_title(path)} {key} is missing ({text.split(',')[0]}): it has no default."
+    message = error["msg"][:1].lower() + error["msg"][1:] + (", true or false" if kind == "bool_type" else "")
+    whole = ".".join(map(str, place[len(path) :]))
+    return f"{_title(path)} {whole} = {shown(given)}: {message}; expected: {text}."
+
+
+def _missing(path: Path) -> Complaint:
+    text = f"section {_title(path)} is missing: it has no default. `equiflow config` shows it."
+    return Complaint(path, text)
+
+
+def _unknown_kind(path: Path, kind: object, known: list[str]) -> Complaint:
+    hint = _similar(kind if isinstance(kind, str) else "", known) or "."
+    text = f"{_title(path)} kind = {shown(kind)}: expected {' or '.join(known)}{hint}"
+    return Complaint((*path, "kind"), text)
+
+
+def _title(path: Path) -> str:
+    """A table as files call it, such as `[field]` or `[[objective.parts]] 2`."""
+    names = [part for part in path if isinstance(part, str)]
+    number = f" {path[-1] + 1}" if isinstance(path[-1], int) else ""
+    return header(".".join(names)) + number
+
+
+def _hint(name: str, known: Iterable[str], table: str = "") -> str:
+    """What may have been meant: the same name in another kind or section, or a similar one here."""
+    kinds = kinds_with(name, table)
+    if kinds:
+        return f"; it belongs to kind = {' or '.join(map(shown, kinds))}."
+    elsewhere = [header(other) for other, _, key, _ in every_key() if key == name and other != table]
+    if elsewhere:
+        return f"; it belongs to {' or '.join(dict.fromkeys(elsewhere))}."
+    return f"{_similar(name, known) or '.'} Known here: {', '.join(known)}."
+
+
+def _similar(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]}?" if close else ""
