@@ -12,7 +12,7 @@ import torch
 from equiflow import IndependenceMetropolis
 from equiflow.interop import to_arviz, to_xarray
 from equiflow.theories.scalar.observables import magnetisation, phi_squared
-from tests.interop.test_samples import a_chain, an_ensemble
+from tests.support.samples import a_chain, an_ensemble
 
 needs_xarray = pytest.mark.skipif(
     importlib.util.find_spec("xarray") is None and "CI" not in os.environ, reason="needs xarray"

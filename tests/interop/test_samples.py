@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from equiflow import HMC, Chain, Ensemble, IndependenceMetropolis, Lattice, Phi4, importance_sample, measure
+from equiflow import IndependenceMetropolis, Phi4, measure
 from equiflow.interop import (
     append_samples,
     containers,
@@ -23,38 +23,16 @@ from equiflow.interop import (
     save_samples,
 )
 from equiflow.runtime.storage import CheckpointError
+from equiflow.theories.scalar.observables import phi_squared
+from tests.support.samples import ACTION, a_chain, an_ensemble, same
 from tests.support.strategies import small_flow
 
 needs_h5py = pytest.mark.skipif(
     importlib.util.find_spec("h5py") is None and "CI" not in os.environ, reason="needs h5py"
 )
 suffixes = pytest.mark.parametrize("suffix", [".npz", pytest.param(".h5", marks=needs_h5py)])
-ACTION = Phi4(Lattice((4, 4)), m2=1.0, lam=0.5)
-
-
-def an_ensemble(
-    n: int = 40, *, seed: int = 0, dtype: torch.dtype = torch.float64, certify: int = 8
-) -> Ensemble:
-    generator = torch.Generator().manual_seed(seed)
-    flow = small_flow((4, 4)).to(dtype)
-    return importance_sample(flow, ACTION, n, certify=certify, generator=generator)
-
-
-def a_chain(n: int = 12, *, seed: int = 0) -> Chain:
-    return HMC(ACTION).sample(
-        n, n_chains=3, n_thermalisation=30, generator=torch.Generator().manual_seed(seed)
-    )
-
-
-def same(a: object, b: object) -> bool:
-    """Equal to the last bit, whatever the parts are; the kernel behind a chain is not kept."""
-    if isinstance(a, torch.Tensor):
-        return isinstance(b, torch.Tensor) and a.dtype == b.dtype and torch.equal(a, b)
-    if dataclasses.is_dataclass(a):
-        return type(a) is type(b) and all(
-            same(getattr(a, f.name), getattr(b, f.name)) for f in dataclasses.fields(a) if f.name != "kernel"
-        )
-    return a == b
+#: files that version 0.1 wrote
+OLD = Path(__file__).parents[1] / "data" / "version_0_1"
 
 
 @suffixes
@@ -340,3 +318,27 @@ def test_other_files_in_a_folder_do_not_matter_but_samples_must_be_there(tmp_pat
         load_ensemble(tmp_path)
     append_samples(an_ensemble(), tmp_path)
     assert len(load_ensemble(tmp_path).phi) == 40
+
+
+def test_an_ensemble_of_version_0_1_has_the_log_z_that_it_had():
+    expected = torch.load(OLD / "samples_expected.pt", weights_only=True)
+    ensemble = load_ensemble(OLD / "ensemble.npz")
+    assert ensemble.log_z().mean == pytest.approx(expected["log_z"], rel=1e-12)
+    half = dataclasses.replace(ensemble, log_weight=ensemble.log_weight / 2)
+    assert half.log_z().mean != pytest.approx(expected["log_z"], rel=1e-3)
+
+
+def test_a_chain_of_version_0_1_has_the_phi_squared_that_it_had():
+    expected = torch.load(OLD / "samples_expected.pt", weights_only=True)
+    chain = load_chain(OLD / "chain.npz")
+    assert chain.mean(phi_squared).mean == pytest.approx(expected["phi2"], rel=1e-12)
+    assert chain.mean(lambda phi: phi_squared(phi[:, 1:])).mean != pytest.approx(expected["phi2"], rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ["ensemble.npz", "chain.npz"])
+def test_samples_of_version_0_1_are_written_again_as_they_were(name, tmp_path):
+    load = load_ensemble if name == "ensemble.npz" else load_chain
+    samples = load(OLD / name)
+    save_samples(samples, tmp_path / name)
+    assert same(load(tmp_path / name), samples)
+    assert describe_samples(OLD / name)["versions"]["equiflow"] == "0.1.0"

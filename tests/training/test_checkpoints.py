@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Callable
 from functools import partial
@@ -17,6 +18,9 @@ from torch.optim import Optimizer
 from equiflow import (
     Action,
     CheckpointError,
+    CouplingFlow,
+    EquivariantCNF,
+    Lattice,
     Mixture,
     Phi4,
     ReverseKL,
@@ -26,6 +30,7 @@ from equiflow import (
 from equiflow.flows import Flow
 from equiflow.runtime.storage import load_safely
 from equiflow.training import History, Objective, ObjectiveValue
+from equiflow.training.checkpoints import check_same_settings, settings_today
 from equiflow.training.trainer import adam
 from tests.support.training import (
     ACTION,
@@ -39,6 +44,9 @@ from tests.support.training import (
     same,
     weights,
 )
+
+#: files that version 0.1 wrote
+OLD = Path(__file__).parents[1] / "data" / "version_0_1"
 
 
 @settings(max_examples=6)
@@ -269,3 +277,74 @@ def test_a_saved_flow_is_no_checkpoint(tmp_path):
     build().save(tmp_path / "flow.pt")
     with pytest.raises(CheckpointError, match="not an equiflow training"):
         fit(build(), ACTION, checkpoint=tmp_path / "flow.pt", **SHORT)
+
+
+def old_flow(kind: str) -> Flow:
+    """A flow like those of the checkpoints of version 0.1."""
+    lattice = Lattice((4, 4))
+    if kind == "cnf":
+        return EquivariantCNF(lattice).float()
+    return CouplingFlow(lattice, n_layers=2, hidden_channels=(4,)).float()
+
+
+OLD_RUN = {"steps": 6, "batch_size": 16, "checkpoint_every": 4, "progress": False}
+OLD_ACTION = Phi4(Lattice((4, 4)), m2=-1.0, lam=2.0)
+
+
+@pytest.mark.parametrize(("kind", "objective"), [("cnf", None), ("coupling", ReverseKL())])
+def test_an_interrupted_run_of_version_0_1_goes_on_to_the_weights_it_was_to_reach(kind, objective, tmp_path):
+    path = shutil.copy(OLD / f"training_{kind}.pt", tmp_path)
+    expected = torch.load(OLD / f"training_{kind}_expected.pt", weights_only=True)
+    flow, whole, aimless = (old_flow(kind) for _ in range(3))
+    history = fit(flow, OLD_ACTION, objective=objective, checkpoint=path, **OLD_RUN)
+    assert history.loss == pytest.approx(expected["loss"], rel=1e-4)
+    end, start = old_flow(kind), expected["start"]
+    end.load_state_dict(expected["end"])  # under the names of version 0.1
+    for found, wanted in zip(weights(flow), weights(end), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-6)
+    # A whole run from the same start ends there too, and other noise ends elsewhere.
+    whole.load_state_dict(start)
+    fit(whole, OLD_ACTION, objective=objective, **OLD_RUN)
+    for found, wanted in zip(weights(whole), weights(end), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-6)
+    aimless.load_state_dict(start)
+    fit(aimless, OLD_ACTION, objective=objective, seed=1, **OLD_RUN)
+    assert not all(
+        torch.allclose(a, b, rtol=1e-3) for a, b in zip(weights(aimless), weights(end), strict=True)
+    )
+
+
+def test_a_run_of_version_0_1_does_not_go_on_with_other_layers(tmp_path):
+    path = shutil.copy(OLD / "training_coupling.pt", tmp_path)
+    other = CouplingFlow(Lattice((4, 4)), n_layers=2, hidden_channels=(4, 4)).float()
+    with pytest.raises(CheckpointError, match=r"another run: flow was torch\.float32 CouplingFlow"):
+        fit(other, OLD_ACTION, objective=ReverseKL(), checkpoint=path, **OLD_RUN)
+
+
+OLD_OBJECTIVE = (
+    "Mixture((FlowMatching(samples=(9, 4), coupling='minibatch', sigma=0.0), 0.5), (ReverseKL(), 0.5))"
+)
+OLD_EXACT_MAP = "AugmentedFlow(\n  (couplings): ModuleList(\n    (0-1): 2 x AffineCoupling(\n"
+
+
+def test_settings_of_version_0_1_are_read_in_the_words_of_today():
+    old = {"steps": 6, "objective": OLD_OBJECTIVE, "flow": OLD_EXACT_MAP, "action": "Mine(coupling='strong')"}
+    today = {
+        "steps": 6,
+        "objective": OLD_OBJECTIVE.replace("coupling=", "pairing="),
+        "flow": "AugmentedFlow(\n  (layers): ModuleList(\n    (0-1): 2 x AffineLayer(\n",
+        "action": "Mine(coupling='strong')",
+    }
+    assert settings_today(old) == today
+    assert settings_today(today) == today
+    check_same_settings(old, today)
+    for name in ("objective", "flow"):
+        with pytest.raises(CheckpointError, match=f"{name} was"):
+            check_same_settings(old, today | {name: today[name].replace("2", "3").replace("0.5", "0.4")})
+
+
+def test_the_words_of_version_0_1_may_be_words_of_a_user(tmp_path):
+    mine = {"objective": "MyObjective(coupling='strong')", "flow": "MyFlow((couplings): ModuleList())"}
+    check_same_settings(mine, dict(mine))
+    with pytest.raises(CheckpointError, match=r"coupling='strong'.*coupling='weak'"):
+        check_same_settings(mine, mine | {"objective": "MyObjective(coupling='weak')"})
