@@ -1,4 +1,7 @@
-"""Files of others and for others: samples with their weights, flows of jaxlft, xarray and ArviZ."""
+"""Exchange with other programs: files of samples, flows of jaxlft, data for xarray and ArviZ.
+
+Start with `save_samples` and `load_ensemble`. `sample_shards` draws ensembles that do not fit into memory.
+"""
 
 from equiflow.interop.inference_data import to_arviz, to_xarray
 from equiflow.interop.jaxlft import load_jaxlft

@@ -1,36 +1,45 @@
-"""Files of a JSON header and named arrays, NumPy's or HDF5: checked on reading, no code in them."""
+"""Files with a JSON header and named arrays, in the format of NumPy or HDF5.
+
+`write` and `read` are the interface. Reading verifies checksums and runs no code.
+"""
 
 from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from equiflow.interop import hdf5
 from equiflow.runtime.storage import CheckpointError, written_atomically
 
+T = TypeVar("T")
+
+#: value of the entry "format" in the header
 FORMAT = "equiflow samples"
 
 
 def _write_npz(path: Path, header: str, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write an uncompressed .npz file."""
     content: dict[str, Any] = {"header": np.array(header), **arrays}
-    # A file, since np.savez would add a suffix to a name.
+    # Given a name instead of a file, np.savez would add a suffix.
     with open(path, "wb") as file:
         np.savez(file, **content)
 
 
 def _read_npz_header(path: Path) -> str:
-    # numpy leaves a file of its own open if it turns out to be damaged.
+    """Return the text of the header alone."""
+    # Opened here, because numpy does not close a damaged file that it opened itself.
     with open(path, "rb") as file, np.load(file, allow_pickle=False) as content:
         return str(content["header"])
 
 
 def _read_npz(path: Path) -> tuple[str, dict[str, np.ndarray]]:
+    """Return the text of the header and the arrays."""
     with open(path, "rb") as file, np.load(file, allow_pickle=False) as content:
         arrays = {name: content[name] for name in content.files}
     return str(arrays.pop("header")), arrays
@@ -38,14 +47,15 @@ def _read_npz(path: Path) -> tuple[str, dict[str, np.ndarray]]:
 
 _NPZ = SimpleNamespace(write=_write_npz, read_header=_read_npz_header, read=_read_npz)
 _BACKENDS: dict[str, SimpleNamespace | ModuleType] = {".npz": _NPZ, ".h5": hdf5, ".hdf5": hdf5}
+#: suffixes of the files that can be written and read
 SUFFIXES = tuple(_BACKENDS)
 
 
 def backend_for(path: Path) -> Any:
-    """How files of this name are read and written.
+    """Return the functions `write`, `read_header` and `read` for files with the suffix of `path`.
 
     Raises:
-        ValueError: for another suffix.
+        ValueError: for an unknown suffix.
     """
     if path.suffix not in _BACKENDS:
         raise ValueError(f"{path} must end in {', '.join(SUFFIXES)}, which says what kind of file it is.")
@@ -53,7 +63,17 @@ def backend_for(path: Path) -> Any:
 
 
 def write(path: str | Path, header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
-    """Write header and arrays, with their checksums, so that a crash leaves the old file intact."""
+    """Write header and arrays with their checksums; a crash leaves an old file intact.
+
+    Args:
+        path: file to write; its suffix chooses the format.
+        header: plain values that JSON knows.
+        arrays: arrays by name.
+
+    Raises:
+        ValueError: for an unknown suffix.
+        ImportError: if the format needs a package that is not installed.
+    """
     backend = backend_for(Path(path))
     sums = {name: zlib.crc32(np.ascontiguousarray(array).data) for name, array in arrays.items()}
     text = json.dumps({"format": FORMAT, **header, "crc32": sums}, indent=1)
@@ -62,18 +82,19 @@ def write(path: str | Path, header: Mapping[str, Any], arrays: Mapping[str, np.n
 
 
 def read_header(path: str | Path) -> dict[str, Any]:
-    """The header that `write` was given.
+    """Return the header that `write` was given.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        CheckpointError: if it is damaged or of another kind.
+        CheckpointError: if the file is damaged or of another kind.
+        ValueError: for an unknown suffix.
     """
     backend = backend_for(Path(path))
     return _guarded(path, lambda: _checked_header(backend.read_header(Path(path))))
 
 
 def read(path: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Header and arrays that `write` was given, see `read_header`."""
+    """Return the header and the arrays that `write` was given; see `read_header` for errors."""
     backend = backend_for(Path(path))
 
     def checked() -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -88,6 +109,7 @@ def read(path: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 
 def _checked_header(text: str) -> dict[str, Any]:
+    """Return the header from its text, which begins with its checksum."""
     expected, _, body = text.partition(" ")
     if f"{zlib.crc32(body.encode()):08x}" != expected:
         raise ValueError("bad checksum of the header")
@@ -97,12 +119,13 @@ def _checked_header(text: str) -> dict[str, Any]:
     return header
 
 
-def _guarded(path: str | Path, action: Any) -> Any:
+def _guarded(path: str | Path, action: Callable[[], T]) -> T:
+    """Return the result of reading a file, or raise a CheckpointError if it is damaged."""
     try:
         return action()
     except (FileNotFoundError, ImportError):
         raise
-    except Exception as error:  # whatever bytes can make numpy, zipfile and h5py raise
+    except Exception as error:  # numpy, zipfile and h5py raise many kinds of errors on damaged files
         raise CheckpointError(
             f"{path} cannot be read as {FORMAT}: it is truncated, damaged, or something else "
             f"({type(error).__name__}: {error})."

@@ -1,4 +1,4 @@
-"""HDF5 files of named arrays; the one module that imports h5py."""
+"""HDF5 files of a header and named arrays. No other module imports h5py."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 
 
 def _h5py() -> ModuleType:
+    """Import h5py, or raise an ImportError that says how to install it."""
     try:
         import h5py
     except ImportError as error:
@@ -20,7 +21,16 @@ def _h5py() -> ModuleType:
 
 
 def write(path: Path, header: str, arrays: Mapping[str, np.ndarray]) -> None:
-    """One dataset per array and the header as a string; `path` is overwritten."""
+    """Write one dataset per array and the header as a string; an old file is overwritten.
+
+    Args:
+        path: file to write.
+        header: text of the header.
+        arrays: arrays by name.
+
+    Raises:
+        ImportError: if h5py is not installed.
+    """
     with _h5py().File(path, "w") as file:
         file["header"] = header
         for name, array in arrays.items():
@@ -28,13 +38,13 @@ def write(path: Path, header: str, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def read_header(path: Path) -> str:
-    """The header alone."""
+    """Return the text of the header alone."""
     with _h5py().File(path, "r") as file:
         return file["header"].asstr()[()]
 
 
 def read(path: Path) -> tuple[str, dict[str, np.ndarray]]:
-    """Header and arrays."""
+    """Return the text of the header and the arrays."""
     with _h5py().File(path, "r") as file:
         header = file["header"].asstr()[()]
         return header, {name: file[name][()] for name in file if name != "header"}

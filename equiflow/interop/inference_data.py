@@ -1,4 +1,4 @@
-"""Samples for xarray and ArviZ; the one module that imports them."""
+"""Samples for xarray and ArviZ: `to_xarray` and `to_arviz`. No other module imports these packages."""
 
 from __future__ import annotations
 
@@ -10,24 +10,30 @@ from torch import Tensor
 from equiflow.runtime.checks import check_type
 from equiflow.samplers import Chain, Ensemble
 
+#: functions of configurations `(batch, *lattice)` by name, one value `(batch,)` each
 Observables = Mapping[str, Callable[[Tensor], Tensor]]
 
 
 def to_xarray(
     samples: Ensemble | Chain, *, observables: Observables | None = None, fields: bool = True
 ) -> Any:
-    """An `xarray.Dataset` with the axes `draw` (for a chain `chain`, `draw`) and `x0, x1, ...`.
+    """Return samples as an `xarray.Dataset` with the axes `draw` and `x0, x1, ...`.
 
-    It holds `phi` and, for an ensemble, `log_q` and `log_weight`: averages over the target need
-    `weights = exp(log_weight)`, as in `dataset[name].weighted(...)`. For a chain it holds `acceptance_rate`,
-    unless some samples have none: those that independence Metropolis starts with.
+    A chain has the axis `chain` before `draw`. The dataset of an ensemble contains `log_q` and `log_weight`.
+    Averages over the target need `weights = exp(log_weight)`, as in `dataset[name].weighted(...)`. The
+    dataset of a chain contains `acceptance_rate`, unless some samples have none, such as the first ones of
+    independence Metropolis.
 
     Args:
         samples: an ensemble or a chain.
-        observables: name -> function of configurations, one value each, to be added as variables.
-        fields: whether phi itself is put in.
+        observables: functions of configurations by name, added as variables.
+        fields: whether to include the configurations themselves, as `phi`.
+
+    Returns:
+        An `xarray.Dataset`.
 
     Raises:
+        TypeError: for other samples.
         ImportError: if xarray is not installed.
     """
     check_type(samples, (Ensemble, Chain), "samples")
@@ -56,18 +62,19 @@ def to_xarray(
 
 
 def to_arviz(chain: Chain, *, observables: Observables | None = None, fields: bool = True) -> Any:
-    """A chain as ArviZ takes it, with the groups `posterior` and `sample_stats`.
+    """Return a chain as ArviZ data with the groups `posterior` and `sample_stats`.
 
     Args:
-        chain: samples of the target. For an ensemble run `IndependenceMetropolis.from_ensemble` first:
-            ArviZ knows no weights, and its averages of model samples would be those of the model.
-        observables: see `to_xarray`.
-        fields: see `to_xarray`.
+        chain: samples of the target. ArviZ knows no weights, so turn an ensemble into a chain by
+            `IndependenceMetropolis.from_ensemble` first.
+        observables: functions of configurations by name, added as variables.
+        fields: whether to include the configurations themselves, as `phi`.
 
     Returns:
-        `arviz.InferenceData`; from ArviZ 1 on, which has none, `xarray.DataTree`.
+        `arviz.InferenceData`, or `xarray.DataTree` from ArviZ 1 on, which has no InferenceData.
 
     Raises:
+        TypeError: for other samples than a chain.
         ImportError: if ArviZ is not installed.
     """
     check_type(chain, Chain, "chain", "Make one of an ensemble by IndependenceMetropolis.from_ensemble.")
@@ -85,4 +92,5 @@ def to_arviz(chain: Chain, *, observables: Observables | None = None, fields: bo
 
 
 def _numpy(values: Tensor) -> Any:
+    """Return a tensor as a NumPy array."""
     return values.detach().cpu().numpy()

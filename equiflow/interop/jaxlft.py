@@ -1,4 +1,7 @@
-"""Weights of jaxlft, the code of arXiv:2207.00283 (github.com/mathisgerdes/continuous-flow-lft)."""
+"""Weights of jaxlft, the code of arXiv:2207.00283 (github.com/mathisgerdes/continuous-flow-lft).
+
+`load_jaxlft` is the interface. The rest of the module reproduces how jaxlft numbers orbits of kernels.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,7 @@ from equiflow.theories.base.symmetry import SymmetryGroup
 from equiflow.theories.scalar.priors import StandardNormal
 from equiflow.vector_fields import FactorisedConvField
 
+#: names of the arrays that make up a flow
 NAMES = ("phi_freq", "freq_superpos", "time_superpos", "w")
 
 
@@ -29,27 +33,28 @@ def load_jaxlft(
     lattice: Lattice | None = None,
     orbits: Any = None,
 ) -> EquivariantCNF:
-    """The flow that jaxlft's `Phi4CNF` makes of a dictionary of parameters, to rounding.
+    """Return the flow that jaxlft's `Phi4CNF` makes of its parameters, equal up to rounding.
 
-    Its files `single-L*.npz` are pickled and would run code; where jaxlft is installed, write the arrays
-    once as `np.savez(path, **params["~"])`.
+    The files `single-L*.npz` of jaxlft are pickled, and loading them would run code. Where jaxlft is
+    installed, write the arrays once by `np.savez(path, **params["~"])`.
 
     Args:
-        source: `.npz` file with the arrays `phi_freq`, `freq_superpos`, `time_superpos` and `w` (whatever
-            stands before a slash in their names is ignored), or a dictionary of them, nested or not.
-        lattice: where the field lives, all sides equal. By default the square lattice that has as many
-            orbits as `w`; of the two that have, the even one.
-        orbits: the orbit index array that `jaxlft.convolution.kernel_d4(shape)` returned where the
-            weights were made. By default as numpy before version 2 makes it, see `orbit_labels`. Which
-            orbit comes first matters from L = 10 on.
+        source: `.npz` file with the arrays `phi_freq`, `freq_superpos`, `time_superpos` and `w`, or a
+            dictionary of them, nested or not. The part of a name before a slash is ignored.
+        lattice: a lattice with equal sides. By default it is the square lattice with as many orbits as `w`;
+            of the two such lattices, the one with even sides.
+        orbits: orbit index array that `jaxlft.convolution.kernel_d4(shape)` returned where the weights were
+            made. By default it is the array made with numpy before version 2, see `orbit_labels`. The order
+            of the orbits is ambiguous from L = 10 on.
 
     Returns:
-        A flow with a unit Gaussian prior, integrated in 50 equal steps as published, its vector field a
-        `FactorisedConvField`; train it, save it, tune its solver.
+        A flow with a `FactorisedConvField` and a unit Gaussian prior, integrated in 50 equal steps as
+        published.
 
     Raises:
         FileNotFoundError: if there is no such file.
         CheckpointError: if the file is damaged or holds pickled objects.
+        TypeError: if `lattice` is not a lattice.
         ValueError: if the arrays do not fit each other or the lattice.
     """
     arrays = _arrays(source)
@@ -71,21 +76,27 @@ def load_jaxlft(
 
 @torch.no_grad()
 def _fill(field: FactorisedConvField, arrays: Mapping[str, Tensor], labels: Tensor) -> None:
-    """The weights are divided by the number of features and of time modes, as jaxlft does on use."""
+    """Copy the arrays to the weights of a field.
+
+    jaxlft divides by the number of features and of time modes on use; here the weights are divided once.
+    """
     features, times = arrays["freq_superpos"], arrays["time_superpos"]
     field.features.omega.copy_(arrays["phi_freq"])
-    # The linear feature is the last one there and the first one here.
+    # The linear feature is the last one in jaxlft and the first one here.
     field.feature_mixing.copy_(features.roll(1, 1) / features.shape[1])
     field.time_basis.mixing.copy_(times / times.shape[1])
     field.kernel.set_values(arrays["w"].double()[labels].movedim((-1, -2), (0, 1)))
 
 
 def orbit_labels(lattice: Lattice) -> Tensor:
-    """The number that jaxlft gives the orbit of each offset, `(*lattice)` int64, offset 0 first.
+    """Return the number that jaxlft gives the orbit of each offset, `(*lattice)`, int64, offset 0 first.
 
-    Orbits of the full point group are numbered by distance from the origin. Those of equal distance, such
-    as (0, 5) and (3, 4), come in the order in which `np.argsort` left them, which depends on numpy: this is
-    the order of its quicksort before version 2 vectorised it (1.25 on processors with AVX-512).
+    Orbits of the full point group are numbered by distance from the origin. Orbits of equal distance, such as
+    (0, 5) and (3, 4), come in the order in which `np.argsort` left them, which depends on numpy. This is the
+    order of numpy's quicksort before it was vectorised, in version 2 or, with AVX-512, in version 1.25.
+
+    Args:
+        lattice: a lattice with equal sides.
     """
     coordinates = [torch.arange(side) - side // 2 for side in lattice.shape]
     distance = torch.stack(torch.meshgrid(*coordinates, indexing="ij")).square().sum(0).flatten()
@@ -97,13 +108,16 @@ def orbit_labels(lattice: Lattice) -> Tensor:
 
 
 def quicksort_order(values: Sequence[int]) -> list[int]:
-    """The permutation that sorts `values` by quicksort: median of three, short parts by insertion."""
+    """Return the permutation that sorts `values` by numpy's quicksort.
+
+    The pivot is the median of three, and parts of at most 16 values are sorted by insertion.
+    """
     order = list(range(len(values)))
     parts = [(0, len(values) - 1)]
     while parts:
         low, high = parts.pop()
         if high - low <= 15:
-            # Insertion is stable, as `sorted` is.
+            # Both insertion sort and `sorted` are stable.
             order[low : high + 1] = sorted(order[low : high + 1], key=values.__getitem__)
             continue
         middle = low + (high - low) // 2
@@ -128,7 +142,7 @@ def quicksort_order(values: Sequence[int]) -> list[int]:
 
 
 def _arrays(source: str | Path | Mapping[str, Any]) -> dict[str, Tensor]:
-    """The four arrays, all of one floating-point type."""
+    """Return the four arrays by name, all of one floating-point type."""
     if not isinstance(source, Mapping):
         source = _read(source)
     found = dict(_flat(source))
@@ -149,13 +163,14 @@ def _arrays(source: str | Path | Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def _read(path: str | Path) -> dict[str, np.ndarray]:
+    """Return the arrays of an .npz file by name."""
     try:
-        # numpy leaves a file of its own open if it turns out to be damaged.
+        # Opened here, because numpy does not close a damaged file that it opened itself.
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
     except FileNotFoundError:
         raise
-    except Exception as error:  # whatever bytes can make numpy and zipfile raise
+    except Exception as error:  # numpy and zipfile raise many kinds of errors on damaged files
         raise CheckpointError(
             f"{path} cannot be read as arrays: it is damaged, no .npz file, or holds pickled objects, which "
             'could run code. Where jaxlft is installed, write np.savez(path, **params["~"]) first.'
@@ -163,6 +178,7 @@ def _read(path: str | Path) -> dict[str, np.ndarray]:
 
 
 def _flat(source: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Return names without prefix, and values, of nested dictionaries."""
     pairs: list[tuple[str, Any]] = []
     for name, value in source.items():
         nested = isinstance(value, Mapping)
@@ -171,7 +187,7 @@ def _flat(source: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 
 def _check_shapes(arrays: Mapping[str, Tensor]) -> tuple[int, int, int]:
-    """Number of orbits, of combined features and of combined time modes."""
+    """Return the numbers of orbits, of combined features and of combined time modes."""
     shapes = {name: tuple(array.shape) for name, array in arrays.items()}
     dims = tuple(len(shapes[name]) for name in NAMES)
     if dims == (1, 2, 2, 3):
@@ -193,9 +209,10 @@ def _check_shapes(arrays: Mapping[str, Tensor]) -> tuple[int, int, int]:
 
 
 def _square_with(n_orbits: int) -> Lattice:
-    half = (math.isqrt(8 * n_orbits + 1) - 1) // 2
-    if half * (half + 1) // 2 != n_orbits:
-        below, above = (h * (h + 1) // 2 for h in (half, half + 1))
+    """Return the square lattice with even sides whose point group has `n_orbits` orbits of offsets."""
+    half = _largest_half(n_orbits)
+    if _n_orbits_of(half) != n_orbits:
+        below, above = _n_orbits_of(half), _n_orbits_of(half + 1)
         raise ValueError(
             f"w has {n_orbits} orbits, which no square lattice has: {below} belong to {_sides(half)}, "
             f"{above} to {_sides(half + 1)}. For another dimension give the lattice."
@@ -203,19 +220,30 @@ def _square_with(n_orbits: int) -> Lattice:
     return Lattice((max(2 * half - 2, 1),) * 2)
 
 
+def _n_orbits_of(half: int) -> int:
+    """Return the number of orbits of offsets on a square of side L, where `half = L // 2 + 1`."""
+    return half * (half + 1) // 2
+
+
+def _largest_half(n_orbits: int) -> int:
+    """Return the largest `half` of squares with at most `n_orbits` orbits."""
+    return (math.isqrt(8 * n_orbits + 1) - 1) // 2
+
+
 def _sides(half: int) -> str:
+    """Return the sides of the squares with a given `half`, as text."""
     return f"L = {2 * half - 2} and {2 * half - 1}" if half > 1 else "L = 1"
 
 
 def _labels(lattice: Lattice, orbits: Any, n_orbits: int) -> Tensor:
-    """The row of `w` for each offset, offset 0 first."""
+    """Return the row of `w` for each offset, `(*lattice)`, offset 0 first."""
     if len(set(lattice.shape)) > 1:
         raise ValueError(f"jaxlft's kernels need equal sides, got the lattice {lattice.shape}.")
     own = orbit_labels(lattice)
     if (count := int(own.max()) + 1) != n_orbits:
-        fits = (
-            f"w fits {_sides(_half(n_orbits))} in two dimensions" if _half(n_orbits) else "w fits no square"
-        )
+        half = _largest_half(n_orbits)
+        is_square = _n_orbits_of(half) == n_orbits
+        fits = f"w fits {_sides(half)} in two dimensions" if is_square else "w fits no square"
         raise ValueError(f"A lattice {lattice.shape} has {count} orbits, w has {n_orbits}: {fits}.")
     if orbits is None:
         return own
@@ -230,8 +258,3 @@ def _labels(lattice: Lattice, orbits: Any, n_orbits: int) -> Tensor:
             f"the site L // 2, as kernel_d4 does; got an array of shape {tuple(given.shape)}."
         )
     return labels
-
-
-def _half(n_orbits: int) -> int:
-    half = (math.isqrt(8 * n_orbits + 1) - 1) // 2
-    return half if half * (half + 1) // 2 == n_orbits else 0

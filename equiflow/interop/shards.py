@@ -1,4 +1,7 @@
-"""Ensembles larger than a process: written in shards, each with random numbers of its own."""
+"""Ensembles larger than the memory: `sample_shards` draws them into several files.
+
+Each file has its own stream of random numbers, so that several processes can share the work.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,8 @@ from equiflow.runtime.storage import CheckpointError
 from equiflow.samplers import importance_sample
 from equiflow.theories.base.action import Action
 
-#: numbers in the configurations of a shard, 64 MiB in doubles: what a process holds, and what a crash loses
+#: Largest count of numbers in the configurations of a shard, 64 MiB in float64. A process holds one shard in
+#: memory, and a crash loses one shard.
 SHARD_VALUES = 2**23
 
 
@@ -40,30 +44,32 @@ def sample_shards(
 ) -> Tensor:
     """Draw an ensemble into a folder of files, which `load_ensemble(folder)` joins.
 
-    Shard i of n draws from a stream of its own, derived from `(seed, i, n)`: the streams are independent,
-    and it does not matter how many processes there are. The shards that are not there yet are dealt to the
-    processes in turn. Each writes its own, one at a time, so the folder should be one that all
-    processes see. A shard appears once it is complete. Called again, for instance after a crash, this
-    keeps the shards that are there and sound, and draws the others.
+    Shard i of n draws from its own stream, derived from `(seed, i, n)`. The streams are independent, so the
+    result does not depend on the number of processes. Missing shards are dealt to the processes in turn, and
+    each process writes its own shards one at a time. So the folder should be visible to all processes. A
+    shard appears when it is complete. A further call, for instance after a crash, keeps all sound shards and
+    draws the others.
 
     Args:
         flow: any flow, the same in every process.
         action: the target.
-        n_samples: in all.
+        n_samples: number of samples in all.
         folder: made if it does not exist.
-        n_shards: number of files; by default that of the folder if it was begun, else as many as keep
-            the configurations of each below 2^23 numbers, and one for each process at least.
+        n_shards: number of files. By default it is that of the folder if there are files already. Else the
+            configurations of each file have at most 2^23 numbers, and there is one file for each process at
+            least.
         seed: of the streams.
-        batch_size: see `importance_sample`.
-        certify: see `importance_sample`; for each shard.
+        batch_size: samples drawn at a time, see `importance_sample`.
+        certify: samples for the certificate of each shard, see `importance_sample`.
         suffix: kind of file, see `save_samples`.
-        about: see `save_samples`; shards that are there may say something else.
+        about: further entries of the headers, see `save_samples`; those of existing shards may differ.
 
     Returns:
         Log weights of all samples, `(n_samples,)`, in the order of the shards, in every process.
 
     Raises:
         ValueError: if there are more shards than samples, or the folder holds something else.
+        TypeError: if a count is not an integer.
     """
     check_count(n_samples, "n_samples")
     if n_shards is None:
@@ -96,7 +102,7 @@ def sample_shards(
 
 
 def _kept(path: Path) -> Tensor | None:
-    """Log weights of a shard that is there and sound."""
+    """Return the log weights of a shard, or None if it is missing or damaged."""
     for leftover in path.parent.glob(f".{path.name}.*.tmp"):
         leftover.unlink(missing_ok=True)
     try:
@@ -106,7 +112,7 @@ def _kept(path: Path) -> Tensor | None:
 
 
 def _begun_with(folder: str | Path) -> int | None:
-    """The number of shards that a folder is to hold, if it holds some."""
+    """Return the number of shards that a folder will have in the end, or None if it has none yet."""
     for path in shards_in(folder):
         with suppress(CheckpointError):
             return describe_samples(path)["about"].get("shards")
@@ -114,11 +120,11 @@ def _begun_with(folder: str | Path) -> int | None:
 
 
 def _refuse_others(folder: str | Path, known: Mapping[str, Any]) -> None:
-    """Raise if the folder holds shards of another ensemble: they would be joined with this one."""
+    """Raise if a folder holds shards of another ensemble, which would be joined with this one."""
     for path, shard in shards_in(folder).items():
         try:
             header = describe_samples(path)
-        except CheckpointError:  # drawn again
+        except CheckpointError:  # a damaged shard is drawn again
             continue
         there = {**header["about"], "action": (header["action"] or {}).get("text"), "suffix": path.suffix}
         ours = {**known, "shard": shard}
@@ -133,7 +139,7 @@ def _refuse_others(folder: str | Path, known: Mapping[str, Any]) -> None:
 
 
 def digest(flow: Flow) -> str:
-    """A checksum of what a flow is, solver included, and of its weights."""
+    """Return a checksum of the `repr` of a flow, which includes the solver, and of its weights."""
     sums = hashlib.sha256(repr(flow).encode())
     for name, value in flow.state_dict().items():
         sums.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
