@@ -1,4 +1,4 @@
-"""Attention between the sites of a lattice, equivariant by construction."""
+"""Attention between the sites of a lattice, equivariant by construction. Start at `LatticeAttention`."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from equiflow.theories.base.lattice import Lattice
 from equiflow.theories.base.resizing import signed_offsets
 from equiflow.theories.base.symmetry import SymmetryGroup
 
-#: numbers in the weights A of configurations that are taken together
+#: Most entries of the weights A that are held at a time on a CPU: 8 MiB in float32.
 MAX_ATTENTION_WEIGHTS = 2**21
 
 
 class Projections(NamedTuple):
-    """Query, key and value of every site, or their derivatives: `(batch, head, V, component)` each."""
+    """Query, key and value of every site, or their derivatives, `(batch, head, V, component)` each."""
 
     query: Tensor
     key: Tensor
@@ -28,27 +28,27 @@ class Projections(NamedTuple):
 
 
 class LatticeAttention(nn.Module):
-    r"""`sum_h sum_y A_xy w(u_y)` with `A_xy = exp(s_xy) / (1 + sum_z exp(s_xz))`.
+    r"""Attention `sum_h sum_y A_xy w(u_y)` with `A_xy = exp(s_xy) / (1 + sum_z exp(s_xz))`.
 
-    The score is `s_xy = q(u_x) . k(u_y) + b(x - y)`, and every head h has s and w of its own
-    (arXiv:1706.03762). Queries, keys and values are sitewise:
-    linear in sines and cosines of the channels. Translations and the point group hold since the bias b
-    is one number per orbit of offsets; Z2 holds where queries and keys take the even features, values
-    the odd ones. The 1 in the denominator is a key of score zero without a value: a site need not listen.
+    The score is `s_xy = q(u_x) . k(u_y) + b(x - y)`, and every head h has its own s and w
+    (arXiv:1706.03762). The query q, key k and value w of a site are linear in sines and cosines of its
+    channels. The bias b is one number per orbit of offsets, so translations and the point group are
+    symmetries. With Z2, queries and keys are made of even features and values of odd ones. The 1 in the
+    denominator is a key of score zero without a value, which lets a site ignore all others.
 
-    Every weight depends on flow time. At the start each head looks twice as far as the one before it.
+    Every weight depends on flow time. At the start each head reaches twice as far as the one before it.
 
     Args:
         group: ties the biases; its Z2 chooses the features.
-        n_in: channels that come in, scalars of the group.
-        n_out: channels that go out.
+        n_in: number of input channels, which are scalars of the group.
+        n_out: number of output channels.
         n_time_modes: size of the time basis.
-        n_heads: how many attentions are added up.
-        n_score: components of queries and keys.
-        n_frequencies: of the features of each channel.
-        max_frequency: largest initial one.
-        kernel_size: offsets per axis that a site listens to; `None` for the whole lattice.
-        seed: of the random weights at the start.
+        n_heads: number of attentions that are added up.
+        n_score: number of components of queries and keys.
+        n_frequencies: number of features of each channel, for sines and cosines each.
+        max_frequency: largest initial frequency.
+        kernel_size: offsets per axis that a site attends to; None for the whole lattice.
+        seed: seed of the random initial weights.
         silent: whether all values are zero at the start.
     """
 
@@ -89,6 +89,7 @@ class LatticeAttention(nn.Module):
 
     @torch.no_grad()
     def _start(self, distance2: Tensor, seed: int, silent: bool) -> None:
+        """Set the initial weights."""
         generator = torch.Generator().manual_seed(seed)
         for weight in [self.query, self.key] + ([] if silent else [self.value]):
             noise = torch.randn(weight.shape[1:], generator=generator, dtype=torch.float64)
@@ -98,36 +99,55 @@ class LatticeAttention(nn.Module):
 
     @property
     def rows(self) -> int:
-        """How many configurations to take at a time; on a CPU a larger A costs twice the time.
+        """The number of configurations to take at a time.
 
-        Blocks above 32 MiB are fetched from the system, page by page, at every evaluation.
+        On a CPU a larger A takes twice the time, because memory blocks above 32 MiB are requested from the
+        system, page by page, at every evaluation.
         """
         if self.bias.device.type != "cpu":
             return sys.maxsize
         return max(1, MAX_ATTENTION_WEIGHTS // (self.bias.shape[1] * self.lattice.volume**2))
 
     def in_parts(self, function: Callable[[Tensor], tuple[Tensor, ...]], u: Tensor) -> tuple[Tensor, ...]:
-        """What a function of configurations returns, from `rows` of them at a time."""
+        """Return `function(u)`, computed for `rows` configurations at a time.
+
+        Args:
+            function: takes `(batch, ...)` and returns tensors whose first axis is the batch.
+            u: `(batch, ...)`.
+        """
         parts = [function(part) for part in u.split(self.rows)]
         return tuple(torch.cat(values) for values in zip(*parts, strict=True))
 
     def forward(self, u: Tensor, time_values: Tensor) -> Tensor:
-        """Channels `(batch, n_out, V)` from channels `(batch, n_in, V)`."""
+        """Return the output channels, `(batch, n_out, V)`.
+
+        Args:
+            u: input channels, `(batch, n_in, V)`.
+            time_values: values of the time basis, `(time_mode,)`.
+        """
         return self.in_parts(lambda part: (self._hear(part, time_values),), u)[0]
 
     def _hear(self, u: Tensor, time_values: Tensor) -> Tensor:
+        """Return the output channels for few configurations."""
         here = self.project(self.features(u).value, time_values)
         return (self.weights(here, time_values) @ here.value).sum(1).mT
 
     def with_jacobian(self, u: Tensor, time_values: Tensor) -> tuple[Tensor, Tensor]:
-        r"""The same, and `J = d out / d u`, `(batch, n_out V, n_in V)`, in closed form.
+        r"""Return the output channels and their Jacobian J in closed form.
 
         `J_xz = sum_h A_xz (w'_z + q_x . k'_z (w_z - <w>_x)) + delta_xz q'_x . (<k w>_x - <k>_x <w>_x)` with
         `<f>_x = sum_y A_xy f_y`.
+
+        Args:
+            u: input channels, `(batch, n_in, V)`.
+            time_values: values of the time basis, `(time_mode,)`.
+
+        Returns:
+            `(batch, n_out, V)` and `(batch, n_out V, n_in V)`.
         """
         features = self.features(u)
         here = self.project(features.value, time_values)
-        # By each channel in turn: (batch, head, V, component, n_in).
+        # The derivatives by each channel in turn, stacked to (batch, head, V, component, n_in).
         by_channel = [
             self.project(features.first * only.view(-1, 1, 1), time_values)
             for only in torch.eye(u.shape[1], dtype=u.dtype, device=u.device)
@@ -141,7 +161,7 @@ class LatticeAttention(nn.Module):
         own = torch.einsum("bhxci,bhxco->boix", slope.query, covariance)
         answer = torch.einsum("bhxc,bhzci->bhxiz", here.query, slope.key)
         J = u.new_zeros(())
-        for head in range(A.shape[1]):  # one at a time: (batch, n_out, V, n_in, V) numbers each
+        for head in range(A.shape[1]):  # each has (batch, n_out, V, n_in, V) numbers, too many for all heads
             w = here.value[:, head].mT[:, :, None, None, :] - heard[:, head].mT[:, :, :, None, None]
             change = slope.value[:, head].permute(0, 2, 3, 1).unsqueeze(2) + answer[:, None, head] * w
             J = J + A[:, None, head, :, None, :] * change
@@ -149,17 +169,27 @@ class LatticeAttention(nn.Module):
         return heard.sum(1).mT, J.flatten(3, 4).flatten(1, 2)
 
     def project(self, features: Tensor, time_values: Tensor) -> Projections:
-        """Query, key and value, which are linear in features `(batch, n_in, feature, V)`."""
+        """Return query, key and value.
+
+        Args:
+            features: features of the channels, `(batch, n_in, feature, V)`.
+            time_values: values of the time basis, `(time_mode,)`.
+        """
         odd, even = (part.flatten(1, 2) for part in features.chunk(2, 2))
         if not self.z2:
             odd = even = torch.cat([odd, even], 1)
         pairs = ((self.query, even), (self.key, even), (self.value, odd))
-        # By twos: for three factors einsum plans an order anew on every call, which takes longer.
+        # Two factors at a time: for three, einsum searches for an order on every call, which takes longer.
         at_t = ((torch.tensordot(time_values, weight, 1), h) for weight, h in pairs)
         return Projections(*(torch.einsum("hcf,bfx->bhxc", weight, h) for weight, h in at_t))
 
     def weights(self, here: Projections, time_values: Tensor) -> Tensor:
-        """`A_xy`, `(batch, head, V, V)`."""
+        """Return `A_xy`, `(batch, head, V, V)`.
+
+        Args:
+            here: query, key and value of every site.
+            time_values: values of the time basis, `(time_mode,)`.
+        """
         bias = torch.tensordot(time_values, self.bias, 1)[:, self._orbit]
         score = here.query @ here.key.mT + bias.masked_fill(self._outside, -torch.inf)
         silence = score.new_zeros(()).expand(*score.shape[:-1], 1)
@@ -167,7 +197,10 @@ class LatticeAttention(nn.Module):
 
     @torch.no_grad()
     def resize_from(self, other: LatticeAttention) -> None:
-        """Take over the weights of another lattice: biases by offset, those farther away from the nearest."""
+        """Copy the weights of the same attention on another lattice.
+
+        Biases are copied by offset. An offset that the other lattice lacks takes the bias of the nearest one.
+        """
         own = {name: value for name, value in other.state_dict().items() if name != "bias"}
         self.load_state_dict(own, strict=False)
         values = other.bias[..., other.orbits.index.clamp(min=0)]
@@ -178,6 +211,6 @@ class LatticeAttention(nn.Module):
 
 
 def _squared_distance(lattice: Lattice) -> Tensor:
-    """`|x|^2` of each offset modulo the lattice, the nearest image, `(*lattice)` in float64."""
+    """Return `|x|^2` of the nearest image of each offset, `(*lattice)` in float64."""
     per_axis = [torch.fft.fftfreq(n, 1 / n, dtype=torch.float64).square() for n in lattice.shape]
     return torch.stack(torch.meshgrid(*per_axis, indexing="ij")).sum(0)

@@ -1,4 +1,7 @@
-"""What a particle sees of the others, with derivatives along its own coordinates in closed form."""
+"""Features of particles, with derivatives along each particle's own coordinates in closed form.
+
+Start at `Neighbourhood`, which describes the other particles as seen from one of them.
+"""
 
 from __future__ import annotations
 
@@ -14,35 +17,43 @@ from equiflow.nn.irreps.e3nn_kernels import harmonic_ladder
 
 @dataclass(frozen=True)
 class Jet:
-    """Features of each particle i, and their derivatives in x_i while they go on being those of i.
+    """Features of each particle i, and their derivatives in the particle's own position `x_i`.
 
     Attributes:
-        value: `(batch, particle, channel, component)`.
-        slope: `d value / d x_i`, `(batch, particle, channel, component, dim)`.
+        value: the features, `(batch, particle, channel, component)`.
+        slope: `d value_i / d x_i`, `(batch, particle, channel, component, dim)`.
     """
 
     value: Tensor
     slope: Tensor
 
-    def square(self) -> tuple[Tensor, Tensor]:
-        """`log(1 + |u|^2)`, `(batch, particle, channel)`, and its slope with `dim` behind."""
+    def invariant(self) -> tuple[Tensor, Tensor]:
+        """Return `log(1 + |u|^2)` and its slope.
+
+        Returns:
+            `(batch, particle, channel)` and `(batch, particle, channel, dim)`.
+        """
         square = self.value.square().sum(-1)
         slope = 2 * (self.value.unsqueeze(-1) * self.slope).sum(-2)
         return square.log1p(), slope / (1 + square).unsqueeze(-1)
 
 
 class Neighbourhood(nn.Module):
-    r"""`u_i^{lc} = sum_j R_c(x_ij) Y_l(x_ij) / w_c^l`, `x_ij = x_i - x_j`, `R_c = (1 + (r / w_c)^2)^{-3/2}`.
+    r"""The features `u_i^{lc} = sum_j R_c(x_ij) Y_l(x_ij) / w_c^l` with `x_ij = x_i - x_j`.
 
-    Y_l are solid harmonics, homogeneous polynomials of degree l: 1, the vector itself, and in three
-    dimensions those of higher degree. Everything is smooth where two particles meet; far away the vectors
-    fall off as the force between two charges.
+    The radial functions are `R_c = (1 + (r / w_c)^2)^{-3/2}`. Y_l are solid harmonics, homogeneous
+    polynomials of degree l: 1, the vector itself, and in three dimensions higher ones. The features are
+    smooth where two particles meet. Far away the vectors fall off like the force between two charges.
 
     Args:
-        dim: of space.
-        l_max: highest degree; more than 1 in three dimensions only, by e3nn.
-        n_radial: number of widths w_c, learnable.
-        widths: smallest and largest width at the start, spread evenly in the logarithm.
+        dim: dimension of space.
+        l_max: highest degree. More than 1 needs three dimensions and e3nn.
+        n_radial: number of learnable widths w_c.
+        widths: smallest and largest initial width. Widths are spread evenly in the logarithm.
+
+    Raises:
+        ImportError: if `l_max > 1` and e3nn is not installed.
+        ValueError: if `l_max > 1` and `dim` is not 3.
     """
 
     def __init__(self, dim: int, *, l_max: int, n_radial: int, widths: tuple[float, float]) -> None:
@@ -55,11 +66,11 @@ class Neighbourhood(nn.Module):
         self._rounded = RoundedConstants()
 
     def ladder(self, degree: int) -> Tensor:
-        """`C` in `Y_lm(x) = sum_{m'a} C_mm'a Y_{l-1,m'}(x) x_a`, see `harmonic_ladder`."""
+        """Return C in `Y_lm(x) = sum_{m'a} C_mm'a Y_{l-1,m'}(x) x_a` for degree l, see `harmonic_ladder`."""
         return self._rounded.like(self.log_width, lambda: self._ladder)[degree - 1]
 
     def forward(self, x: Tensor) -> list[Jet]:
-        """The features of degree 0, 1, ... `l_max` at positions `(batch, particle, dim)`."""
+        """Return the features of degree 0, 1, ... `l_max` at positions x, `(batch, particle, dim)`."""
         n, dim = x.shape[-2:]
         apart = x.unsqueeze(2) - x.unsqueeze(1)  # (batch, i, j, dim)
         harmonics = [torch.ones_like(apart[..., :1]), apart]
@@ -70,7 +81,7 @@ class Neighbourhood(nn.Module):
         others = 1 - torch.eye(n, dtype=x.dtype, device=x.device)[:, None]
         damping = 1 / (1 + apart.square().sum(-1).unsqueeze(2) * inverse.square()[:, None])
         radial = others * damping * damping.sqrt()  # (batch, i, channel, j)
-        # d/dx R = -3 R / (1 + (r / w)^2) x / w^2, summed with each harmonic
+        # dR/dx = -3 R / (1 + (r / w)^2) x / w^2, here without x.
         falling = -3 * radial * damping * inverse.square()[:, None]
         stacked = torch.cat(harmonics, -1)
         value = radial @ stacked
@@ -90,16 +101,16 @@ class Neighbourhood(nn.Module):
 
 
 class GatedVectors(nn.Module):
-    r"""`G = sum_k V_k (W2 tanh(W1 s + b1) + b2)_k`: vectors scaled by a network of invariants, and its trace.
+    r"""Vectors scaled by a network of invariants, `G = sum_k V_k (W2 tanh(W1 s + b1) + b2)_k`.
 
-    It starts at zero (W2 and b2 do), with a gradient. tanh is bounded, so that G grows no faster than the
-    vectors do and a flow along it exists at all times.
+    W2 and b2 start at zero, and so does G, but not its gradient in them. tanh is bounded, so G grows no
+    faster than the vectors and a flow along it exists at all times.
 
     Args:
         n_vectors: number of vectors V.
         n_invariants: number of invariants s.
         n_hidden: width of the network.
-        n_time_modes: size of the time basis that all weights are expanded in.
+        n_time_modes: size of the time basis in which all weights are expanded.
     """
 
     def __init__(self, n_vectors: int, n_invariants: int, n_hidden: int, n_time_modes: int) -> None:
@@ -114,8 +125,17 @@ class GatedVectors(nn.Module):
     def forward(
         self, vectors: Jet, invariants: tuple[Tensor, Tensor], time_values: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """G, `(batch, particle, dim)`, and `sum_a dG_a/dx_a` of each particle, `(batch, particle)`."""
-        # Scaled here, so that a step of the optimiser moves G as far whatever the sizes are.
+        """Return G and its divergence in each particle's own position.
+
+        Args:
+            vectors: V; channels are vectors and components are those of space.
+            invariants: s, `(batch, particle, invariant)`, and ds/dx_i, `(batch, particle, invariant, dim)`.
+            time_values: values of the time basis, `(time_mode,)`.
+
+        Returns:
+            G, `(batch, particle, dim)`, and `sum_a dG_a/dx_a`, `(batch, particle)`.
+        """
+        # Scaled here, so that a step of the optimiser has the same effect on G for all sizes.
         inner = torch.tensordot(time_values, self.inner, 1) / self.inner.shape[-1] ** 0.5
         outer = torch.tensordot(time_values, self.outer, 1) / self.outer[0].numel() ** 0.5
         value, slope = invariants
@@ -123,6 +143,6 @@ class GatedVectors(nn.Module):
         gate = hidden @ outer[:, :-1].mT + outer[:, -1]
         velocity = (gate.unsqueeze(-1) * vectors.value).sum(-2)
         own = (gate * vectors.slope.diagonal(dim1=-2, dim2=-1).sum(-1)).sum(-1)
-        # Through the gates: sum_h tanh'_h (sum_k W2_kh V_k) . (sum_s W1_hs grad s)
+        # The gates depend on x_i, too: sum_h tanh'_h (sum_k W2_kh V_k) . (sum_s W1_hs grad s).
         along = (outer[:, :-1].mT @ vectors.value) * (inner[:, :-1] @ slope)
         return velocity, own + ((1 - hidden.square()) * along.sum(-1)).sum(-1)

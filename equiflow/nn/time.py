@@ -1,4 +1,4 @@
-"""Smooth functions of flow time that kernels are expanded in."""
+"""Smooth functions of flow time in which kernels are expanded. Start at `CosineBasis`."""
 
 from __future__ import annotations
 
@@ -11,10 +11,14 @@ from equiflow.runtime.checks import check_count, check_type
 
 
 class CosineBasis(nn.Module):
-    """`T_j(t) = cos(pi j t)` for `j = 0 ... n_modes - 1`: complete and infinitely smooth on [0, 1].
+    """The basis `T_j(t) = cos(pi j t)` for `j = 0 ... n_modes - 1`, complete and smooth on [0, 1].
 
     Args:
         n_modes: number of basis functions, >= 1. More modes are more expressive and stiffer in t.
+
+    Raises:
+        TypeError: if `n_modes` is not an int.
+        ValueError: if it is less than one.
     """
 
     def __init__(self, n_modes: int) -> None:
@@ -29,15 +33,15 @@ class CosineBasis(nn.Module):
     frequency: Tensor
 
     def forward(self, t: Tensor | float) -> Tensor:
-        """Values at time `t` (float or 0-d tensor), shape `(n_modes,)`."""
+        """Return the values at time `t` (float or 0-d tensor), `(n_modes,)`."""
         return torch.cos(math.pi * self.frequency * t)
 
 
 class FourierBasis(nn.Module):
-    """`sin(2 pi n t)`, then `cos(2 pi n t)` for `n = 1 ... n_harmonics`, then 1: periodic in t.
+    """The periodic basis `sin(2 pi n t)`, `cos(2 pi n t)` for `n = 1 ... n_harmonics`, and 1, in this order.
 
     Args:
-        n_harmonics: >= 0.
+        n_harmonics: highest multiple n of the base frequency, >= 0.
     """
 
     def __init__(self, n_harmonics: int) -> None:
@@ -50,17 +54,17 @@ class FourierBasis(nn.Module):
     frequency: Tensor
 
     def forward(self, t: Tensor | float) -> Tensor:
-        """Values at time `t` (float or 0-d tensor), shape `(n_modes,)`."""
+        """Return the values at time `t` (float or 0-d tensor), `(n_modes,)`."""
         angle = 2 * math.pi * self.frequency * t
         return torch.cat([angle.sin(), angle.cos(), self.frequency.new_ones(1)])
 
 
 class LearnedBasis(nn.Module):
-    """`T_j(t) = sum_i mixing_ji B_i(t)`: combinations of another basis, which are learned.
+    """Learned combinations `T_j(t) = sum_i mixing_ji B_i(t)` of another basis.
 
     Args:
-        basis: the other one, with `n_modes` functions.
-        n_modes: number of combinations, orthonormal to start with.
+        basis: the functions B.
+        n_modes: number of combinations. The rows of `mixing` start orthonormal.
     """
 
     def __init__(self, basis: FourierBasis | CosineBasis, n_modes: int) -> None:
@@ -70,12 +74,20 @@ class LearnedBasis(nn.Module):
         self.mixing = nn.Parameter(orthonormal(n_modes, basis.n_modes))
 
     def forward(self, t: Tensor | float) -> Tensor:
-        """Values at time `t` (float or 0-d tensor), shape `(n_modes,)`."""
+        """Return the values at time `t` (float or 0-d tensor), `(n_modes,)`."""
         return self.mixing @ self.basis(t)
 
 
 def orthonormal(n_rows: int, n_columns: int) -> Tensor:
-    """A matrix whose rows are orthonormal (its columns, if it has more rows): a cosine transform cut off."""
+    """Return a corner of the cosine transform: its rows are orthonormal, or its columns if it has more rows.
+
+    Args:
+        n_rows: number of rows.
+        n_columns: number of columns.
+
+    Returns:
+        `(n_rows, n_columns)` in the default dtype.
+    """
     size = max(n_rows, n_columns)
     position = torch.arange(size, dtype=torch.float64) + 0.5
     waves = torch.cos(math.pi / size * torch.arange(size, dtype=torch.float64)[:, None] * position)

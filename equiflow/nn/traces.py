@@ -1,7 +1,7 @@
-"""The trace of a Jacobian J that is known by its products `w -> J^T w` alone: exact, or estimated.
+"""The trace of a Jacobian J of which only the products `w -> J^T w` are known.
 
-All take a batch of Jacobians at once. The estimates are unbiased in the value and in its gradients, and
-smooth in J as long as their probes stay the same.
+`dense_trace` is exact; `hutchinson` and `hutch_plus_plus` are estimates. All take a batch of Jacobians. The
+estimates are unbiased, and so are their gradients. They are smooth in J if the probes are kept.
 """
 
 from __future__ import annotations
@@ -11,30 +11,36 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-#: `w -> J^T w`, both `(batch, *lattice)`
+#: The product `w -> J^T w`, both `(batch, *lattice)`.
 Product = Callable[[Tensor], Tensor]
 
 
 def dense_trace(product: Product, probes: Tensor) -> Tensor:
-    """`sum_k m_k . J^T m_k`, exact if `J_xy` vanishes for all `x != y` of one probe; `(batch,)`.
+    """Return the trace `sum_k m_k . J^T m_k`, exact if `J_xy` vanishes for all `x != y` in one probe.
 
     Args:
         product: see `Product`.
-        probes: 1 at some sites and 0 elsewhere, each site in one of them: `(probe, batch, *lattice)`, see
+        probes: indicators `m_k` of sets of sites, `(probe, batch, *lattice)`. Each site is in one set, see
             `far_apart`.
+
+    Returns:
+        `(batch,)`.
     """
     return torch.stack([(product(m) * m).flatten(1).sum(1) for m in probes]).sum(0)
 
 
 def far_apart(shape: Sequence[int], reach: Sequence[int] | None = None) -> Tensor:
-    """Sets of sites of a torus that do not reach each other, `(set, *shape)` bool; one set has each site.
+    """Return sets of sites of a torus whose members do not reach each other.
 
-    Each axis is cut into intervals longer than its reach, and sites at the same place of theirs make a set:
-    about `prod_a (reach_a + 1)` sets, however large the lattice.
+    Each axis is cut into intervals longer than its reach. Sites at the same place within their intervals form
+    a set. This gives about `prod_a (reach_a + 1)` sets, however large the lattice.
 
     Args:
-        shape: sites per axis.
-        reach: per axis, the largest distance at which two sites are coupled; `None` for any.
+        shape: number of sites per axis.
+        reach: per axis, the largest distance at which two sites depend on each other; None for any distance.
+
+    Returns:
+        `(set, *shape)` bool. Each site is in exactly one set.
     """
     places = []
     for side, far in zip(shape, shape if reach is None else reach, strict=True):
@@ -48,30 +54,39 @@ def far_apart(shape: Sequence[int], reach: Sequence[int] | None = None) -> Tenso
 
 
 def hutchinson(product: Product, probes: Tensor) -> Tensor:
-    """`mean_k eps_k . J^T eps_k`, which is `tr J` on average, as `E eps eps^T = 1` (arXiv:1810.01367).
+    """Return Hutchinson's estimate `mean_k eps_k . J^T eps_k` of `tr J` (arXiv:1810.01367).
+
+    It is unbiased, because `E eps eps^T = 1`. Its variance is `sum_{x != y} (J_xy + J_yx)^2 / 2` divided by
+    the number of probes.
 
     Args:
         product: see `Product`.
-        probes: signs, `(probe, batch, *lattice)`.
+        probes: random signs `eps_k`, `(probe, batch, *lattice)`.
 
     Returns:
-        `(batch,)`; the variance is `sum_{x != y} (J_xy + J_yx)^2 / 2` over the number of probes.
+        `(batch,)`.
     """
     return torch.stack([(product(eps) * eps).flatten(1).sum(1) for eps in probes]).mean(0)
 
 
 def hutch_plus_plus(product: Product, probes: Tensor) -> Tensor:
-    """`tr Q^T A Q + mean_k g_k . P A P g_k` with `A = J^T` and `P = 1 - Q Q^T` (arXiv:2010.09649).
+    """Return the Hutch++ estimate `tr Q^T A Q + mean_k g_k . P A P g_k` of `tr J` (arXiv:2010.09649).
 
-    The columns of Q span the range of A on half of the probes, and the trace there is exact; only the
-    rest is estimated. The variance falls faster with the number of probes the faster the singular
-    values of J do; it vanishes for a Jacobian of lower rank than there are columns.
+    Here `A = J^T` and `P = 1 - Q Q^T`. The columns of Q span the image of half of the probes under A. The
+    trace on that space is exact, and only the rest is estimated. The variance falls fast with the number of
+    probes if the singular values of J fall fast. It vanishes if the rank of J is at most the number of
+    columns.
 
-    Q is a constant of differentiation: the estimate is unbiased for any Q, so its gradients are, too.
+    Q is treated as a constant by differentiation. The estimate is unbiased for any Q, so its gradients are
+    unbiased, too.
 
     Args:
         product: see `Product`.
-        probes: signs, `(2 n, batch, *lattice)`: n to find Q, n for the rest; 3 n products are taken.
+        probes: random signs, `(2 n, batch, *lattice)`: n of them for Q and n for the rest. 3 n products are
+            taken.
+
+    Returns:
+        `(batch,)`.
     """
     sketch, noise = probes.chunk(2)
     site = sketch.shape[2:]

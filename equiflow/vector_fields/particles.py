@@ -1,4 +1,4 @@
-"""Identical particles: many-body velocities, equivariant under permutations and all rigid motions."""
+"""Vector fields of identical particles, equivariant under permutations and all rigid motions."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from equiflow.vector_fields.base import VectorField
 
 
 class ParticleField(VectorField):
-    r"""`v_i = G(u_i, t) - 1/N sum_k G(u_k, t)`, where `u_i` is what particle i sees of the others.
+    r"""`v_i = G(u_i, t) - 1/N sum_k G(u_k, t)`, where `u_i` describes the surroundings of particle i.
 
-    `u_i` holds densities, vectors and, with `l_max = 2` in three dimensions, tensors around particle i, as
-    functions of the differences `x_i - x_j`, and its place relative to the centre of mass. G combines them
-    to a vector, scaled by a network of invariants, so that v goes beyond pair forces. The centre of mass
-    never moves. The divergence is exact and in closed form: `sum_i DG(u_i) . du_i/dx_i`.
+    `u_i` holds densities and vectors around particle i as functions of the differences `x_i - x_j`, and its
+    position relative to the centre of mass. With `l_max = 2` in three dimensions it also holds tensors. G
+    combines them to a vector, scaled by a network of invariants, so that v goes beyond pair forces. The
+    centre of mass never moves. The divergence has a closed form, `sum_i DG(u_i) . du_i/dx_i`.
     (arXiv:2006.02425, 1802.08219)
 
     Args:
         particles: `Particles(N, dim)`.
         group: by default permutations x E(dim).
-        l_max: highest degree of what a particle sees: 1 for densities and vectors in any dimension; more
-            for tensors in three dimensions (needs e3nn).
+        l_max: highest degree of the surroundings, 1 for densities and vectors in any dimension, more for
+            tensors in three dimensions (needs e3nn).
         n_radial: number of radial functions.
         n_hidden: width of the network of invariants.
-        n_time_modes: size of the time basis of its weights.
-        widths: smallest and largest width of the radial functions at the start.
+        n_time_modes: number of cosine modes in flow time of the network's weights.
+        widths: smallest and largest initial width of the radial functions, in units of length.
 
     Raises:
-        ImportError: for `l_max > 1` without e3nn.
+        ImportError: for `l_max > 1` if e3nn is not installed.
         ValueError: if the group acts on another space, `l_max > 1` without three dimensions, or a number
             is out of range.
 
@@ -82,22 +82,22 @@ class ParticleField(VectorField):
         self.space.check(phi)
         density, *seen = self.neighbourhood(phi)
         relative = self._relative(phi)
-        squares = [relative.square(), *(jet.square() for jet in seen)]
+        squares = [relative.invariant(), *(jet.invariant() for jet in seen)]
         value = torch.cat([density.value.squeeze(-1), *(value for value, _ in squares)], -1)
         slope = torch.cat([density.slope.squeeze(-2), *(slope for _, slope in squares)], -2)
         velocity, trace = self.gates(self._vectors(relative, seen), (value, slope), self.time_basis(t))
-        # What is subtracted has no divergence: sum_i d/dx_i is a translation of all particles, under which
-        # no G(u_k) changes.
+        # The subtracted mean has no divergence: sum_i d/dx_i generates translations of all particles, and
+        # they leave every G(u_k) unchanged.
         return velocity - velocity.mean(1, keepdim=True), trace.sum(1)
 
     def _relative(self, x: Tensor) -> Jet:
-        """`x_i - X`, one channel."""
+        """Return `x_i - X` with one channel, where X is the centre of mass."""
         n, dim = self.space.shape
         slope = (1 - 1 / n) * torch.eye(dim, dtype=x.dtype, device=x.device)
         return Jet((x - x.mean(1, keepdim=True)).unsqueeze(2), slope.expand(*x.shape[:2], 1, dim, dim))
 
     def _vectors(self, relative: Jet, seen: list[Jet]) -> Jet:
-        """`x_i - X`, `u^1`, and `C_a u^l u^(l-1)` for each l > 1."""
+        """Return `x_i - X`, `u^1`, and `C_a u^l u^(l-1)` for each l > 1."""
         vectors = [relative, seen[0]]
         for degree in range(2, len(seen) + 1):
             low, high, step = seen[degree - 2], seen[degree - 1], self.neighbourhood.ladder(degree)

@@ -134,7 +134,7 @@ def harmonic_basis(
 
 
 def _nearest_images(lattice: Lattice) -> Tensor:
-    """Return the signed offset of each site from the origin for all nearest images, `(image, *lattice, 3)`."""
+    """Return the signed offset of each site from the origin to all nearest images, `(image, *lattice, 3)`."""
     index = torch.meshgrid(*(torch.arange(side) for side in lattice.shape), indexing="ij")
     shape = torch.tensor(lattice.shape)
     signed = torch.stack(index, -1)
