@@ -1,4 +1,7 @@
-"""Reports for people: tables on the terminal, figures, one HTML page. Needs the extra `report`."""
+"""Reports about trained flows: tables on the terminal, figures, one HTML page.
+
+Start with `Report`. `page.py` makes one HTML page of it. The packages behind both are in the extra `report`.
+"""
 
 from equiflow.report.report import Report, comparison_rows, write_json
 from equiflow.report.terminal import print_line, print_table

@@ -1,4 +1,7 @@
-"""One HTML page about a trained flow, plots inside, nothing loaded from elsewhere (extra `report`)."""
+"""One HTML page about a trained flow, with its plots inside (extra `report`).
+
+`Page` fills the template `page.html`. The page loads nothing from elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -18,20 +21,21 @@ from equiflow.training import Rung
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: colours of the figures, which the page's style sheet knows for light and dark surroundings
+#: colours of the figures, and the variables that stand for them in the page's light and dark style
 COLOURS = {plots.FLOW: "var(--flow)", plots.REFERENCE: "var(--reference)", plots.MUTED: "var(--muted)"}
-#: stands for the colour of the text around; no figure uses it otherwise
+#: a colour that no figure uses; on the page it becomes the colour of the text
 INK = "#010203"
+#: captions of the figures by name
 CAPTIONS = {
     "training": "Loss, effective sample size and gradient norm along the training. The ESS on the batch is a "
     "noisy monitor; points with errors are on fresh samples.",
-    "ladder": "Effective sample size on the batch. Each lattice starts from what the one before has learned.",
-    "weights": "Distribution of the log weights about log Z. A long left tail wastes samples; a tail that "
-    "only target samples have is a part of the target that the flow misses.",
+    "ladder": "Effective sample size on the batch. Each lattice starts from what the one before learned.",
+    "weights": "Distribution of the log weights about log Z. A long left tail wastes samples. A tail of "
+    "target samples alone is a part of the target that the flow misses.",
     "two_point": "Zero-momentum two-point function along the first axis, with errors.",
-    "magnetisation": "Magnetisation, of several components the first, in the model, in the reweighted model "
-    "and, if there is one, in the reference. A dropped mode shows here.",
-    "configurations": "Configurations as the flow draws them, on one colour scale.",
+    "magnetisation": "Magnetisation in the model, in the reweighted model and in the reference, if there is "
+    "one. Fields of several components are shown by the first one. A dropped mode shows here.",
+    "configurations": "Configurations drawn from the flow, on one colour scale.",
 }
 
 
@@ -40,13 +44,13 @@ class Page:
     """Everything that the page shows.
 
     Attributes:
-        report: the measured flow.
-        title: of the page.
+        report: report about the flow.
+        title: title of the page.
         config: text of the resolved config.
-        evaluations: measurements on fresh samples while training, with `step`, `ess` and `ess_error`.
-        laws: the laws that were checked on the flow.
-        sessions: versions and start of each time that training was begun or resumed.
-        rungs: the lattices of a ladder, the last one's training included; empty without one.
+        evaluations: measurements on fresh samples during training, with `step`, `ess` and `ess_error`.
+        laws: results of checking the laws on the flow; None if they were not checked.
+        sessions: start and versions of each session of training.
+        rungs: the lattices of a ladder, including the last one; empty without a ladder.
     """
 
     report: Report
@@ -58,7 +62,7 @@ class Page:
     rungs: Sequence[Rung] = ()
 
     def html(self) -> str:
-        """The page."""
+        """Return the text of the page."""
         from jinja2 import Environment, PackageLoader, StrictUndefined
 
         environment = Environment(
@@ -85,6 +89,7 @@ class Page:
             temporary.write_text(text, encoding="utf-8")
 
     def _figures(self) -> dict[str, Figure]:
+        """Return the figures of the page by name."""
         fresh = [(row["step"], row["ess"], row["ess_error"]) for row in self.evaluations if "ess" in row]
         figures = self.report.figures()
         if fresh and len(self.report.history):
@@ -94,12 +99,14 @@ class Page:
         return figures
 
     def _observables(self) -> list[tuple[str, ...]]:
+        """Return the rows of the table of observables."""
         flow, reference = self.report.measurements
         if reference is not None:
             return comparison_rows(flow, reference)
         return [(name.replace("_", " "), str(value)) for name, value in flow.scalars().items()]
 
     def _ladder(self) -> list[tuple[str, ...]]:
+        """Return rows `lattice, steps, seconds, best ESS` of the ladder."""
         return [
             (
                 " x ".join(map(str, rung.flow.lattice.shape)),
@@ -111,6 +118,7 @@ class Page:
         ]
 
     def _correlator(self) -> list[tuple[str, ...]]:
+        """Return the rows of the table of the two-point function."""
         flow, reference = self.report.measurements
         if reference is None:
             return [(str(t), str(value)) for t, value in enumerate(flow.correlator)]
@@ -119,21 +127,21 @@ class Page:
 
 
 def inline_svg(figure: Figure, name: str) -> str:
-    """A figure as an `<svg>` element that takes its colours from the page around it.
+    """Return a figure as an `<svg>` element that takes its colours from the page.
 
     Args:
-        figure: drawn in the colours of `equiflow.report.plots`.
-        name: unique on the page: identifiers inside start with it.
+        figure: a figure in the colours of `equiflow.report.plots`.
+        name: name of the figure, unique on the page; the identifiers in the element start with it.
     """
     from matplotlib import rc_context
 
     _ink(figure)
     buffer = io.StringIO()
-    # Text stays text: it can be searched, read aloud, and follows the page's font.
+    # Text is kept as text, so that it can be searched and read aloud, and follows the page's font.
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :]  # without the XML declaration and the address of a DTD
+    svg = svg[svg.index("<svg") :]  # drops the XML declaration and the address of a DTD
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = svg.replace("xlink:href", "href").replace(' xmlns:xlink="http://www.w3.org/1999/xlink"', "")
     svg = re.sub(r'\bid="', f'id="{name}-', svg)
@@ -146,7 +154,7 @@ def inline_svg(figure: Figure, name: str) -> str:
 
 
 def _ink(figure: Figure) -> None:
-    """Give axes and text the colour that becomes the text colour of the page."""
+    """Give axes and text the colour that becomes the colour of text on the page."""
     for axes in figure.axes:
         axes.tick_params(which="both", color=INK, labelcolor=INK)
         for spine in axes.spines.values():

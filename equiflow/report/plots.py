@@ -1,4 +1,7 @@
-"""Figures of training and sampling. Needs the extra `report` (matplotlib)."""
+"""Figures of training and sampling, drawn with matplotlib (extra `report`).
+
+Every function returns a matplotlib `Figure`; `save_figure` writes it to a file.
+"""
 
 from __future__ import annotations
 
@@ -19,15 +22,16 @@ from equiflow.training import History, Rung
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+#: colours of what the flow gives, of a reference, and of everything else
 FLOW, REFERENCE, MUTED = "#1f5fa8", "#c8501e", "#8a8a8a"
 
 
 def training_curve(history: History, fresh: Sequence[tuple[int, float, float]] = ()) -> Figure:
-    """Loss, effective sample size and gradient norm against the step.
+    """Plot loss, effective sample size and gradient norm against the step.
 
     Args:
-        history: of the training.
-        fresh: step, ESS and its error on fresh samples, where they were measured.
+        history: record of the training, with at least one step.
+        fresh: step, ESS and its error of each measurement on fresh samples.
     """
     figure, (top, middle, bottom) = _axes(3, 1, (7, 7), sharex=True)
     top.plot(history.step, history.loss, color=FLOW, lw=0.8)
@@ -47,7 +51,7 @@ def training_curve(history: History, fresh: Sequence[tuple[int, float, float]] =
 
 
 def ladder_curve(rungs: Sequence[Rung]) -> Figure:
-    """ESS on the batch against wall time, rung after rung."""
+    """Plot the ESS on the batch against wall time, for one rung of a ladder after another."""
     figure, axes = _axes(1, 1, (7.5, 4))
     start = 0.0
     for i, rung in enumerate(rungs):
@@ -68,7 +72,13 @@ def ladder_curve(rungs: Sequence[Rung]) -> Figure:
 
 
 def two_point(flow: Measurements, reference: Measurements | None = None, *, label: str = "HMC") -> Figure:
-    """Zero-momentum two-point function with error bars, and its difference to a reference."""
+    """Plot the zero-momentum two-point function, and its difference to a reference below.
+
+    Args:
+        flow: observables from the reweighted flow.
+        reference: the same observables from another sampler; None leaves out the difference.
+        label: name of the reference.
+    """
     if reference is None:
         figure, top = _axes(1, 1, (7, 4))
         top.set_xlabel("separation t")
@@ -96,7 +106,15 @@ def two_point(flow: Measurements, reference: Measurements | None = None, *, labe
 
 
 def magnetisation(ensemble: Ensemble, chain: Chain | None = None, *, label: str = "HMC") -> Figure:
-    """Histogram of M: model, reweighted model and reference. A dropped mode shows here."""
+    """Plot histograms of M for the model, the reweighted model and a reference.
+
+    A dropped mode shows here.
+
+    Args:
+        ensemble: weighted samples of the flow, a scalar field.
+        chain: reference samples of the target; None leaves them out.
+        label: name of the reference.
+    """
     figure, axes = _axes(1, 1, (7, 4))
     model = _numpy(observables.magnetisation(ensemble.phi))
     reference = None if chain is None else _numpy(observables.magnetisation(chain.configurations))
@@ -115,7 +133,12 @@ def magnetisation(ensemble: Ensemble, chain: Chain | None = None, *, label: str 
 
 
 def weights(ensemble: Ensemble, forward_log_weight: Tensor | None = None) -> Figure:
-    """Histogram of `log w - log Z` on model samples and, if given, on target samples."""
+    """Plot histograms of `log w - log Z` on model samples and on target samples.
+
+    Args:
+        ensemble: weighted samples of the flow.
+        forward_log_weight: log weights of target samples, `(n_samples,)`; None leaves them out.
+    """
     figure, axes = _axes(1, 1, (7, 4))
     log_z = ensemble.log_z().mean
     reverse = _numpy(ensemble.log_weight) - log_z
@@ -130,7 +153,15 @@ def weights(ensemble: Ensemble, forward_log_weight: Tensor | None = None) -> Fig
 
 
 def configurations(phi: Tensor, *, n_shown: int = 6) -> Figure:
-    """A few two-dimensional configurations on one colour scale."""
+    """Draw a few two-dimensional configurations on one colour scale.
+
+    Args:
+        phi: `(batch, *lattice)`.
+        n_shown: number of configurations, the first ones of the batch.
+
+    Raises:
+        ValueError: if the lattice is not two-dimensional.
+    """
     shown = _numpy(phi[:n_shown])
     if shown.ndim != 3:
         raise ValueError(f"Only 2D configurations can be drawn, got shape {tuple(phi.shape)}.")
@@ -144,12 +175,18 @@ def configurations(phi: Tensor, *, n_shown: int = 6) -> Figure:
 
 
 def save_figure(figure: Figure, path: str | Path) -> None:
-    """Write a PNG under a temporary name and rename it."""
+    """Write a figure as PNG; a crash leaves an old file intact.
+
+    Args:
+        figure: what to write.
+        path: name of the file.
+    """
     with written_atomically(path) as temporary:
         figure.savefig(temporary, dpi=130, format="png")
 
 
 def _axes(rows: int, columns: int, size: tuple[float, float], **options: Any) -> tuple[Figure, Any]:
+    """Return a new figure of `size` inches and its axes."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=size, layout="constrained")
@@ -157,12 +194,15 @@ def _axes(rows: int, columns: int, size: tuple[float, float], **options: Any) ->
 
 
 def _columns(estimates: Sequence[Estimate]) -> tuple[list[float], list[float]]:
+    """Return the means and the errors of estimates."""
     return [e.mean for e in estimates], [e.error for e in estimates]
 
 
 def _with_gaps(values: Sequence[float | None]) -> np.ndarray:
-    return np.array(values, dtype=float)  # None becomes NaN, which is not drawn
+    """Return values as an array with NaN, which is not drawn, in place of None."""
+    return np.array(values, dtype=float)
 
 
 def _numpy(values: Tensor) -> np.ndarray:
+    """Return a tensor as a float64 array."""
     return values.detach().double().cpu().numpy()

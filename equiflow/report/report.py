@@ -1,33 +1,38 @@
-"""What a flow gives, as a table, a dictionary and a folder of plots. Needs the extra `report`."""
+"""The report about a trained flow: tables on the terminal, numbers for JSON, and a folder of plots.
+
+Start with `Report`. Tables need rich and plots need matplotlib, both in the extra `report`.
+"""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from equiflow.analysis import Diagnosis, Measurements, compare_directions, measure
-from equiflow.flows import Certificate, CouplingFlow, EquivariantCNF, Flow
+from equiflow.flows import Certificate, Flow
 from equiflow.report import plots
 from equiflow.report.terminal import print_line, print_table
 from equiflow.runtime.storage import written_atomically
 from equiflow.samplers import Chain, Ensemble, IndependenceMetropolis, log_weights
 from equiflow.statistics import Estimate
 from equiflow.theories.base.action import Action
-from equiflow.theories.multiplets.space import Multiplet
 from equiflow.theories.scalar.observables import susceptibility
 from equiflow.training import History
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: Not a seed that anyone draws samples with: acceptances must not follow the noise of the proposals.
+#: Seed of what a report draws. It differs from any seed that people choose, because the noise of Metropolis
+#: acceptances must be independent of the noise of the samples.
 REPORT_SEED = 0x5EED_0F_4E9047
 
 
@@ -40,7 +45,8 @@ class Report:
         action: its target.
         history: record of the training.
         ensemble: fresh weighted samples of the flow.
-        chain: samples of the target from a Markov chain such as HMC; None leaves out what needs them.
+        chain: samples of the target from a Markov chain such as HMC. Without them, results that need both
+            directions are left out.
     """
 
     flow: Flow
@@ -51,7 +57,7 @@ class Report:
 
     @property
     def certificate(self) -> Certificate:
-        """Discretisation error of the flow's log-density; measured here if the ensemble has none."""
+        """Discretisation error of the flow's log-density; measured now if the ensemble has no certificate."""
         return self._measured_certificate if self.ensemble.certificate is None else self.ensemble.certificate
 
     @cached_property
@@ -60,22 +66,22 @@ class Report:
         return self.flow.certificate(action=self.action, generator=generator)
 
     @cached_property
-    def target_phi(self) -> torch.Tensor | None:
-        """The chain's samples, where and as the flow computes."""
+    def target_phi(self) -> Tensor | None:
+        """The chain's samples on the device and in the dtype of the flow, `(n_samples, *lattice)`."""
         if self.chain is None:
             return None
         return self.chain.configurations.to(self.flow.device, self.flow.dtype)
 
     @cached_property
-    def forward_log_weight(self) -> torch.Tensor | None:
-        """Log weights of the chain's samples, `(n_samples,)`."""
+    def forward_log_weight(self) -> Tensor | None:
+        """Log weights `-S - log q` of the chain's samples, `(n_samples,)`; None without a chain."""
         if self.target_phi is None:
             return None
         return log_weights(self.flow, self.action, self.target_phi, batch_size=512)
 
     @cached_property
     def diagnosis(self) -> Diagnosis | None:
-        """Weights from both directions, and warnings where they disagree."""
+        """Comparison of the weights of model samples and target samples; None without a chain."""
         if self.chain is None or self.target_phi is None or self.forward_log_weight is None:
             return None
         n_chains = self.chain.samples.shape[1]
@@ -83,48 +89,55 @@ class Report:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What the diagnosis warns of."""
+        """Warnings of the diagnosis; empty without a chain."""
         return () if self.diagnosis is None else self.diagnosis.warnings
 
     @cached_property
     def scalar(self) -> tuple[Ensemble, Chain | None]:
-        """Ensemble and chain as figures show them: of a multiplet the first component."""
-        if not isinstance(self.action.space, Multiplet):
+        """Ensemble and chain as figures show them: fields of several components by the first one."""
+        if not self.action.space.component_axes:
             return self.ensemble, self.chain
-        chain = None if self.chain is None else replace(self.chain, samples=self.chain.samples[:, :, 0])
-        return replace(self.ensemble, phi=self.ensemble.phi[:, 0]), chain
+        chain = self.chain
+        if chain is not None:
+            chain = replace(chain, samples=self._first_component(chain.samples))
+        return replace(self.ensemble, phi=self._first_component(self.ensemble.phi)), chain
+
+    def _first_component(self, phi: Tensor) -> Tensor:
+        """Return the first component of fields `(..., *components, *lattice)`."""
+        for axis in self.action.space.component_axes:
+            phi = phi.select(axis, 0)
+        return phi
 
     @cached_property
     def metropolis(self) -> Chain:
-        """Independence Metropolis on the ensemble's samples."""
+        """Markov chain that independence Metropolis makes of the ensemble's samples."""
         generator = torch.Generator(self.ensemble.phi.device).manual_seed(REPORT_SEED)
         return IndependenceMetropolis.from_ensemble(self.scalar[0], n_chains=8, generator=generator)
 
     @cached_property
     def estimates(self) -> dict[str, Estimate]:
-        """Quality of the flow and log Z, each with its errors."""
+        """Quality of the flow and log Z by name, each with its errors."""
         both = self.diagnosis
-        return {
-            "reverse_ess": self.ensemble.effective_sample_size(),
-            **({} if both is None else {"forward_ess": both.forward_ess}),
+        found = {"reverse_ess": self.ensemble.effective_sample_size()}
+        if both is not None:
+            found["forward_ess"] = both.forward_ess
+        found |= {
             "acceptance": self.metropolis.acceptance_rate,
             "tau_int": self.metropolis.tau_int(susceptibility),
             "log_z": self.ensemble.log_z(),
-            **(
-                {}
-                if both is None
-                else {"log_z_forward": both.log_z_forward, "log_z_bridge": both.log_z_bridge}
-            ),
         }
+        if both is not None:
+            found |= {"log_z_forward": both.log_z_forward, "log_z_bridge": both.log_z_bridge}
+        return found
 
     @cached_property
     def measurements(self) -> tuple[Measurements, Measurements | None]:
-        """Observables from the reweighted flow and from the chain."""
+        """Observables from the reweighted flow and from the chain; None without a chain."""
         reference = None if self.chain is None else measure(self.chain, action=self.action)
         return measure(self.ensemble, action=self.action), reference
 
     def results(self) -> dict[str, object]:
-        """All numbers, ready for JSON (NaN and infinity become null)."""
+        """Return all numbers by name, ready for JSON; NaN and infinity become None."""
         numbers: dict[str, object] = {}
         for name, estimate in self.estimates.items():
             numbers |= {name: estimate.mean, f"{name}_error": estimate.error}
@@ -149,18 +162,17 @@ class Report:
             "device": str(self.flow.device),
             "threads": torch.get_num_threads(),
         }
-        return {k: _finite(v) for k, v in numbers.items()}
+        return {name: _finite(value) for name, value in numbers.items()}
 
     @property
     def n_reference(self) -> int:
-        """Number of the chain's samples, 0 without a chain."""
+        """Number of the chain's samples; 0 without a chain."""
         return 0 if self.forward_log_weight is None else len(self.forward_log_weight)
 
     def quality(self) -> list[tuple[str, str]]:
-        """Rows `quantity, value`: the estimates, and the certificate behind them."""
-        quality = [(name.replace("_", " "), str(value)) for name, value in self.estimates.items()]
+        """Return rows `quantity, value` of the estimates and of the certificate."""
         return [
-            *quality,
+            *((name.replace("_", " "), str(value)) for name, value in self.estimates.items()),
             ("log Z under a finer solve", f"{self.certificate.log_z_shift:+.1e}"),
             ("largest change of a log weight", f"{self.certificate.max_log_q_error:.1e}"),
             ("round trip, largest error", f"{self.certificate.round_trip_error:.1e}"),
@@ -168,7 +180,7 @@ class Report:
         ]
 
     def print(self) -> None:
-        """Print the tables to the terminal."""
+        """Print tables of quality and observables to the terminal, and the warnings."""
         n_samples = len(self.ensemble.phi)
         print_table(f"flow on {n_samples} fresh samples", ("quantity", "value"), self.quality())
         flow, reference = self.measurements
@@ -185,7 +197,7 @@ class Report:
             print_line(f"warning: {warning}")
 
     def figures(self) -> dict[str, Figure]:
-        """All plots by name."""
+        """Return all plots by name."""
         figures = {
             **({"training": plots.training_curve(self.history)} if len(self.history) else {}),
             "two_point": plots.two_point(*self.measurements),
@@ -197,7 +209,9 @@ class Report:
         return figures
 
     def save(self, folder: str | Path, *, settings: Mapping[str, object] | None = None) -> None:
-        """Write plots (PNG), `results.json` and, if the flow can be saved, `flow.pt` into a folder.
+        """Write plots (PNG), `results.json` and the flow as `flow.pt` into a folder.
+
+        A flow of your own kind is left out if it does not say how it is saved, see `Flow.recipe`.
 
         Args:
             folder: made if it is missing.
@@ -207,13 +221,18 @@ class Report:
         folder.mkdir(parents=True, exist_ok=True)
         for name, figure in self.figures().items():
             plots.save_figure(figure, folder / f"{name}.png")
-        if isinstance(self.flow, EquivariantCNF | CouplingFlow):
+        with suppress(TypeError):  # a flow of the user's own that does not say how it is rebuilt
             self.flow.save(folder / "flow.pt")
         write_json({**(settings or {}), **self.results()}, folder / "results.json")
 
 
 def comparison_rows(flow: Measurements, reference: Measurements) -> list[tuple[str, ...]]:
-    """Rows `observable, flow, reference, difference in sigma` for `print_table`."""
+    """Return rows `observable, flow, reference, difference in sigma` for `print_table`.
+
+    Args:
+        flow: observables from the reweighted flow.
+        reference: the same observables from another sampler.
+    """
     other = reference.scalars()
     return [
         (name.replace("_", " "), str(value), str(other[name]), f"{value.sigmas_from(other[name]):+.1f}")
@@ -222,10 +241,19 @@ def comparison_rows(flow: Measurements, reference: Measurements) -> list[tuple[s
 
 
 def write_json(content: Mapping[str, object], path: str | Path) -> None:
-    """Write JSON under a temporary name and rename it."""
+    """Write JSON to a file; a crash leaves an old file intact.
+
+    Args:
+        content: what to write; values that JSON does not know are written as text.
+        path: name of the file.
+
+    Raises:
+        ValueError: if a number is NaN or infinite.
+    """
     with written_atomically(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2, default=str, allow_nan=False))
 
 
 def _finite(value: object) -> object:
+    """Return a value, or None in place of NaN and infinity."""
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,4 +1,4 @@
-"""Tables and lines on the terminal."""
+"""Tables and lines on the terminal, printed by rich."""
 
 from __future__ import annotations
 
@@ -10,7 +10,13 @@ if TYPE_CHECKING:
 
 
 def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print a table to the terminal, numbers aligned to the right."""
+    """Print a table to the terminal; all columns but the first are aligned to the right.
+
+    Args:
+        title: printed above the table.
+        header: names of the columns.
+        rows: one cell per column each.
+    """
     from rich.markup import escape
     from rich.table import Table
 
@@ -23,13 +29,14 @@ def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[objec
 
 
 def print_line(text: str) -> None:
-    """Print a line to the terminal as it stands."""
+    """Print a line to the terminal without markup, highlighting or line breaks."""
     _console().print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _console() -> Console:
+    """Return the console of the terminal, or a wide one for a pipe or a file."""
     from rich.console import Console
 
     console = Console()
-    # A pipe has no width: keep rows on one line there.
+    # A pipe has no width, and rich would assume 80 columns, which is too narrow for most rows.
     return console if console.is_terminal else Console(width=110)
