@@ -41,8 +41,7 @@ from equiflow import HMC, EquivariantCNF, IndependenceMetropolis, Lattice, Phi4,
 from equiflow import observables as obs
 from equiflow.report import print_table, write_json
 from equiflow.report.plots import FLOW, MUTED, REFERENCE, save_figure
-from equiflow.samplers import Chain, Ensemble, log_weights
-from equiflow.samplers.hmc import leapfrog
+from equiflow.samplers import LEAPFROG, Chain, Ensemble, log_weights
 from equiflow.statistics import Estimate, forward_effective_sample_size, integrated_autocorrelation_time
 from equiflow.theories.base.action import Action
 
@@ -370,7 +369,7 @@ def loaded(args: argparse.Namespace) -> dict[int, tuple[EquivariantCNF, float | 
 def measure_side(side: int, flow: EquivariantCNF, training: float | None, args: argparse.Namespace) -> Row:
     action = Phi4(Lattice((side, side)), m2=-4.0, lam=M_PL_4[side])
     of_flow = flow_row(flow, action, args)
-    n_chains = fastest(lambda n: leapfrog(action, fields(flow, n), fields(flow, n), 0.05, 20), args.chains)
+    n_chains = fastest(lambda n: LEAPFROG(action, fields(flow, n), fields(flow, n), 0.05, 20), args.chains)
     run, burn_in, scan = tuned_hmc(action, n_chains, args)
     header = ("mean length", "acceptance", "gradients per effective sample")
     shown = [(f"{s['length']:g}", f"{s['acceptance']:.2f}", scan_cell(s["evaluations"])) for s in scan]

@@ -100,7 +100,7 @@ DIAGNOSIS = ("analysis/test_diagnosis.py",)
 IMPORTANCE = ("samplers/test_importance.py",)
 METROPOLIS = ("samplers/test_metropolis.py",)
 OBSERVABLES = ("theories/scalar/test_observables.py",)
-STATISTICS = ("statistics/test_statistics.py",)
+STATISTICS = tuple(f"statistics/test_{name}.py" for name in ("jackknife", "series", "weights"))
 
 MUTANTS = (
     Mutant(
@@ -692,7 +692,7 @@ MUTANTS = (
     ),
     Mutant(
         "solver error not passed on",
-        "samplers/importance.py",
+        "samplers/samples.py",
         "systematic=abs(certificate.shift_of(functional))",
         "systematic=0.0",
         "every estimate carries its solver error",
@@ -827,7 +827,7 @@ MUTANTS = (
     ),
     Mutant(
         "HMC accepts everything",
-        "samplers/kernel.py",
+        "samplers/acceptance.py",
         "moved = uniform < probability",
         "moved = uniform < 2.0",
         "HMC is exact at any step size",
@@ -931,9 +931,9 @@ MUTANTS = (
     ),
     Mutant(
         "susceptibility with the wrong volume",
-        "analysis/measurements.py",
-        '"susceptibility": volume * m2',
-        '"susceptibility": volume / side * m2',
+        "analysis/lattice_fields.py",
+        "moments, lambda m: volume * m[2])",
+        "moments, lambda m: volume / side * m[2])",
         "chi2 = V <M^2>, in every dimension",
         ("theories/scalar/test_observables.py::test_exact_averages_give_exact_observables",),
     ),
@@ -963,7 +963,7 @@ MUTANTS = (
     ),
     Mutant(
         "forgotten mean of the weights",
-        "analysis/measurements.py",
+        "samplers/importance.py",
         "return means, (weight * (values - means))[None]",
         "return means, (weight * values - means)[None]",
         "deviations of a reweighted average are w / mean w (O - <O>)",

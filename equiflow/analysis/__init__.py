@@ -1,5 +1,10 @@
-"""From samples to physics: observables with errors, correlators, free energies, diagnoses."""
+"""From samples to physics: observables with errors, correlators, free energies, diagnoses.
 
+Start with `measure` for a lattice field, with `log_z_bridge` and `log_z_along` for log Z, and with `diagnose`
+for the quality of a flow. `Observable` adds a quantity of your own.
+"""
+
+from equiflow.analysis.averages import Observable, estimate_observables
 from equiflow.analysis.correlators import CoshFit, fit_cosh
 from equiflow.analysis.diagnosis import Diagnosis, compare_directions, diagnose
 from equiflow.analysis.free_energy import CouplingIntegral, log_z_along, log_z_bridge
@@ -10,8 +15,10 @@ __all__ = [
     "CouplingIntegral",
     "Diagnosis",
     "Measurements",
+    "Observable",
     "compare_directions",
     "diagnose",
+    "estimate_observables",
     "fit_cosh",
     "log_z_along",
     "log_z_bridge",

@@ -1,7 +1,8 @@
 """Masses and lengths from an averaged zero-momentum correlator `C(t)`, t = 0 ... side - 1.
 
-On a periodic side a single state of mass m gives `C(t) = A (exp(-m t) + exp(-m (side - t)))`. A free
-field has one, with `cosh m = 1 + m2 / 2`.
+On a periodic side a single state of mass m gives `C(t) = A (exp(-m t) + exp(-m (side - t)))`. A free field
+has one state, with `cosh m = 1 + m2 / 2`. `measure` does all of this for samples; start with `fit_cosh` for a
+correlator of your own.
 """
 
 from __future__ import annotations
@@ -17,23 +18,26 @@ from torch import Tensor
 
 from equiflow.statistics import Estimate
 
-#: smallest `m * side` that a fit tells from no mass at all
-LEAST_DECAY = 0.02
-#: masses above it, in lattice units, are noise at the first t of a window
-MOST = 20.0
+#: smallest `m * side` that a fit can tell from zero
+MIN_MASS_TIMES_SIDE = 0.02
+#: largest mass that a fit can find, in lattice units; a larger one would be noise at the first t of a window
+MAX_MASS = 20.0
+#: masses at which a fit looks for its start
+N_MASSES_TRIED = 60
 
 
 def low_momentum(correlator: Tensor) -> Tensor:
-    """`F = sum_t C(t) cos(2 pi t / side)`, the structure factor at the smallest momentum, 0-d."""
+    """Return the structure factor at the smallest momentum, `F = sum_t C(t) cos(2 pi t / side)`, 0-d."""
     side = len(correlator)
     return correlator @ torch.cos(2 * math.pi * torch.arange(side).to(correlator) / side)
 
 
 def second_moment_length(correlator: Tensor) -> Tensor:
-    """`xi = sqrt(chi2 / F - 1) / (2 sin(pi / side))`, `chi2 = sum_t C(t)`; NaN for a side of 1.
+    """Return the second-moment length `xi = sqrt(chi2 / F - 1) / (2 sin(pi / side))`, 0-d.
 
-    The low-momentum estimator: `chi2 / F = 1 + 4 sin^2(pi / side) xi^2` for a propagator
-    `1 / (p^2 + xi^-2)`. 0 where noise makes F the larger one.
+    Here `chi2 = sum_t C(t)`, and F is `low_momentum`. A propagator `1 / (p^2 + xi^-2)` has
+    `chi2 / F = 1 + 4 sin^2(pi / side) xi^2`. The length is 0 if noise makes F larger than chi2, and NaN for a
+    side of 1.
     """
     side = len(correlator)
     if side == 1:
@@ -43,9 +47,9 @@ def second_moment_length(correlator: Tensor) -> Tensor:
 
 
 def effective_mass(correlator: Tensor) -> list[Tensor]:
-    """`m(t) = arcosh[(C(t-1) + C(t+1)) / (2 C(t))]` for `1 <= t <= side / 2`, each 0-d.
+    """Return `m(t) = arcosh[(C(t-1) + C(t+1)) / (2 C(t))]` for `1 <= t <= side / 2`, each 0-d.
 
-    Constant where a single state is left; NaN where noise makes the ratio smaller than 1.
+    It is constant where a single state is left, and NaN where noise makes the ratio smaller than 1.
     """
     side = len(correlator)
     times = range(1, side // 2 + 1)
@@ -58,12 +62,12 @@ class CoshFit:
     """Least squares fit of `A (exp(-m t) + exp(-m (side - t)))` to a correlator.
 
     Attributes:
-        mass: m, its error from the covariance; NaN where no mass fits.
+        mass: m with its error from the covariance, in lattice units; NaN if no mass fits.
         amplitude: A.
-        chi2: sum of squared deviations in units of the covariance: about `dof` where one state is enough.
-        dof: points fitted minus 2.
+        chi2: sum of squared deviations in units of the covariance. It is about `dof` if one state is enough.
+        dof: number of fitted points minus 2.
         window: first and last t of the fit.
-        slope: `d mass / d C(t)` with the covariance held fixed, `(side,)`; 0 outside of the window.
+        slope: `d mass / d C(t)` at fixed covariance, `(side,)`; 0 outside of the window.
     """
 
     mass: Estimate
@@ -75,7 +79,7 @@ class CoshFit:
 
     @property
     def p_value(self) -> float:
-        """Probability of a larger `chi2` if the single state is right; NaN for `dof` = 0."""
+        """Probability of a larger `chi2` if there is a single state; NaN for `dof` = 0."""
         return float(special.chdtrc(self.dof, self.chi2)) if self.dof > 0 else math.nan
 
     def __str__(self) -> str:
@@ -84,10 +88,10 @@ class CoshFit:
 
 
 def fit_cosh(correlator: Tensor, covariance: Tensor, *, t_min: int | None = None) -> CoshFit:
-    """Correlated fit of one state to `t_min <= t <= side / 2`.
+    """Fit one state to `t_min <= t <= side / 2`, with all correlations between times.
 
-    Minimises `chi2 = r^T cov^-1 r`, `r = C(t) - A (exp(-m t) + exp(-m (side - t)))`. Neighbouring times
-    fluctuate together: a fit without the correlations has neither this chi2 nor this error.
+    The fit minimises `chi2 = r^T cov^-1 r` with `r = C(t) - A (exp(-m t) + exp(-m (side - t)))`. Neighbouring
+    times fluctuate together, so a fit without the correlations gets both chi2 and the error wrong.
 
     Args:
         correlator: averaged `C(t)`, `(side,)`.
@@ -95,8 +99,8 @@ def fit_cosh(correlator: Tensor, covariance: Tensor, *, t_min: int | None = None
         t_min: first time; `side / 4` by default, but at least 1.
 
     Returns:
-        The fit. Its mass is NaN where the window has less than two points, the covariance cannot be
-        inverted or the correlator does not decay.
+        The fit. Its mass is NaN if the window has less than two points, the covariance cannot be inverted or
+        the correlator does not decay.
 
     Raises:
         ValueError: if `t_min` is not between 0 and half of the side.
@@ -117,9 +121,10 @@ def fit_cosh(correlator: Tensor, covariance: Tensor, *, t_min: int | None = None
     except np.linalg.LinAlgError:
         return none
     mass, first, found = _least_squares(whiten, whiten @ _float64(correlator)[t], t, side)
-    if not LEAST_DECAY / side < mass < 0.99 * MOST or first <= 0:
+    # A mass at the bound of the search is no minimum.
+    if not MIN_MASS_TIMES_SIDE / side < mass < 0.99 * MAX_MASS or first <= 0:
         return none
-    # Linear around the minimum: d(log m, A) = pinv(J) whiten dC, where whiten dC has unit covariance.
+    # Around the minimum d(log m, A) = pinv(J) whiten dC, where whiten dC has unit covariance.
     linear = np.linalg.pinv(found.jac)
     mass_error, first_error = np.linalg.norm(linear, axis=1) * (mass, 1.0)
     norm = math.exp(-mass * t[0]) + math.exp(-mass * (side - t[0]))
@@ -138,13 +143,13 @@ def fit_cosh(correlator: Tensor, covariance: Tensor, *, t_min: int | None = None
 def _least_squares(
     whiten: np.ndarray, data: np.ndarray, t: np.ndarray, side: int
 ) -> tuple[float, float, Any]:
-    """Mass, C at the first t, and scipy's result in `(log m, C)`."""
+    """Return the mass, C at the first t, and scipy's result for the parameters `(log m, C)`."""
 
     def residual(parameters: np.ndarray) -> np.ndarray:
         log_mass, first = parameters
         return first * (whiten @ _shape(math.exp(log_mass), t, side)) - data
 
-    bounds = ([math.log(1e-2 * LEAST_DECAY / side), -np.inf], [math.log(MOST), np.inf])
+    bounds = ([math.log(1e-2 * MIN_MASS_TIMES_SIDE / side), -np.inf], [math.log(MAX_MASS), np.inf])
     start = _start(whiten, data, t, side)
     tolerances = {"xtol": 1e-15, "ftol": 1e-15, "gtol": 1e-15}
     found = optimize.least_squares(residual, start, bounds=bounds, x_scale="jac", **tolerances)
@@ -152,18 +157,19 @@ def _least_squares(
 
 
 def _float64(values: Tensor) -> np.ndarray:
+    """Return a tensor as an array in float64."""
     return values.detach().double().cpu().numpy()
 
 
 def _shape(mass: float, t: np.ndarray, side: int) -> np.ndarray:
-    """Two waves, 1 at the first t."""
+    """Return `exp(-m t) + exp(-m (side - t))`, scaled to 1 at the first t."""
     waves = np.exp(-mass * (t - t[0])) + np.exp(-mass * (side - t - t[0]))
     return waves / (1 + math.exp(-mass * (side - 2 * t[0])))
 
 
 def _start(whiten: np.ndarray, data: np.ndarray, t: np.ndarray, side: int) -> tuple[float, float]:
-    """`log m` and C at the first t, best of a grid of masses: chi2 may have more than one valley."""
-    masses = np.geomspace(LEAST_DECAY / side, 0.5 * MOST, 60)
+    """Return the best `log m` and C of a grid of masses, since chi2 may have several local minima."""
+    masses = np.geomspace(MIN_MASS_TIMES_SIDE / side, 0.5 * MAX_MASS, N_MASSES_TRIED)
     shapes = np.stack([_shape(mass, t, side) for mass in masses]) @ whiten.T
     first = shapes @ data / (shapes**2).sum(1)
     best = int(((first[:, None] * shapes - data) ** 2).sum(1).argmin())

@@ -1,4 +1,7 @@
-"""Does the flow cover the target? Weights from both directions, which a reverse ESS alone cannot give."""
+"""Does the flow cover the target? Weights of model samples and of target samples, compared.
+
+The reverse ESS alone cannot see a mode that the flow has dropped. Start with `diagnose`.
+"""
 
 from __future__ import annotations
 
@@ -22,13 +25,22 @@ from equiflow.statistics import (
 from equiflow.theories.base.action import Action
 from equiflow.theories.scalar import observables
 
+#: target samples taken through the inverse flow at a time, which bounds the memory
+INVERSE_BATCH_SIZE = 512
+#: difference of log Z, or of a probability, that is too small for a warning even if it is significant
+NEGLIGIBLE_DIFFERENCE = 0.01
+#: ratio of forward to reverse ESS below which there is a warning
+MIN_ESS_RATIO = 0.5
+#: least error of a probability, for samples that are all in one sector
+MIN_SECTOR_ERROR = 1e-12
+
 
 @dataclass(frozen=True)
 class Diagnosis:
     """Weights of model samples and of target samples, compared.
 
-    `lower_bound <= log Z <= upper_bound`, and the three estimates of log Z agree, if the model covers
-    the target; a model that has dropped a mode passes the reverse ESS and fails here.
+    If the model covers the target, then `lower_bound <= log Z <= upper_bound` and the three estimates of
+    log Z agree. A model that has dropped a mode passes the reverse ESS and fails here.
 
     Attributes:
         reverse_ess: `(sum w)^2 / (N sum w^2)` on model samples.
@@ -37,9 +49,9 @@ class Diagnosis:
         upper_bound: `mean log w` on target samples (the EUBO).
         log_z_reverse: `log mean w` on model samples.
         log_z_forward: `-log mean 1/w` on target samples.
-        log_z_bridge: Bennett's acceptance ratio from both.
-        positive_sector: `(reweighted model, target)` probability of a positive magnetisation.
-        warnings: what disagrees beyond errors, in words; empty for a sound flow.
+        log_z_bridge: Bennett's acceptance ratio, from both.
+        positive_sector: probability of a positive magnetisation, in the reweighted model and in the target.
+        warnings: disagreements beyond errors, in words; empty for a sound flow.
     """
 
     reverse_ess: Estimate
@@ -63,22 +75,27 @@ def diagnose(
 ) -> Diagnosis:
     """Compare model samples with samples of the target from a Markov chain.
 
+    Import it by `from equiflow.analysis import diagnose`.
+
     Args:
         flow: the model.
-        action: its target.
+        action: its target, `exp(-S)`.
         ensemble: weighted samples of the model, not annealed.
         chain: samples of the target.
-        threshold: how many combined errors a disagreement must reach to be a warning.
+        threshold: number of combined errors from which a disagreement makes a warning.
+
+    Returns:
+        The estimates from both directions, and warnings where they disagree.
 
     Raises:
-        ValueError: if the ensemble is annealed: its weights are not those that a chain has.
+        ValueError: if the ensemble is annealed, since its weights cannot be compared with those of a chain.
     """
-    check_not_annealed(ensemble)  # before the inverse flow is put to work
+    check_not_annealed(ensemble)  # before the expensive inverse flow
     target_phi = chain.configurations.to(flow.device, flow.dtype)
     return compare_directions(
         ensemble,
         target_phi,
-        log_weights(flow, action, target_phi, batch_size=512),
+        log_weights(flow, action, target_phi, batch_size=INVERSE_BATCH_SIZE),
         n_chains=chain.samples.shape[1],
         threshold=threshold,
     )
@@ -92,14 +109,17 @@ def compare_directions(
     n_chains: int = 1,
     threshold: float = 4.0,
 ) -> Diagnosis:
-    """`diagnose` from log weights that are known already.
+    """Do what `diagnose` does, with log weights that are known already.
 
     Args:
         ensemble: weighted samples of the model, not annealed.
         target_phi: samples of the target, chain after chain, `(n_samples, *lattice)`.
-        target_log_weight: `-S - log q` of them, `(n_samples,)`.
-        n_chains: how many chains of one length they come from.
+        target_log_weight: their log weights `-S - log q`, `(n_samples,)`.
+        n_chains: number of chains in `target_phi`, all of one length.
         threshold: see `diagnose`.
+
+    Returns:
+        See `diagnose`.
 
     Raises:
         ValueError: see `diagnose`.
@@ -119,7 +139,7 @@ def compare_directions(
         "log_z_forward": Estimate(-inverse.mean, inverse.error),
         "log_z_bridge": bridge_log_z(model, series),
     }
-    # An error of log q moves log Z alike in both directions.
+    # An error of log q shifts log Z by the same amount in both directions.
     for name in ("log_z_forward", "log_z_bridge"):
         estimates[name] = replace(estimates[name], systematic=log_z.systematic)
     weight = normalised_weights(model)
@@ -134,23 +154,25 @@ def compare_directions(
 def _warnings(
     estimates: dict[str, Estimate], sectors: tuple[Estimate, Estimate], threshold: float
 ) -> tuple[str, ...]:
+    """Say in words what disagrees by more than `threshold` errors."""
     found = []
     reverse, forward = estimates["log_z_reverse"], estimates["log_z_forward"]
     for other in (forward, estimates["log_z_bridge"]):
-        if abs(reverse.sigmas_from(other)) > threshold and abs(reverse.mean - other.mean) > 0.01:
+        sigmas = abs(reverse.sigmas_from(other))
+        if sigmas > threshold and abs(reverse.mean - other.mean) > NEGLIGIBLE_DIFFERENCE:
             found.append(
                 f"log Z from model samples, {reverse}, and with target samples, {other}, differ by "
-                f"{abs(reverse.sigmas_from(other)):.1f} sigma: the model misses part of the target."
+                f"{sigmas:.1f} sigma: the model misses part of the target."
             )
     ess, forward_ess = estimates["reverse_ess"], estimates["forward_ess"]
-    if forward_ess.mean < 0.5 * ess.mean:
+    if forward_ess.mean < MIN_ESS_RATIO * ess.mean:
         found.append(
             f"Forward ESS {forward_ess.mean:.3f} is less than half the reverse ESS {ess.mean:.3f}: "
             "target samples have weights that model samples never show."
         )
-    distance = sectors[0].mean - sectors[1].mean
-    error = max((sectors[0].error ** 2 + sectors[1].error ** 2) ** 0.5, 1e-12)
-    if abs(distance) > threshold * error and abs(distance) > 0.01:
+    distance = abs(sectors[0].mean - sectors[1].mean)
+    error = max((sectors[0].error ** 2 + sectors[1].error ** 2) ** 0.5, MIN_SECTOR_ERROR)
+    if distance > threshold * error and distance > NEGLIGIBLE_DIFFERENCE:
         found.append(
             f"P(M > 0) is {sectors[0]} in the reweighted model and {sectors[1]} in the target: "
             "one Z2 sector is over-represented."

@@ -1,9 +1,9 @@
-"""The free energy `-log Z`: from the weights of a flow, from both directions, along a path of couplings.
+"""The free energy `-log Z`, from the weights of a flow, from both directions, and along a path of couplings.
 
-Three ways whose errors have little in common, so that their agreement means something:
+The errors of these three ways have little in common, so their agreement is a strong check:
 
-- `ensemble.log_z()`: `log Z = log <exp(-S) / q>_q`, importance weights on model samples alone;
-- `log_z_bridge`: Bennett's acceptance ratio (1976), model samples and samples of the target;
+- `ensemble.log_z()`: `log Z = log <exp(-S) / q>_q`, importance weights of model samples alone;
+- `log_z_bridge`: Bennett's acceptance ratio (1976), from model samples and samples of the target;
 - `log_z_along`: `d log Z / dc = -<dS/dc>`, thermodynamic integration over couplings c.
 """
 
@@ -16,33 +16,39 @@ from dataclasses import dataclass, replace
 import numpy as np
 from torch import Tensor
 
+from equiflow.analysis.diagnosis import INVERSE_BATCH_SIZE
 from equiflow.flows import Flow
 from equiflow.runtime.checks import check_count
 from equiflow.samplers.importance import Ensemble, check_not_annealed, log_weights
 from equiflow.samplers.kernel import Chain
+from equiflow.samplers.samples import Samples
 from equiflow.statistics import Estimate, bridge_log_z
 from equiflow.theories.base.action import Action
 from equiflow.theories.base.coupling_ranges import ActionFamily
 
 
 def log_z_bridge(flow: Flow, action: Action, ensemble: Ensemble, chain: Chain) -> Estimate:
-    """`log Z` of the target from samples of the flow and of the target, see `bridge_log_z`.
+    """Estimate `log Z` of the target from samples of the flow and of the target, see `bridge_log_z`.
 
-    Its error is the least that any estimate from these log weights can have, and knows the chain's
-    autocorrelations. An error of log q moves it as it moves `ensemble.log_z()`: both have one `systematic`.
+    No estimate from these log weights has a smaller error. The error includes the chain's autocorrelations.
+    An error of log q shifts this estimate and `ensemble.log_z()` by the same amount, so both have the same
+    `systematic`.
 
     Args:
         flow: the model.
-        action: its target.
+        action: its target, `exp(-S)`.
         ensemble: weighted samples of the flow, not annealed.
         chain: samples of the target.
 
+    Returns:
+        log Z with its error.
+
     Raises:
-        ValueError: if the ensemble is annealed: its weights are not those that a chain has.
+        ValueError: if the ensemble is annealed, since its weights cannot be compared with those of a chain.
     """
     check_not_annealed(ensemble)
     target = chain.series(
-        lambda phi: log_weights(flow, action, phi.to(flow.device, flow.dtype), batch_size=512)
+        lambda phi: log_weights(flow, action, phi.to(flow.device, flow.dtype), batch_size=INVERSE_BATCH_SIZE)
     )
     estimate = bridge_log_z(ensemble.log_weight, target)
     return replace(estimate, systematic=ensemble.log_z().systematic)
@@ -54,10 +60,10 @@ class CouplingIntegral:
 
     Attributes:
         change: `log Z` at the end minus `log Z` at the start.
-        couplings: where the slope was measured, from start to end.
-        slopes: `d log Z / ds` there, s from 0 to 1 along the path.
-        coarse: the change by every second of the points: one that differs from `change` beyond errors
-            asks for more points.
+        couplings: points where the slope was measured, from start to end.
+        slopes: `d log Z / ds` at these points, with s from 0 to 1 along the path.
+        coarse: the change from every second point. If it differs from `change` beyond errors, use more
+            points.
     """
 
     change: Estimate
@@ -70,29 +76,35 @@ class CouplingIntegral:
 
 
 def log_z_along(
-    source: Callable[..., Ensemble | Chain],
+    source: Callable[..., Samples],
     family: ActionFamily,
     start: Mapping[str, float],
     end: Mapping[str, float],
     *,
     n_points: int = 9,
 ) -> CouplingIntegral:
-    """`log Z(end) - log Z(start) = -int_0^1 ds sum_c (end_c - start_c) <dS/dc>` on a straight path.
+    """Integrate the slope of log Z along a straight path of couplings.
 
-    The quadrature is that of Clenshaw and Curtis, whose error falls exponentially in the number of
-    points for a smooth slope: keep critical points off the path. Errors of the points add in
-    quadrature, solver errors with equal signs.
+        log Z(end) - log Z(start) = -int_0^1 ds sum_c (end_c - start_c) <dS/dc>
+
+    The quadrature is Clenshaw-Curtis. Its error falls exponentially with the number of points if the slope is
+    smooth, so keep critical points off the path. Statistical errors of the points are added in quadrature,
+    solver errors linearly.
 
     Args:
-        source: samples at given couplings, drawn anew at each call: the errors of the points are taken
-            for independent. For a conditional flow
+        source: draws samples at given couplings. Every call must draw anew, since the errors of the points
+            are taken as independent. For a conditional flow it is
             `lambda **c: importance_sample(flow.at(**c), family.at(**c), 4096)`, or a chain of `HMC`.
         family: the action for every coupling; it must have `coupling_grad`.
         start: couplings at the start, by name.
-        end: couplings at the end.
-        n_points: where to measure, odd and at least 3; both ends are among them.
+        end: couplings at the end, by name.
+        n_points: number of points, odd and at least 3, including both ends.
+
+    Returns:
+        The change of log Z with its error, and the slopes behind it.
 
     Raises:
+        TypeError: if `n_points` is not an integer.
         ValueError: if `n_points` is even or below 3, or a coupling is unknown or out of range.
     """
     check_count(n_points, "n_points", minimum=3)
@@ -111,12 +123,12 @@ def log_z_along(
 
 
 def _between(start: float, end: float, s: float) -> float:
-    """`(1 - s) start + s end`, which rounding must not take out of the range of the couplings."""
+    """Return `(1 - s) start + s end`, which rounding must not take out of the range of the couplings."""
     return min(max((1 - s) * start + s * end, min(start, end)), max(start, end))
 
 
-def _slope(source: Ensemble | Chain, action: Action, velocity: Mapping[str, float]) -> Estimate:
-    """`-sum_c dc/ds <dS/dc>`: one observable, so that correlations between the terms count."""
+def _slope(source: Samples, action: Action, velocity: Mapping[str, float]) -> Estimate:
+    """Estimate `-sum_c dc/ds <dS/dc>` as one observable, so that correlations between the terms count."""
 
     def slope(phi: Tensor) -> Tensor:
         terms = [-rate * action.coupling_grad(phi, c).double() for c, rate in velocity.items()]
@@ -126,7 +138,7 @@ def _slope(source: Ensemble | Chain, action: Action, velocity: Mapping[str, floa
 
 
 def _weighted_sum(weights: np.ndarray, estimates: tuple[Estimate, ...]) -> Estimate:
-    """Of independent estimates whose solver errors may all have one sign."""
+    """Return the weighted sum of independent estimates whose solver errors may all have the same sign."""
     pairs = list(zip(weights.tolist(), estimates, strict=True))
     return Estimate(
         math.fsum(w * e.mean for w, e in pairs),
@@ -136,9 +148,15 @@ def _weighted_sum(weights: np.ndarray, estimates: tuple[Estimate, ...]) -> Estim
 
 
 def clenshaw_curtis(n_points: int) -> tuple[np.ndarray, np.ndarray]:
-    """Points `(1 - cos(pi j / N)) / 2`, j = 0 ... N, and weights of an integral over `[0, 1]`.
+    """Return the points `(1 - cos(pi j / N)) / 2`, j = 0 ... N, and the weights of an integral over `[0, 1]`.
 
-    Exact for polynomials up to degree N; the points of N are among those of 2 N.
+    The rule is exact for polynomials up to degree N. The points for N are every second point for 2 N.
+
+    Args:
+        n_points: N + 1, at least 2.
+
+    Returns:
+        Points and weights, `(n_points,)` each.
     """
     degree = n_points - 1
     x = -np.cos(np.pi * np.arange(n_points) / degree)

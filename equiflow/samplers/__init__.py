@@ -1,15 +1,22 @@
-"""Samplers: from a flow, or without one, to ensembles with errors."""
+"""Samplers of a target `exp(-S)`, with a flow or without one.
 
+`importance_sample` and `annealed_importance_sample` draw a weighted `Ensemble`. A `Kernel`, such as `HMC` or
+`Alternate(...)`, and `IndependenceMetropolis` draw a `Chain`. Both kinds of `Samples` estimate averages with
+errors; `equiflow.analysis` takes them from there.
+"""
+
+from equiflow.samplers.acceptance import Outcome
 from equiflow.samplers.alternate import Alternate
 from equiflow.samplers.annealing import annealed_importance_sample
 from equiflow.samplers.cluster import SwendsenWang, Wolff
 from equiflow.samplers.hmc import HMC
 from equiflow.samplers.importance import Ensemble, importance_sample, log_weights
 from equiflow.samplers.integrators import LEAPFROG, OMELYAN, Integrator
-from equiflow.samplers.kernel import Chain, Kernel, Outcome
+from equiflow.samplers.kernel import Chain, Kernel
 from equiflow.samplers.latent import LatentAction, LatentHMC
 from equiflow.samplers.local import LocalMetropolis
 from equiflow.samplers.metropolis import IndependenceMetropolis, IndependenceStep
+from equiflow.samplers.samples import Samples
 
 __all__ = [
     "HMC",
@@ -26,6 +33,7 @@ __all__ = [
     "LatentHMC",
     "LocalMetropolis",
     "Outcome",
+    "Samples",
     "SwendsenWang",
     "Wolff",
     "annealed_importance_sample",

@@ -1,26 +1,30 @@
-"""Several updates in turn."""
+"""Several updates in turn, as one kernel."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from equiflow.runtime.checks import check_type
-from equiflow.samplers.kernel import Kernel, Outcome
+from equiflow.samplers.acceptance import Outcome, mean_outcome
+from equiflow.samplers.kernel import Kernel
 
 
 class Alternate(Kernel):
-    """One kernel after the other: each leaves `exp(-S)` invariant, so all of them do.
+    """Apply one kernel after the other. Each leaves `exp(-S)` invariant, so the sequence does too.
 
-    Not reversible as a whole, which no average needs. A kernel given twice is applied twice. The
-    acceptance is the mean over the kernels. Those with a flow share it, for a chain has one certificate.
+    The sequence as a whole is not reversible, but no average needs that. A kernel given twice is applied
+    twice. The acceptance is the mean over the kernels. All kernels with a flow must share one flow, because
+    the certificate of a chain describes a single one.
 
     Args:
-        kernels: of one action object and at most one flow, in the order of their application.
+        kernels: in the order of their application. They must share one action object and at most one flow.
 
     Raises:
+        TypeError: if something else than a kernel is given.
         ValueError: if there are none, or they belong to different actions or flows.
 
     >>> from equiflow import HMC, Lattice, Phi4, SwendsenWang
@@ -51,26 +55,24 @@ class Alternate(Kernel):
 
     @property
     def is_tuned(self) -> bool:
-        """Whether every kernel is."""
+        """Whether every kernel is tuned."""
         return all(kernel.is_tuned for kernel in self.kernels)
 
     def update(self, phi: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Outcome]:
-        """All kernels once, see `Kernel.update`."""
+        """Apply every kernel once, see `Kernel.update`."""
         parts = []
         for kernel in self.kernels:
             phi, outcome = kernel.update(phi, generator)
             parts.append(outcome)
-        accepted = torch.stack([part.accepted for part in parts]).mean(0)
-        probability = torch.stack([part.probability for part in parts]).mean(0)
-        return phi, Outcome(accepted, probability, tuple(parts))
+        return phi, replace(mean_outcome(parts), parts=tuple(parts))
 
     def adapted(self, outcome: Outcome, n: int) -> Alternate:
-        """With every kernel adapted to its own outcome, see `Kernel.adapted`."""
+        """Return the sequence with every kernel adapted to its own outcome, see `Kernel.adapted`."""
         pairs = zip(self.kernels, outcome.parts, strict=True)
         return Alternate(*(kernel.adapted(part, n) for kernel, part in pairs))
 
     def settled(self, history: Sequence[Outcome]) -> Alternate:
-        """With every kernel settled, see `Kernel.settled`."""
+        """Return the sequence with every kernel settled, see `Kernel.settled`."""
         return Alternate(
             *(
                 kernel.settled([outcome.parts[i] for outcome in history])

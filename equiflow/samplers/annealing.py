@@ -1,4 +1,4 @@
-"""Annealed importance sampling from a flow to the target: weights that improve with the work put in."""
+"""Annealed importance sampling from a flow to the target: more work per sample makes better weights."""
 
 from __future__ import annotations
 
@@ -14,11 +14,15 @@ from equiflow.samplers.hmc import HMC
 from equiflow.samplers.importance import Ensemble
 from equiflow.samplers.kernel import Kernel
 from equiflow.samplers.latent import LatentAction
+from equiflow.samplers.samples import certificate_of
 from equiflow.theories.base.action import Action
 
 
 def trajectory(action: LatentAction) -> HMC:
-    """About three leapfrog steps of 0.3: a fixed step, since one tuned on its own samples biases log Z."""
+    """Return HMC with about three leapfrog steps of 0.3.
+
+    The step is fixed, since a step that is tuned on the samples it moves biases log Z.
+    """
     return HMC(action, step_size=0.3, trajectory_length=0.9)
 
 
@@ -34,29 +38,31 @@ def annealed_importance_sample(
     certify: int = 256,
     generator: torch.Generator | None = None,
 ) -> Ensemble:
-    r"""Drive flow samples to the target along `(1 - beta) log q + beta (-S)` (physics/9803008).
+    r"""Move flow samples to the target along `(1 - beta) log q + beta (-S)` (physics/9803008).
 
-    A sample collects `log w = sum_n (beta_{n+1} - beta_n) (-S - log q)(phi_n)`; between increments a kernel
-    that leaves the current density invariant moves it. `mean w` is an unbiased estimate of Z for any
-    schedule and any kernel (Jarzynski 1997); with one interval this is `importance_sample`. Everything
-    happens in the white noise of the flow, where the path needs no inverse, see `LatentAction`.
+    A sample collects `log w = sum_n (beta_{n+1} - beta_n) (-S - log q)(phi_n)`. Between two increments a
+    kernel that leaves the current density invariant moves the sample. `mean w` is an unbiased estimate of Z
+    for any schedule and any kernel (Jarzynski 1997, cond-mat/9610209). With one interval this is
+    `importance_sample`. All updates act on the white noise of the flow, where the path needs no inverse, see
+    `LatentAction`.
 
     Args:
         flow: where the path starts.
         action: where it ends, `exp(-S)`.
-        n_samples: how many.
+        n_samples: number of samples.
         betas: number of equal intervals, or the schedule itself, rising from 0 to 1.
-        kernel: makes the update of the density at one beta; it must not be tuned on these samples.
-        batch_size: how many at a time, which bounds the memory.
-        certify: on how many further samples to measure the discretisation error; 0 skips it.
+        kernel: makes the update for the density at one beta. It must not be tuned on these samples.
+        batch_size: samples moved at a time, which bounds the memory.
+        certify: number of additional samples on which to measure the discretisation error; 0 skips it.
         generator: source of randomness, on the flow's device.
 
     Returns:
-        An `Ensemble` marked as `annealed`, unless there is one interval only: its `log_q` is
-        `-S - log_weight`, not a density at phi, but what the path as a whole makes of it.
+        An `Ensemble`, marked as `annealed` unless there is only one interval. Its `log_q` is
+        `-S - log_weight`, which describes the path as a whole and is no density at phi.
 
     Raises:
-        ValueError: if the schedule does not rise from 0 to 1.
+        TypeError: if a count is not an integer.
+        ValueError: if a count is too small, or the schedule does not rise from 0 to 1.
     """
     check_count(n_samples, "n_samples", minimum=0)
     check_count(batch_size, "batch_size")
@@ -68,7 +74,7 @@ def annealed_importance_sample(
     ]
     phi = torch.cat([batch[0] for batch in drawn])
     log_weight = torch.cat([batch[1] for batch in drawn])
-    certificate = flow.certificate(certify, action=action, generator=generator) if certify else None
+    certificate = certificate_of(flow, action, certify, generator)
     log_q = -action(phi.double()) - log_weight
     return Ensemble(phi, log_q, log_weight, certificate, annealed=len(path) > 2)
 
@@ -79,7 +85,7 @@ def _driven(
     kernel: Callable[[LatentAction], Kernel],
     generator: torch.Generator | None,
 ) -> tuple[Tensor, Tensor]:
-    """Samples at the end of the path and their log weights."""
+    """Return samples at the end of the path and their log weights."""
     noise = path[0].flow.prior.noise(n_samples, generator)
     phi, potential = path[0].configurations(noise)
     log_weight = torch.zeros_like(potential)
@@ -92,6 +98,7 @@ def _driven(
 
 
 def _schedule(betas: int | Sequence[float]) -> list[float]:
+    """Return the schedule, rising from 0 to 1."""
     if isinstance(betas, int):
         n = check_count(betas, "betas")
         return [i / n for i in range(n + 1)]

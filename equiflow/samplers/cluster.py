@@ -1,10 +1,11 @@
 r"""Cluster updates of the signs of a phi^4 field: the Ising model embedded in it.
 
-Write `phi_x = sigma_x |phi_x|`. At fixed moduli the action depends on the signs through its links alone,
-`S = const - sum_<xy> J_xy sigma_x sigma_y` with `J_xy = 2 |phi_x phi_y|`, since `(phi_x - phi_y)^2` holds
-`-2 phi_x phi_y`. Equal neighbours are bound with `1 - exp(-2 J_xy) = 1 - exp(-4 phi_x phi_y)`, and the sign
-of a cluster of bound sites is free (Swendsen and Wang 1987, Wolff 1989, Brower and Tamayo 1989). Moduli
-stay as they are: alternate with an update that moves them, `Alternate(HMC(action), Wolff(action))`.
+Write `phi_x = sigma_x |phi_x|`. At fixed moduli the action depends on the signs through the links only:
+`S = const - sum_<xy> J_xy sigma_x sigma_y` with `J_xy = 2 |phi_x phi_y|`, from the term `-2 phi_x phi_y` of
+`(phi_x - phi_y)^2`. Neighbours of equal sign are bound with probability
+`1 - exp(-2 J_xy) = 1 - exp(-4 phi_x phi_y)`. The sign of each cluster of bound sites is then free (Swendsen
+and Wang 1987, Wolff 1989, Brower and Tamayo 1989). The moduli do not change, so combine `SwendsenWang` or
+`Wolff` with an update that moves them, as in `Alternate(HMC(action), Wolff(action))`.
 """
 
 from __future__ import annotations
@@ -17,17 +18,22 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-from equiflow.samplers.kernel import Kernel, Outcome, check_phi4
+from equiflow.samplers.acceptance import Outcome
+from equiflow.samplers.kernel import Kernel
+from equiflow.samplers.local import check_phi4
 from equiflow.theories.base.action import Action
 
 
 class ClusterUpdate(Kernel):
-    """Bind equal neighbours, then flip clusters; subclasses say which.
+    """Bind equal neighbours, then flip clusters; a subclass chooses which.
 
-    Clusters are found on the CPU, by scipy, for all chains at once. Nothing is rejected.
+    The clusters of all chains are found at once, by scipy on the CPU. No proposal is ever rejected.
 
     Args:
         action: `Phi4` (or `FreeScalar`).
+
+    Raises:
+        TypeError: for another action.
     """
 
     def __init__(self, action: Action) -> None:
@@ -35,11 +41,14 @@ class ClusterUpdate(Kernel):
 
     @abstractmethod
     def flips(self, labels: Tensor, generator: torch.Generator | None) -> Tensor:
-        """Which sites change their sign, `(n_chains, volume)` of booleans.
+        """Choose the sites that change their sign.
 
         Args:
-            labels: number of the cluster of each site, `(n_chains, volume)`; no two chains share one.
+            labels: number of the cluster of each site, `(n_chains, volume)`; no two chains share a number.
             generator: source of randomness.
+
+        Returns:
+            Whether a site changes its sign, `(n_chains, volume)` of booleans.
         """
 
     def update(self, phi: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Outcome]:
@@ -51,7 +60,7 @@ class ClusterUpdate(Kernel):
 
 
 class SwendsenWang(ClusterUpdate):
-    """Every cluster gets a sign at random."""
+    """Give every cluster a random sign (Swendsen and Wang 1987)."""
 
     def flips(self, labels: Tensor, generator: torch.Generator | None) -> Tensor:
         """See `ClusterUpdate.flips`."""
@@ -60,7 +69,7 @@ class SwendsenWang(ClusterUpdate):
 
 
 class Wolff(ClusterUpdate):
-    """The cluster of a random site changes its sign: large ones are met more often."""
+    """Flip the cluster of a random site (Wolff 1989), which favours large clusters."""
 
     def flips(self, labels: Tensor, generator: torch.Generator | None) -> Tensor:
         """See `ClusterUpdate.flips`."""
@@ -70,14 +79,29 @@ class Wolff(ClusterUpdate):
 
 
 def bonds(phi: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Which links are bound, `(n_chains, d, *lattice)`, at [mu, x] the link from x to x + mu."""
+    """Bind links at random, with probability `1 - exp(-4 phi_x phi_y)` between equal signs.
+
+    Args:
+        phi: `(n_chains, *lattice)`.
+        generator: source of randomness.
+
+    Returns:
+        Whether a link is bound, `(n_chains, d, *lattice)`; the entry [mu, x] is the link from x to x + mu.
+    """
     products = torch.stack([phi * phi.roll(-1, mu) for mu in range(1, phi.dim())], 1)
     uniform = torch.rand(products.shape, generator=generator, dtype=phi.dtype, device=phi.device)
     return uniform < -torch.expm1(-4 * products.clamp(min=0))
 
 
 def clusters(bound: Tensor) -> Tensor:
-    """Number of the cluster of each site, `(n_chains, volume)`, from the links that are bound."""
+    """Number the clusters of bound sites.
+
+    Args:
+        bound: whether a link is bound, `(n_chains, d, *lattice)`, see `bonds`.
+
+    Returns:
+        Number of the cluster of each site, `(n_chains, volume)` int64; no two chains share a number.
+    """
     n_chains, _, *shape = bound.shape
     site = np.arange(n_chains * int(np.prod(shape))).reshape(n_chains, *shape)
     there = np.stack([np.roll(site, -1, mu) for mu in range(1, site.ndim)], 1)

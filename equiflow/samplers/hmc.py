@@ -10,29 +10,33 @@ import torch
 from torch import Tensor
 
 from equiflow.runtime.checks import check_type
+from equiflow.samplers.acceptance import Outcome, log_step_change, metropolis
 from equiflow.samplers.integrators import LEAPFROG, Integrator
-from equiflow.samplers.kernel import Kernel, Outcome, metropolis, towards
+from equiflow.samplers.kernel import Kernel
 from equiflow.theories.base.action import Action
 
-#: steps of a mean trajectory beyond which tuning has failed
-MAX_STEPS = 1000
-
-leapfrog = LEAPFROG
+#: a mean trajectory of more steps than this means that tuning has failed
+MAX_STEPS_PER_TRAJECTORY = 1000
+#: updates of the thermalisation after which a chain that has accepted none of them counts as stuck
+UPDATES_BEFORE_STUCK = 10
 
 
 class HMC(Kernel):
     """HMC with unit mass, `H = sum_x p_x^2 / 2 + S[phi]` (Duane et al. 1987). An update is a trajectory.
 
+    Each trajectory draws its own length, between one half and three halves of the mean. A fixed length that
+    is half a period of some mode would never mix it.
+
     Args:
         action: target, `exp(-S)`.
-        step_size: integration step; `None` tunes it while thermalising.
-        trajectory_length: mean molecular-dynamics time of a trajectory. Each draws its own length, from
-            half to three halves of it: a fixed one would never mix a mode whose period it matches.
-        target_acceptance: acceptance that the tuning aims for.
+        step_size: integration step; None tunes it during the thermalisation.
+        trajectory_length: mean molecular-dynamics time of a trajectory.
+        target_acceptance: acceptance at which the tuning aims.
         integrator: `LEAPFROG`, or `OMELYAN` (hep-lat/0505020).
-        first_step: where the tuning starts.
+        first_step: step at which the tuning starts.
 
     Raises:
+        TypeError: if `action` or `integrator` is of another type.
         ValueError: if a length or step is not positive, or the acceptance not between 0 and 1.
     """
 
@@ -68,40 +72,47 @@ class HMC(Kernel):
         return self.step_size is not None
 
     def update(self, phi: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Outcome]:
-        """One trajectory of every chain, see `Kernel.update`."""
+        """Run one trajectory of every chain, see `Kernel.update`."""
         step_size = math.exp(self._log_step)
         momentum = torch.randn(phi.shape, generator=generator, dtype=phi.dtype, device=phi.device)
         stretch = 0.5 + float(torch.rand((), generator=generator, device=phi.device))
         n_steps = max(1, round(stretch * self.trajectory_length / step_size))
         proposal, final = self.integrator(self.action, phi, momentum, step_size, n_steps)
         change = self.energy(proposal, final) - self.energy(phi, momentum)
-        # A trajectory that left the range of floating point has a NaN: a proposal of zero density.
+        # NaN, after a trajectory beyond the range of floating point, stands for a proposal of zero density.
         return metropolis(-change, proposal, phi, generator)
 
     def energy(self, phi: Tensor, momentum: Tensor) -> Tensor:
-        """`H = sum_x p_x^2 / 2 + S[phi]`, `(batch,)`, summed in float64 whatever the field's dtype."""
+        """Return `H = sum_x p_x^2 / 2 + S[phi]`, always summed in float64.
+
+        Args:
+            phi: `(batch, *lattice)`.
+            momentum: p, `(batch, *lattice)`.
+
+        Returns:
+            `(batch,)` in float64.
+        """
         return 0.5 * momentum.double().square().flatten(1).sum(1) + self.action(phi.double())
 
     def adapted(self, outcome: Outcome, n: int) -> HMC:
-        """With a step nearer to the target acceptance, see `Kernel.adapted`."""
+        """Return this kernel with a step nearer to the target acceptance, see `Kernel.adapted`."""
         if self.is_tuned:
             return self
-        return self._with(self._log_step + towards(outcome, self.target_acceptance, n))
+        return self._with(self._log_step + log_step_change(outcome, self.target_acceptance, n))
 
     def settled(self, history: Sequence[Outcome]) -> HMC:
-        """With the tuned step for good, see `Kernel.settled`.
+        """Return this kernel with the tuned step fixed, see `Kernel.settled`.
 
         Raises:
             RuntimeError: if the step size collapsed, or a chain accepted no trajectory.
         """
         step_size = math.exp(self._log_step)
-        if not self.is_tuned and self.trajectory_length > MAX_STEPS * step_size:
+        if not self.is_tuned and self.trajectory_length > MAX_STEPS_PER_TRAJECTORY * step_size:
             raise RuntimeError(
                 f"The tuned step size collapsed to {step_size:.1e}: energy is not conserved. Does "
                 "action.grad match action? If so, give a step_size."
             )
-        moves = sum(outcome.accepted for outcome in history)
-        stuck = int((moves == 0).sum()) if isinstance(moves, Tensor) and len(history) >= 10 else 0
+        stuck = _never_accepted(history) if len(history) >= UPDATES_BEFORE_STUCK else 0
         if stuck:
             raise RuntimeError(
                 f"{stuck} of {len(history[0].accepted)} HMC chains accepted no trajectory while thermalising "
@@ -113,6 +124,12 @@ class HMC(Kernel):
         return settled
 
     def _with(self, log_step: float) -> HMC:
+        """Return a copy with another step."""
         other = copy.copy(self)
         other._log_step = log_step
         return other
+
+
+def _never_accepted(history: Sequence[Outcome]) -> int:
+    """Return the number of chains that accepted nothing in a non-empty history."""
+    return int((torch.stack([outcome.accepted for outcome in history]).sum(0) == 0).sum())

@@ -1,15 +1,19 @@
-"""Independent samples of a flow with their importance weights."""
+"""Independent samples of a flow with their importance weights.
+
+`importance_sample` draws an `Ensemble`, whose methods estimate averages over the target, log Z and the ESS.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from equiflow.flows import Certificate, Flow
 from equiflow.runtime.checks import check_count
+from equiflow.samplers.samples import Samples, certificate_of, per_configuration, reweighted_mean, with_shift
 from equiflow.statistics import (
     Estimate,
     effective_sample_size,
@@ -21,18 +25,18 @@ from equiflow.theories.base.action import Action
 
 
 @dataclass(frozen=True)
-class Ensemble:
+class Ensemble(Samples):
     """Model samples weighted towards the target, `w = exp(-S) / q`.
 
     Attributes:
         phi: `(n_samples, *lattice)`.
-        log_q: absolute model log-density, `(n_samples,)`.
+        log_q: normalised log-density of the model, `(n_samples,)`.
         log_weight: `-S(phi) - log_q`, `(n_samples,)`.
-        certificate: what a finer solve changes, measured on samples drawn besides; None if unknown.
-            Every estimate carries its share of it as `Estimate.systematic`; not so the ESS of annealed
-            weights, whose share is unknown.
-        annealed: whether the weights are work along paths, see `annealed_importance_sample`. Then log_q is
-            no density at phi, and the weights do not compare with `log_weights` of other samples.
+        certificate: change of the results under a finer solve, measured on separate samples; None if
+            unknown. Every estimate carries its own change as `Estimate.systematic`. The ESS of annealed
+            weights is the exception: its change is unknown.
+        annealed: whether the weights are work along paths, see `annealed_importance_sample`. Then `log_q` is
+            no density at phi, and the weights cannot be compared with `log_weights` of other samples.
     """
 
     phi: Tensor
@@ -41,20 +45,34 @@ class Ensemble:
     certificate: Certificate | None = None
     annealed: bool = False
 
+    @property
+    def configurations(self) -> Tensor:
+        """All samples in one batch, `(n_samples, *lattice)`: `phi`."""
+        return self.phi
+
+    @property
+    def configuration_shape(self) -> tuple[int, ...]:
+        """See `Samples.configuration_shape`."""
+        return tuple(self.phi.shape[1:])
+
     def effective_sample_size(self) -> Estimate:
-        """Reverse ESS per sample."""
+        """Estimate the reverse ESS per sample, `(sum w)^2 / (N sum w^2)`."""
         estimate = effective_sample_size(self.log_weight)
-        # That of the flow's own weights says nothing about those of paths.
+        # The certificate knows the flow's own weights, which say nothing about weights of paths.
         certificate = None if self.annealed else self.certificate
         return with_shift(estimate, certificate, lambda _, log_w: _ess(log_w))
 
     def log_z(self) -> Estimate:
-        """`log Z` of the target."""
+        """Estimate `log Z = log mean w` of the target."""
         estimate = log_mean_exp(self.log_weight)
         return with_shift(estimate, self.certificate, lambda _, log_w: log_w.double().logsumexp(0))
 
     def mean(self, observable: Callable[[Tensor], Tensor]) -> Estimate:
-        """Reweighted mean `sum w O / sum w` with jackknife error."""
+        """Estimate the reweighted mean `sum w O / sum w`, with its jackknife error. See `Samples.mean`.
+
+        Raises:
+            ValueError: if the observable does not return one value per configuration.
+        """
         values = observable(self.phi)
         if values.shape != self.log_weight.shape:
             raise ValueError(
@@ -67,30 +85,22 @@ class Ensemble:
             estimate, self.certificate, lambda phi, log_w: reweighted_mean(observable(phi), log_w)
         )
 
+    def mean_and_fluctuations(self, function: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+        """See `Samples.mean_and_fluctuations`; the fluctuations are `w / mean w (O - <O>)`.
 
-def with_shift(
-    estimate: Estimate,
-    certificate: Certificate | None,
-    functional: Callable[[Tensor, Tensor], Tensor],
-) -> Estimate:
-    """The estimate with the size of its change under a finer solve as its systematic error.
-
-    Args:
-        estimate: value with its statistical error.
-        certificate: of the flow behind it; None leaves the estimate as it is.
-        functional: the same quantity as a function of `phi` and `log_weight`.
-    """
-    if certificate is None:
-        return estimate
-    return replace(estimate, systematic=abs(certificate.shift_of(functional)))
-
-
-def reweighted_mean(values: Tensor, log_weight: Tensor) -> Tensor:
-    """`sum w O / sum w` of the values of an observable, `(n_samples,)`."""
-    return torch.softmax(log_weight.double(), 0) @ values.double()
+        The n samples are independent, so they count as n chains of one sample: `(1, n, k)`.
+        """
+        if len(self.phi) < 2:
+            raise ValueError(f"An error needs at least 2 samples, got {len(self.phi)}.")
+        weight = normalised_weights(self.log_weight)
+        weight = (weight / weight.mean())[:, None]
+        values = per_configuration(function, self.phi)
+        means = (weight * values).mean(0)
+        return means, (weight * (values - means))[None]
 
 
 def _ess(log_weight: Tensor) -> Tensor:
+    """Return the reverse ESS per sample, 0-d."""
     return 1 / (len(log_weight) * torch.softmax(log_weight.double(), 0).square().sum())
 
 
@@ -123,27 +133,41 @@ def importance_sample(
     Args:
         flow: any flow.
         action: the target, `exp(-S)`.
-        n_samples: how many.
-        batch_size: how many at a time, which bounds the memory.
-        certify: on how many further samples to measure the discretisation error; 0 skips it.
+        n_samples: number of samples.
+        batch_size: samples drawn at a time, which bounds the memory.
+        certify: number of additional samples on which to measure the discretisation error; 0 skips it.
         generator: source of randomness, on the flow's device.
 
+    Returns:
+        The samples with their weights and, unless `certify` is 0, their certificate.
+
     Raises:
-        ValueError: if `batch_size` is not positive.
+        TypeError: if a count is not an integer.
+        ValueError: if `batch_size` is not positive, or another count is negative.
     """
     check_count(n_samples, "n_samples", minimum=0)
-    if batch_size < 1 or certify < 0:
-        raise ValueError(f"Expected batch_size >= 1 and certify >= 0, got {batch_size} and {certify}.")
+    check_count(batch_size, "batch_size")
+    check_count(certify, "certify", minimum=0)
     drawn = []
     for start in range(0, max(n_samples, 1), batch_size):
         phi, log_q = flow.sample_and_log_prob(min(batch_size, n_samples - start), generator=generator)
         drawn.append((phi, log_q, -action(phi) - log_q))
-    certificate = flow.certificate(certify, action=action, generator=generator) if certify else None
+    certificate = certificate_of(flow, action, certify, generator)
     phi, log_q, log_weight = (torch.cat(parts) for parts in zip(*drawn, strict=True))
     return Ensemble(phi, log_q, log_weight, certificate)
 
 
 @torch.no_grad()
 def log_weights(flow: Flow, action: Action, phi: Tensor, *, batch_size: int = 1024) -> Tensor:
-    """`-S(phi) - log q(phi)` of given configurations, for instance of the target, `(batch,)`."""
+    """Return the log weights `-S(phi) - log q(phi)` of given configurations, such as samples of the target.
+
+    Args:
+        flow: the model q.
+        action: the target, `exp(-S)`.
+        phi: `(batch, *lattice)`.
+        batch_size: configurations taken through the inverse flow at a time, which bounds the memory.
+
+    Returns:
+        `(batch,)`.
+    """
     return torch.cat([-action(part) - flow.log_prob(part) for part in phi.split(batch_size)])

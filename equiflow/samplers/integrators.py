@@ -1,4 +1,4 @@
-"""Integrators of Hamilton's equations: reversible, volume-preserving, each a row of numbers."""
+"""Integrators of Hamilton's equations: reversible, volume-preserving, and each given by its coefficients."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from equiflow.theories.base.action import Action
 
 @dataclass(frozen=True)
 class Integrator:
-    """A symmetric splitting of `H = sum_x p_x^2 / 2 + S[phi]`: kicks and drifts in turn, a kick first.
+    """A symmetric splitting of `H = sum_x p_x^2 / 2 + S[phi]`: kicks and drifts alternate, a kick first.
 
-    Reversible if both rows read the same backwards; of the second order if each sums to one.
+    It is reversible if both rows of coefficients are palindromes, and of second order if each row sums to 1.
 
     Attributes:
         name: for messages.
-        kicks: `p -= a step dS/dphi`, one number more than drifts.
-        drifts: `phi += b step p`; as many as gradients per step.
+        kicks: coefficients a of `p -= a step dS/dphi`; one more than drifts.
+        drifts: coefficients b of `phi += b step p`; their number is the number of gradients per step.
     """
 
     name: str
@@ -28,11 +28,22 @@ class Integrator:
     def __call__(
         self, action: Action, phi: Tensor, momentum: Tensor, step_size: float, n_steps: int
     ) -> tuple[Tensor, Tensor]:
-        """`n_steps` steps: the field and the momentum at their end."""
+        """Integrate Hamilton's equations for `n_steps` steps.
+
+        Args:
+            action: S.
+            phi: initial field, `(batch, *lattice)`.
+            momentum: initial p, `(batch, *lattice)`.
+            step_size: molecular-dynamics time of a step.
+            n_steps: number of steps, at least 1.
+
+        Returns:
+            The final field and momentum, `(batch, *lattice)` each.
+        """
         first, *kicks = self.kicks
         momentum = momentum - first * step_size * action.grad(phi)
         for step in range(n_steps):
-            # The last kick of a step and the first of the next are at one field: one gradient for both.
+            # The last kick of a step and the first of the next use one field, so they share a gradient.
             joined = kicks[-1] + (first if step < n_steps - 1 else 0.0)
             for drift, kick in zip(self.drifts, (*kicks[:-1], joined), strict=True):
                 phi = phi + drift * step_size * momentum
@@ -45,5 +56,5 @@ LEAPFROG = Integrator("leapfrog", (0.5, 0.5), (1.0,))
 
 # Least norm of the coefficients of step^2 in the energy error (hep-lat/0505020).
 _LAMBDA = 0.1931833275037836
-#: the second-order minimum-norm integrator of Omelyan et al., two gradients per step
+#: the second-order minimum-norm integrator of Omelyan et al. (hep-lat/0505020), two gradients per step
 OMELYAN = Integrator("omelyan", (_LAMBDA, 1 - 2 * _LAMBDA, _LAMBDA), (0.5, 0.5))

@@ -1,4 +1,7 @@
-"""One update of many chains: what every Markov chain here is made of."""
+"""Markov chains: `Kernel` is one update of many chains, `Kernel.sample` runs it, `Chain` holds the samples.
+
+Every sampler of this kind is a `Kernel`, in a file of its own beside this one. A new one fills in `update`.
+"""
 
 from __future__ import annotations
 
@@ -11,37 +14,23 @@ from torch import Tensor
 
 from equiflow.flows import Certificate, Flow
 from equiflow.runtime.checks import check_type
-from equiflow.samplers.importance import reweighted_mean, with_shift
+from equiflow.samplers.acceptance import Outcome
+from equiflow.samplers.samples import Samples, certificate_of, per_configuration, reweighted_mean, with_shift
 from equiflow.statistics import Estimate, integrated_autocorrelation_time, mean_of_series
 from equiflow.theories.base.action import Action
-from equiflow.theories.scalar.phi4 import Phi4
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How an update went.
-
-    Attributes:
-        accepted: fraction of its proposals that were accepted, `(n_chains,)` in float64.
-        probability: mean of their acceptance probabilities: the same with less noise, for tuning.
-        parts: outcomes of the updates that it consists of, if any.
-    """
-
-    accepted: Tensor
-    probability: Tensor
-    parts: tuple[Outcome, ...] = ()
 
 
 class Kernel(ABC):
     """One update of a batch of chains that leaves `exp(-S)` invariant.
 
-    Subclasses fill in `update`; one with a parameter to tune also overrides `adapted` and `settled`. Updates
-    of one action can follow each other in any order (`Alternate`), since each leaves `exp(-S)` as it is.
+    Subclasses fill in `update`. A subclass with a parameter to tune also overrides `is_tuned`, `adapted` and
+    `settled`. Since every update leaves `exp(-S)` invariant, updates of one action can follow each other in
+    any order, see `Alternate`.
     """
 
-    #: what the update leaves invariant, `exp(-S)`
+    #: S, whose density `exp(-S)` the update leaves invariant
     action: Action
-    #: the flow behind the update, if any: it starts the chains, on its device and in its dtype
+    #: the flow behind the update, if any: the chains start from its samples, on its device and in its dtype
     flow: Flow | None = None
     #: integration step, for kernels that have one
     step_size: float | None = None
@@ -51,27 +40,32 @@ class Kernel(ABC):
         """Update every chain once.
 
         Args:
-            phi: `(n_chains, *lattice)`; left alone.
+            phi: `(n_chains, *lattice)`; not modified.
             generator: source of randomness, on the device of `phi`.
 
         Returns:
-            The new fields, like `phi`, and how it went.
+            The new fields `(n_chains, *lattice)`, and what happened to the proposals.
         """
 
     @property
     def is_tuned(self) -> bool:
-        """Whether nothing is left to tune while thermalising."""
+        """Whether nothing is left to tune during the thermalisation."""
         return True
 
     def adapted(self, outcome: Outcome, n: int) -> Kernel:
-        """The kernel to go on with after update number `n` of the thermalisation. Here: the same."""
+        """Return the kernel for the next update of the thermalisation; by default this one.
+
+        Args:
+            outcome: of the last update.
+            n: number of the last update, from 0.
+        """
         return self
 
     def settled(self, history: Sequence[Outcome]) -> Kernel:
-        """The kernel as it stays from the first sample on. Here: the same.
+        """Return the kernel that draws the samples, after the thermalisation; by default this one.
 
         Args:
-            history: outcomes in the second half of the thermalisation.
+            history: outcomes of the second half of the thermalisation.
         """
         return self
 
@@ -94,23 +88,28 @@ class Kernel(ABC):
 
         Args:
             n_samples: samples kept per chain.
-            n_chains: number of chains, updated together; with `start`, as many as it has.
-            n_thermalisation: updates before the first sample; what can be tuned is tuned in them.
+            n_chains: number of chains, updated together. With `start` it is the number of chains there.
+            n_thermalisation: updates before the first sample. They also tune the kernel.
             thin: updates per kept sample.
-            initial: `(n_chains, *lattice)` to start from; by default samples of the flow, weak Gaussian
-                noise where there is none.
-            start: a chain to continue, with the kernel it was made with and without thermalisation. With
-                the same `certify` and the generator as that chain left it, both are bit for bit one longer
-                run.
-            certify: on how many samples to measure the discretisation error of a flow, if there is one and
-                `start` does not know it; 0 skips it.
+            initial: first fields, `(n_chains, *lattice)`; by default samples of the flow, or weak Gaussian
+                noise if there is none.
+            start: a chain to continue without thermalisation, made by this kernel. With the same `certify`,
+                and the generator in the state in which that chain left it, the two chains are bit for bit one
+                longer run.
+            certify: number of flow samples on which to measure the discretisation error, if there is a flow
+                and `start` has no certificate of it; 0 skips it.
             generator: source of randomness, on the device of the chains.
-            device: where the chains live, unless a flow or their start says it; by default where the
-                generator does, without one the CPU.
-            dtype: of the field, unless a flow or their start says it; float64 by default.
+            device: where the chains live, unless a flow, `initial` or `start` decides. By default it is the
+                device of the generator, or the CPU without one.
+            dtype: of the fields, unless a flow, `initial` or `start` decides; float64 by default.
+
+        Returns:
+            The samples, with the tuned kernel that drew them.
 
         Raises:
-            RuntimeError: if tuning fails, or HMC chains get stuck while thermalising.
+            TypeError: if a count is not an integer.
+            ValueError: if a count is too small, `initial` and `start` do not fit, or both are given.
+            RuntimeError: if tuning fails, or HMC chains get stuck during the thermalisation.
         """
         counts = {"n_samples": n_samples, "n_chains": n_chains, "thin": thin}
         for name, count in counts.items():
@@ -123,14 +122,14 @@ class Kernel(ABC):
         if start is not None:
             if initial is not None:
                 raise ValueError("Expected either initial fields or a chain to start from, got both.")
-            kernel = self._as_in(start)
+            kernel = self._tuned_as_in(start)
             certificate = kernel._certificate_after(start, certify, generator)
             phi = self.action.space.check_finite(start.samples[-1], "start.samples")
         else:
-            # Before the chains draw anything: a continued run draws none of it.
-            certificate = self._certificate(certify, generator)
-            phi = self._first(n_chains, initial, generator, device, dtype)
-            phi, kernel = _thermalised(self, phi, n_thermalisation, generator)
+            # First of all draws, since a chain that is continued draws nothing for its certificate.
+            certificate = certificate_of(self.flow, self.action, certify, generator)
+            phi = self._initial(n_chains, initial, generator, device, dtype)
+            phi, kernel = _thermalise(self, phi, n_thermalisation, generator)
         samples, acceptance = [], []
         for _ in range(n_samples):
             accepted = torch.zeros(len(phi), dtype=torch.float64, device=phi.device)
@@ -144,8 +143,8 @@ class Kernel(ABC):
             torch.stack(samples), torch.stack(acceptance), kernel.step_size, certificate, kernel=kernel
         )
 
-    def _as_in(self, chain: Chain) -> Kernel:
-        """This kernel, or the one tuned in a chain if this one still has to be tuned."""
+    def _tuned_as_in(self, chain: Chain) -> Kernel:
+        """Return this kernel if it is tuned, else the tuned kernel of a chain."""
         if self.is_tuned:
             return self
         kernel = chain.kernel
@@ -158,20 +157,15 @@ class Kernel(ABC):
         return kernel
 
     def _certificate_after(
-        self, start: Chain, n: int, generator: torch.Generator | None
+        self, start: Chain, n_samples: int, generator: torch.Generator | None
     ) -> Certificate | None:
-        """The certificate of the chain to continue, or a new one if it has none of this flow."""
+        """Return the certificate of the chain to continue, or a new one if it has none of this flow."""
         other = self.flow is not None and start.kernel is not None and start.kernel.flow is not self.flow
         if start.certificate is not None and not other:
             return start.certificate
-        return self._certificate(n, generator)
+        return certificate_of(self.flow, self.action, n_samples, generator)
 
-    def _certificate(self, n: int, generator: torch.Generator | None) -> Certificate | None:
-        if self.flow is None or n == 0:
-            return None
-        return self.flow.certificate(n, action=self.action, generator=generator)
-
-    def _first(
+    def _initial(
         self,
         n_chains: int,
         initial: Tensor | None,
@@ -179,6 +173,7 @@ class Kernel(ABC):
         device: torch.device | str | None,
         dtype: torch.dtype | None,
     ) -> Tensor:
+        """Return the first fields, `(n_chains, *lattice)`, see `sample`."""
         if initial is not None:
             if len(self.action.space.check_finite(initial, "initial")) != n_chains:
                 raise ValueError(
@@ -189,14 +184,15 @@ class Kernel(ABC):
             return self.flow.sample(n_chains, generator=generator)
         if device is None:
             device = "cpu" if generator is None else generator.device
-        # Weak: a strong fluctuation of a phi^4 field is too stiff for any sensible step size.
+        # Weak, because strong fluctuations of a phi^4 field are too stiff for any sensible step size.
         shape = (n_chains, *self.action.space.shape)
         return 0.1 * torch.randn(shape, generator=generator, device=device, dtype=dtype or torch.float64)
 
 
-def _thermalised(
+def _thermalise(
     kernel: Kernel, phi: Tensor, n_updates: int, generator: torch.Generator | None
 ) -> tuple[Tensor, Kernel]:
+    """Return the fields after the thermalisation and the kernel that it has tuned."""
     history = []
     for n in range(n_updates):
         phi, outcome = kernel.update(phi, generator)
@@ -206,53 +202,19 @@ def _thermalised(
     return phi, kernel.settled(history)
 
 
-def towards(outcome: Outcome, target: float, n: int) -> float:
-    """By how much the log of a step should change after update number n to reach a target acceptance."""
-    # Robbins-Monro: changes that shrink, so that the step settles.
-    return (float(outcome.probability.mean()) - target) / (1 + n / 10) ** 0.6
-
-
-def metropolis(
-    log_ratio: Tensor, proposal: Tensor, phi: Tensor, generator: torch.Generator | None
-) -> tuple[Tensor, Outcome]:
-    """Accept `proposal` with probability `min(1, exp(log_ratio))`, chain by chain.
-
-    Args:
-        log_ratio: `(n_chains,)`; a NaN is a proposal of zero density.
-        proposal: `(n_chains, *lattice)`.
-        phi: `(n_chains, *lattice)`, kept where the proposal is rejected.
-        generator: source of randomness.
-    """
-    probability = torch.nan_to_num(log_ratio.double(), nan=-torch.inf).clamp(max=0.0).exp()
-    uniform = torch.rand(len(phi), generator=generator, dtype=torch.float64, device=phi.device)
-    moved = uniform < probability
-    chosen = torch.where(moved.reshape(-1, *(1,) * (phi.dim() - 1)), proposal, phi)
-    return chosen, Outcome(moved.double(), probability)
-
-
-def check_phi4(action: Action, name: str) -> Phi4:
-    """Return the action if its links and potential are those of `Phi4`, else raise."""
-    check_type(action, Phi4, "action", f"{name} is made for the links of Phi4.")
-    if type(action).forward is not Phi4.forward:
-        raise TypeError(
-            f"{type(action).__name__} changes the action of Phi4, which {name} would not notice; expected "
-            "Phi4 or FreeScalar."
-        )
-    return action  # type: ignore[return-value]
-
-
 @dataclass(frozen=True)
-class Chain:
+class Chain(Samples):
     """Samples of independent Markov chains, in the order they were drawn.
 
     Attributes:
         samples: `(n_samples, n_chains, *lattice)`.
-        acceptance: accepted fraction of the proposals behind each sample, `(n_samples, n_chains)`. Where
-            independence Metropolis starts, the sample has none, and there are as many fewer.
-        step_size: integration step that was used, for samplers that have one.
+        acceptance: accepted fraction of the proposals before each sample, `(n_samples, n_chains)`. The first
+            sample of independence Metropolis has no proposals before it, so its `acceptance` is shorter by
+            one.
+        step_size: integration step, for samplers that have one.
         certificate: of the flow that made the proposals, for samplers that have one.
         log_weight: `-S - log q` of each sample, for independence Metropolis, `(n_samples, n_chains)`.
-        kernel: the update that made the chains, as tuned; `chain.kernel.sample(n, start=chain)` goes on.
+        kernel: the update that made the chains, tuned; `chain.kernel.sample(n, start=chain)` continues them.
         annealed: whether the log weights are those of an annealed ensemble, work along paths.
     """
 
@@ -265,9 +227,9 @@ class Chain:
     annealed: bool = False
 
     def followed_by(self, more: Chain) -> Chain:
-        """One chain of this one and its continuation, which was sampled with `start=` this one.
+        """Join this chain and its continuation, sampled with `start=` this chain.
 
-        Its certificate is that of the first of the two that has one.
+        The certificate of the result is this chain's, or the continuation's if this chain has none.
         """
         log_weight = None
         if self.log_weight is not None and more.log_weight is not None:
@@ -281,9 +243,9 @@ class Chain:
 
     @property
     def acceptance_rate(self) -> Estimate:
-        """Fraction of accepted proposals, its error including autocorrelations.
+        """Fraction of accepted proposals, with autocorrelations in its error.
 
-        The solver error is known for independence Metropolis with the flow alone; elsewhere it is left out.
+        The solver error is known for `IndependenceMetropolis` only; other chains leave it out.
         """
         known = self.log_weight is not None and not self.annealed
         return with_shift(mean_of_series(self.acceptance), self.certificate if known else None, _acceptance)
@@ -296,25 +258,41 @@ class Chain:
         """
         return self.samples.transpose(0, 1).flatten(0, 1)
 
+    @property
+    def configuration_shape(self) -> tuple[int, ...]:
+        """See `Samples.configuration_shape`."""
+        return tuple(self.samples.shape[2:])
+
     def series(self, observable: Callable[[Tensor], Tensor]) -> Tensor:
-        """Values of an observable along the chains, `(n_samples, n_chains)`."""
+        """Return the values of an observable along the chains, `(n_samples, n_chains)`."""
         return observable(self.samples.flatten(0, 1)).unflatten(0, self.samples.shape[:2])
 
     def mean(self, observable: Callable[[Tensor], Tensor]) -> Estimate:
-        """Mean of an observable with autocorrelations in its error."""
+        """Estimate the mean of an observable, with autocorrelations in its error. See `Samples.mean`."""
         return with_shift(
             mean_of_series(self.series(observable)),
             self.certificate,
             lambda phi, log_w: reweighted_mean(observable(phi), log_w),
         )
 
+    def mean_and_fluctuations(self, function: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+        """See `Samples.mean_and_fluctuations`; the fluctuations are `O - <O>`."""
+        n, n_chains = self.samples.shape[:2]
+        if n < 4 and n_chains < 2:
+            raise ValueError(
+                f"An error needs n >= 4 samples of a chain, or several chains; got n = {n} of one."
+            )
+        values = per_configuration(function, self.samples.flatten(0, 1)).unflatten(0, (n, n_chains))
+        means = values.mean((0, 1))
+        return means, values - means
+
     def tau_int(self, observable: Callable[[Tensor], Tensor]) -> Estimate:
-        """Integrated autocorrelation time of an observable, in units of samples."""
+        """Estimate the integrated autocorrelation time of an observable, in units of samples."""
         return integrated_autocorrelation_time(self.series(observable))
 
 
 def _acceptance(phi: Tensor, log_weight: Tensor) -> Tensor:
-    """Mean of `min(1, w'/w)` when `w` is drawn from the target and `w'` from the model."""
+    """Return the mean of `min(1, w'/w)` for `w` drawn from the target and `w'` from the model."""
     log_weight = log_weight.double()
     ratio = (log_weight[None, :] - log_weight[:, None]).clamp(max=0.0).exp()
     return torch.softmax(log_weight, 0) @ ratio.mean(1)

@@ -1,4 +1,7 @@
-"""HMC in the latent space of a flow, where the target is nearly a unit Gaussian (arXiv:1903.03704)."""
+"""HMC in the latent space of a flow, where the target is nearly a unit Gaussian (arXiv:1903.03704).
+
+`LatentHMC` is the sampler. `LatentAction` is the density that it samples, also used by annealing.
+"""
 
 from __future__ import annotations
 
@@ -11,32 +14,39 @@ from torch import Tensor
 
 from equiflow.flows import Flow
 from equiflow.runtime.checks import check_type
+from equiflow.samplers.acceptance import Outcome
 from equiflow.samplers.hmc import HMC
 from equiflow.samplers.integrators import LEAPFROG, Integrator
-from equiflow.samplers.kernel import Kernel, Outcome
+from equiflow.samplers.kernel import Kernel
 from equiflow.theories.base.action import Action
 from equiflow.theories.base.prior import LOG_2PI
 
-#: noise beyond so many standard deviations has density zero: a trajectory that gets there has diverged
-FARTHEST = 1e3
+#: largest component of white noise, in standard deviations; the density beyond is zero
+MAX_NOISE = 1e3
 
 
 class LatentAction(Action):
-    r"""The target as a density of the white noise that the flow is fed with.
+    r"""The target as a density of the white noise from which the flow makes its samples.
 
     With `z = colour(noise)` from the prior r and `phi = f(z)`, noise has the density
-    `exp(-S(phi)) |d phi / d noise| = N(noise) w`, w the importance weight `exp(-S) |df/dz| / r(z)`. So
+    `exp(-S(phi)) |d phi / d noise| = N(noise) w`. Here `w = exp(-S) |df/dz| / r(z)` is the importance weight.
+    The action is
 
         U(noise) = -log N(noise) - beta log w(noise),
 
-    the flow at beta = 0, the target at beta = 1, and in between the geometric path of annealing. A perfect
-    flow makes it a unit Gaussian. Its gradient is taken through the solver: that of the discrete map.
-    Where a component of noise is not finite, or beyond a thousand, U is infinite and has no slope.
+    the flow at beta = 0, the target at beta = 1, and the geometric path of annealing in between. For a
+    perfect flow the density is a unit Gaussian. The gradient is taken through the solver, so it is exact for
+    the discrete map. Where a component of noise is not finite or larger than `MAX_NOISE`, U is infinite and
+    its gradient is 0.
 
     Args:
         flow: any flow.
         action: the target, `exp(-S)`.
-        beta: how far from the flow to the target.
+        beta: position on the path from the flow to the target.
+
+    Raises:
+        TypeError: if `flow` or `action` is of another type.
+        ValueError: if they live on different spaces.
     """
 
     def __init__(self, flow: Flow, action: Action, *, beta: float = 1.0) -> None:
@@ -50,16 +60,23 @@ class LatentAction(Action):
         self.beta = float(beta)
 
     def forward(self, noise: Tensor) -> Tensor:
-        """`-log N(noise) - beta log w`, `(batch,)` in float64."""
-        # A chain whose trajectory has left the range of floating point must not end those beside it.
-        near = (noise.abs() <= FARTHEST).flatten(1).all(1)
+        """Return `U = -log N(noise) - beta log w`, `(batch,)` in float64, for noise `(batch, *lattice)`."""
+        # The solver raises for values that are not finite. A diverged trajectory must not end other chains.
+        near = (noise.abs() <= MAX_NOISE).flatten(1).all(1)
         noise = torch.where(near.view(-1, *(1,) * (noise.dim() - 1)), noise, torch.zeros_like(noise))
         _, log_weight = self.configurations(noise)
         gaussian = 0.5 * (noise.double().square() + LOG_2PI).flatten(1).sum(1)
         return torch.where(near, gaussian - self.beta * log_weight, torch.inf)
 
     def configurations(self, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """`phi = f(colour(noise))` and its log weight in float64, `(batch, *lattice)` and `(batch,)`."""
+        """Carry noise to the target's space: `phi = f(colour(noise))`.
+
+        Args:
+            noise: `(batch, *lattice)`.
+
+        Returns:
+            phi, `(batch, *lattice)`, and its log weight `log w`, `(batch,)` in float64.
+        """
         z = self.flow.prior.colour(noise.to(self.flow.dtype))
         phi, log_det = self.flow.transform_and_log_det(z)
         log_q = self.flow.prior.log_prob(z).double() - log_det.double()
@@ -69,17 +86,22 @@ class LatentAction(Action):
 class LatentHMC(Kernel):
     """HMC trajectories in the white noise of a flow, with unit mass (arXiv:1903.03704).
 
-    An update takes phi to its noise by the inverse flow, runs a trajectory there and comes back if it is
-    accepted. It leaves `exp(-S)` invariant up to the discretisation error of the flow, which the chain's
-    certificate measures: choose a solver whose error is far below the statistical one.
+    An update takes phi to its noise by the inverse flow and runs a trajectory there. If the trajectory is
+    accepted, the flow takes the new noise to the new field. The update leaves `exp(-S)` invariant up to the
+    discretisation error of the flow, which the chain's certificate measures. Choose a solver whose error is
+    far below the statistical one.
 
     Args:
         flow: any flow whose prior is Gaussian, see `Prior.whiten`.
         action: target, `exp(-S)`.
-        step_size: integration step; `None` tunes it while thermalising.
+        step_size: integration step; None tunes it during the thermalisation.
         trajectory_length: mean time of a trajectory; by default a quarter period of a unit Gaussian.
-        target_acceptance: acceptance that the tuning aims for.
+        target_acceptance: acceptance at which the tuning aims.
         integrator: `LEAPFROG` or `OMELYAN`.
+
+    Raises:
+        TypeError: if `flow`, `action` or `integrator` is of another type.
+        ValueError: if flow and action live on different spaces, or a number is out of range, see `HMC`.
     """
 
     def __init__(
@@ -101,7 +123,7 @@ class LatentHMC(Kernel):
             trajectory_length=trajectory_length,
             target_acceptance=target_acceptance,
             integrator=integrator,
-            first_step=0.5,  # nearly a unit Gaussian
+            first_step=0.5,  # the density is nearly a unit Gaussian
         )
         self.step_size = step_size
 
@@ -112,11 +134,11 @@ class LatentHMC(Kernel):
 
     @torch.no_grad()
     def update(self, phi: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Outcome]:
-        """One trajectory of every chain, see `Kernel.update`."""
+        """Run one trajectory of every chain, see `Kernel.update`."""
         noise = self.latent.flow.prior.whiten(self.latent.flow.inverse_and_log_det(phi)[0])
         noise, outcome = self.hmc.update(noise, generator)
         moved = outcome.accepted.bool()
-        # Where nothing moved, phi stays what it was to the last bit.
+        # A rejected chain keeps its phi to the last bit; a round trip through the flow would change it.
         phi = phi.clone()
         phi[moved] = self.latent.configurations(noise[moved])[0]
         return phi, outcome
@@ -130,6 +152,7 @@ class LatentHMC(Kernel):
         return self._with(self.hmc.settled(history))
 
     def _with(self, hmc: HMC) -> LatentHMC:
+        """Return a copy with another HMC in the noise."""
         other = copy.copy(self)
         other.hmc, other.step_size = hmc, hmc.step_size
         return other

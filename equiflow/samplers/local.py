@@ -1,29 +1,57 @@
-"""Metropolis updates of single sites, all sites of one colour at a time."""
+"""Metropolis updates of single sites of a phi^4 field, all sites of one colour at a time."""
 
 from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from equiflow.samplers.kernel import Action, Kernel, Outcome, check_phi4, towards
+from equiflow.runtime.checks import check_type
+from equiflow.samplers.acceptance import Outcome, log_step_change
+from equiflow.samplers.kernel import Kernel
+from equiflow.theories.base.action import Action
 from equiflow.theories.base.lattice import Lattice
+from equiflow.theories.scalar.phi4 import Phi4
+
+
+def check_phi4(action: Action, sampler: str) -> Phi4:
+    """Return the action if its links and potential are those of `Phi4`, else raise.
+
+    Args:
+        action: what was given.
+        sampler: who asks, as messages call it.
+
+    Returns:
+        The action.
+
+    Raises:
+        TypeError: if it is another action, or a subclass of `Phi4` that changes `forward`.
+    """
+    check_type(action, Phi4, "action", f"{sampler} is made for the links of Phi4.")
+    if type(action).forward is not Phi4.forward:
+        raise TypeError(
+            f"{type(action).__name__} changes the action of Phi4, which {sampler} would not notice; expected "
+            "Phi4 or FreeScalar."
+        )
+    return action  # type: ignore[return-value]
 
 
 class LocalMetropolis(Kernel):
     """A sweep of `phi_x -> phi_x + width * u`, u uniform in [-1, 1], over a phi^4 lattice.
 
-    Sites of one colour are no neighbours: they are updated at once. A sweep is not reversible, but each of
-    its colours is.
+    Sites of one colour are never neighbours, so they are updated at once. The update of each colour is
+    reversible; the sweep as a whole is not, but leaves `exp(-S)` invariant all the same.
 
     Args:
         action: `Phi4` (or `FreeScalar`).
-        width: largest change of a site; `None` tunes it while thermalising.
-        target_acceptance: acceptance that the tuning aims for.
+        width: largest change of a site; None tunes it during the thermalisation.
+        target_acceptance: acceptance at which the tuning aims.
 
     Raises:
+        TypeError: for another action.
         ValueError: if the width is not positive, or the acceptance not between 0 and 1.
     """
 
@@ -45,27 +73,27 @@ class LocalMetropolis(Kernel):
         return self.width is not None
 
     def update(self, phi: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Outcome]:
-        """One sweep of every chain, see `Kernel.update`."""
+        """Sweep once over every chain, see `Kernel.update`."""
         axes = self.action.lattice.axes
         accepted = torch.zeros(len(phi), dtype=torch.float64, device=phi.device)
         probability = torch.zeros_like(accepted)
         for colour in range(int(self._colours.max()) + 1):
-            of_colour = (self._colours == colour).to(phi.device)
+            has_colour = (self._colours == colour).to(phi.device)
             noise = torch.rand(phi.shape, generator=generator, dtype=phi.dtype, device=phi.device)
             proposal = phi + math.exp(self._log_width) * (2 * noise - 1)
             chance = (-self._change(phi, proposal)).clamp(max=0.0).exp()
             uniform = torch.rand(phi.shape, generator=generator, dtype=phi.dtype, device=phi.device)
-            moved = (uniform < chance) & of_colour
+            moved = (uniform < chance) & has_colour
             phi = torch.where(moved, proposal, phi)
             accepted += moved.double().sum(axes)
-            probability += (chance * of_colour).double().sum(axes)
+            probability += (chance * has_colour).double().sum(axes)
         volume = self.action.lattice.volume
         return phi, Outcome(accepted / volume, probability / volume)
 
     def _change(self, phi: Tensor, proposal: Tensor) -> Tensor:
-        """`S` with this site alone moved, minus `S`, for every site, like `phi`."""
+        """Return the change of S if one site alone moved, for every site, `(batch, *lattice)`."""
         m2, lam = self._phi4.m2, self._phi4.lam
-        # Along a side of one site the links join a site to itself, and cancel.
+        # Along a side of length 1 a link joins a site to itself and costs nothing.
         linked = [mu for mu in self.action.lattice.axes if phi.shape[mu] > 1]
         neighbours = sum((phi.roll(1, mu) + phi.roll(-1, mu) for mu in linked), torch.zeros_like(phi))
 
@@ -75,21 +103,25 @@ class LocalMetropolis(Kernel):
         return local(proposal) - local(phi)
 
     def adapted(self, outcome: Outcome, n: int) -> LocalMetropolis:
-        """With a width nearer to the target acceptance, see `Kernel.adapted`."""
+        """Return this kernel with a width nearer to the target acceptance, see `Kernel.adapted`."""
         other = copy.copy(self)
         if not self.is_tuned:
-            other._log_width += towards(outcome, self.target_acceptance, n)
+            other._log_width += log_step_change(outcome, self.target_acceptance, n)
         return other
 
-    def settled(self, history: object) -> LocalMetropolis:
-        """With the tuned width for good, see `Kernel.settled`."""
+    def settled(self, history: Sequence[Outcome]) -> LocalMetropolis:
+        """Return this kernel with the tuned width fixed, see `Kernel.settled`."""
         other = copy.copy(self)
         other.width = self.width or math.exp(self._log_width)
         return other
 
 
 def colours(lattice: Lattice) -> Tensor:
-    """A colour of each site that none of its neighbours has: two colours, or three if a side is odd."""
+    """Colour the sites such that neighbours differ, with two colours, or three if a side is odd.
+
+    Returns:
+        Number of the colour of each site, `(*lattice,)` int64.
+    """
     odd = any(side % 2 for side in lattice.shape if side > 1)
     total = torch.zeros(lattice.shape, dtype=torch.int64)
     for axis, side in enumerate(lattice.shape):

@@ -1,4 +1,7 @@
-"""Metropolis with independent proposals from a flow: exact sampling of the target."""
+"""Metropolis with independent proposals from a flow: exact sampling of the target (arXiv:1904.12072).
+
+`IndependenceMetropolis` runs chains of such proposals alone, `IndependenceStep` is the same as a kernel.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,10 @@ from torch import Tensor
 
 from equiflow.flows import Flow
 from equiflow.runtime.checks import check_count, check_type
+from equiflow.samplers.acceptance import Outcome, mean_outcome, metropolis
 from equiflow.samplers.importance import Ensemble, importance_sample, log_weights
-from equiflow.samplers.kernel import Chain, Kernel, Outcome, metropolis
+from equiflow.samplers.kernel import Chain, Kernel
+from equiflow.samplers.samples import certificate_of
 from equiflow.theories.base.action import Action
 
 
@@ -16,7 +21,7 @@ class IndependenceMetropolis:
     """Markov chain that proposes model samples and accepts with `min(1, w' / w)` (arXiv:1904.12072).
 
     Args:
-        flow: proposals.
+        flow: makes the proposals.
         action: target, `exp(-S)`.
     """
 
@@ -37,14 +42,22 @@ class IndependenceMetropolis:
         """Run `n_chains` independent chains of `n_samples` steps on fresh proposals.
 
         Args:
-            n_samples: steps per chain; the first proposal starts the chain, unless `start` does.
-            n_chains: number of chains; with `start`, as many as it has.
-            batch_size: proposals drawn at a time; a block is as many steps as they fill.
-            start: a chain of this sampler to continue. If it ended with a block and left the generator as
-                it is now, both are bit for bit one longer run, with the same `certify`.
-            certify: on how many further samples to measure the discretisation error, unless `start` knows
-                it; 0 skips it.
+            n_samples: steps per chain. Without `start`, the first proposal of a chain is its first sample.
+            n_chains: number of chains. With `start` it is the number of chains there.
+            batch_size: proposals drawn at a time, which make a block of `batch_size // n_chains` steps.
+            start: a chain of this sampler to continue. If it ended with a block, then with the same
+                `certify`, and the generator in the state in which that chain left it, the two chains are bit
+                for bit one longer run.
+            certify: number of additional samples on which to measure the discretisation error, unless `start`
+                has a certificate; 0 skips it.
             generator: source of randomness, on the flow's device.
+
+        Returns:
+            The chains, with the log weight of every sample.
+
+        Raises:
+            TypeError: if a count is not an integer.
+            ValueError: if a count is too small, or `start` is no chain of this sampler.
         """
         check_type(n_samples, int, "n_samples")
         check_type(n_chains, int, "n_chains")
@@ -55,9 +68,9 @@ class IndependenceMetropolis:
         certificate = None
         if start is not None:
             n_chains, certificate = start.samples.shape[1], start.certificate
-        if certificate is None and certify:
-            # Before any proposal: a continued run measures it no more.
-            certificate = self.flow.certificate(certify, action=self.action, generator=generator)
+        if certificate is None:
+            # Before any proposal, since a chain that is continued draws nothing for its certificate.
+            certificate = certificate_of(self.flow, self.action, certify, generator)
         steps = max(1, batch_size // n_chains)
         last, blocks = start, []
         for done in range(0, n_samples, steps):
@@ -86,19 +99,22 @@ class IndependenceMetropolis:
         start: Chain | None = None,
         generator: torch.Generator | None = None,
     ) -> Chain:
-        """Run the chains on proposals that have been drawn already, each used once.
+        """Run the chains on given proposals, each used once.
 
         Args:
             proposals: weighted samples of the flow.
-            n_chains: number of chains that share them.
-            start: a chain to continue, of as many chains and on the same kind of weights; by default the
-                first proposal is accepted.
-            generator: source of randomness. Give the one that drew the proposals, or a seed that is not
-                theirs: equal seeds make acceptances depend on the proposals.
+            n_chains: number of chains that share the proposals.
+            start: a chain to continue, with as many chains and the same kind of weights. Without it every
+                chain accepts its first proposal.
+            generator: source of randomness. Give the generator that drew the proposals, or another seed:
+                with the same seed the acceptances depend on the proposals.
+
+        Returns:
+            The chains, with the log weight of every sample and the certificate of the proposals.
 
         Raises:
-            ValueError: if the proposals do not fill the chains, a weight is NaN or infinite, or the chain to
-                start from has other chains, no log weights, or those of annealing where these are not.
+            ValueError: if the proposals do not fill the chains, or a weight is NaN or infinite. Also if
+                `start` has another number of chains or no log weights, or only one of the two is annealed.
         """
         n_samples = len(proposals.phi) // n_chains if n_chains >= 1 else 0
         used = n_samples * n_chains
@@ -106,17 +122,15 @@ class IndependenceMetropolis:
             raise ValueError(f"{len(proposals.phi)} proposals do not fill {n_chains} chains.")
         if not bool(proposals.log_weight.isfinite().all()):
             raise ValueError("Some proposals have NaN or infinite log weights; expected finite ones.")
-        if start is not None and start.annealed != proposals.annealed:
-            raise ValueError(
-                "Either the chain to start from or the proposals are annealed, not both: weights of paths "
-                "and of single samples do not compare. Continue with from_ensemble on ensembles of one kind."
-            )
+        if start is not None:
+            _check_continues(start, proposals, n_chains)
         phi = proposals.phi[:used].unflatten(0, (n_samples, n_chains))
         log_weight = proposals.log_weight[:used].reshape(n_samples, n_chains)
         uniform = torch.rand(
             log_weight.shape, generator=generator, dtype=torch.float64, device=log_weight.device
         )
-        if start is not None:  # Its last state goes in front as a proposal that is always accepted.
+        if start is not None:
+            # The last state goes in front, as a proposal that is always accepted.
             phi, log_weight = _in_front(start, phi, log_weight)
             uniform = torch.cat([uniform[:1], uniform])
         accepted = metropolis_accept(log_weight, uniform)
@@ -136,13 +150,17 @@ class IndependenceMetropolis:
 class IndependenceStep(Kernel):
     """One flow proposal per update, accepted with `min(1, w' / w)`: a partner for local updates.
 
-    The weight of the present field comes from the inverse flow, since another kernel may have moved it.
-    Alone, `IndependenceMetropolis` is the cheaper one: it remembers weights.
+    The weight of the present field comes from the inverse flow, since another kernel may have moved the
+    field. Without other kernels `IndependenceMetropolis` is cheaper, because it remembers the weights.
 
     Args:
-        flow: proposals.
+        flow: makes the proposals.
         action: target, `exp(-S)`.
         n_proposals: proposals in a row, which share one inverse.
+
+    Raises:
+        TypeError: if an argument is of another type.
+        ValueError: if `n_proposals` is not positive.
     """
 
     def __init__(self, flow: Flow, action: Action, *, n_proposals: int = 1) -> None:
@@ -163,15 +181,19 @@ class IndependenceStep(Kernel):
             phi, outcome = metropolis(proposed - log_weight, proposal, phi, generator)
             log_weight = torch.where(outcome.accepted.bool(), proposed, log_weight)
             outcomes.append(outcome)
-        accepted, probability = (
-            torch.stack([getattr(outcome, name) for outcome in outcomes]).mean(0)
-            for name in ("accepted", "probability")
-        )
-        return phi, Outcome(accepted, probability)
+        return phi, mean_outcome(outcomes)
 
 
 def metropolis_accept(log_weight: Tensor, uniform: Tensor) -> Tensor:
-    """Which proposals independence Metropolis accepts, `(n, n_chains)`; the first one always."""
+    """Decide which proposals independence Metropolis accepts, with `min(1, w' / w)`; the first one always.
+
+    Args:
+        log_weight: of the proposals, `(n, n_chains)`.
+        uniform: random numbers in [0, 1), `(n, n_chains)`.
+
+    Returns:
+        Whether a proposal is accepted, `(n, n_chains)` of booleans.
+    """
     log_weight = log_weight.double().cpu()
     log_uniform = uniform.log().cpu()
     accepted = torch.ones(log_weight.shape, dtype=torch.bool)
@@ -182,12 +204,22 @@ def metropolis_accept(log_weight: Tensor, uniform: Tensor) -> Tensor:
     return accepted.to(uniform.device)
 
 
-def _in_front(start: Chain, phi: Tensor, log_weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Proposals and their log weights with the last state of a chain before them."""
-    if start.log_weight is None or start.samples.shape[1] != phi.shape[1]:
+def _check_continues(start: Chain, proposals: Ensemble, n_chains: int) -> None:
+    """Raise a ValueError unless the proposals can continue the chain."""
+    if start.annealed != proposals.annealed:
         raise ValueError(
-            f"Expected {phi.shape[1]} chains of IndependenceMetropolis to start from, got "
+            "Either the chain to start from or the proposals are annealed, not both: weights of paths "
+            "and of single samples do not compare. Continue with from_ensemble on ensembles of one kind."
+        )
+    if start.log_weight is None or start.samples.shape[1] != n_chains:
+        raise ValueError(
+            f"Expected {n_chains} chains of IndependenceMetropolis to start from, got "
             f"{start.samples.shape[1]}" + ("." if start.log_weight is not None else " without log weights.")
         )
+
+
+def _in_front(start: Chain, phi: Tensor, log_weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Put the last state of a chain and its log weight before the proposals."""
+    assert start.log_weight is not None
     before = start.samples[-1:].to(phi), start.log_weight[-1:].to(log_weight)
     return torch.cat([before[0], phi]), torch.cat([before[1], log_weight])

@@ -11,7 +11,7 @@ from scipy.stats import kstest
 from torch import Tensor
 
 from equiflow import HMC, Action, Chain, FreeScalar, Lattice, Phi4
-from equiflow.samplers.hmc import leapfrog
+from equiflow.samplers import LEAPFROG
 from equiflow.statistics import mean_of_series
 from equiflow.testing import dense_jacobian
 from equiflow.theories.scalar.observables import phi_squared
@@ -57,13 +57,13 @@ def volume_change(integrator: Callable, action: Action) -> float:
 @given(lattices(max_volume=30), seeds, st.integers(1, 30), st.floats(0.01, 0.15))
 def test_leapfrog_is_reversible(lattice, seed, n_steps, step_size):
     action, phi = Phi4(lattice, m2=-1.0, lam=0.5), 0.5 * configurations(lattice, seed=seed)
-    assert round_trip(leapfrog, action, phi, step_size, n_steps) < 1e-12
+    assert round_trip(LEAPFROG, action, phi, step_size, n_steps) < 1e-12
 
 
 @pytest.mark.parametrize("shape", [(1,), (4,), (2, 3)])
 def test_leapfrog_preserves_volume(shape):
     action = Phi4(Lattice(shape), m2=-1.0, lam=0.7)
-    assert volume_change(leapfrog, action) < 1e-10
+    assert volume_change(LEAPFROG, action) < 1e-10
 
 
 def test_the_euler_method_is_caught_by_both_laws():
@@ -78,7 +78,7 @@ def energy_slope(action: Action) -> float:
     momentum = configurations(action.lattice, 64, seed=1)
     errors = []
     for n in (40, 80, 160):
-        moved = leapfrog(action, phi, momentum, 1.0 / n, n)
+        moved = LEAPFROG(action, phi, momentum, 1.0 / n, n)
         change = hmc.energy(*moved) - hmc.energy(phi, momentum)
         errors.append(float(change.square().mean().sqrt()))
     return math.log2(errors[0] / errors[2]) / 2
@@ -104,13 +104,13 @@ def mean_exp_minus_change(integrator: Callable, scale: float = 1.0) -> tuple[flo
 
 
 def test_mean_of_exp_minus_energy_change_is_one_in_equilibrium():
-    sigmas, error = mean_exp_minus_change(leapfrog)
+    sigmas, error = mean_exp_minus_change(LEAPFROG)
     assert abs(sigmas) < 4
     assert error < 0.01
 
 
 @pytest.mark.parametrize(
-    ("integrator", "scale"), [(euler, 1.0), (leapfrog, 0.9)], ids=["not symplectic", "not in equilibrium"]
+    ("integrator", "scale"), [(euler, 1.0), (LEAPFROG, 0.9)], ids=["not symplectic", "not in equilibrium"]
 )
 def test_mean_of_exp_minus_energy_change_sees_mistakes(integrator, scale):
     assert abs(mean_exp_minus_change(integrator, scale)[0]) > 6

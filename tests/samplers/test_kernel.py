@@ -329,7 +329,7 @@ def test_chains_without_a_flow_start_where_their_generator_is(monkeypatch):
         (Elsewhere(), "cpu", "cpu"),
         (None, None, "cpu"),
     ):
-        assert HMC(CHAIN)._first(2, None, noise, device, None).device.type == found
+        assert HMC(CHAIN)._initial(2, None, noise, device, None).device.type == found
 
 
 def test_energies_are_summed_in_float64():

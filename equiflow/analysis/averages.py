@@ -1,0 +1,282 @@
+"""Quantities of your own, with the errors that all results here have.
+
+Describe a quantity by an `Observable` and give it to `measure(..., observables=[...])`, or to
+`estimate_observables` for samples of any theory. `Averages` does the work: it measures once what several
+observables are computed from, and propagates fluctuations and solver errors to each of them.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from equiflow.flows import Certificate
+from equiflow.runtime.checks import check_type
+from equiflow.samplers.samples import Samples, per_configuration
+from equiflow.statistics import Estimate, error_of_fluctuations
+
+#: function of a batch `(batch, *lattice)` that returns `(batch,)` or `(batch, k)`
+Average = Callable[[Tensor], Tensor]
+#: one number, 0-d, or several: `(k,)` or a sequence of 0-d tensors
+Quantity = Tensor | Sequence[Tensor]
+#: what becomes of a `Quantity`
+Estimates = Estimate | tuple[Estimate, ...]
+
+
+@dataclass(frozen=True)
+class Observable:
+    """A quantity to measure: averages over the target, or a function of such averages.
+
+        value = derived(<average_1>, <average_2>, ...)
+
+    Write `derived` for everything that is no plain average, such as a ratio, a cumulant or a mass. Its error
+    follows from the fluctuations of all averages together, by linear propagation.
+
+    Attributes:
+        name: of the result.
+        average: function of a batch `(batch, *lattice)` that returns one number per configuration,
+            `(batch,)`, or k numbers, `(batch, k)`. Several functions are given as a tuple.
+        derived: differentiable function, by torch operations, of the average of each function: 0-d for
+            `(batch,)`, `(k,)` for `(batch, k)`. It returns one number, 0-d, or several, `(m,)` or a sequence.
+            By default the value is the average itself.
+
+    Raises:
+        TypeError: if `name` is no text, or something else is no function.
+        ValueError: if there are several averages and no `derived`.
+
+    >>> import torch
+    >>> from equiflow import Chain
+    >>> from equiflow.observables import phi_fourth, phi_squared
+    >>> kurtosis = Observable("kurtosis", (phi_squared, phi_fourth), lambda two, four: four / two**2)
+    >>> noise = torch.randn(500, 8, 4, 4, generator=torch.Generator().manual_seed(0))
+    >>> estimate = estimate_observables(Chain(noise, torch.ones(500, 8)), [kurtosis])["kurtosis"]
+    >>> abs(estimate.sigmas_from(3.0)) < 3  # 3 for a Gaussian
+    True
+    """
+
+    name: str
+    average: Average | tuple[Average, ...]
+    derived: Callable[..., Quantity] | None = None
+
+    def __post_init__(self) -> None:
+        check_type(self.name, str, "name of an observable")
+        for function in (*self.averages, *([] if self.derived is None else [self.derived])):
+            if not callable(function):
+                raise TypeError(f"{self.name!r} needs functions, got {function!r}.")
+        if self.derived is None and len(self.averages) != 1:
+            raise ValueError(
+                f"{self.name!r} has {len(self.averages)} averages; expected one, or a function `derived` "
+                "that says what to compute from them."
+            )
+
+    @property
+    def averages(self) -> tuple[Average, ...]:
+        """The functions to average, as a tuple."""
+        return self.average if isinstance(self.average, tuple) else (self.average,)
+
+    def value(self, *averages: Tensor) -> Quantity:
+        """Return the quantity as a function of the average of each function, see `derived`."""
+        return averages[0] if self.derived is None else self.derived(*averages)
+
+
+def estimate_observables(samples: Samples, observables: Sequence[Observable]) -> dict[str, Estimates]:
+    """Estimate quantities of your own on samples of any theory.
+
+    Errors are those of `measure`: weighted or with autocorrelations, and with the change under a finer solve.
+
+    Args:
+        samples: an ensemble or a chain.
+        observables: what to measure, each with a name of its own.
+
+    Returns:
+        The estimate of every observable by its name, a tuple of estimates for several numbers.
+
+    Raises:
+        TypeError: if an argument is of another type.
+        ValueError: if two observables share a name, a function returns another shape than promised, there are
+            too few samples for an error, or a weight is NaN or infinite.
+    """
+    check_names(observables)
+    if not observables:
+        return {}
+    functions = [function for observable in observables for function in observable.averages]
+    return Averages.over(samples, functions).estimates(observables)
+
+
+def check_names(observables: Sequence[Observable], taken: Sequence[str] = ()) -> None:
+    """Raise unless observables have names of their own.
+
+    Args:
+        observables: what was given.
+        taken: names that they may not have.
+
+    Raises:
+        TypeError: if something else than an observable is among them.
+        ValueError: if a name occurs twice or is taken.
+    """
+    seen = set(taken)
+    for observable in observables:
+        check_type(observable, Observable, "observable", "Write Observable(name, average, derived).")
+        if observable.name in seen:
+            raise ValueError(f"There is another observable called {observable.name!r}. Give another name.")
+        seen.add(observable.name)
+
+
+@dataclass(frozen=True)
+class Averages:
+    """Averages over the target of several functions, measured on the same configurations.
+
+    Attributes:
+        means: a averages, `(a,)` in float64.
+        fluctuations: deviations of every sample from them, `(n, n_chains, a)`, see `Samples`.
+        shift: their change under a finer solve of the flow, `(a,)`; 0 where no flow is involved.
+        columns: where the averages of each function are.
+    """
+
+    means: Tensor
+    fluctuations: Tensor
+    shift: Tensor
+    columns: _Columns
+
+    @classmethod
+    def over(cls, samples: Samples, functions: Sequence[Average]) -> Averages:
+        """Measure functions of configurations.
+
+        Args:
+            samples: an ensemble or a chain.
+            functions: see `Average`; a function that occurs twice is evaluated once.
+
+        Returns:
+            The averages.
+
+        Raises:
+            TypeError: if `samples` is of another type.
+            ValueError: if a function returns another shape, there are too few samples for an error, or a
+                weight is NaN or infinite.
+        """
+        check_type(samples, Samples, "samples", "Give an Ensemble or a Chain.")
+        columns = _Columns(functions)
+        means, fluctuations = samples.mean_and_fluctuations(columns)
+        return cls(means, fluctuations, _shift(samples.certificate, columns, means), columns)
+
+    def mean_of(self, function: Average) -> Tensor:
+        """Return the average of one of the functions, 0-d or `(k,)`."""
+        return self.means[self.columns.place_of(function)]
+
+    def fluctuations_of(self, function: Average) -> Tensor:
+        """Return the fluctuations of one of the functions, `(n, n_chains)` or `(n, n_chains, k)`."""
+        return self.fluctuations[..., self.columns.place_of(function)]
+
+    def estimates(self, observables: Sequence[Observable]) -> dict[str, Estimates]:
+        """Estimate observables that are computed from these averages.
+
+        The error of `f(<a>)` is that of the fluctuations `sum_i df/da_i (a_i - <a_i>)`, by the Gamma method
+        along a chain (hep-lat/0306017). Its solver error is `f(<a> + shift) - f(<a>)`.
+
+        Args:
+            observables: what to compute.
+
+        Returns:
+            The estimate of every observable by its name, a tuple of estimates for several numbers.
+
+        Raises:
+            ValueError: if an observable is no differentiable function of the averages, or not of 0-d tensors.
+        """
+        values, slopes = self._with_slopes(observables)
+        errors = error_of_fluctuations(self.fluctuations @ slopes.T, scale=slopes.abs() @ self.means.abs())
+        shifted = self._quantities(observables, self.means + self.shift)
+        shift = torch.stack([number for _, number in _numbers(shifted)]) - values
+        estimates = (
+            errors.estimate(k, mean, systematic=abs(change))
+            for k, (mean, change) in enumerate(zip(values.tolist(), shift.tolist(), strict=True))
+        )
+        return {
+            name: next(estimates)
+            if _is_single(quantity)
+            else tuple(itertools.islice(estimates, len(quantity)))
+            for name, quantity in shifted.items()
+        }
+
+    def _quantities(self, observables: Sequence[Observable], means: Tensor) -> dict[str, Quantity]:
+        """Return the value of every observable for given averages, by name."""
+        places = {o.name: [self.columns.place_of(f) for f in o.averages] for o in observables}
+        return {o.name: o.value(*(means[place] for place in places[o.name])) for o in observables}
+
+    def _with_slopes(self, observables: Sequence[Observable]) -> tuple[Tensor, Tensor]:
+        """Return all numbers, `(k,)`, and their derivatives in the averages, `(k, a)`.
+
+        The derivatives are taken one at a time: one that does not exist is NaN and would spoil a common one.
+        """
+        leaf = self.means.clone().requires_grad_()
+        values, slopes = [], []
+        with torch.enable_grad():
+            for name, number in _numbers(self._quantities(observables, leaf)):
+                if number.dim() or not number.requires_grad:
+                    raise ValueError(
+                        f"{name!r} must be 0-d numbers that depend on the averages by differentiable torch "
+                        f"operations; got {number}."
+                    )
+                values.append(number.detach())
+                slopes.append(torch.autograd.grad(number, leaf, retain_graph=True)[0])
+        return torch.stack(values), torch.stack(slopes)
+
+
+class _Columns:
+    """Function of a batch that returns the values of several functions side by side, `(batch, a)`."""
+
+    def __init__(self, functions: Sequence[Average]) -> None:
+        self.functions = [f for k, f in enumerate(functions) if f not in functions[:k]]
+        #: columns of each function, known after the first call; an integer for a function of one number
+        self.places: list[int | slice] = []
+
+    def __call__(self, phi: Tensor) -> Tensor:
+        values = [self._checked(function, phi) for function in self.functions]
+        if not self.places:
+            ends = itertools.accumulate(1 if v.dim() == 1 else v.shape[1] for v in values)
+            for end, value in zip(ends, values, strict=True):
+                self.places.append(end - 1 if value.dim() == 1 else slice(end - value.shape[1], end))
+        return torch.cat([value.double().reshape(len(phi), -1) for value in values], 1)
+
+    def place_of(self, function: Average) -> int | slice:
+        """Return the columns of one function."""
+        return self.places[self.functions.index(function)]
+
+    @staticmethod
+    def _checked(function: Average, phi: Tensor) -> Tensor:
+        """Return the values of a function if they are `(batch,)` or `(batch, k)`."""
+        values = function(phi)
+        if not isinstance(values, Tensor) or values.dim() not in (1, 2) or len(values) != len(phi):
+            got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+            raise ValueError(
+                f"The average of an observable returned {got}; expected one value per configuration, "
+                f"({len(phi)},), or several, ({len(phi)}, k)."
+            )
+        return values
+
+
+def _is_single(quantity: Quantity) -> bool:
+    """Whether a quantity is one number."""
+    return isinstance(quantity, Tensor) and quantity.dim() == 0
+
+
+def _numbers(quantities: dict[str, Quantity]) -> Iterator[tuple[str, Tensor]]:
+    """Yield every number with the name of its observable."""
+    for name, quantity in quantities.items():
+        for number in (quantity,) if _is_single(quantity) else quantity:
+            yield name, torch.as_tensor(number)
+
+
+def _shift(certificate: Certificate | None, function: Average, means: Tensor) -> Tensor:
+    """Return the change of the averages under a finer solve; 0 where no flow is involved."""
+    if certificate is None or certificate.n_samples == 0:
+        return torch.zeros_like(means)
+    twice = certificate.samples
+    before = torch.softmax(twice.log_weight.double(), 0) @ per_configuration(function, twice.phi)
+    after = torch.softmax(twice.refined_log_weight.double(), 0) @ per_configuration(
+        function, twice.refined_phi
+    )
+    return (after - before).to(means)

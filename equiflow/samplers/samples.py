@@ -1,0 +1,136 @@
+"""What an ensemble and a chain have in common, and the solver error that both pass on to their estimates.
+
+Start with `Samples`: code that takes either of them asks its methods instead of looking at its class.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from equiflow.flows import Certificate, Flow
+from equiflow.statistics import Estimate
+from equiflow.theories.base.action import Action
+
+#: configurations that are measured at a time, which bounds the memory
+CONFIGURATIONS_PER_BATCH = 1024
+
+
+class Samples(ABC):
+    """Samples that averages over the target `exp(-S)` are estimated from: an `Ensemble` or a `Chain`.
+
+    Attributes:
+        certificate: change of the results under a finer solve of the flow behind the samples; None if there
+            is no flow or its error is unknown.
+    """
+
+    certificate: Certificate | None
+
+    @property
+    @abstractmethod
+    def configurations(self) -> Tensor:
+        """All samples in one batch, `(n_samples, *lattice)`."""
+
+    @property
+    @abstractmethod
+    def configuration_shape(self) -> tuple[int, ...]:
+        """Shape of one configuration, such as `(*lattice,)`."""
+
+    @abstractmethod
+    def mean(self, observable: Callable[[Tensor], Tensor]) -> Estimate:
+        """Estimate the average of an observable over the target.
+
+        Args:
+            observable: function of a batch `(batch, *lattice)` that returns one value per configuration,
+                `(batch,)`.
+
+        Returns:
+            The average with its statistical error, and the solver error if there is a certificate.
+        """
+
+    @abstractmethod
+    def mean_and_fluctuations(self, function: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+        """Average k numbers per configuration, and keep how every sample deviates from the averages.
+
+        Derived quantities are computed from these two: the fluctuations of `f(<a>)` are
+        `sum_i df/da_i` times those of `a_i`, and `statistics.error_of_fluctuations` makes its error of them.
+
+        Args:
+            function: function of a batch `(batch, *lattice)` that returns `(batch, k)` in float64.
+
+        Returns:
+            The averages over the target, `(k,)`, and the fluctuations `(n, n_chains, k)` of mean zero, in the
+            order in which the samples were drawn.
+
+        Raises:
+            ValueError: if there are too few samples for an error, or a weight is NaN or infinite.
+        """
+
+
+def per_configuration(function: Callable[[Tensor], Tensor], phi: Tensor) -> Tensor:
+    """Apply a function to a large batch, a few configurations at a time.
+
+    Args:
+        function: function of a batch `(batch, *lattice)` that returns one row per configuration.
+        phi: `(n_samples, *lattice)`.
+
+    Returns:
+        All rows, `(n_samples, ...)`.
+    """
+    return torch.cat([function(part) for part in phi.split(CONFIGURATIONS_PER_BATCH)])
+
+
+def certificate_of(
+    flow: Flow | None, action: Action, n_samples: int, generator: torch.Generator | None
+) -> Certificate | None:
+    """Measure the discretisation error of a flow, if there is a flow and the caller wants to know.
+
+    Args:
+        flow: the flow behind some samples, or None.
+        action: the target, `exp(-S)`.
+        n_samples: on how many fresh samples; 0 skips the measurement.
+        generator: source of randomness, on the flow's device.
+
+    Returns:
+        The certificate, or None if nothing was measured.
+    """
+    if flow is None or n_samples == 0:
+        return None
+    return flow.certificate(n_samples, action=action, generator=generator)
+
+
+def with_shift(
+    estimate: Estimate,
+    certificate: Certificate | None,
+    functional: Callable[[Tensor, Tensor], Tensor],
+) -> Estimate:
+    """Add the solver error to an estimate: the size of its change under a finer solve.
+
+    Args:
+        estimate: value with its statistical error.
+        certificate: of the flow behind it; None leaves the estimate unchanged.
+        functional: the same quantity as a function of `phi`, `(n, *lattice)`, and `log_weight`, `(n,)`.
+
+    Returns:
+        The estimate with its `systematic`.
+    """
+    if certificate is None:
+        return estimate
+    return replace(estimate, systematic=abs(certificate.shift_of(functional)))
+
+
+def reweighted_mean(values: Tensor, log_weight: Tensor) -> Tensor:
+    """Return the reweighted average `sum w O / sum w`, 0-d in float64.
+
+    Args:
+        values: of the observable O, `(n_samples,)`.
+        log_weight: `log w`, `(n_samples,)`.
+
+    Returns:
+        The average over the target.
+    """
+    return torch.softmax(log_weight.double(), 0) @ values.double()
