@@ -1,4 +1,7 @@
-"""The commands, each a few lines about a run folder. The only import of typer."""
+"""The commands of `equiflow`, each a few lines about a run folder.
+
+The work is done by `equiflow.cli.run.folder.Run` and `equiflow.cli.results`. Only this file imports typer.
+"""
 
 from __future__ import annotations
 
@@ -34,8 +37,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-#: what a user can cause and mend: reported by its message alone
-EXPECTED = (
+#: errors that a user can cause and mend: a command reports their message without a traceback
+USER_ERRORS = (
     ElsewhereError,
     ConfigError,
     RunError,
@@ -46,31 +49,31 @@ EXPECTED = (
     OSError,
     ValueError,
 )
-#: where several processes meet the same, or hear of it from another: one of them says it
-SAID_BY_THE_FIRST = (ElsewhereError, CheckpointError, RunError)
+#: errors that all processes of a command meet alike: only the first process reports them
+SHARED_ERRORS = (ElsewhereError, CheckpointError, RunError)
 F = TypeVar("F", bound=Callable[..., Any])
 
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="run folder")]
 Threads = Annotated[int | None, typer.Option(help="CPU threads; those of the run unless given", min=1)]
 
 
-def told(command: F) -> F:
-    """Errors that the user can mend end the command with their message and status 1."""
+def reports_errors(command: F) -> F:
+    """Return the command, which now reports errors that the user can mend and ends with status 1."""
 
     @functools.wraps(command)
     def wrapped(*args: Any, **options: Any) -> Any:
         try:
             return command(*args, **options)
-        except EXPECTED as error:
-            if isinstance(error, SAID_BY_THE_FIRST) and not distributed.is_first():
+        except USER_ERRORS as error:
+            if isinstance(error, SHARED_ERRORS) and not distributed.is_first():
                 raise typer.Exit(1) from None
             fail(str(error) if not isinstance(error, OSError) else _of_system(error))
 
     return wrapped  # type: ignore[return-value]
 
 
-def together(command: F) -> F:
-    """A command that torchrun may start several times, to work on one thing."""
+def in_processes(command: F) -> F:
+    """Return the command, which torchrun may now start in several processes that work together."""
 
     @functools.wraps(command)
     def wrapped(*args: Any, **options: Any) -> Any:
@@ -81,13 +84,19 @@ def together(command: F) -> F:
 
 
 def fail(message: str, status: int = 1) -> NoReturn:
-    """End the command."""
+    """End the command with a message.
+
+    Args:
+        message: printed to stderr.
+        status: exit status of the command.
+    """
     who = "" if distributed.is_first() else f"process {distributed.rank()}: "
     typer.secho(who + message, err=True, fg=typer.colors.RED)
     raise typer.Exit(status)
 
 
 def _of_system(error: OSError) -> str:
+    """The message of an error of the operating system."""
     if error.filename is None:
         return f"The system refused: {error}."
     return f"{error.filename}: {error.strerror}."
@@ -103,14 +112,14 @@ def _version(
 
 
 @app.command()
-@together
-@told
+@in_processes
+@reports_errors
 def train(
     config: Annotated[Path | None, typer.Argument(metavar="CONFIG", help="TOML file")] = None,
     run: Annotated[Path | None, typer.Option(help="run folder; runs/NAME-OF-CONFIG unless given")] = None,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="SECTION.KEY=VALUE", help="instead of the file's; none is no value"),
+        typer.Option("--set", metavar="SECTION.KEY=VALUE", help="overrides the file; none means no value"),
     ] = None,
     show_defaults: Annotated[
         bool, typer.Option("--show-defaults", help="print every key with its default and stop")
@@ -119,8 +128,8 @@ def train(
 ) -> None:
     """Train a flow from a config file, in a new run folder.
 
-    `torchrun --nproc-per-node=4 -m -- equiflow train config.toml` does it in four processes (without the --,
-    torchrun takes --run for an option of its own). A command that torchrun starts again goes on with the run.
+    `torchrun --nproc-per-node=4 -m -- equiflow train config.toml` trains in four processes (without the --,
+    torchrun takes --run for its own option). If torchrun starts the command again, the run goes on.
     """
     if show_defaults:
         typer.echo(render_defaults())
@@ -132,7 +141,7 @@ def train(
 
 
 def _new_or_restarted(folder: Path, config: Config) -> Run:
-    """A new run. Torchrun repeats the command after a process was killed: then the run that is there."""
+    """A new run, or the one that is there: torchrun repeats the command after a process was killed."""
     if distributed.launched() and (folder / "config.toml").exists():
         run = Run.open(folder)
         if run.config == config:
@@ -141,8 +150,8 @@ def _new_or_restarted(folder: Path, config: Config) -> Run:
 
 
 @app.command()
-@together
-@told
+@in_processes
+@reports_errors
 def resume(
     run: RunFolder,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress bar")] = False,
@@ -152,12 +161,13 @@ def resume(
 
 
 def _train(run: Run, quiet: bool) -> None:
+    """Train a run to its end, and say what came of it."""
     try:
         with _terminated_like_interrupted():
             run.train(progress=False if quiet else None)
     except (KeyboardInterrupt, TrainingDivergedError) as error:
         stopped = isinstance(error, KeyboardInterrupt)
-        if not distributed.is_first():  # all of them stop alike
+        if not distributed.is_first():  # all processes stop alike, and one says so
             raise typer.Exit(130 if stopped else 1) from None
         if stopped:
             fail(f"Stopped. {_go_on(run)}", 130)
@@ -173,11 +183,12 @@ def _train(run: Run, quiet: bool) -> None:
     steps, seconds = sum(map(len, histories)), sum(history.seconds[-1] for history in histories)
     ladder = f" on {len(histories)} lattices" if len(histories) > 1 else ""
     typer.echo(f"Trained {steps} steps{ladder} in {seconds:.0f} s{ess}: {run.folder}")
-    typer.echo(f"Next: equiflow report {run.folder}")
+    command = "report" if results.has_field_observables(run.action.space) else "sample"
+    typer.echo(f"Next: equiflow {command} {run.folder}")
 
 
 def _go_on(run: Run) -> str:
-    """What is safe, and how to go on."""
+    """The sentence that says what is safe, and how to go on."""
     if not run.latest.exists():
         return f"There was no checkpoint yet; `equiflow resume {run.folder}` starts again."
     return f"The last checkpoint is intact: `equiflow resume {run.folder}` goes on from there."
@@ -185,7 +196,7 @@ def _go_on(run: Run) -> str:
 
 @contextmanager
 def _terminated_like_interrupted() -> Iterator[None]:
-    """SIGTERM, which batch systems send, stops a run as Ctrl-C does."""
+    """Stop a run on SIGTERM, which batch systems send, as on Ctrl-C."""
 
     def stop(number: int, frame: FrameType | None) -> NoReturn:
         raise KeyboardInterrupt
@@ -202,14 +213,14 @@ def _terminated_like_interrupted() -> Iterator[None]:
 
 
 @app.command()
-@told
+@reports_errors
 def config() -> None:
     """Print every key of a config file with its default and meaning."""
     typer.echo(render_defaults())
 
 
 @app.command()
-@told
+@reports_errors
 def presets(
     name: Annotated[str | None, typer.Argument(help="preset whose config is printed")] = None,
 ) -> None:
@@ -223,7 +234,7 @@ def presets(
 
 
 @app.command()
-@told
+@reports_errors
 def watch(
     run: RunFolder,
     once: Annotated[bool, typer.Option("--once", help="print the state and stop")] = False,
@@ -237,15 +248,15 @@ def watch(
 
 
 @app.command()
-@together
-@told
+@in_processes
+@reports_errors
 def sample(
     run: RunFolder,
     n_samples: Annotated[int, typer.Option("-n", "--samples", help="how many", min=2)] = 10_000,
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="file; RUN/ensemble.npz unless given")
     ] = None,
-    seed: Annotated[int, typer.Option(help="of the samples", min=0)] = 1,
+    seed: Annotated[int, typer.Option(help="seed of the samples", min=0)] = 1,
     batch_size: Annotated[int, typer.Option(help="samples at a time, which bounds the memory", min=1)] = 1024,
     shards: Annotated[
         int | None,
@@ -255,10 +266,9 @@ def sample(
 ) -> None:
     """Draw independent samples of a trained flow, with weights and certificate, into a file.
 
-    Large ensembles are written in shards: -o NAME.npz is then the folder NAME. Each has random numbers of its
-    own, whoever draws it, and the processes of `torchrun --nproc-per-node=4 -m -- equiflow sample RUN`
-    share them: one each at least, more of large ensembles. The same command again, by any number of
-    processes, keeps those that are there.
+    Large ensembles are written in shards: -o NAME.npz then means the folder NAME. The processes of
+    `torchrun --nproc-per-node=4 -m -- equiflow sample RUN` share the shards. The random numbers of a shard do
+    not depend on the process that draws it. The same command again keeps the shards that are there.
     """
     trained = distributed.from_first(lambda: Run.open(run))
     options: dict[str, Any] = {"out": out, "seed": seed, "batch_size": batch_size, "threads": threads}
@@ -270,17 +280,17 @@ def sample(
 
 
 @app.command()
-@told
+@reports_errors
 def measure(
     ensemble: Annotated[Path, typer.Argument(help="file or folder of `equiflow sample`")],
     json: Annotated[Path | None, typer.Option("--json", help="also write the numbers to this file")] = None,
 ) -> None:
-    """Observables of an ensemble, with their errors."""
+    """Print the observables of an ensemble, with their errors."""
     results.measure_file(ensemble, json)
 
 
 @app.command()
-@told
+@reports_errors
 def report(
     run: RunFolder,
     n_samples: Annotated[int, typer.Option("-n", "--samples", help="fresh samples", min=64)] = 4096,
@@ -295,7 +305,7 @@ def report(
 
 
 @app.command()
-@told
+@reports_errors
 def check(run: RunFolder) -> None:
     """Run every law on a trained flow in float64: symmetry, divergence, density, inverse."""
     outcome = results.check(Run.open(run))
@@ -305,7 +315,7 @@ def check(run: RunFolder) -> None:
 
 
 @app.command()
-@told
+@reports_errors
 def info() -> None:
-    """Versions, devices, and which optional parts are installed."""
+    """Print versions, devices, and which optional parts are installed."""
     information.print_info()

@@ -1,4 +1,4 @@
-"""Published set-ups by name, as config files."""
+"""Published set-ups by name, as config files: what `equiflow presets` prints."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ from equiflow.cli.config.errors import ConfigError
 from equiflow.report.terminal import print_table
 from equiflow.theories.scalar import presets
 
-#: sites up to which a training of so many steps is suggested
-STEPS = {64: 300, 196: 500, 512: 600}
-MOST_STEPS = 1000
+#: largest number of sites -> steps of training that are suggested up to that size
+SUGGESTED_STEPS = {64: 300, 196: 500, 512: 600}
+#: steps of training that are suggested for larger lattices
+SUGGESTED_STEPS_BEYOND = 1000
+#: largest number of sites up to which the larger batch is suggested
+SMALL_LATTICE = 511
 
 
 def print_all() -> None:
@@ -21,7 +24,7 @@ def print_all() -> None:
 
 
 def config_text(name: str) -> str:
-    """The config file of a preset.
+    """Return the config file of a preset.
 
     Raises:
         ConfigError: if there is none of that name.
@@ -31,11 +34,13 @@ def config_text(name: str) -> str:
     except ValueError as error:
         raise ConfigError(str(error)) from error
     volume = preset.lattice.volume
-    steps = next((steps for sites, steps in STEPS.items() if volume <= sites), MOST_STEPS)
+    steps = next(
+        (steps for sites, steps in SUGGESTED_STEPS.items() if volume <= sites), SUGGESTED_STEPS_BEYOND
+    )
     return (
         f"# {preset.description} ({preset.source}); {preset.phase}.\n"
         "# Every other key has its default: see `equiflow config`.\n\n"
         f"[lattice]\nshape = {list(preset.lattice.shape)}\n\n"
         f"[action]\nm2 = {preset.m2}\nlam = {preset.lam}\n\n"
-        f"[training]\nsteps = {steps}\nbatch_size = {128 if volume < 512 else 64}\n"
+        f"[training]\nsteps = {steps}\nbatch_size = {128 if volume <= SMALL_LATTICE else 64}\n"
     )

@@ -1,14 +1,18 @@
-"""From a trained run to numbers: samples, observables, the report, the laws."""
+"""From a trained run to numbers: samples, observables, the report, the laws.
+
+Each public function is a command of `equiflow.cli.app`.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from equiflow import HMC, Action, Chain, Ensemble, EquivariantCNF, Solver, importance_sample
+from equiflow import HMC, Action, Angles, Chain, Ensemble, EquivariantCNF, Solver, importance_sample
 from equiflow import measure as measured
 from equiflow.cli.building import build_action
 from equiflow.cli.config.errors import ConfigError
@@ -27,23 +31,34 @@ from equiflow.runtime.randomness import stream
 from equiflow.runtime.storage import CheckpointError
 from equiflow.statistics import Estimate, effective_sample_size, log_mean_exp
 from equiflow.testing import Check, CheckReport, check_flow, equivariance_error, invariance_error
+from equiflow.theories.angles import observables as angles
 from equiflow.theories.base.kind import kind_named
+from equiflow.theories.base.lattice import lattice_of
+from equiflow.theories.base.space import Space
 from equiflow.training import History, Rung
 
-#: sites up to which the laws that need a dense Jacobian, V^2 numbers a sample, are run
+#: largest number of sites on which laws are checked that need a dense Jacobian, V^2 numbers per sample
 DENSE_SITES = 1024
-#: chains of the reference, and trajectories between their samples
+#: number of chains of the HMC reference, and of trajectories between their samples
 HMC_CHAINS, HMC_THIN = 64, 5
-
-
-#: for laws, which hold as the solver gets finer: what the flow's own one lacks is the certificate's to say
+#: solver of the laws, which hold in the limit of a fine solver; how far the flow's own solver is from this
+#: limit is measured by the certificate of an ensemble
 LAWS_SOLVER = Solver("dopri5", rtol=1e-7, atol=1e-7)
 
 
 def sample(
     run: Run, n_samples: int, *, out: Path | None, seed: int, batch_size: int, threads: int | None
 ) -> None:
-    """Draw an ensemble, write it, and print its quality."""
+    """Draw an ensemble, write it to a file, and print its quality.
+
+    Args:
+        run: with a trained flow.
+        n_samples: number of samples.
+        out: the file; by default `ensemble.npz` in the run folder.
+        seed: of the samples.
+        batch_size: number of samples at a time.
+        threads: CPU threads; by default as in the config.
+    """
     out = _file(run, out)
     flow, source = _ready(run, threads)
     generator = stream(seed, "samples", device=flow.device)
@@ -64,11 +79,21 @@ def sample_in_shards(
     batch_size: int,
     threads: int | None,
 ) -> None:
-    """Draw an ensemble that is written in shards, by all processes together, and print its quality."""
+    """Draw an ensemble, in all processes together, write it in shards, and print its quality.
+
+    Args:
+        run: with a trained flow.
+        n_samples: number of samples.
+        n_shards: number of files; by default what suits the number of samples.
+        out: a name with the suffix of the files; without the suffix it is the name of their folder.
+        seed: of the samples.
+        batch_size: number of samples at a time.
+        threads: CPU threads; by default as in the config.
+    """
     out = _file(run, out)
     torch.set_num_threads(threads or run.config.compute.threads)
     content, source = distributed.from_first(lambda: _as_content(*run.trained()))
-    with distributed.all_or_none():  # one of them may lack a device
+    with distributed.all_or_none():  # one process may lack the device
         flow = EquivariantCNF.from_dict(content, device=run.config.compute.device)
     log_weight = sample_shards(
         flow,
@@ -92,10 +117,12 @@ def sample_in_shards(
 
 
 def _as_content(flow: EquivariantCNF, source: str) -> tuple[dict[str, Any], str]:
+    """A flow as a dictionary, which one process can send to others."""
     return flow.cpu().to_dict(), source
 
 
 def _file(run: Run, out: Path | None) -> Path:
+    """The file of an ensemble, with a suffix that can be written."""
     out = run.folder / "ensemble.npz" if out is None else out
     if out.suffix not in SUFFIXES:
         raise ConfigError(f"{out}: give a name that ends in {', '.join(SUFFIXES)}.")
@@ -103,29 +130,70 @@ def _file(run: Run, out: Path | None) -> Path:
 
 
 def measure_file(path: Path, out: Path | None) -> None:
-    """Print the observables of a file or a folder of samples; write them as JSON too if asked."""
+    """Print the observables of samples.
+
+    Args:
+        path: a file of samples, or a folder of shards.
+        out: JSON file for the same numbers, if they are to be written.
+    """
     about = describe_samples(path)
-    samples = (load_chain if about["kind"] == "Chain" else load_ensemble)(path)
+    samples: Ensemble | Chain = (load_chain if about["kind"] == "Chain" else load_ensemble)(path)
     name = about["action"]["text"] if about["action"] else "of an unknown action"
-    # Files of before it was written are of scalar fields.
+    # Old files do not name their space; they are of scalar fields.
     space = kind_named(about.get("space") or "lattice").space.of_shape(tuple(about["shape"]))
-    estimates = measured(samples, space=space)
-    rows = [(key.replace("_", " "), str(value)) for key, value in estimates.scalars().items()]
+    scalars, correlator = _observables(samples, space)
+    rows = [(key.replace("_", " "), str(value)) for key, value in scalars.items()]
     if isinstance(samples, Ensemble):
         rows = _quality(samples) + rows
     print_table(f"{path}: {name}", ("quantity", "value"), rows)
-    correlator = [(str(t), str(value)) for t, value in enumerate(estimates.correlator)]
-    print_table("two-point function C(t)", ("t", "value"), correlator)
+    if correlator:
+        of_time = [(str(t), str(value)) for t, value in enumerate(correlator)]
+        print_table("two-point function C(t)", ("t", "value"), of_time)
     if out is not None:
-        numbers: dict[str, Any] = {key: _plain(value) for key, value in estimates.scalars().items()}
-        numbers["correlator"] = [_plain(value) for value in estimates.correlator]
+        numbers: dict[str, Any] = {key: _plain(value) for key, value in scalars.items()}
+        if correlator:
+            numbers["correlator"] = [_plain(value) for value in correlator]
         if isinstance(samples, Ensemble):
             numbers |= {"log_z": _plain(samples.log_z()), "ess": _plain(samples.effective_sample_size())}
         write_json({"samples": about, **numbers}, out)
 
 
+def _observables(samples: Ensemble | Chain, space: Space) -> tuple[dict[str, Estimate], Sequence[Estimate]]:
+    """What `equiflow measure` prints: single numbers by name, and a correlator if the space has one."""
+    if has_field_observables(space):
+        measurements = measured(samples, space=space)
+        return measurements.scalars(), measurements.correlator
+    averages = [angles.abs_magnetisation, angles.magnetisation_squared, angles.energy]
+    if lattice_of(space).dim > 1:
+        averages.append(angles.vortex_density)
+    known = averages if isinstance(space, Angles) else []
+    return {average.__name__: samples.mean(average) for average in known}, ()
+
+
+def has_field_observables(space: Space) -> bool:
+    """Return whether configurations are real fields on a lattice, whose observables `measure` knows."""
+    return space.sites is not None and not space.has_windings
+
+
 def report(run: Run, *, n_samples: int, n_hmc: int, out: Path | None, threads: int | None) -> None:
-    """Measure a run on fresh samples, and write page, plots and numbers."""
+    """Measure a run on fresh samples, and write page, plots and numbers.
+
+    Args:
+        run: with a trained flow.
+        n_samples: number of fresh samples.
+        n_hmc: number of HMC samples to compare with; 0 takes those in the folder, if any.
+        out: the page; by default `report.html` in the run folder.
+        threads: CPU threads; by default as in the config.
+
+    Raises:
+        RunError: if the theory has no report.
+    """
+    space = run.action.space
+    if not has_field_observables(space):
+        raise RunError(
+            f"A report shows observables of real fields on a lattice; this run is of {space.kind}. Take "
+            f"`equiflow sample {run.folder}` and `equiflow measure`, or `equiflow check {run.folder}`."
+        )
     flow, source = _ready(run, threads)
     action, seed = run.action, run.config.training.seed
     generator = stream(seed, "report", device=flow.device)
@@ -149,7 +217,7 @@ def report(run: Run, *, n_samples: int, n_hmc: int, out: Path | None, threads: i
 
 
 def _ladder(run: Run, histories: list[History], last: EquivariantCNF) -> list[Rung]:
-    """What each lattice of a ladder has come to; nothing without one."""
+    """The flow and history of each lattice of a ladder; nothing without a ladder."""
     made = [
         Rung(build_action(rung.config), EquivariantCNF.load(rung.best), history)
         for rung, history in zip(run.rungs[:-1], histories, strict=False)
@@ -159,12 +227,12 @@ def _ladder(run: Run, histories: list[History], last: EquivariantCNF) -> list[Ru
 
 
 def check(run: Run) -> CheckReport:
-    """The laws on the trained flow."""
+    """Check the laws on the trained flow of a run."""
     return laws(_ready(run, None)[0])
 
 
 def laws(flow: EquivariantCNF) -> CheckReport:
-    """Every law in float64; on large lattices the symmetries alone, which need no dense Jacobian."""
+    """Check every law in float64; on large lattices only the symmetries, which need no dense Jacobian."""
     exact = EquivariantCNF.from_dict(flow.to_dict()).double()
     exact.solver = LAWS_SOLVER
     if exact.lattice.volume <= DENSE_SITES:
@@ -180,12 +248,13 @@ def laws(flow: EquivariantCNF) -> CheckReport:
 
 
 def _ready(run: Run, threads: int | None) -> tuple[EquivariantCNF, str]:
+    """The trained flow and its file, and as many threads as asked for."""
     torch.set_num_threads(threads or run.config.compute.threads)
     return run.trained()
 
 
 def _chain(run: Run, action: Action, flow: EquivariantCNF, n_hmc: int) -> Chain | None:
-    """HMC samples: those in the folder if they are enough, else new ones, which are kept there."""
+    """HMC samples: those in the folder if there are enough, else new ones, which are kept there."""
     path = run.folder / "hmc.npz"
     if path.exists():
         try:
@@ -211,6 +280,7 @@ def _chain(run: Run, action: Action, flow: EquivariantCNF, n_hmc: int) -> Chain 
 
 
 def _quality(ensemble: Ensemble) -> list[tuple[str, str]]:
+    """Rows `quantity, value` about the weights of an ensemble."""
     rows = [
         ("reverse ESS per sample", str(ensemble.effective_sample_size())),
         ("log Z", str(ensemble.log_z())),
@@ -221,5 +291,6 @@ def _quality(ensemble: Ensemble) -> list[tuple[str, str]]:
 
 
 def _plain(value: Estimate) -> dict[str, float | None]:
+    """An estimate for JSON, which has no NaN."""
     numbers = {"mean": value.mean, "error": value.error, "solver_error": value.systematic}
     return {name: number if math.isfinite(number) else None for name, number in numbers.items()}

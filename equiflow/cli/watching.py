@@ -1,4 +1,7 @@
-"""A run in the terminal while it trains: curves and numbers, read from its files."""
+"""A run in the terminal while it trains: curves and numbers, read from its files.
+
+`watch` is the command; `screen` is one picture of the run.
+"""
 
 from __future__ import annotations
 
@@ -17,16 +20,25 @@ from rich.text import Text
 from equiflow.cli.run.folder import Run
 from equiflow.cli.run.journal import of_rung
 
-BARS = "▁▂▃▄▅▆▇█"
-#: steps over which the pace, and with it the time to the end, is taken
-RECENT = 100
+#: characters of a curve, from the lowest value to the highest
+BLOCKS = "▁▂▃▄▅▆▇█"
+#: number of latest steps that the time to the end is estimated from
+STEPS_OF_PACE = 100
+#: width of the terminal in columns where there is none, as in a pipe
+DEFAULT_WIDTH = 100
 
 
 def watch(run: Run, *, once: bool, every: float) -> None:
-    """Show the state of a run, until its last step or Ctrl-C; `once` prints it and returns."""
+    """Show the state of a run until its last step.
+
+    Args:
+        run: to be watched.
+        once: print the state and return.
+        every: seconds between updates.
+    """
     console = Console()
     # A pipe has no width: keep rows on one line there.
-    console = console if console.is_terminal else Console(width=100)
+    console = console if console.is_terminal else Console(width=DEFAULT_WIDTH)
     if once:
         console.print(screen(run, console.width))
         return
@@ -37,11 +49,17 @@ def watch(run: Run, *, once: bool, every: float) -> None:
 
 
 def _finished(run: Run) -> bool:
+    """Whether the last step is taken."""
     return (run.folder / "flow.pt").exists()
 
 
-def screen(run: Run, width: int = 100) -> Group:
-    """Curves and table of a run as it stands; of a ladder those of the lattice that it is on."""
+def screen(run: Run, width: int = DEFAULT_WIDTH) -> Group:
+    """Return curves and a table of a run, on the lattice that training is on.
+
+    Args:
+        run: to be shown.
+        width: of the terminal, in columns.
+    """
     every, rungs = run.metrics, run.rungs
     rung = rungs[every[-1].get("rung", 1) - 1] if every else rungs[0]
     rows, steps = of_rung(every, rung.number), rung.config.training.steps
@@ -73,7 +91,7 @@ def screen(run: Run, width: int = 100) -> Group:
 
 
 def _summary(rows: Sequence[dict[str, Any]], fresh: Sequence[dict[str, Any]]) -> str:
-    """A rung that has been climbed, in one line."""
+    """One line about a rung that is finished."""
     ess = f", ESS {fresh[-1]['ess']:.4f} ± {fresh[-1]['ess_error']:.4f} on fresh samples" if fresh else ""
     return f"{len(rows)} steps in {_clock(rows[-1]['seconds'])}{ess}"
 
@@ -81,6 +99,7 @@ def _summary(rows: Sequence[dict[str, Any]], fresh: Sequence[dict[str, Any]]) ->
 def _numbers(
     rows: Sequence[dict[str, Any]], fresh: Sequence[dict[str, Any]], steps: int
 ) -> list[tuple[str, str]]:
+    """Rows `quantity, value` about the latest step and the latest evaluation."""
     last = rows[-1]
     ess = "none for this objective" if last["ess"] is None else f"{last['ess']:.4f}"
     numbers = [("loss", f"{last['loss']:.6g}"), ("ESS on the batch", ess)]
@@ -105,8 +124,16 @@ def _numbers(
 
 
 def remaining(rows: Sequence[dict[str, Any]], steps: int) -> float:
-    """Seconds to the last step at the pace of recent steps; NaN if no pace is known."""
-    recent = rows[-RECENT:]
+    """Return the seconds to the last step, at the pace of the latest steps.
+
+    Args:
+        rows: records of the steps so far.
+        steps: number of the last step.
+
+    Returns:
+        NaN if no pace is known yet.
+    """
+    recent = rows[-STEPS_OF_PACE:]
     left = steps - recent[-1]["step"]
     if left == 0:
         return 0.0
@@ -116,6 +143,7 @@ def remaining(rows: Sequence[dict[str, Any]], steps: int) -> float:
 
 
 def _clock(seconds: float) -> str:
+    """Seconds as hours:minutes:seconds."""
     if not math.isfinite(seconds):
         return "unknown"
     hours, rest = divmod(round(seconds), 3600)
@@ -123,11 +151,16 @@ def _clock(seconds: float) -> str:
 
 
 def sparkline(values: Sequence[float], width: int) -> str:
-    """A curve in one line of block characters: bins of equal length, their means from lowest to highest."""
+    """Return a curve as one line of block characters.
+
+    Args:
+        values: of the curve, in order; each character shows the mean of equally many.
+        width: largest number of characters.
+    """
     n_bins = min(width, len(values))
     edges = [round(i * len(values) / n_bins) for i in range(n_bins + 1)]
     means = [sum(values[a:b]) / (b - a) for a, b in itertools.pairwise(edges)]
     low, high = min(means), max(means)
     if high <= low:
-        return BARS[0] * n_bins
-    return "".join(BARS[min(int((m - low) / (high - low) * len(BARS)), len(BARS) - 1)] for m in means)
+        return BLOCKS[0] * n_bins
+    return "".join(BLOCKS[min(int((m - low) / (high - low) * len(BLOCKS)), len(BLOCKS) - 1)] for m in means)

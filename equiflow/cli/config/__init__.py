@@ -1,1 +1,1 @@
-"""Config files: every key with its default and meaning, read and written."""
+"""Config files: every key with its default and meaning (`schema`), read (`file`) and written (`render`)."""

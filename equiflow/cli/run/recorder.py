@@ -1,4 +1,7 @@
-"""What a run writes while it trains: metrics, fresh evaluations, the best flow, earlier checkpoints."""
+"""What a run writes while it trains: metrics, evaluations on fresh samples, the best flow, old checkpoints.
+
+`Recorder` is the callback of `fit`; `evaluate` measures a flow.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,13 @@ from equiflow.training import History
 class Recorder:
     """The callback of `fit`: called after each step, before the checkpoint of that step is written.
 
-    Of several processes the first one records, and the others wait while it evaluates the flow.
+    If several processes train, only the first one has a recorder. The others wait while it evaluates.
+
+    Args:
+        folder: of the run.
+        rung: the lattice that is trained on.
+        flow: in training.
+        action: its target.
     """
 
     def __init__(self, folder: Path, rung: RunRung, flow: EquivariantCNF, action: Action) -> None:
@@ -45,7 +54,8 @@ class Recorder:
 
     def __call__(self, history: History) -> None:
         """Record the last step of the history."""
-        # It says that training is done: gone before the step has a checkpoint, but not before there is one.
+        # flow.pt says that training is done. It must go before this step has a checkpoint, but a run that
+        # takes no step keeps it.
         (self.folder / "flow.pt").unlink(missing_ok=True)
         row = {name: column[-1] for name, column in vars(history).items()}
         append_line(self.folder / "metrics.jsonl", {"rung": self.rung.number, **row})
@@ -56,13 +66,16 @@ class Recorder:
             self._keep_latest(row["step"])
 
     def _due(self, step: int, every: int) -> bool:
+        """Whether something that happens every so many steps, and after the last one, happens now."""
         return step % every == 0 or step == self.config.training.steps
 
     def _show(self, group: str, row: dict[str, Any]) -> None:
+        """Log numbers for TensorBoard, whose steps count through all lattices."""
         if self.board is not None:
             self.board.add(group, {**row, "step": self.rung.before + row["step"]})
 
     def _evaluate(self, step: int) -> None:
+        """Measure the flow on fresh samples, and keep it if it is the best so far."""
         flow = with_exact_trace(self.flow)
         measured = evaluate(flow, self.action, self.config, self.rung.before + step)
         row = {"rung": self.rung.number, "step": step, **measured}
@@ -86,7 +99,17 @@ class Recorder:
 
 
 def evaluate(flow: EquivariantCNF, action: Action, config: Config, step: int) -> dict[str, Any]:
-    """ESS, log Z and Metropolis acceptance on fresh samples of a stream of their own for each step."""
+    """Measure a flow on fresh samples; each step has its own stream of random numbers.
+
+    Args:
+        flow: with an exact divergence.
+        action: its target.
+        config: says how many samples, and the seed.
+        step: number of the step, counted through all lattices.
+
+    Returns:
+        ESS, log Z with errors, and Metropolis acceptance; or only `error`, why there are none.
+    """
     generator = stream(config.training.seed, "evaluation", step, device=flow.device)
     try:
         ensemble = importance_sample(
@@ -94,7 +117,7 @@ def evaluate(flow: EquivariantCNF, action: Action, config: Config, step: int) ->
         )
         ess, log_z = ensemble.effective_sample_size(), ensemble.log_z()
         chain = IndependenceMetropolis.from_ensemble(ensemble, n_chains=4, generator=generator)
-    except (SolverError, ValueError) as error:  # an unfinished flow may be too stiff: no reason to stop
+    except (SolverError, ValueError) as error:  # an unfinished flow may be too stiff; training goes on
         return {"error": str(error)}
     return {
         "ess": ess.mean,
@@ -107,7 +130,8 @@ def evaluate(flow: EquivariantCNF, action: Action, config: Config, step: int) ->
 
 
 def _link(source: Path, target: Path) -> None:
-    """A second name for a file that is never written to, only replaced; a copy where there are no links."""
+    """Give a file a second name; make a copy where the file system has no links."""
+    # A link is safe: checkpoints are never written to, only replaced.
     try:
         os.link(source, target)
     except OSError:

@@ -1,4 +1,4 @@
-"""A ladder as one config for each lattice, with a folder for its checkpoints."""
+"""A ladder as one config for each lattice, with a folder for its checkpoints. Start with `rungs_of`."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class RunRung:
     """One lattice of a run; most runs have one.
 
     Attributes:
-        number: from 1.
-        config: of a run on this lattice alone.
-        folder: of its checkpoints.
-        before: steps on the lattices before it.
-        rate: its own learning rate, if it has one.
+        number: counts the lattices from 1.
+        config: the config of a run on this lattice alone.
+        folder: the folder of its checkpoints.
+        before: number of steps on the lattices before it.
+        rate: the learning rate of this rung, if the config gives it one.
     """
 
     number: int
@@ -31,7 +31,11 @@ class RunRung:
     rate: float | None = None
 
     def learning_rate(self, flow: EquivariantCNF) -> float:
-        """At the top of the schedule: its own, or the optimiser's, which is lower after the first rung."""
+        """Return the learning rate at the top of the schedule.
+
+        It is the rate of the rung, or else of [optimiser], or else of the flow. The last two are multiplied
+        by `fine_tuning` after the first rung.
+        """
         optimiser = self.config.optimiser
         rate = flow.learning_rate if optimiser.learning_rate is None else optimiser.learning_rate
         tuned = rate * (optimiser.fine_tuning if self.number > 1 else 1)
@@ -49,15 +53,19 @@ class RunRung:
 
     @property
     def shape(self) -> str:
-        """Of the lattice, such as `8 x 8`."""
+        """Sides of the lattice in words, such as `8 x 8`."""
         return " x ".join(map(str, self.config.lattice.shape))
 
 
 def rungs_of(config: Config, folder: Path) -> list[RunRung]:
-    """The lattices of a run in the order of training; the last is the one in [lattice].
+    """Return the lattices of a run in the order of training; the last is the one in [lattice].
+
+    Args:
+        config: of the run.
+        folder: of the run.
 
     Raises:
-        ConfigError: if a rung has a coupling that the action has not.
+        ConfigError: if a rung has a coupling that the action lacks.
     """
     rungs: list[RunRung] = []
     before = 0

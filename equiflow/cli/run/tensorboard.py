@@ -7,7 +7,15 @@ from pathlib import Path
 
 
 class Board:
-    """Writes the numbers of a run for TensorBoard; those after `from_step` replace older ones."""
+    """A log of the numbers of a run for TensorBoard.
+
+    Args:
+        folder: of the log.
+        from_step: last step that is kept in a log that is there already.
+
+    Raises:
+        ImportError: without tensorboard.
+    """
 
     def __init__(self, folder: Path, *, from_step: int) -> None:
         try:
@@ -19,7 +27,12 @@ class Board:
         self.writer = SummaryWriter(str(folder), purge_step=from_step + 1)
 
     def add(self, group: str, row: Mapping[str, object]) -> None:
-        """All numbers of a row under one heading."""
+        """Add all numbers of a row under one heading.
+
+        Args:
+            group: the heading.
+            row: numbers by name, among them the `step`.
+        """
         for name, value in row.items():
             if name != "step" and isinstance(value, (int, float)):
                 self.writer.add_scalar(f"{group}/{name}", value, row["step"])
