@@ -935,7 +935,7 @@ MUTANTS = (
         "moments, lambda m: volume * m[2])",
         "moments, lambda m: volume / side * m[2])",
         "chi2 = V <M^2>, in every dimension",
-        ("theories/scalar/test_observables.py::test_exact_averages_give_exact_observables",),
+        ("analysis/test_measurements.py::test_exact_averages_give_exact_observables",),
     ),
     Mutant(
         "mass fit without correlations",
@@ -943,7 +943,7 @@ MUTANTS = (
         "np.linalg.cholesky(inside)",
         "np.linalg.cholesky(np.diag(np.diag(inside)))",
         "chi2 and error of a fit need the whole covariance",
-        ("theories/scalar/test_observables.py::test_chi2_and_error_of_the_mass_need_the_correlations",),
+        ("analysis/test_correlators.py::test_chi2_and_error_of_the_mass_need_the_correlations",),
     ),
     Mutant(
         "chain taken for independent samples",

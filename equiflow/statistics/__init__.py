@@ -1,4 +1,8 @@
-"""Estimates with errors: effective sample sizes, autocorrelation times, jackknife."""
+"""Estimates with errors: means of chains, functions of means, effective sample sizes and log Z.
+
+Every result is an `Estimate`. Start with `mean_of_series` for a Markov chain, `jackknife_estimate` for a
+function of means, `effective_sample_size` and `log_mean_exp` for weighted samples.
+"""
 
 from equiflow.statistics.estimate import Estimate
 from equiflow.statistics.jackknife import jackknife, jackknife_estimate, jackknife_of_logs

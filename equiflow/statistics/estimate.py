@@ -1,4 +1,4 @@
-"""A value with its errors."""
+"""`Estimate`: a value with its errors, which prints as `mean ± error`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Estimate:
         mean: the value.
         error: its standard error.
         tau_int: integrated autocorrelation time of the series behind it, in units of its steps
-            (0.5 for independent samples); None where no series is behind it.
+            (0.5 for independent samples); None if it does not come from a series.
         systematic: size of the discretisation error of the flow behind it, see `Certificate`.
         tau_int_error: standard error of `tau_int`.
 
@@ -30,15 +30,16 @@ class Estimate:
 
     @property
     def total_error(self) -> float:
-        """Statistical and discretisation error in quadrature."""
+        """Statistical and discretisation error, added in quadrature."""
         return math.hypot(self.error, self.systematic)
 
     def __str__(self) -> str:
-        # Below a hundredth of the statistical error it changes no digit that is shown.
+        # A systematic error below a hundredth of the statistical one changes no digit that is shown.
         shown = self.systematic > 0.01 * self.error
         return self._with_error() + (f" ± {self.systematic:.1g} (solver)" if shown else "")
 
     def _with_error(self) -> str:
+        """Return `mean ± statistical error`."""
         if not (math.isfinite(self.error) and self.error > 0):
             return f"{self.mean:.6g} ± {self.error:.2g}"
         # Two significant digits of the error, and as many decimals of the mean.
@@ -46,7 +47,14 @@ class Estimate:
         return f"{self.mean:.{digits}f} ± {self.error:.{digits}f}"
 
     def sigmas_from(self, other: Estimate | float) -> float:
-        """Difference in units of the combined total error, for independent estimates."""
+        """Return the difference from `other` in units of the combined total error.
+
+        Args:
+            other: an independent estimate, or an exact value.
+
+        Returns:
+            `(mean - other) / error`; infinite for a difference without an error, 0 for none.
+        """
         value, error = (other.mean, other.total_error) if isinstance(other, Estimate) else (other, 0.0)
         difference, combined = self.mean - value, math.hypot(self.total_error, error)
         if combined == 0.0:

@@ -1,4 +1,8 @@
-"""Functions of averages and their errors, by leaving out blocks of samples."""
+"""Functions of averages and their errors, by leaving out one block of samples at a time.
+
+`jackknife` is for any tensor, `jackknife_estimate` for a scalar, `jackknife_of_logs` for averages of weights
+that may be too large or too small for floating point.
+"""
 
 from __future__ import annotations
 
@@ -14,18 +18,20 @@ from equiflow.statistics.estimate import Estimate
 def jackknife(
     function: Callable[..., Tensor], *columns: Tensor, n_blocks: int = 128
 ) -> tuple[Tensor, Tensor]:
-    """A function of averages and its error, by leaving out one block of samples at a time.
+    """Return a function of averages and its jackknife error, `error^2 = (B - 1)/B sum_b (f_b - mean f)^2`.
+
+    `f_b` is the function of the averages without block b of B.
 
     Args:
         function: takes the average of each column, `(...)`, and returns a tensor.
-        columns: `(n_samples, ...)` each, ordered as sampled, so that blocks absorb autocorrelations.
+        columns: `(n_samples, ...)` each, in the order of sampling, so that blocks absorb autocorrelations.
         n_blocks: number of contiguous blocks (at most the number of samples).
 
     Returns:
-        The function of the full averages and its jackknife error, both shaped like its result.
+        The function of the averages of all samples, and its error of the same shape.
 
     Raises:
-        ValueError: if there are less than two samples or blocks, or the columns differ in length.
+        ValueError: if there are fewer than two samples or blocks, or the columns differ in length.
     """
     n_samples = len(columns[0])
     if n_blocks < 2:
@@ -52,18 +58,38 @@ def jackknife(
 
 
 def jackknife_estimate(function: Callable[..., Tensor], *columns: Tensor, n_blocks: int = 128) -> Estimate:
-    """`jackknife` for a scalar function of averages."""
+    """Return a scalar function of averages with its jackknife error; see `jackknife`.
+
+    Args:
+        function: takes the average of each column, `(...)`, and returns a 0-d tensor.
+        columns: `(n_samples, ...)` each, in the order of sampling.
+        n_blocks: number of contiguous blocks (at most the number of samples).
+
+    Returns:
+        The estimate.
+
+    Raises:
+        ValueError: if there are fewer than two samples or blocks, or the columns differ in length.
+    """
     mean, error = jackknife(function, *columns, n_blocks=n_blocks)
     return Estimate(float(mean), float(error))
 
 
 def jackknife_of_logs(function: Callable[..., Tensor], *log_columns: Tensor, n_blocks: int = 128) -> Estimate:
-    """`jackknife` of a function of log-averages `log mean exp(column)`: no weight is too large for it.
+    """Return a function of log-averages `log mean exp(column)` with its jackknife error.
+
+    Weights enter by their logarithms, so none overflows.
 
     Args:
-        function: takes the log-average of each column, elementwise, and returns a tensor.
-        log_columns: `(n_samples,)` each, finite, ordered as sampled.
+        function: takes the log-average of each column and returns a tensor; it must work elementwise.
+        log_columns: `(n_samples,)` each, finite, in the order of sampling.
         n_blocks: number of contiguous blocks (at most the number of samples).
+
+    Returns:
+        The estimate.
+
+    Raises:
+        ValueError: if there are fewer than two samples or blocks, or a value is NaN or infinite.
     """
     columns = [finite_logs(column) for column in log_columns]
     n_samples = len(columns[0])
@@ -84,7 +110,7 @@ def jackknife_of_logs(function: Callable[..., Tensor], *log_columns: Tensor, n_b
 
 
 def finite_logs(log_weight: Tensor) -> Tensor:
-    """Log weights in float64, without a graph; a ValueError if one is NaN or infinite."""
+    """Return log weights in float64 without a graph; raise a ValueError if one is NaN or infinite."""
     log_weight = log_weight.detach().double()
     if not bool(log_weight.isfinite().all()):
         raise ValueError("log_weight has NaN or infinite values; expected finite ones.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -23,24 +23,12 @@ from equiflow.statistics import (
     log_mean_exp,
     mean_of_series,
 )
+from tests.support.estimates import coverage, covers, normal, shuffled
 from tests.support.oracles import ar1, free_samples
 
 SEEDS = 200
 A = 9 / 11  # an AR(1) series with it has tau_int = (1 + a) / (2 (1 - a)) = 5
 ACTION = FreeScalar(Lattice((4, 4)), m2=1.0)
-
-
-def coverage(estimates: Sequence[Estimate], truth: float) -> float:
-    return sum(abs(e.mean - truth) <= e.error for e in estimates) / len(estimates)
-
-
-def covers(estimates: Sequence[Estimate], truth: float) -> bool:
-    """68 % of 200 has a standard deviation of 3.3 %."""
-    return 0.60 <= coverage(estimates, truth) <= 0.76
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def test_mean_of_independent_samples():
@@ -92,9 +80,9 @@ def test_binder_cumulant_of_a_chain_by_linear_propagation():
     runs = [ar1(A, 4000, seed=seed) for seed in range(SEEDS)]
     found = [estimate_of_series(binder, run**2, run**4) for run in runs]
     assert covers(found, 0.0)
-    alone = [run.flatten()[torch.randperm(4000)] for run in runs]  # its samples without their order
-    shuffled = [estimate_of_series(binder, run**2, run**4) for run in alone]
-    assert not covers([Estimate(e.mean, s.error) for e, s in zip(found, shuffled, strict=True)], 0.0)
+    without_order = [shuffled(run) for run in runs]
+    independent = [estimate_of_series(binder, run**2, run**4) for run in without_order]
+    assert not covers([Estimate(e.mean, s.error) for e, s in zip(found, independent, strict=True)], 0.0)
 
 
 def weighted(seed: int, n: int = 500) -> Ensemble:
@@ -186,4 +174,4 @@ def test_measurements_of_a_reweighted_ensemble():
 def test_replicas_too_short_for_an_autocorrelation_are_compared_with_each_other():
     runs = [ar1(A, 3, 40, seed=seed) for seed in range(SEEDS)]
     assert covers([mean_of_series(run) for run in runs], 0.0)
-    assert not covers([mean_of_series(run.T.flatten()[torch.randperm(120)]) for run in runs], 0.0)
+    assert not covers([mean_of_series(shuffled(run.T)) for run in runs], 0.0)
