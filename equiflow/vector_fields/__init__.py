@@ -1,4 +1,8 @@
-"""Vector fields: the place for new ideas. Subclass `VectorField`, fill in one method, run the harness."""
+"""Vector fields: the velocities that continuous flows integrate, one family per file.
+
+For a family of your own subclass `VectorField` (in `base.py`), fill in `velocity_and_divergence`, and check
+the result with `equiflow.testing.assert_vector_field`.
+"""
 
 from equiflow.vector_fields.angles import AngleField
 from equiflow.vector_fields.attention import AttentionField, DeepAttentionField

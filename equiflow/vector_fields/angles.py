@@ -1,4 +1,7 @@
-"""Angles: the gradient of a potential of their differences, with exact Laplacian."""
+"""Vector fields of angles: gradients of an invariant potential of their differences.
+
+Start at `AngleField`, the default on `Angles`.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from equiflow.nn.kernels.orbits import MomentumKernel, OffsetKernel, OrbitKernel, spanning_kernel
+from equiflow.nn.kernels.orbits import MomentumKernel
 from equiflow.nn.pointwise.ridges import Ridges, sine_and_cosine
 from equiflow.nn.time import CosineBasis
 from equiflow.runtime.checks import check_count, check_type
@@ -17,17 +20,17 @@ from equiflow.theories.angles.space import Angles
 from equiflow.theories.base.group import Group
 from equiflow.theories.base.kind import group_on
 from equiflow.theories.base.lattice import Lattice
-from equiflow.theories.base.symmetry import SymmetryGroup
 from equiflow.vector_fields.base import VectorField
+from equiflow.vector_fields.sized_kernels import kernel_of_size, start_from
 
 
 @dataclass(frozen=True)
 class _Coefficients:
-    """What the potential is made of at one time.
+    """The coefficients of the potential at one time.
 
     Attributes:
-        harmonics: operand of the `K_n`.
-        operand: of `K_1` and the `L_c`, for the convolution.
+        harmonics: the `K_n` as the convolution takes them.
+        operand: `K_1` and the `L_c` as the convolution takes them.
         harmonics_at_origin: `K_n(0)`, `(harmonic,)`.
         at_origin: `L_c(0)`, `(channel,)`.
         amplitude: `a_j`, `(ridge,)`.
@@ -41,7 +44,7 @@ class _Coefficients:
 
 
 class AngleField(VectorField):
-    r"""`v = grad Phi`, the gradient of an invariant potential of angles; periodic in each of them.
+    r"""`v = grad Phi`, the gradient of an invariant potential of angles, periodic in each of them.
 
     `Phi(theta, t) = sum_n 1/(2n) sum_xy K_n(x - y) cos n(theta_x - theta_y) + sum_x F(e(x), t)` with local
     energies `e_c(x) = sum_y L_c(y - x) cos(theta_x - theta_y)` and ridges F of them, see `Ridges`. With
@@ -55,22 +58,22 @@ class AngleField(VectorField):
         div v = sum_x sum_cc' F_cc' [m_c m_c' + sum_y (L_c L_c')(y - x) sin^2(theta_x - theta_y)]
               - 2 sum_x sum_c F_c [e_c - L_c(0)] - sum_n n sum_x (Re[conj(u^n) K_n * u^n] - K_n(0)).
 
-    Kernels and amplitudes depend on flow time. An untrained field stands still: `K = a = 0`; its `L_c` are
+    Kernels and amplitudes depend on flow time. An untrained field stands still: `K = a = 0`. Its `L_c` are
     walks of c + 1 steps to nearest neighbours, so that `e_0(x)` is the mean cosine of the links at x.
-    The gradient flow of the action, a trivialising map to first order in beta (arXiv:0907.5491), is
-    contained as `K_1`.
+    The term `K_1` contains the gradient flow of the action, a trivialising map to first order in beta
+    (arXiv:0907.5491).
 
     Args:
         angles: `Angles(lattice)`.
         group: by default translations x the full point group x O(2).
-        kernel_size: offsets per axis of the `L_c`, any parity; `None` lets them span the lattice, as the
-            `K_n` always do.
-        n_harmonics: number of kernels `K_n`.
-        n_channels: number of local energies.
-        n_ridges: number of ridges.
-        n_time_modes: number of cosine modes of everything that depends on time.
-        max_frequency: largest initial frequency of the ridges.
-        convolution: `"fourier"`, `"dense"` or `"auto"`, see `OrbitConvField`.
+        kernel_size: offsets per axis of the kernels `L_c` of the local energies, any parity; the whole
+            lattice if None.
+        n_harmonics: number of kernels `K_n`, which act on `exp(i n theta)` and span the lattice.
+        n_channels: number of local energies that the ridges depend on.
+        n_ridges: number of ridges, functions of one combination of the local energies each.
+        n_time_modes: number of cosine modes in flow time of kernels and amplitudes.
+        max_frequency: largest initial frequency of the ridges, in units of 1/energy.
+        convolution: how kernels are applied, "auto", "fourier" or "dense"; they agree to rounding.
 
     Raises:
         ValueError: if the group acts on another space or the kernel does not fit.
@@ -109,13 +112,10 @@ class AngleField(VectorField):
         self.harmonics = MomentumKernel(
             spatial, n_time_modes, n_harmonics, convolution=convolution, symmetric=True
         )
-        self.kernel: OrbitKernel
-        way = self.harmonics.convolution.name  # one for all, since their operands are joined
-        if kernel_size is None:
-            self.kernel = spanning_kernel(spatial, n_time_modes, n_channels, convolution=way)
-        else:
-            self.kernel = OffsetKernel(spatial, n_time_modes, n_channels, kernel_size, convolution=way)
-        self.kernel.set_values(_walks(spatial, n_time_modes, n_channels, kernel_size))
+        # All kernels are applied in the same way, since their operands are joined.
+        chosen = self.harmonics.convolution.name
+        self.kernel = kernel_of_size(spatial, n_time_modes, n_channels, kernel_size, convolution=chosen)
+        start_from(self.kernel, _modes_of_walks(angles.lattice, n_channels), kernel_size)
 
     @property
     def learning_rate(self) -> float:
@@ -124,25 +124,33 @@ class AngleField(VectorField):
 
     @full_precision
     def potential(self, theta: Tensor, t: Tensor | float) -> Tensor:
-        """`Phi(theta, t)`, whose gradient is the velocity, `(batch,)`."""
+        """Return `Phi(theta, t)`, whose gradient is the velocity.
+
+        Args:
+            theta: angles in radians, `(batch, *lattice)`.
+            t: float or 0-d tensor in [0, 1].
+
+        Returns:
+            `(batch,)`.
+        """
         self.space.check(theta, "theta")
-        now, u = self._at(t), _unit(theta)
-        e = _dot(u, self._seen(self._encode(u), now.operand[1:]))
+        now, u = self._coefficients(t), _unit(theta)
+        e = _dot(u, self._smeared(self._encode(u), now.operand[1:]))
         of_ridges = self.ridges.value(self.ridges.angles(_by_channel(e)).cos(), now.amplitude)
         total = of_ridges.view(theta.shape).sum(self.lattice.axes)
         for n, operand in enumerate(now.harmonics.split(1), 1):
             u_n = _unit(n * theta)
-            total = total + _dot(u_n, self._seen(self._encode(u_n), operand)).flatten(1).sum(1) / (2 * n)
+            total = total + _dot(u_n, self._smeared(self._encode(u_n), operand)).flatten(1).sum(1) / (2 * n)
         return total
 
     @full_precision
     def velocity_and_divergence(self, phi: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
         """See `VectorField.velocity_and_divergence`."""
         self.space.check(phi)
-        axes, now, ridges = self.lattice.axes, self._at(t), self.ridges
+        axes, now, ridges = self.lattice.axes, self._coefficients(t), self.ridges
         u, double = _unit(phi), _unit(2 * phi)
         encoded, encoded_double = self._encode(u), self._encode(double)
-        w = self._seen(encoded, now.operand[1:])
+        w = self._smeared(encoded, now.operand[1:])
         e, m = _dot(u, w), _cross(u, w)
         sin, cos = sine_and_cosine(ridges.angles(_by_channel(e)))
         slope = ridges.gradient(sin, now.amplitude).unflatten(1, phi.shape).transpose(0, 1)
@@ -157,17 +165,18 @@ class AngleField(VectorField):
         for n in range(2, len(now.harmonics) + 1):
             u_n = double if n == 2 else _unit(n * phi)
             sent = encoded_double if n == 2 else self._encode(u_n)
-            pulled = self._seen(sent, now.harmonics[n - 1 : n])
+            pulled = self._smeared(sent, now.harmonics[n - 1 : n])
             velocity = velocity + _cross(u_n, pulled).squeeze(1)
             excess = _dot(u_n, pulled) - now.harmonics_at_origin[n - 1]
             divergence = divergence - n * excess.sum((1, *axes))
         return velocity, divergence
 
     def resized(self, lattice: Lattice) -> AngleField:
-        """Kernels as functions of offset, everything else as it is, see `VectorField.resized`."""
+        """See `VectorField.resized`; kernels carry over as functions of offset."""
         return self._rebuilt_on(lattice)
 
-    def _at(self, t: Tensor | float) -> _Coefficients:
+    def _coefficients(self, t: Tensor | float) -> _Coefficients:
+        """Return the coefficients of the potential at flow time `t`."""
         time_values = self.time_basis(t)
         harmonics, kernel = self.harmonics(time_values), self.kernel(time_values)
         return _Coefficients(
@@ -179,59 +188,52 @@ class AngleField(VectorField):
         )
 
     def _encode(self, u: Tensor) -> Tensor:
-        """Of fields `(batch, 2, channel, *lattice)`, their two parts as if they were a larger batch."""
+        """Encode fields `(batch, 2, channel, *lattice)`, their two parts as if they were a larger batch."""
         return self.kernel.convolution.encode(u.flatten(0, 1))
 
-    def _seen(self, encoded: Tensor, operand: Tensor) -> Tensor:
-        """`K_c^T * u` for each kernel of the operand, `(batch, 2, channel, *lattice)`."""
+    def _smeared(self, encoded: Tensor, operand: Tensor) -> Tensor:
+        """Return `K_c^T * u` for each kernel of the operand, `(batch, 2, channel, *lattice)`."""
         return self.kernel.convolution.transpose(encoded, operand).unflatten(0, (-1, 2))
 
     def _mix(self, linear: Tensor, fields: Tensor, now: _Coefficients) -> Tensor:
-        """`K_1 * u + sum_c L_c * field_c`, `(batch, 2, 1, *lattice)`."""
+        """Return `K_1 * u + sum_c L_c * field_c`, `(batch, 2, 1, *lattice)`."""
         mixed = self.kernel.convolution.mix(linear, self._encode(fields), now.operand)
         return mixed.unflatten(0, (-1, 2)).unsqueeze(2)
 
     def _gram(self, m: Tensor, double: Tensor, encoded: Tensor, now: _Coefficients) -> Tensor:
-        """`sum_y de_c(x)/dtheta_y de_c'(x)/dtheta_y` for each pair of channels, `(batch, pair, *lattice)`.
+        """Return `sum_y de_c(x)/dtheta_y de_c'(x)/dtheta_y` for pairs of channels, `(batch, pair, *lattice)`.
 
         `sin^2 = (1 - cos 2(theta_x - theta_y)) / 2` makes the sum over y != x a convolution.
         """
         convolution, operand = self.kernel.convolution, now.operand[1:]
         c, d = torch.triu_indices(len(operand), len(operand), device=m.device)
-        cosine = _dot(double, self._seen(encoded, convolution.times(operand[c], operand[d])))
+        cosine = _dot(double, self._smeared(encoded, convolution.times(operand[c], operand[d])))
         overlap = convolution.products(operand)[c, d].view(-1, *(1,) * self.lattice.dim)
         return m.index_select(1, c) * m.index_select(1, d) + (overlap - cosine) / 2
 
 
 def _unit(theta: Tensor) -> Tensor:
-    """`(cos theta, sin theta)` with one channel, `(batch, 2, 1, *lattice)`."""
+    """Return `(cos theta, sin theta)` with one channel, `(batch, 2, 1, *lattice)`."""
     sin, cos = sine_and_cosine(theta)
     return torch.stack([cos, sin], 1).unsqueeze(2)
 
 
 def _dot(u: Tensor, w: Tensor) -> Tensor:
-    """`Re[conj(u) w_c]`, `(batch, channel, *lattice)`."""
+    """Return `Re[conj(u) w_c]`, `(batch, channel, *lattice)`."""
     return u[:, 0] * w[:, 0] + u[:, 1] * w[:, 1]
 
 
 def _cross(u: Tensor, w: Tensor) -> Tensor:
-    """`Im[conj(u) w_c]`, `(batch, channel, *lattice)`."""
+    """Return `Im[conj(u) w_c]`, `(batch, channel, *lattice)`."""
     return u[:, 0] * w[:, 1] - u[:, 1] * w[:, 0]
 
 
 def _by_channel(fields: Tensor) -> Tensor:
-    """`(batch, channel, *lattice)` as `(channel, site)`, all sites of the batch in one row."""
+    """Return fields as `(channel, site)`, with the sites of all configurations in one row."""
     return fields.transpose(0, 1).flatten(1)
 
 
-def _walks(
-    group: SymmetryGroup, n_time_modes: int, n_channels: int, kernel_size: int | tuple[int, ...] | None
-) -> Tensor:
-    """`L_c(p) = (mean_mu cos p_mu)^(c + 1)` at every time, cut to the kernel, as functions of offset."""
-    lattice = group.lattice
+def _modes_of_walks(lattice: Lattice, n_channels: int) -> Tensor:
+    """Return `L_c(p) = (mean_mu cos p_mu)^(c + 1)`, `(channel, *lattice)`."""
     step = 1 - lattice.squared_momenta() / (2 * lattice.dim)
-    modes = step ** torch.arange(1, n_channels + 1).view(-1, *(1,) * lattice.dim)
-    values = torch.zeros(n_time_modes, n_channels, *lattice.shape, dtype=torch.float64)
-    inside = group.offset_orbits(kernel_size).index >= 0
-    values[0] = torch.fft.ifftn(modes, dim=lattice.axes).real * inside
-    return values
+    return step ** torch.arange(1, n_channels + 1).view(-1, *(1,) * lattice.dim)

@@ -1,4 +1,7 @@
-"""Fields whose sites attend to each other: message passing with relative positions."""
+"""Vector fields whose sites attend to each other: message passing with relative positions.
+
+Start at `AttentionField`, one layer of attention; `DeepAttentionField` has several.
+"""
 
 from __future__ import annotations
 
@@ -23,24 +26,25 @@ class AttentionField(VectorField):
     r"""`v_x = (K_0 * phi)_x + sum_h sum_y A_xy w(phi_y)`, one layer of attention, with exact divergence.
 
     `A_xy = exp(s_xy) / (1 + sum_z exp(s_xz))` and `s_xy = q(phi_x) . k(phi_y) + b(x - y)` for each head,
-    see `LatticeAttention` (arXiv:1706.03762). Unlike a kernel, A depends on the configuration. Of the
-    Jacobian only the diagonal is needed, and that has a closed form,
+    see `LatticeAttention` (arXiv:1706.03762). Unlike a kernel, A depends on the configuration. The
+    divergence needs only the diagonal of the Jacobian, which has a closed form,
 
         `div v = V K_0(0) + sum_h sum_x [A_xx w'_x + q'_x . cov_x(k, w) + A_xx q_x . k'_x (w_x - <w>_x)]`
 
-    with `<w>_x = sum_y A_xy w_y` and `cov_x(k, w) = <k w>_x - <k>_x <w>_x`. It costs `O(V^2)`, as the
-    velocity does. In any dimension.
+    with `<w>_x = sum_y A_xy w_y` and `cov_x(k, w) = <k w>_x - <k>_x <w>_x`. It costs `O(V^2)`, like the
+    velocity. The field lives in any dimension. Untrained it stands still, because its values w are zero.
 
     Args:
         lattice: where the field lives.
         group: symmetry to build in; by default translations x the full point group x Z2.
-        kernel_size: offsets per axis that a site listens to, any parity; `None` for the whole lattice.
-        n_heads: how many attentions are added up.
-        n_score: components of queries and keys.
-        n_frequencies: sines, and cosines, that queries, keys and values are made of.
-        n_time_modes: number of cosine modes of the weights' time dependence.
-        max_frequency: largest initial frequency of the features.
-        seed: of the random queries and keys at the start; the values are zero, the field stands still.
+        n_time_modes: number of cosine modes in flow time of each weight.
+        kernel_size: offsets per axis at which sites attend to each other, any parity; the whole lattice if
+            None.
+        n_heads: number of attentions that are added up.
+        n_score: number of components of queries and keys.
+        n_frequencies: number of sine and of cosine features that make up queries, keys and values.
+        max_frequency: largest initial frequency of the features, in units of 1/phi.
+        seed: seed of the random queries and keys at the start.
 
     Raises:
         ValueError: if the group acts on another lattice or the kernel does not fit.
@@ -86,55 +90,57 @@ class AttentionField(VectorField):
         """See `VectorField.velocity_and_divergence`."""
         self.lattice.check(phi)
         time_values = self.time_basis(t)
-        heard, trace = self.attention.in_parts(lambda part: self._heard(part, time_values), phi)
-        linear, its_trace = convolved(self.linear, phi, time_values)
-        return heard + linear, trace + its_trace
+        attended, trace = self.attention.in_parts(lambda part: self._attended(part, time_values), phi)
+        linear, linear_trace = convolved(self.linear, phi, time_values)
+        return attended + linear, trace + linear_trace
 
-    def _heard(self, phi: Tensor, time_values: Tensor) -> tuple[Tensor, Tensor]:
-        """What the sites hear, and the trace of its Jacobian."""
+    def _attended(self, phi: Tensor, time_values: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the output of the attention, and the trace of its Jacobian."""
         attention = self.attention
         features = attention.features(phi.flatten(1).unsqueeze(1))
         here = attention.project(features.value, time_values)
         slope = attention.project(features.first, time_values)
         A = attention.weights(here, time_values)
         n = here.key.shape[-1]
-        heard, key, both = (A @ torch.cat([here.value, here.key, here.key * here.value], -1)).split(
-            [1, n, n], -1
-        )
+        averaged = A @ torch.cat([here.value, here.key, here.key * here.value], -1)
+        mean_value, mean_key, mean_product = averaged.split([1, n, n], -1)
         own = A.diagonal(dim1=-2, dim2=-1).unsqueeze(-1)
         answer = (here.query * slope.key).sum(-1, keepdim=True)
-        trace = own * slope.value + own * answer * (here.value - heard)
-        trace = trace + (slope.query * (both - key * heard)).sum(-1, keepdim=True)
-        return heard.sum(1).view_as(phi), trace.flatten(1).sum(1)
+        trace = own * slope.value + own * answer * (here.value - mean_value)
+        trace = trace + (slope.query * (mean_product - mean_key * mean_value)).sum(-1, keepdim=True)
+        return mean_value.sum(1).view_as(phi), trace.flatten(1).sum(1)
 
     def resized(self, lattice: Lattice) -> AttentionField:
-        """Biases and `K_0` as functions of offset, the rest as it is, see `VectorField.resized`."""
+        """See `VectorField.resized`; biases and `K_0` carry over as functions of offset."""
         return self._rebuilt_on(lattice)
 
 
 class DeepAttentionField(EstimatedField):
-    r"""Layers of attention between channels, `u -> u + attention(u)`, from phi and back to a velocity.
+    r"""Layers of attention between channels: `u_{l+1} = u_l + attention_l(u_l)`.
 
-    `u_1 = attention_0(phi)`, `u_{l+1} = u_l + attention_l(u_l)`, `v = K_0 * phi + attention_n(u_n)`, with
-    channels that are scalars of the point group, odd under Z2, see `LatticeAttention` (arXiv:1706.03762). A
-    site hears of others by way of third ones, so that the divergence takes whole Jacobians, in closed form:
-    `trace="dense"` costs `O(n_channels V^2)` with two layers, `O(n_channels^2 V^3)` for each one more. In
-    training an estimate is cheaper, see `EstimatedField`.
+    The first layer is `u_1 = attention_0(phi)`, and `v = K_0 * phi + attention_n(u_n)`. The channels are
+    scalars of the point group and odd under Z2, see `LatticeAttention` (arXiv:1706.03762). Sites also affect
+    each other by way of third ones. The divergence therefore takes whole Jacobians, in closed form:
+    `trace="dense"` costs `O(n_channels V^2)` with two layers, and `O(n_channels^2 V^3)` for each further
+    layer. In training an estimate is cheaper, see `EstimatedField`. An untrained field stands still, because
+    the values of its last layer are zero.
 
     Args:
         lattice: where the field lives.
         group: symmetry to build in; by default translations x the full point group x Z2.
-        n_channels: of the layers in between.
-        n_layers: attentions in all, >= 2; `AttentionField` is the one with a single layer.
-        kernel_size: offsets per axis that a site listens to in each layer; `None` for the whole lattice.
-        n_heads: of each layer.
-        n_score: components of queries and keys.
-        n_frequencies: sines, and cosines, of each channel that queries, keys and values are made of.
-        n_time_modes: number of cosine modes of the weights' time dependence.
-        max_frequency: largest initial frequency of the features.
-        seed: of the random weights at the start; the last values are zero, the field stands still.
-        trace: `"dense"`, `"hutchinson"` or `"hutch++"`.
-        n_probes: of an estimate.
+        n_channels: number of channels between the layers.
+        n_layers: number of attentions in all, at least 2.
+        n_time_modes: number of cosine modes in flow time of each weight.
+        seed: seed of the random weights at the start.
+        kernel_size: offsets per axis at which sites attend to each other in a layer, any parity; the whole
+            lattice if None.
+        n_heads: number of attentions that are added up in each layer.
+        n_score: number of components of queries and keys.
+        n_frequencies: number of sine and of cosine features of each channel.
+        max_frequency: largest initial frequency of the features, in units of 1/phi.
+        trace: how the divergence is computed, "dense" (exact), "hutchinson" or "hutch++" (estimates, to
+            train with).
+        n_probes: number of probes of an estimated divergence, for each configuration.
 
     Raises:
         ValueError: if the group acts on another lattice, the kernel does not fit, or there are too few
@@ -203,18 +209,18 @@ class DeepAttentionField(EstimatedField):
 
     @full_precision
     def velocity_and_divergence(self, phi: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
-        """See `VectorField.velocity_and_divergence`; the dense trace is that of the layers' Jacobians."""
+        """See `VectorField.velocity_and_divergence`; the dense trace multiplies the layers' Jacobians."""
         if not self.trace_is_exact:
             return super().velocity_and_divergence(phi, t)
         self.lattice.check(phi)
         time_values = self.time_basis(t)
         first = cast(LatticeAttention, self.layers[0])
-        heard, trace = first.in_parts(lambda part: self._heard(part, time_values), phi)
-        linear, its_trace = convolved(self.linear, phi, time_values)
-        return heard + linear, trace + its_trace
+        attended, trace = first.in_parts(lambda part: self._attended(part, time_values), phi)
+        linear, linear_trace = convolved(self.linear, phi, time_values)
+        return attended + linear, trace + linear_trace
 
-    def _heard(self, phi: Tensor, time_values: Tensor) -> tuple[Tensor, Tensor]:
-        """What the sites hear, and the trace of its Jacobian."""
+    def _attended(self, phi: Tensor, time_values: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the output of the layers, and the trace of its Jacobian."""
         first, *between, last = cast(list[LatticeAttention], self.layers)
         u, jacobian = first.with_jacobian(phi.flatten(1).unsqueeze(1), time_values)
         for layer in between:
@@ -224,5 +230,5 @@ class DeepAttentionField(EstimatedField):
         return out.view_as(phi), (rates.mT * jacobian).sum((1, 2))
 
     def resized(self, lattice: Lattice) -> DeepAttentionField:
-        """Biases and `K_0` as functions of offset, the rest as it is, see `VectorField.resized`."""
+        """See `VectorField.resized`; biases and `K_0` carry over as functions of offset."""
         return self._rebuilt_on(lattice)

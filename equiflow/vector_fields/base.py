@@ -1,4 +1,7 @@
-"""What a vector field is: the one abstract class behind every continuous flow."""
+"""The abstract vector field, from which every continuous flow is integrated.
+
+Start at `VectorField`: a family of your own subclasses it and fills in `velocity_and_divergence`.
+"""
 
 from __future__ import annotations
 
@@ -37,16 +40,18 @@ class PathRates:
 class VectorField(RecordsOptions, nn.Module, ABC):
     """A time-dependent vector field `v(phi, t)` with the exact trace of its Jacobian.
 
-    Subclasses fill in `velocity_and_divergence`; they may override `path_rates` with a closed form,
-    and `config` if they take options. `equiflow.testing.assert_vector_field` tells whether it is right.
+    A subclass fills in `velocity_and_divergence`. It may override `path_rates` and `parameter_rates` with
+    closed forms, and `resized` if its weights carry over to other lattices. The keyword arguments of its
+    constructor are recorded and become `config`. `equiflow.testing.assert_vector_field` checks equivariance
+    and divergence.
 
     Args:
         group: the symmetry that the field claims to respect; its space is the field's space.
     """
 
     group: Group
-    #: How `fit` integrates unless told otherwise: enough, with the kinetic penalty, that training climbs
-    #: smoothly; results never depend on it.
+    #: The solver that `fit` uses by default. With the kinetic penalty, five steps suffice for training to
+    #: climb smoothly. Results never depend on it.
     training_solver = Solver("rk5", steps=5)
 
     def __init__(self, group: Group) -> None:
@@ -55,12 +60,12 @@ class VectorField(RecordsOptions, nn.Module, ABC):
 
     @property
     def learning_rate(self) -> float:
-        """Adam's, at the top of its schedule, that `fit` takes unless told otherwise."""
+        """The peak learning rate of Adam that `fit` uses by default."""
         return 2e-2
 
     @property
     def space(self) -> Space:
-        """The configurations on which the field is defined."""
+        """The space of the configurations on which the field is defined."""
         return self.group.space
 
     @property
@@ -70,11 +75,15 @@ class VectorField(RecordsOptions, nn.Module, ABC):
 
     @property
     def trace_is_exact(self) -> bool:
-        """Whether the divergence is exact; an `EstimatedField` may only estimate it, for training."""
+        """Whether the divergence is exact. An `EstimatedField` may estimate it for training."""
         return True
 
     def with_trace(self, trace: str, *, n_probes: int = 1) -> VectorField:
-        """The same field, weights and all, with its divergence by another method, see `EstimatedField`.
+        """Return an independent copy whose divergence is computed another way, see `EstimatedField`.
+
+        Args:
+            trace: name of the method.
+            n_probes: number of probes of an estimate, for each configuration.
 
         Raises:
             TypeError: if the divergence has a closed form.
@@ -94,12 +103,19 @@ class VectorField(RecordsOptions, nn.Module, ABC):
             )
 
     def for_solve(self, phi: Tensor, generator: torch.Generator | None = None) -> VectorField:
-        """The field for one solve that starts at `phi`: whatever is random is drawn here. Else itself."""
+        """Return the field to use during one solve that starts at `phi`.
+
+        This is the field itself, unless something random has to be drawn once per solve.
+
+        Args:
+            phi: `(batch, *lattice)`.
+            generator: source of randomness, on the field's device.
+        """
         return self
 
     @abstractmethod
     def velocity_and_divergence(self, phi: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
-        """Velocity and divergence at flow time `t`.
+        """Return velocity and divergence at flow time `t`.
 
         Args:
             phi: `(batch, *lattice)`.
@@ -110,18 +126,29 @@ class VectorField(RecordsOptions, nn.Module, ABC):
         """
 
     def velocity(self, phi: Tensor, t: Tensor | float) -> Tensor:
-        """`v(phi, t)` alone, `(batch, *lattice)`."""
-        return self.velocity_and_divergence(phi, t)[0]
-
-    def path_rates(self, phi: Tensor, t: Tensor | float, score: Tensor) -> PathRates:
-        """Velocity, divergence, and how fast the score changes along the flow (arXiv:2206.09016).
-
-        Here by a vector-Jacobian product; closed forms are cheaper.
+        """Return the velocity alone.
 
         Args:
             phi: `(batch, *lattice)`.
-            t: flow time.
-            score: `grad log q(phi)` at time t, shaped like `phi`.
+            t: float or 0-d tensor in [0, 1].
+
+        Returns:
+            `v(phi, t)`, `(batch, *lattice)`.
+        """
+        return self.velocity_and_divergence(phi, t)[0]
+
+    def path_rates(self, phi: Tensor, t: Tensor | float, score: Tensor) -> PathRates:
+        """Return velocity, divergence and the rate of change of the score along the flow (arXiv:2206.09016).
+
+        The default takes a vector-Jacobian product; closed forms are cheaper.
+
+        Args:
+            phi: `(batch, *lattice)`.
+            t: float or 0-d tensor in [0, 1].
+            score: `grad log q(phi)` at time t, `(batch, *lattice)`.
+
+        Returns:
+            The three rates.
         """
         keeps_graph = torch.is_grad_enabled()
         with torch.enable_grad():
@@ -134,14 +161,14 @@ class VectorField(RecordsOptions, nn.Module, ABC):
 
     @torch.no_grad()
     def parameter_rates(self, phi: Tensor, t: Tensor | float, score: Tensor) -> Tensor:
-        """`d/dtheta (div v + v . score)` of each configuration: what natural gradients are made of.
+        """Return `d/dtheta (div v + v . score)` of each configuration, as natural gradients need it.
 
-        Here by one backward pass for each configuration; closed forms are much cheaper.
+        The default takes one backward pass for each configuration; closed forms are much cheaper.
 
         Args:
             phi: `(batch, *lattice)`.
-            t: flow time.
-            score: `grad log q(phi)` at time t, shaped like `phi`.
+            t: float or 0-d tensor in [0, 1].
+            score: `grad log q(phi)` at time t, `(batch, *lattice)`.
 
         Returns:
             `(batch, parameter)`, the trained parameters flattened in the order of `parameters()`.
@@ -157,7 +184,7 @@ class VectorField(RecordsOptions, nn.Module, ABC):
         return torch.stack(rows) if rows and trained else phi.new_zeros(len(phi), 0)
 
     def resized(self, lattice: Lattice) -> VectorField:
-        """The same field on a lattice of another size, with its weights carried over.
+        """Return the field on a lattice of another size, with its weights carried over.
 
         Raises:
             ValueError: if the lattice has another number of dimensions or lacks the symmetry.
@@ -166,12 +193,12 @@ class VectorField(RecordsOptions, nn.Module, ABC):
         raise TypeError(f"{type(self).__name__} does not carry over to another lattice; override `resized`.")
 
     def extra_repr(self) -> str:
-        """What `repr` shows besides the modules."""
+        """Return what `repr` shows besides the modules: space, group and options."""
         options = [f"{name}={value}" for name, value in self.config().items()]
         return ", ".join([f"{self.space.kind}={self.space.shape}", f"group={self.group}", *options])
 
     def _rebuilt_on(self, lattice: Lattice) -> Any:
-        """The field that its config makes on another lattice, with its weights: kernels by offset."""
+        """Return a field with the same options on another lattice; its kernels carry over by offset."""
         build: Any = type(self)
         space = space_on(self.space, lattice)
         field = build(space, group=self.group.on(space), **self.config())

@@ -1,4 +1,7 @@
-"""Deep networks of steerable channels as vector fields."""
+"""Vector fields that are deep networks of steerable channels, in two dimensions.
+
+Start at `DeepSteerableField`; `SteerableField` is the shallow one.
+"""
 
 from __future__ import annotations
 
@@ -24,32 +27,36 @@ DEFAULT_KERNEL_SIZE = 3
 class DeepSteerableField(EstimatedField):
     r"""A residual network of steerable channels: `u_0 = K * phi`, `u_{l+1} = u_l + W_l * G_l(u_l)`.
 
-    Then `v = K_0 * phi + K' * G_n(u_n)`. The channels transform by any representation of the point group,
-    K, W, K' are escnn's steerable kernels (arXiv:1911.08251), symmetric to rounding in every precision,
-    and G commutes with the group, see `FieldwisePointwise`; it is odd, and nothing has a bias, where the
-    group has Z2. `K_0` spans the lattice. All kernels depend on flow time. The divergence has no closed
-    form, see `EstimatedField` for `trace`; `SteerableField`, without the layers in between, has one.
+    Then `v = K_0 * phi + K' * G_n(u_n)`. The channels transform by any representation of the point group.
+    K, W and K' are escnn's steerable kernels (arXiv:1911.08251), symmetric to rounding in every precision.
+    G commutes with the group, see `FieldwisePointwise`. With Z2, G is odd and nothing has a bias. `K_0` spans
+    the lattice. All kernels depend on flow time. At the start K and W are random, K' and `K_0` zero, so that
+    the field stands still.
 
-    Two dimensions only, and escnn must be installed: `pip install '.[steerable]'`.
+    The divergence has no closed form; `trace` says how it is computed, see `EstimatedField`. The field
+    without the layers W has a closed form, see `SteerableField`.
+
+    The field lives in two dimensions and needs escnn: `pip install '.[steerable]'`.
 
     Args:
-        lattice: where the field lives.
+        lattice: where the field lives, of two dimensions.
         group: symmetry to build in; by default translations x the full point group x Z2.
-        representation: `"trivial"`, `"regular"`, `"vector"`, the name of an irrep (`"irrep_1,2"`), a list
-            of them, or an `escnn.nn.FieldType`: how the channels transform.
-        multiplicity: how many times the list of representations is taken.
-        n_layers: convolutions W between channels.
-        kernel_size: offsets per axis of K, W and K', any parity; `None` for 3, or what fits the lattice.
-        n_time_modes: number of cosine modes of the kernels' time dependence.
-        max_frequency: the nonlinearities' frequencies start evenly on (0, max_frequency].
-        seed: of the random K and W at the start; K' and `K_0` are zero, so that the field stands still.
-        trace: `"dense"`, `"hutchinson"` or `"hutch++"`.
-        n_probes: of an estimate.
+        representation: how the channels transform, "trivial", "regular", "vector", an irrep such as
+            "irrep_1,2", a list of them, or an `escnn.nn.FieldType`.
+        multiplicity: number of copies of the representations.
+        n_layers: number of convolutions W between channels.
+        kernel_size: offsets per axis of the kernels K, W and K', any parity; 3, or as many as fit, if None.
+        n_time_modes: number of cosine modes in flow time of each kernel.
+        max_frequency: largest initial frequency of the nonlinearities, in units of 1/phi.
+        seed: seed of the random kernels K and W at the start.
+        trace: how the divergence is computed, "dense" (exact), "hutchinson" or "hutch++" (estimates, to
+            train with).
+        n_probes: number of probes of an estimated divergence, for each configuration.
 
     Raises:
         ValueError: if the lattice is not two-dimensional, the group acts on another one, the kernel does
             not fit, or a representation is unknown or has no kernel of that size.
-        ImportError: without escnn.
+        ImportError: if escnn is not installed.
     """
 
     group: SymmetryGroup
@@ -113,15 +120,15 @@ class DeepSteerableField(EstimatedField):
 
     @property
     def reach(self) -> tuple[int, ...]:
-        """See `EstimatedField.reach`: that of all convolutions, one after the other."""
+        """See `EstimatedField.reach`; the sum over all convolutions."""
         convolutions = [self.lift, *self.layers, self.descend]
         return tuple(map(sum, zip(*(K.reach for K in convolutions), strict=True)))
 
     def resized(self, lattice: Lattice) -> DeepSteerableField:
-        """All kernels as they are, `K_0` as a function of offset, see `VectorField.resized`.
+        """See `VectorField.resized`; K, W and K' stay the same, `K_0` carries over as a function of offset.
 
         Raises:
-            ValueError: also if the kernels do not fit, or the point group is another one there.
+            ValueError: also if the kernels do not fit or the lattices have different point groups.
         """
         same_group_on(lattice, self.group)
         return self._rebuilt_on(lattice)

@@ -1,4 +1,7 @@
-"""Fields whose divergence has no cheap closed form: exact by V products, or estimated for training."""
+"""Fields whose divergence has no cheap closed form: exact by V products, or estimated for training.
+
+Start at `EstimatedField`, which needs the velocity alone. The estimators are in `equiflow.nn.traces`.
+"""
 
 from __future__ import annotations
 
@@ -17,18 +20,18 @@ from equiflow.runtime.randomness import batch_size_of, own_rows
 from equiflow.theories.base.group import Group
 from equiflow.vector_fields.base import VectorField
 
-#: estimator, and how many probes it takes for each that is asked for
+#: estimators by name, and the number of random vectors that each takes per requested probe
 ESTIMATORS = {"hutchinson": (hutchinson, 1), "hutch++": (hutch_plus_plus, 2)}
 TRACES = ("dense", *ESTIMATORS)
 
 
 class Parts(NamedTuple):
-    """A velocity as the sum of a part whose trace takes products, and one whose trace is known.
+    """A velocity as a sum of two parts: the trace of the second one is known.
 
     Attributes:
-        coupled: `(batch, *lattice)`.
-        known: the other part, or 0.
-        trace: of its Jacobian, `(batch,)` or a number.
+        coupled: the part whose trace takes products with its Jacobian, `(batch, *lattice)`.
+        known: the other part, `(batch, *lattice)` or 0.
+        trace: trace of the Jacobian of the other part, `(batch,)` or a number.
     """
 
     coupled: Tensor
@@ -37,7 +40,7 @@ class Parts(NamedTuple):
 
     @property
     def velocity(self) -> Tensor:
-        """Both together."""
+        """The sum of both parts."""
         return self.coupled + self.known
 
 
@@ -46,25 +49,25 @@ class EstimatedField(VectorField):
 
     | trace | divergence | products `w -> (dv/dphi)^T w` |
     |---|---|---|
-    | `"dense"` | exact | V, or `prod_a (reach_a + 1)`, hardly more, where the field has a finite `reach` |
+    | `"dense"` | exact | V, or about `prod_a (reach_a + 1)` where the field has a finite `reach` |
     | `"hutchinson"` | estimated, arXiv:1810.01367 | `n_probes` |
     | `"hutch++"` | estimated, arXiv:2010.09649 | `3 n_probes` |
 
-    An estimate is unbiased, and so are the gradients of every objective that is linear in log q: enough
-    for training, and nothing else. `exp(log q)` of an estimate is biased, so importance weights,
-    certificates and Metropolis refuse it: train with an estimate, take results from
-    `flow.with_trace("dense")`, which shares the weights.
+    An estimate is unbiased, and so are the gradients of every objective that is linear in log q. This is
+    enough for training, but for nothing else: `exp(log q)` of an estimate is biased. Importance weights,
+    certificates and Metropolis therefore refuse an estimate. Train with it, then take results from
+    `flow.with_trace("dense")`, which has the same weights.
 
-    The probes are drawn once per solve, by `for_solve`, and stay the same along each trajectory, which
-    leaves the solver a smooth equation. `velocity` must be differentiable twice.
+    The probes are drawn once per solve, by `for_solve`. They stay the same along each trajectory, so the
+    solver sees a smooth equation. `velocity` must be differentiable twice.
 
-    A field that says which part of its velocity has a known trace (`velocity_in_parts`, such as a linear
-    one) and how far the rest couples sites (`reach`) has less noise and a cheaper exact trace.
+    A field can reduce noise and cost in two ways. `velocity_in_parts` separates a part whose trace is known,
+    such as a linear one. `reach` says how far the other part couples sites.
 
     Args:
         group: the symmetry that the field claims to respect.
         trace: `"dense"`, `"hutchinson"` or `"hutch++"`.
-        n_probes: of an estimate, for each configuration.
+        n_probes: number of probes of an estimate, for each configuration.
 
     Raises:
         ValueError: for an unknown trace, or less than one probe.
@@ -77,15 +80,20 @@ class EstimatedField(VectorField):
 
     @abstractmethod
     def velocity(self, phi: Tensor, t: Tensor | float) -> Tensor:
-        """`v(phi, t)`, `(batch, *lattice)`."""
+        """See `VectorField.velocity`."""
 
     def velocity_in_parts(self, phi: Tensor, t: Tensor | float) -> Parts:
-        """The same, what has a known trace apart; here nothing has."""
+        """Return the velocity with the part whose trace is known set apart; by default there is none.
+
+        Args:
+            phi: `(batch, *lattice)`.
+            t: float or 0-d tensor in [0, 1].
+        """
         return Parts(self.velocity(phi, t))
 
     @property
     def reach(self) -> tuple[int, ...] | None:
-        """Sites farther apart than this on any axis are not coupled by `Parts.coupled`; `None`: all are."""
+        """The largest distance on each axis at which `Parts.coupled` couples sites; None means any."""
         return None
 
     @property
@@ -94,17 +102,31 @@ class EstimatedField(VectorField):
         return self.trace == "dense"
 
     def with_trace(self, trace: str, *, n_probes: int = 1) -> EstimatedField:
-        """The same field, weights and all, with another way to take the trace."""
-        field = copy.copy(self)
+        """Return an independent copy of the field that takes the trace another way.
+
+        The copy starts with equal weights. Later changes of one field (conversion by `double()`, training,
+        loaded weights) leave the other one alone.
+
+        Args:
+            trace: `"dense"`, `"hutchinson"` or `"hutch++"`.
+            n_probes: number of probes of an estimate, for each configuration.
+
+        Raises:
+            ValueError: for an unknown trace, or less than one probe.
+        """
+        field = copy.deepcopy(self)
         field.trace, field.n_probes = _checked(trace, n_probes)
         field._probes = None
         return field
 
     def for_solve(self, phi: Tensor, generator: torch.Generator | None = None) -> EstimatedField:
-        """The same field, weights and all, with signs drawn for this batch; itself if it is exact.
+        """Return the field with random signs drawn for this batch, or itself if the trace is exact.
+
+        The result shares all modules and weights with this field, so that gradients reach them. Do not
+        convert it or keep it after the solve.
 
         Args:
-            phi: `(batch, *lattice)`, where the solve starts.
+            phi: the configurations where the solve starts, `(batch, *lattice)`.
             generator: source of randomness, on the field's device.
         """
         if self.trace_is_exact:
@@ -118,7 +140,7 @@ class EstimatedField(VectorField):
 
     @full_precision
     def velocity_and_divergence(self, phi: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
-        """See `VectorField.velocity_and_divergence`; an estimate needs `for_solve` before.
+        """See `VectorField.velocity_and_divergence`; for an estimate call `for_solve` first.
 
         Raises:
             ValueError: if the trace is an estimate and no probes have been drawn for this batch.
@@ -139,12 +161,14 @@ class EstimatedField(VectorField):
         return (velocity, divergence) if keeps_graph else (velocity.detach(), divergence.detach())
 
     def _trace(self, product: Product, phi: Tensor) -> Tensor:
+        """Return the trace of a Jacobian that is known by its products, `(batch,)`."""
         if self._probes is not None:
             return ESTIMATORS[self.trace][0](product, self._probes)
         units = far_apart(phi.shape[1:], self.reach).to(phi)
         return dense_trace(product, units.unsqueeze(1).expand(-1, *phi.shape))
 
     def _check_probes(self, phi: Tensor) -> None:
+        """Raise a ValueError if the trace is an estimate whose probes do not fit the batch."""
         if self.trace_is_exact:
             return
         drawn_for = None if self._probes is None else self._probes.shape[1:]
@@ -157,11 +181,12 @@ class EstimatedField(VectorField):
             )
 
     def config(self) -> dict[str, object]:
-        """See `VectorField.config`."""
+        """See `VectorField.config`; `with_trace` may have changed what the constructor was given."""
         return {**super().config(), "trace": self.trace, "n_probes": self.n_probes}
 
 
 def _checked(trace: str, n_probes: int) -> tuple[str, int]:
+    """Return trace and number of probes, or raise if they are impossible."""
     if trace not in TRACES:
         raise ValueError(f"Unknown trace {trace!r}; expected one of {', '.join(TRACES)}.")
     return trace, check_count(n_probes, "n_probes")

@@ -1,4 +1,4 @@
-"""Shallow fields with factorised weights, as arXiv:2207.00283 has them."""
+"""The shallow vector field with factorised weights of arXiv:2207.00283."""
 
 from __future__ import annotations
 
@@ -18,27 +18,28 @@ from equiflow.vector_fields.shallow import ShallowField
 class FactorisedConvField(ShallowField):
     r"""`v = sum_bj T_j(t) W_jb * H_b(phi)` with learned combinations of features and of time modes.
 
-    `H_b = F_b0 phi + sum_f F_bf sin(omega_f phi)` and `T_j = sum_i M_ji B_i(t)` with a Fourier basis B; the
-    kernels `W_jb` are tied on orbits of offsets. The defaults are those of arXiv:2207.00283; its published
-    weights come in by `equiflow.interop.load_jaxlft`.
+    `H_b = F_b0 phi + sum_f F_bf sin(omega_f phi)` and `T_j = sum_i M_ji B_i(t)` with a Fourier basis B. The
+    kernels `W_jb` are tied on orbits of offsets. The defaults are the values of arXiv:2207.00283;
+    `equiflow.interop.load_jaxlft` loads its published weights. See `ShallowField` for the exact divergence.
 
     Args:
         lattice: where the field lives.
         group: symmetry to build in; by default translations x the full point group x Z2.
-        kernel_size: offsets per axis, any parity; `None` lets the kernels span the lattice.
-        n_frequencies: number of sine features (as many cosine ones besides, without Z2).
-        n_feature_bonds: number of combinations `H_b`.
-        n_harmonics: of the Fourier basis in time, which has `2 n_harmonics + 1` functions.
-        n_time_bonds: number of combinations `T_j`.
+        kernel_size: offsets per axis of the kernels, any parity; the whole lattice if None.
+        n_frequencies: number of sine features, and without Z2 as many cosine features.
+        n_feature_bonds: number of learned combinations of the features.
+        n_harmonics: number of harmonics of the Fourier basis in flow time, which has 2 n_harmonics + 1
+            functions.
+        n_time_bonds: number of learned combinations of the functions of flow time.
         max_frequency: largest initial frequency of the features, in units of 1/phi.
-        convolution: see `OrbitConvField`.
+        convolution: how kernels are applied, "auto", "fourier", "dense" or "direct"; they agree to rounding.
 
     Raises:
         ValueError: if the group acts on another lattice or the kernel does not fit.
     """
 
     group: SymmetryGroup
-    #: Frequencies multiply the weights, and the field is soon too stiff for five steps.
+    #: Frequencies multiply the weights, so the field soon becomes too stiff for five steps.
     training_solver = Solver("rk5", steps=10)
 
     def __init__(
@@ -57,18 +58,22 @@ class FactorisedConvField(ShallowField):
         group = symmetry_on(lattice, group, "field")
         super().__init__(group)
         check_count(n_feature_bonds, "n_feature_bonds")
+        check_count(n_time_bonds, "n_time_bonds")
         self.time_basis = LearnedBasis(FourierBasis(n_harmonics), n_time_bonds)
         self.features = SineFeatures(n_frequencies, lattice.dim, max_frequency=max_frequency, odd=group.z2)
-        # The first column is the linear term's.
+        # The first column mixes phi itself, the others the features.
         self.feature_mixing = nn.Parameter(orthonormal(n_feature_bonds, 1 + len(self.features)))
         self.kernel = OffsetKernel(group, n_time_bonds, n_feature_bonds, kernel_size, convolution=convolution)
-        # A uniform drift is the one even feature that no kernel can give: allowed only without Z2.
+        # No kernel gives a uniform drift. It is even in phi, so Z2 forbids it.
         self.drift = None if group.z2 else nn.Parameter(torch.zeros(n_time_bonds))
 
-    def _at(self, t: Tensor | float, scale: Tensor | None = None) -> tuple[KernelValues, Tensor | None]:
+    def _kernels_and_drift(
+        self, t: Tensor | float, scale: Tensor | None = None
+    ) -> tuple[KernelValues, Tensor | None]:
+        """See `ShallowField._kernels_and_drift`."""
         time_values = self.time_basis(t)
         bonds = self.kernel(time_values)
-        # The features are sin(omega phi) / omega, so that omega is theirs to give back.
+        # `SineFeatures` are sin(omega phi) / omega, and this field is defined without the 1 / omega.
         omega = self.features.frequencies()
         mixing = self.feature_mixing * torch.cat([omega.new_ones(1), omega])
         mixing = (mixing if scale is None else mixing * scale).mT
@@ -78,9 +83,9 @@ class FactorisedConvField(ShallowField):
 
     @property
     def learning_rate(self) -> float:
-        """Small, since weights are multiplied with each other: at 2e-2 training diverges."""
+        """See `VectorField.learning_rate`; small, because weights multiply each other: 2e-2 diverges."""
         return 1e-3
 
     def resized(self, lattice: Lattice) -> FactorisedConvField:
-        """Kernels as functions of offset, everything else as it is, see `VectorField.resized`."""
+        """See `VectorField.resized`; kernels carry over as functions of offset."""
         return self._rebuilt_on(lattice)

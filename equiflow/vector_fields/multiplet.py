@@ -1,4 +1,4 @@
-"""Fields of several components: O(N)-equivariant features mixed by orbit-tied kernels."""
+"""Vector fields of multiplets: O(N)-equivariant features mixed by kernels tied on orbits."""
 
 from __future__ import annotations
 
@@ -21,18 +21,20 @@ from equiflow.vector_fields.base import VectorField
 class MultipletField(VectorField):
     r"""`v_a(phi, t) = K_0(t) * phi_a + sum_f K_f(t) * h_fa(phi)` with `h_f = phi/r sin(omega_f r)/omega_f`.
 
-    The O(N) form of `OrbitConvField`, which it is for N = 1: features turn with the components at their
-    site, `r = |phi(x)|`, and kernels act on all components alike. Exact divergence:
-    `N V K_0(0) + sum_f K_f(0) sum_x [cos(omega_f r) + (N - 1) sin(omega_f r) / (omega_f r)]`
-    (a generalisation of arXiv:2207.00283). Where the group lacks O(N) a uniform drift is learned, as an
-    external field asks for.
+    This is the O(N) form of `OrbitConvField`, and equal to it for N = 1. The features rotate with the
+    components at their site, with `r = |phi(x)|`, and kernels act on all components alike. The divergence is
+    exact (a generalisation of arXiv:2207.00283):
+
+        `div v = N V K_0(0) + sum_f K_f(0) sum_x [cos(omega_f r) + (N - 1) sin(omega_f r) / (omega_f r)]`
+
+    If the group lacks O(N), the field also learns a uniform drift, which an external field requires.
 
     Args:
         multiplet: `Multiplet(lattice, N)`.
         group: by default translations x the full point group x O(N).
-        n_frequencies: number of learnable frequencies.
-        n_time_modes: size of the time basis of each kernel.
-        max_frequency: initial frequencies are spread evenly on (0, max_frequency].
+        n_frequencies: number of sine features.
+        n_time_modes: number of cosine modes in flow time of each kernel.
+        max_frequency: largest initial frequency of the features, in units of 1/phi.
 
     Raises:
         ValueError: if the group acts on another space.
@@ -72,7 +74,7 @@ class MultipletField(VectorField):
         lattice, time_values = self.lattice, self.time_basis(t)
         kernel, convolution = self.kernel(time_values), self.kernel.convolution
         features, traces = self.features(phi)
-        # One component after the other, as if they were a larger batch of scalar fields.
+        # The components are treated as a larger batch of scalar fields.
         linear = convolution.encode(phi.flatten(0, 1).unsqueeze(1))
         velocity = convolution.mix(linear, convolution.encode(features.flatten(0, 1)), kernel.operand)
         velocity = velocity.view_as(phi)
@@ -83,5 +85,5 @@ class MultipletField(VectorField):
         return velocity, divergence
 
     def resized(self, lattice: Lattice) -> MultipletField:
-        """Kernels as functions of offset, everything else as it is, see `VectorField.resized`."""
+        """See `VectorField.resized`; kernels carry over as functions of offset."""
         return self._rebuilt_on(lattice)

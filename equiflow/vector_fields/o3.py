@@ -1,4 +1,4 @@
-"""Fields in three dimensions whose channels are irreps of O(3), by e3nn."""
+"""Vector fields in three dimensions whose channels are irreps of O(3), by e3nn."""
 
 from __future__ import annotations
 
@@ -17,26 +17,28 @@ from equiflow.vector_fields.two_convolutions import TwoConvolutionField, TwoKern
 class O3Field(TwoConvolutionField):
     r"""`v = K0 * phi + sum_i K2_i^T * G_i(u)` with `u_i = K1_i * phi`, irreps of O(3) on a stencil.
 
-    The kernels are radial functions times spherical harmonics of the offset, so that `u_i` transforms by
-    the irrep of degree l, restricted to the point group; G scales each by a gate made of invariants.
-    Gradients `u_1` and curvatures `u_2` of the field thus enter besides its smeared values `u_0`. The
-    divergence is exact. (arXiv:2207.09453, 1802.08219)
+    The kernels are radial functions times spherical harmonics of the offset. So `u_i` transforms by the irrep
+    of degree l, restricted to the point group. G scales each `u_i` by a gate made of invariants. Besides
+    smeared values of the field (l = 0), its gradients (l = 1) and curvatures (l = 2) enter. The divergence is
+    exact, see `TwoConvolutionField`. (arXiv:2207.09453, 1802.08219)
+
+    The field needs e3nn: `pip install '.[o3]'`.
 
     Args:
-        lattice: of three dimensions.
+        lattice: where the field lives, of three dimensions.
         group: symmetry to build in; by default translations x the full point group x Z2.
-        kernel_size: offsets per axis of K1 and K2; K0 spans the lattice.
-        irreps: hidden channels in e3nn's notation, each with the parity (-1)^l of its harmonics.
-            Those whose harmonics vanish on the stencil are left out.
-        n_radial: smooth functions of the distance, for large kernels; None for one weight on each
-            orbit of offsets.
-        n_time_modes: number of cosine modes of the kernels' time dependence.
+        kernel_size: offsets per axis of the kernels K1 and K2, any parity; the whole lattice if None.
+        irreps: hidden channels in e3nn's notation, with the parity (-1)^l each; those whose harmonics vanish
+            on the kernel are left out.
+        n_radial: number of smooth functions of the distance, for large kernels; if None, there is one weight
+            per orbit of offsets.
+        n_time_modes: number of cosine modes in flow time of each kernel.
         max_frequency: largest initial frequency of the scalars' sines, in units of 1/phi.
 
     Raises:
-        ImportError: without e3nn.
-        ValueError: if the lattice has not three dimensions, the group acts on another one, the kernel
-            does not fit, or a parity is not that of its harmonics.
+        ImportError: if e3nn is not installed.
+        ValueError: if the lattice is not three-dimensional, the group acts on another one, the kernel does
+            not fit, or an irrep has the wrong parity.
     """
 
     group: SymmetryGroup
@@ -73,5 +75,5 @@ class O3Field(TwoConvolutionField):
         return TwoKernels(self.inner(time_values), self.outer(time_values), linear)
 
     def resized(self, lattice: Lattice) -> O3Field:
-        """Kernels as functions of offset, everything else as it is, see `VectorField.resized`."""
+        """See `VectorField.resized`; kernels carry over as functions of offset."""
         return self._rebuilt_on(lattice)

@@ -1,4 +1,7 @@
-"""Gradient flows: fields that are the gradient of an invariant potential, with exact Laplacian."""
+"""Vector fields that are the gradient of an invariant potential, with exact Laplacian.
+
+Start at `PotentialField`, the default on a lattice.
+"""
 
 from __future__ import annotations
 
@@ -7,21 +10,22 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from equiflow.nn.kernels.orbits import MomentumKernel, OffsetKernel, OrbitKernel, spanning_kernel
+from equiflow.nn.kernels.orbits import MomentumKernel
 from equiflow.nn.pointwise.ridges import Ridges, sine_and_cosine
 from equiflow.nn.time import CosineBasis
 from equiflow.runtime.precision import full_precision
 from equiflow.theories.base.lattice import Lattice
 from equiflow.theories.base.symmetry import SymmetryGroup, symmetry_on
 from equiflow.vector_fields.base import PathRates, VectorField
+from equiflow.vector_fields.sized_kernels import kernel_of_size, start_from
 
 
 @dataclass(frozen=True)
 class _Coefficients:
-    """What the potential is made of at one time.
+    """The coefficients of the potential at one time.
 
     Attributes:
-        operand: of `K_0` and the `K_c`, for the convolution.
+        operand: `K_0` and the `K_c` as the convolution takes them.
         linear_at_origin: `K_0(0)`.
         overlap: `<K_c, K_c'>`, `(channel, channel)`.
         amplitude: `a_j`, `(ridge,)`.
@@ -45,9 +49,9 @@ class PotentialField(VectorField):
         div v = V K_0(0) + sum_x sum_cc' d2F/du_c du_c' <K_c, K_c'>,
 
     exact at the cost of one sum over sites, with `<a, b> = sum_offsets a b`. The Jacobian is symmetric. `K_0`
-    and `K_c` depend on flow time. Even in phi with Z2; without, the ridges have phases and Phi a term
-    `b(t) sum_x phi`. An untrained field stands still: `K_0 = a = 0`; its `K_c` are propagators
-    `1 / (1 + c p^2)`, c = 0, 1, ..., of which the first gives phi itself.
+    and `K_c` depend on flow time. With Z2 the potential is even in phi. Without Z2 the ridges have phases,
+    and Phi has a term `b(t) sum_x phi`. An untrained field stands still: `K_0 = a = 0`. Its `K_c` are
+    propagators `1 / (1 + c p^2)`, c = 0, 1, ...; the first one gives phi itself.
 
     Optimal transport moves along gradients (Monge-Ampere flow, arXiv:1809.10188), and so do trivialising maps
     (arXiv:0907.5491, learned in 2212.08469).
@@ -55,13 +59,12 @@ class PotentialField(VectorField):
     Args:
         lattice: where the field lives.
         group: symmetry to build in; by default translations x the full point group x Z2.
-        kernel_size: offsets per axis of the `K_c`, any parity; `None` lets them span the lattice, as
-            `K_0` always does.
-        n_channels: number of kernels `K_c`.
-        n_ridges: number of ridges.
-        n_time_modes: number of cosine modes of everything that depends on time.
+        kernel_size: offsets per axis of the kernels K_c, any parity; the whole lattice if None.
+        n_channels: number of kernels K_c, through which the potential sees the field.
+        n_ridges: number of ridges, functions of one combination of the channels each.
+        n_time_modes: number of cosine modes in flow time of kernels and amplitudes.
         max_frequency: largest initial frequency of the ridges, in units of 1/phi.
-        convolution: `"fourier"`, `"dense"` or `"auto"`, see `OrbitConvField`.
+        convolution: how kernels are applied, "auto", "fourier" or "dense"; they agree to rounding.
 
     Raises:
         ValueError: if the group acts on another lattice or the kernel does not fit.
@@ -91,26 +94,34 @@ class PotentialField(VectorField):
         self.ridges = Ridges(n_channels, n_ridges, max_frequency=max_frequency, even=group.z2)
         self.amplitude = nn.Parameter(torch.zeros(n_time_modes, n_ridges))
         self.drift = None if group.z2 else nn.Parameter(torch.zeros(n_time_modes))
-        # Symmetric whatever the group: the antisymmetric part of K_0 is no gradient.
+        # Symmetric for every group: the antisymmetric part of K_0 gives no gradient.
         self.linear = MomentumKernel(group, n_time_modes, 1, convolution=convolution, symmetric=True)
-        self.kernel: OrbitKernel
-        way = self.linear.convolution.name  # one for all, since their operands are joined
-        if kernel_size is None:
-            self.kernel = spanning_kernel(group, n_time_modes, n_channels, convolution=way)
-        else:
-            self.kernel = OffsetKernel(group, n_time_modes, n_channels, kernel_size, convolution=way)
-        self.kernel.set_values(_propagators(group, n_time_modes, n_channels, kernel_size))
+        # All kernels are applied in the same way, since their operands are joined.
+        chosen = self.linear.convolution.name
+        self.kernel = kernel_of_size(group, n_time_modes, n_channels, kernel_size, convolution=chosen)
+        start_from(self.kernel, _modes_of_propagators(lattice, n_channels), kernel_size)
 
     @property
     def learning_rate(self) -> float:
-        """`8e-2` up to 256 sites, then falling as 1/V: at 32 x 32 training wanders from 2e-2 on."""
+        """See `VectorField.learning_rate`; 8e-2 up to 256 sites, then proportional to 1/V.
+
+        At 32 x 32, training becomes erratic at 2e-2 and above it.
+        """
         return 8e-2 * min(1.0, 256 / self.lattice.volume)
 
     @full_precision
     def potential(self, phi: Tensor, t: Tensor | float) -> Tensor:
-        """`Phi(phi, t)`, whose gradient is the velocity, `(batch,)`."""
+        """Return `Phi(phi, t)`, whose gradient is the velocity.
+
+        Args:
+            phi: `(batch, *lattice)`.
+            t: float or 0-d tensor in [0, 1].
+
+        Returns:
+            `(batch,)`.
+        """
         self.lattice.check(phi)
-        now = self._at(t)
+        now = self._coefficients(t)
         encoded, u = self._channels(phi, now)
         of_ridges = self.ridges.value(self.ridges.angles(u).cos(), now.amplitude).view(phi.shape)
         convolution = self.kernel.convolution
@@ -121,7 +132,7 @@ class PotentialField(VectorField):
     def velocity_and_divergence(self, phi: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
         """See `VectorField.velocity_and_divergence`."""
         self.lattice.check(phi)
-        now = self._at(t)
+        now = self._coefficients(t)
         encoded, u = self._channels(phi, now)
         sin, cos = sine_and_cosine(self.ridges.angles(u))
         velocity = self._mix(encoded, self.ridges.gradient(sin, now.amplitude), now) + now.drift
@@ -129,13 +140,15 @@ class PotentialField(VectorField):
 
     @full_precision
     def path_rates(self, phi: Tensor, t: Tensor | float, score: Tensor) -> PathRates:
-        """Closed form: `ds/dt = -K_0 * s - sum_c K_c * sum_j e_jc (a_j y_j cos - omega_j q_j sin)(theta_j)`.
+        """See `VectorField.path_rates`; in closed form with the score s.
+
+        `ds/dt = -K_0 * s - sum_c K_c * sum_j e_jc (a_j y_j cos - omega_j q_j sin)(theta_j)`
 
         Here `y_j = e_j . (K^T * s)` and `q_j = a_j sum_cc' e_jc <K_c, K_c'> e_jc'`.
         """
         self.lattice.check(phi)
         self.lattice.check(score, "score")
-        now, ridges = self._at(t), self.ridges
+        now, ridges = self._coefficients(t), self.ridges
         encoded, u = self._channels(phi, now)
         sin, cos = sine_and_cosine(ridges.angles(u))
         velocity = self._mix(encoded, ridges.gradient(sin, now.amplitude), now) + now.drift
@@ -149,10 +162,11 @@ class PotentialField(VectorField):
         return PathRates(velocity, divergence, -rate)
 
     def resized(self, lattice: Lattice) -> PotentialField:
-        """Kernels as functions of offset, everything else as it is, see `VectorField.resized`."""
+        """See `VectorField.resized`; kernels carry over as functions of offset."""
         return self._rebuilt_on(lattice)
 
-    def _at(self, t: Tensor | float) -> _Coefficients:
+    def _coefficients(self, t: Tensor | float) -> _Coefficients:
+        """Return the coefficients of the potential at flow time `t`."""
         time_values = self.time_basis(t)
         linear, kernel = self.linear(time_values), self.kernel(time_values)
         return _Coefficients(
@@ -164,33 +178,26 @@ class PotentialField(VectorField):
         )
 
     def _channels(self, phi: Tensor, now: _Coefficients) -> tuple[Tensor, Tensor]:
-        """The encoded field, and `u_c = K_c^T * phi`, `(channel, batch * V)`."""
+        """Return the encoded field, and `u_c = K_c^T * phi`, `(channel, batch * V)`."""
         encoded = self.kernel.convolution.encode(phi.unsqueeze(1))
         u = self.kernel.convolution.transpose(encoded, now.operand[1:])
         return encoded, u.transpose(0, 1).flatten(1)
 
     def _mix(self, encoded: Tensor, channels: Tensor, now: _Coefficients) -> Tensor:
-        """`K_0 * phi + sum_c K_c * channel_c` of the encoded phi."""
+        """Return `K_0 * phi + sum_c K_c * channel_c` for an encoded phi."""
         fields = channels.view(len(channels), len(encoded), *self.lattice.shape).transpose(0, 1)
         sent = self.kernel.convolution.encode(fields)
         return self.kernel.convolution.mix(encoded, sent, now.operand)
 
     def _laplacian(self, cos: Tensor, now: _Coefficients) -> Tensor:
-        """`V K_0(0) + sum_x sum_j q_j cos(theta_j)`."""
+        """Return `V K_0(0) + sum_x sum_j q_j cos(theta_j)`, `(batch,)`."""
         curvature = self.ridges.curvature(now.overlap, now.amplitude)
         batch = cos.shape[1] // self.lattice.volume
         of_sites = cos.view(len(cos), batch, self.lattice.volume).sum(2)
         return curvature @ of_sites + self.lattice.volume * now.linear_at_origin
 
 
-def _propagators(
-    group: SymmetryGroup, n_time_modes: int, n_channels: int, kernel_size: int | tuple[int, ...] | None
-) -> Tensor:
-    """`K_c(p) = 1 / (1 + c p^2)` at every time, cut to the kernel, `(time_mode, channel, *lattice)`."""
-    lattice = group.lattice
-    range_of = torch.arange(n_channels, dtype=torch.float64).view(-1, *(1,) * lattice.dim)
-    modes = 1 / (1 + range_of * lattice.squared_momenta())
-    values = torch.zeros(n_time_modes, n_channels, *lattice.shape, dtype=torch.float64)
-    inside = group.offset_orbits(kernel_size).index >= 0
-    values[0] = torch.fft.ifftn(modes, dim=lattice.axes).real * inside
-    return values
+def _modes_of_propagators(lattice: Lattice, n_channels: int) -> Tensor:
+    """Return `K_c(p) = 1 / (1 + c p^2)`, `(channel, *lattice)`."""
+    c = torch.arange(n_channels, dtype=torch.float64).view(-1, *(1,) * lattice.dim)
+    return 1 / (1 + c * lattice.squared_momenta())

@@ -1,4 +1,7 @@
-"""What shallow fields share: sitewise features, one convolution, everything in closed form."""
+"""The base of shallow vector fields: sitewise features and one convolution, all in closed form.
+
+Start at `ShallowField`; `OrbitConvField` and `FactorisedConvField` derive from it.
+"""
 
 from __future__ import annotations
 
@@ -15,20 +18,22 @@ from equiflow.vector_fields.base import PathRates, VectorField
 
 
 class ShallowField(VectorField):
-    r"""`v(phi, t) = K_0(t) * phi + sum_f K_f(t) * h_f(phi)`, whatever the kernels are made of.
+    r"""`v(phi, t) = K_0(t) * phi + sum_f K_f(t) * h_f(phi)`, for kernels of any parametrisation.
 
     The features are sitewise, so the Jacobian's trace is exact and costs one sum over sites:
     `div v = V K_0(0) + sum_f K_f(0) sum_x h_f'(phi_x)`. (arXiv:2110.02673, 2207.00283)
 
-    Subclasses set `features` and `kernel`, and fill in `_at`.
+    A subclass sets `features` and `kernel`, and fills in `_kernels_and_drift`.
     """
 
     features: SineFeatures
     kernel: OrbitKernel
 
     @abstractmethod
-    def _at(self, t: Tensor | float, scale: Tensor | None = None) -> tuple[KernelValues, Tensor | None]:
-        """The `1 + feature` kernels at a time, times `scale`, and the uniform drift (None with Z2)."""
+    def _kernels_and_drift(
+        self, t: Tensor | float, scale: Tensor | None = None
+    ) -> tuple[KernelValues, Tensor | None]:
+        """Return the `1 + feature` kernels at time `t`, times `scale`, and the drift (None with Z2)."""
 
     @full_precision
     def velocity_and_divergence(self, phi: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
@@ -36,17 +41,20 @@ class ShallowField(VectorField):
         self.lattice.check(phi)
         if not torch.is_grad_enabled():
             return self._without_graph(phi, t)
-        kernel, drift = self._at(t)
+        kernel, drift = self._kernels_and_drift(t)
         velocity, _ = self._convolve(phi, kernel, drift)
         slopes = self.features(phi).first.sum(self.lattice.axes)
         return velocity, self._divergence(slopes, kernel)
 
     def _without_graph(self, phi: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
-        """The same within 1.2 times the FFTs, sines and cosines alone (`benchmarks/velocity.py`)."""
-        # The features' 1/omega goes to the kernels, which are small.
+        """Return velocity and divergence without gradients.
+
+        This takes at most 1.2 times as long as its FFTs, sines and cosines (`benchmarks/velocity.py`).
+        """
+        # Dividing the kernels by omega is cheaper than dividing the features.
         omega = self.features.frequencies()
         scale = torch.cat([omega.new_ones(1), omega.reciprocal()])
-        kernel, drift = self._at(t, scale)
+        kernel, drift = self._kernels_and_drift(t, scale)
         slopes, waves = self.features.slopes_and_waves(phi)
         convolution = self.kernel.convolution
         linear, encoded = convolution.encode(phi.unsqueeze(1)), convolution.encode(waves)
@@ -56,16 +64,19 @@ class ShallowField(VectorField):
 
     @full_precision
     def velocity(self, phi: Tensor, t: Tensor | float) -> Tensor:
-        """`v(phi, t)` alone, `(batch, *lattice)`."""
+        """See `VectorField.velocity`."""
         self.lattice.check(phi)
-        return self._convolve(phi, *self._at(t))[0]
+        return self._convolve(phi, *self._kernels_and_drift(t))[0]
 
     @full_precision
     def path_rates(self, phi: Tensor, t: Tensor | float, score: Tensor) -> PathRates:
-        """Closed form: `d score/dt = -K_0^T * s - sum_f h_f' (K_f^T * s) - sum_f K_f(0) h_f''`."""
+        """See `VectorField.path_rates`; in closed form with the score s.
+
+        `d score/dt = -K_0^T * s - sum_f h_f' (K_f^T * s) - sum_f K_f(0) h_f''`
+        """
         self.lattice.check(phi)
         self.lattice.check(score, "score")
-        kernel, drift = self._at(t)
+        kernel, drift = self._kernels_and_drift(t)
         velocity, features = self._convolve(phi, kernel, drift)
         with torch.no_grad():
             convolution = self.kernel.convolution
@@ -78,7 +89,7 @@ class ShallowField(VectorField):
     def _convolve(
         self, phi: Tensor, kernel: KernelValues, drift: Tensor | None
     ) -> tuple[Tensor, FeatureValues]:
-        """The velocity, and the features behind it without a graph."""
+        """Return the velocity, and the features without a graph."""
         with torch.no_grad():
             features = self.features(phi)
         frequencies = self.features.frequencies()
@@ -86,5 +97,5 @@ class ShallowField(VectorField):
         return (velocity if drift is None else velocity + drift), features
 
     def _divergence(self, slopes: Tensor, kernel: KernelValues) -> Tensor:
-        """`V K_0(0) + sum_f K_f(0) slopes_f`, of `sum_x h_f'(phi_x)`, `(batch, feature)`."""
+        """Return `V K_0(0) + sum_f K_f(0) slopes_f` for slopes `sum_x h_f'(phi_x)`, `(batch, feature)`."""
         return slopes @ kernel.at_origin[1:] + self.lattice.volume * kernel.at_origin[0]

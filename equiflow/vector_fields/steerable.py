@@ -1,4 +1,7 @@
-"""Fields with steerable channels: escnn's kernels in, a pointwise function, escnn's kernels out."""
+"""Vector fields with steerable channels: a pointwise function between two of escnn's convolutions.
+
+Start at `SteerableField`. The functions below it are shared with `DeepSteerableField`.
+"""
 
 from __future__ import annotations
 
@@ -25,27 +28,27 @@ class SteerableField(TwoConvolutionField):
     r"""`v = K0 * phi + sum_c K2_c^T * G_c(K1 * phi)` with channels in any representation of the point group.
 
     `K1` and `K2` are combinations of escnn's steerable kernels (arXiv:1911.08251), symmetric to rounding in
-    every precision; G commutes with the group, see `FieldwisePointwise`; `K0` spans the lattice. The weights
-    of all kernels depend on flow time. The divergence is exact, see `TwoConvolutionField`. On an untrained
-    field `K0 = K2 = 0`, so that it stands still, and `K1` is random, mostly at the site itself.
+    every precision. G commutes with the group, see `FieldwisePointwise`. `K0` spans the lattice. The weights
+    of all kernels depend on flow time. The divergence is exact, see `TwoConvolutionField`. An untrained field
+    stands still: `K0 = K2 = 0`, and `K1` is random, with most of its weight at the origin.
 
-    Two dimensions only, and escnn must be installed: `pip install '.[steerable]'`.
+    The field lives in two dimensions and needs escnn: `pip install '.[steerable]'`.
 
     Args:
-        lattice: where the field lives.
+        lattice: where the field lives, of two dimensions.
         group: symmetry to build in; by default translations x the full point group x Z2.
-        representation: `"trivial"`, `"regular"`, `"vector"`, the name of an irrep (`"irrep_1,2"`), a list
-            of them, or an `escnn.nn.FieldType`: how the channels transform.
-        multiplicity: how many times the list of representations is taken.
-        kernel_size: offsets per axis of `K1` and `K2`, any parity; `None` for 5, or what fits the lattice.
-        n_time_modes: number of cosine modes of the kernels' time dependence.
-        max_frequency: the nonlinearities' frequencies start evenly on (0, max_frequency].
-        seed: of the random `K1` at the start.
+        representation: how the channels transform, "trivial", "regular", "vector", an irrep such as
+            "irrep_1,2", a list of them, or an `escnn.nn.FieldType`.
+        multiplicity: number of copies of the representations.
+        kernel_size: offsets per axis of the kernels K1 and K2, any parity; 5, or as many as fit, if None.
+        n_time_modes: number of cosine modes in flow time of each kernel.
+        max_frequency: largest initial frequency of the nonlinearities, in units of 1/phi.
+        seed: seed of the random kernel K1 at the start.
 
     Raises:
         ValueError: if the lattice is not two-dimensional, the group acts on another one, the kernel does
             not fit, or a representation is unknown or has no kernel of that size.
-        ImportError: without escnn.
+        ImportError: if escnn is not installed.
     """
 
     group: SymmetryGroup
@@ -80,8 +83,8 @@ class SteerableField(TwoConvolutionField):
         self._record(representation=list(names), kernel_size=size)
         self.time_basis = CosineBasis(n_time_modes)
         basis, field_of = _basis_of(group, names, size)
-        self._sites_of(basis)
-        #: which of escnn's elements are left on a lattice that is as small as the kernel
+        self.register_buffer("_site", _sites_of_offsets(lattice, basis.shape[-2:]), False)
+        #: elements of escnn's basis that do not vanish on a lattice as small as the kernel
         self._kept = (self._folded(basis).flatten(1).norm(dim=1) > 1e-6).nonzero().flatten()
         left = set(field_of[self._kept].tolist())
         check_reached(names, [n in left for n in range(len(names))], size, lattice)
@@ -106,28 +109,19 @@ class SteerableField(TwoConvolutionField):
         )
 
     def _expand(self, weight: Tensor, time_values: Tensor) -> Tensor:
-        """Kernels `(channel, *lattice)` at one time."""
+        """Return the kernels at one time, `(channel, *lattice)`."""
         weight = torch.tensordot(time_values, weight, 1)
         return self._folded((weight @ self.basis.flatten(1)).unflatten(1, self.basis.shape[1:])).flatten(0, 1)
 
     def _folded(self, kernels: Tensor) -> Tensor:
-        """Kernels `(..., n0, n1)` on a box of offsets, summed over the offsets that are one modulo L."""
+        """Return kernels on a box of offsets, `(..., n0, n1)`, summed into `(..., *lattice)`."""
         on_lattice = kernels.new_zeros(*kernels.shape[:-2], self.lattice.volume)
         on_lattice = on_lattice.index_add(-1, self._site, kernels.flatten(-2))
         return on_lattice.unflatten(-1, self.lattice.shape)
 
-    def _sites_of(self, basis: Tensor) -> None:
-        """The flat site of each offset of the box."""
-        first, second = (
-            torch.fft.fftfreq(n, 1 / n).round().long() % side
-            for n, side in zip(basis.shape[-2:], self.lattice.shape, strict=True)
-        )
-        site = first[:, None] * self.lattice.shape[1] + second
-        self.register_buffer("_site", site.flatten(), False)
-
     @torch.no_grad()
     def _start(self, basis: Tensor, field_of: Tensor, seed: int) -> None:
-        """Random inner kernels of norm about 1, mostly at the site itself, constant in time."""
+        """Draw inner kernels of norm about 1 that are constant in time and largest at the origin."""
         generator = torch.Generator().manual_seed(seed)
         noise = torch.randn(self.inner.shape[1:], generator=generator, dtype=torch.float64) * nearness(basis)
         total = torch.zeros(len(noise), int(field_of.max()) + 1, dtype=torch.float64)
@@ -135,10 +129,10 @@ class SteerableField(TwoConvolutionField):
         self.inner[0] = noise / total.sqrt()[:, field_of]
 
     def resized(self, lattice: Lattice) -> SteerableField:
-        """`K1` and `K2` as they are, `K0` as a function of offset, see `VectorField.resized`.
+        """See `VectorField.resized`; `K1` and `K2` stay the same, `K0` carries over as a function of offset.
 
         Raises:
-            ValueError: also if the kernels do not fit, or the point group is another one there.
+            ValueError: also if the kernels do not fit or the lattices have different point groups.
         """
         group = same_group_on(lattice, self.group)
         field = type(self)(lattice, group=group, **self.config())
@@ -147,7 +141,7 @@ class SteerableField(TwoConvolutionField):
         kernels = {"inner", "outer", "basis", "linear.weight"}
         field.load_state_dict({k: v for k, v in own.items() if k not in kernels}, strict=False)
         field.linear.resize_from(self.linear)
-        # An element that vanishes on one of the lattices gets no weight on the other.
+        # An element that vanishes on one of the lattices gets no weight on the other one.
         both = [(n, m) for n, a in enumerate(field._kept) for m, b in enumerate(self._kept) if a == b]
         here, there = (torch.tensor(index, dtype=torch.long) for index in zip(*both, strict=True))
         with torch.no_grad():
@@ -159,10 +153,14 @@ class SteerableField(TwoConvolutionField):
 
 
 def group_in_the_plane(lattice: Lattice, group: SymmetryGroup | None) -> SymmetryGroup:
-    """The group, by default the whole one, on a lattice of two dimensions.
+    """Return the symmetry group of a steerable field.
+
+    Args:
+        lattice: where the field lives.
+        group: the group; if None, translations x the full point group x Z2.
 
     Raises:
-        ValueError: if the lattice has other dimensions, or is not the group's.
+        ValueError: if the lattice is not two-dimensional, or the group acts on another one.
     """
     check_type(lattice, Lattice, "lattice", "Write Lattice((16, 16)).")
     if lattice.dim != 2:
@@ -170,14 +168,23 @@ def group_in_the_plane(lattice: Lattice, group: SymmetryGroup | None) -> Symmetr
             f"Steerable fields live in two dimensions, got a lattice of shape {lattice.shape}; use "
             "OrbitConvField."
         )
-    group = symmetry_on(lattice, group, "field")
-    return group
+    return symmetry_on(lattice, group, "field")
 
 
 def size_on(
     lattice: Lattice, group: SymmetryGroup, size: int | tuple[int, int] | None, default: int
 ) -> tuple[int, int]:
-    """One number of offsets per axis, which fits the lattice; `default`, or what fits, for None."""
+    """Return the number of offsets along each axis.
+
+    Args:
+        lattice: of two dimensions.
+        group: ties the offsets.
+        size: one number for both axes, or one for each; if None, the default or as many as fit.
+        default: the number of offsets per axis by default.
+
+    Raises:
+        ValueError: if a size that is given does not fit the lattice.
+    """
     if size is None:
         first, second = (min(default, side) for side in lattice.shape)
     else:
@@ -187,7 +194,10 @@ def size_on(
 
 
 def _basis_of(group: SymmetryGroup, names: tuple[str, ...], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Kernels from a scalar to all channels, `(basis, channel, n0, n1)`, and the field of each."""
+    """Return a basis of kernels from a scalar to all channels, and the index of each one's representation.
+
+    The kernels have the shape `(basis, channel, n0, n1)`.
+    """
     blocks = [steerable_kernels(group, "trivial", name, size)[:, :, 0] for name in names]
     channels = sum(block.shape[1] for block in blocks)
     padded, at = [], 0
@@ -200,13 +210,27 @@ def _basis_of(group: SymmetryGroup, names: tuple[str, ...], size: tuple[int, int
     return torch.cat(padded), field_of
 
 
+def _sites_of_offsets(lattice: Lattice, box: tuple[int, ...]) -> Tensor:
+    """Return the index of the site `x mod lattice` for each offset x of the box, flattened."""
+    first, second = (
+        torch.fft.fftfreq(n, 1 / n).round().long() % side for n, side in zip(box, lattice.shape, strict=True)
+    )
+    return (first[:, None] * lattice.shape[1] + second).flatten()
+
+
 def check_reached(
     names: Sequence[str], reached: Sequence[bool], size: tuple[int, int], lattice: Lattice
 ) -> None:
-    """Raise if no kernel leads to one of the channels.
+    """Raise unless kernels lead to every representation.
+
+    Args:
+        names: of the representations.
+        reached: whether a kernel leads to each of them.
+        size: offsets per axis of the kernels.
+        lattice: where the field lives.
 
     Raises:
-        ValueError: naming the representations.
+        ValueError: if no kernel leads to some of them, which it names.
     """
     if not all(reached):
         empty = [name for name, found in zip(names, reached, strict=True) if not found]
@@ -217,10 +241,14 @@ def check_reached(
 
 
 def same_group_on(lattice: Lattice, group: SymmetryGroup) -> SymmetryGroup:
-    """The group of another lattice, with the point group that the channels transform under.
+    """Return the group on another lattice, where the channels transform under the same point group.
+
+    Args:
+        lattice: the other lattice.
+        group: the group on the lattice of the field.
 
     Raises:
-        ValueError: if the point group is another one there.
+        ValueError: if the lattice has another number of dimensions or a different point group.
     """
     check_resizable(group.lattice, lattice)
     there = group.on(lattice)

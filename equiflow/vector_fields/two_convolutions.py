@@ -1,4 +1,7 @@
-"""Fields of two convolutions about a pointwise function: exact divergence for any such function."""
+"""Vector fields with a pointwise function between two convolutions, and their exact divergence.
+
+Start at `TwoConvolutionField`; `O3Field` and `SteerableField` derive from it.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +22,8 @@ class TwoKernels:
     """Kernels of a `TwoConvolutionField` at one time, as functions of the offset modulo the lattice.
 
     Attributes:
-        inner: `K1`, `(channel, *lattice)`, offset 0 at index 0.
-        outer: `K2`, the same.
+        inner: `K1`, `(channel, *lattice)`, with offset 0 at index 0.
+        outer: `K2`, `(channel, *lattice)`.
         linear: `K0`, `(*lattice)`, or None.
     """
 
@@ -32,29 +35,29 @@ class TwoKernels:
 class TwoConvolutionField(VectorField):
     r"""`v = K0 * phi + sum_c K2_c^T * G_c(u)` with `u_c = K1_c * phi` and a pointwise function G.
 
-    The Jacobian's trace is exact, whatever G does at a site, at the cost of one sum over sites:
+    The Jacobian's trace is exact for every pointwise G, at the cost of one sum over sites:
     `div v = V K0(0) + sum_x sum_cc' dG_c/du_c'(u_x) <K2_c, K1_c'>`, with `<a, b> = sum_offsets a b`.
     Here `(K * h)_x = sum_y K(x - y) h_y` and `(K^T * h)_x = sum_y K(y - x) h_y`.
 
-    Subclasses say what the kernels are and set `pointwise`. The field is equivariant if, under the point
-    group, `u` transforms by some representation and G commutes with it.
+    A subclass fills in `kernels`. The field is equivariant if, under the point group, `u` transforms by a
+    representation and G commutes with it.
 
     Args:
         group: the symmetry that the field claims to respect.
         pointwise: the function G.
-        support: `(*lattice)` bool, the only offsets where K1 and K2 are not zero; if they are few, the
-            field is faster for knowing. A subclass that learns it later sets `stencil` by `stencil_for`.
+        support: offsets at which K1 and K2 may be nonzero, `(*lattice)` bool; if they are few, evaluation
+            gets faster. A subclass that finds them later sets `stencil` by `stencil_for`.
     """
 
     def __init__(self, group: SymmetryGroup, pointwise: Pointwise, *, support: Tensor | None = None) -> None:
         super().__init__(group)
         self.pointwise = pointwise
-        #: how K1 and K2 act; by FFTs if None
+        #: applies K1 and K2; if None, FFTs do
         self.stencil = None if support is None else stencil_for(group.lattice, support)
 
     @abstractmethod
     def kernels(self, t: Tensor | float) -> TwoKernels:
-        """The kernels at flow time `t`."""
+        """Return the kernels at flow time `t`."""
 
     @full_precision
     def velocity_and_divergence(self, phi: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
@@ -70,7 +73,7 @@ class TwoConvolutionField(VectorField):
         return velocity, divergence
 
     def _by_fft(self, phi: Tensor, kernels: TwoKernels, overlap: Tensor) -> tuple[Tensor, Tensor]:
-        """The velocity, and the trace of each site; everything is added up in momentum space."""
+        """Return the velocity and the trace of each site; sums over channels are taken in momentum space."""
         lattice = self.lattice
         phi_k = lattice.fft(phi)
         u = lattice.ifft(phi_k.unsqueeze(1) * lattice.fft(kernels.inner))
@@ -81,7 +84,7 @@ class TwoConvolutionField(VectorField):
         return lattice.ifft(velocity_k), trace
 
     def _by_stencil(self, phi: Tensor, kernels: TwoKernels, overlap: Tensor) -> tuple[Tensor, Tensor]:
-        """The same where K1 and K2 have few offsets; K0 may span the lattice."""
+        """Return the same as `_by_fft` for K1 and K2 with few offsets; K0 may span the lattice."""
         assert self.stencil is not None
         lattice = self.lattice
         inner, outer = (self.stencil.restrict(k).unsqueeze(1) for k in (kernels.inner, kernels.outer))

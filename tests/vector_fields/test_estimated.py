@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 from itertools import pairwise
@@ -367,16 +368,64 @@ def test_training_with_an_estimate_arrives_where_training_with_the_dense_trace_d
     assert found[0] == pytest.approx(found[1], abs=0.02)
 
 
-def test_samples_are_those_of_the_dense_trace_and_weights_are_shared():
+def test_samples_are_those_of_the_dense_trace_and_weights_are_equal():
     flow = random_flow(trace="hutch++", n_probes=2)
     exact = flow.with_trace("dense")
     assert torch.equal(flow.sample(3, generator=generator()), exact.sample(3, generator=generator()))
     pairs = zip(flow.parameters(), exact.parameters(), strict=True)
-    assert all(one is other for one, other in pairs)
+    assert all(torch.equal(one, other) for one, other in pairs)
     assert not flow.vector_field.trace_is_exact
     assert exact.vector_field.trace_is_exact
     assert exact.vector_field.for_solve(configurations(flow.lattice)) is exact.vector_field
     assert "trace=hutch++, n_probes=2" in repr(flow)
+
+
+CHANGES = {
+    "conversion": lambda flow: flow.float(),
+    "training": lambda flow: fit(
+        flow,
+        Phi4(flow.lattice, m2=-1.0, lam=1.0),
+        steps=1,
+        batch_size=4,
+        progress=False,
+        objective=PathGradient(solver=flow.solver),
+    ),
+    "loading": lambda flow: flow.load_state_dict({k: 0 * v for k, v in flow.state_dict().items()}),
+    "freezing": lambda flow: flow.requires_grad_(False),
+    "randomising": lambda flow: randomise(flow.vector_field, scale=2.0),
+}
+
+
+def told_by(flow: EquivariantCNF) -> list[tuple[torch.dtype, bool, Tensor]]:
+    tensors = [*flow.named_parameters(), *flow.named_buffers()]
+    return [(tensor.dtype, tensor.requires_grad, tensor.detach().clone()) for _, tensor in tensors]
+
+
+def differ(before, after) -> bool:
+    return any(
+        one[:2] != other[:2] or not torch.equal(one[2], other[2])
+        for one, other in zip(before, after, strict=True)
+    )
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+@pytest.mark.parametrize("changes_the_copy", [True, False])
+def test_a_flow_with_another_trace_is_independent(change, changes_the_copy):
+    flow = random_flow(trace="hutchinson")
+    twin = flow.with_trace("dense")
+    changed, other = (twin, flow) if changes_the_copy else (flow, twin)
+    before = told_by(other)
+    change(changed)
+    assert differ(told_by(changed), before)
+    assert not differ(told_by(other), before)
+
+
+def test_a_shallow_copy_is_not_independent():
+    """Counter-example: modules that are shared are converted together."""
+    field = random_field(trace="hutchinson")
+    shallow = copy.copy(field)
+    shallow.float()
+    assert next(field.parameters()).dtype == torch.float32
 
 
 def test_a_saved_flow_keeps_its_trace(tmp_path):

@@ -393,8 +393,8 @@ class ForgetsTheCurvature(AngleField):
 
     def velocity_and_divergence(self, phi, t):
         velocity, divergence = super().velocity_and_divergence(phi, t)
-        now, u = self._at(t), torch.stack([phi.cos(), phi.sin()], 1).unsqueeze(2)
-        pulled = self._seen(self._encode(u), now.harmonics[:1])
+        now, u = self._coefficients(t), torch.stack([phi.cos(), phi.sin()], 1).unsqueeze(2)
+        pulled = self._smeared(self._encode(u), now.harmonics[:1])
         return velocity, divergence + (u * pulled).flatten(1).sum(1)
 
 
