@@ -1,4 +1,4 @@
-"""The group of angles: lattice symmetries x O(2)."""
+"""The symmetry group of angles on a lattice: lattice symmetries x O(2)."""
 
 from __future__ import annotations
 
@@ -19,11 +19,15 @@ from equiflow.theories.base.symmetry import SymmetryGroup, Transformation
 class AngleGroup(Group):
     """Translations x point group x O(2), which turns or mirrors all angles together.
 
-    `(g theta)(x) = s theta(g^-1 x) + alpha` with `s = 1` or -1; on velocities s alone acts.
+    `(g theta)(x) = s theta(g^-1 x) + alpha` with `s = 1` or -1. Velocities are only multiplied by s.
 
     Args:
-        angles: what it acts on.
+        angles: where the group acts.
         point: name of the point group, see `point_group`.
+
+    Raises:
+        TypeError: if an argument has the wrong type.
+        ValueError: if the lattice does not have the point group.
 
     >>> from equiflow import Lattice
     >>> str(AngleGroup(Angles(Lattice((4, 4)))))
@@ -35,7 +39,7 @@ class AngleGroup(Group):
 
     def __post_init__(self) -> None:
         check_type(self.angles, Angles, "angles", "Write Angles(Lattice((16, 16))).")
-        assert self.spatial
+        SymmetryGroup(self.angles.lattice, self.point)  # raises if the lattice lacks the point group
 
     @property
     def space(self) -> Angles:
@@ -44,18 +48,18 @@ class AngleGroup(Group):
 
     @property
     def spatial(self) -> SymmetryGroup:
-        """What moves sites and leaves the angles alone."""
+        """The part that moves sites and leaves the angles alone."""
         return SymmetryGroup(self.angles.lattice, self.point, z2=False)
 
     def generators(self) -> dict[str, Element]:
-        """Those of the lattice, a turn of all angles, their mirror image."""
+        """Return the generators of the lattice symmetries, a turn and a mirror of all angles."""
         still = self.spatial.identity
-        # One radian is no rational part of a turn: its powers come close to every angle.
+        # One radian is not a rational part of a turn: its powers come close to every angle.
         turns = {"O(2) theta -> theta + 1": Turn(still, 1.0), "O(2) theta -> -theta": Turn(still, 0.0, -1)}
         return self.spatial.generators() | turns
 
     def random_element(self, generator: torch.Generator | None = None) -> Element:
-        """A uniformly drawn element."""
+        """Draw an element uniformly."""
         moved = self.spatial.random_element(generator)
         alpha = 2 * math.pi * float(torch.rand((), generator=generator, dtype=torch.float64))
         return Turn(moved, alpha, 1 - 2 * int(torch.randint(2, (), generator=generator)))
@@ -65,7 +69,7 @@ class AngleGroup(Group):
         return {"point": self.point}
 
     def __le__(self, other: object) -> bool:
-        """Whether another group on the same angles has all of its elements."""
+        """Return whether another group on the same angles contains all elements of this one."""
         return isinstance(other, AngleGroup) and self.angles == other.angles and self.spatial <= other.spatial
 
     def __str__(self) -> str:
@@ -74,7 +78,13 @@ class AngleGroup(Group):
 
 @dataclass(frozen=True)
 class Turn:
-    """A transformation of the sites, a sign, then a turn of all angles by alpha."""
+    """A transformation of the sites, a sign, then a turn of all angles by alpha.
+
+    Args:
+        spatial: the transformation of the sites.
+        alpha: angle of the turn, in radians.
+        sign: 1, or -1 for a mirror.
+    """
 
     spatial: Transformation
     alpha: float

@@ -1,6 +1,6 @@
 """Observables of angles on a lattice: one value (or one correlator) per configuration, before any average.
 
-`theta` is `(batch, *lattice)`; nothing here changes when an angle makes a full turn.
+`theta` is `(batch, *lattice)` throughout. No observable changes when an angle makes a full turn.
 """
 
 from __future__ import annotations
@@ -16,30 +16,33 @@ from equiflow.theories.scalar import observables
 
 
 def abs_magnetisation(theta: Tensor) -> Tensor:
-    """`|m|` with `m = mean_x exp(i theta_x)`, `(batch,)`."""
+    """Return `|m|` with `m = mean_x exp(i theta_x)`, `(batch,)`."""
     return magnetisation_squared(theta).sqrt()
 
 
 def magnetisation_squared(theta: Tensor) -> Tensor:
-    """`|m|^2 = mean_x G(x)`; V times its average is the susceptibility, `(batch,)`."""
+    """Return `|m|^2 = mean_x G(x)`, `(batch,)`; V times its average is the susceptibility."""
     return observables.magnetisation(theta.cos()).square() + observables.magnetisation(theta.sin()).square()
 
 
 def energy(theta: Tensor) -> Tensor:
-    """`-sum_mu cos(theta(x + mu) - theta(x))`, averaged over sites, `(batch,)`; `S / (beta V)`."""
+    """Return the mean over x of `-sum_mu cos(theta(x + mu) - theta(x))`, `(batch,)`: `S / (beta V)`."""
     axes = tuple(range(1, theta.dim()))
     return -torch.stack([_links(theta, axis).cos().mean(axes) for axis in axes]).sum(0)
 
 
 def helicity_modulus(beta: float) -> Callable[[Tensor], Tensor]:
-    r"""How stiff the angles are against a twist, in units of the coupling J (of `beta = J / T`).
+    r"""Return the observable whose average is the helicity modulus: the stiffness against a twist.
 
-    `Y = [sum_x cos(d_mu theta) - beta (sum_x sin(d_mu theta))^2] / V`, averaged over directions mu that
-    are as long as the first (Teitel and Jayaprakash 1983). It is `-d^2 log Z / d phi^2 / (beta V)` for a
+    `Y = [sum_x cos(d_mu theta) - beta (sum_x sin(d_mu theta))^2] / V`, averaged over the directions mu that
+    are as long as the first (Teitel and Jayaprakash 1983). It equals `-d^2 log Z / d phi^2 / (beta V)` for a
     twist phi on every link along mu. In two dimensions it jumps from `2 / (pi beta)` to zero.
 
+    Args:
+        beta: coupling at which the average is taken, `beta = J / T`; the modulus is in units of J.
+
     Returns:
-        The function of `theta`, `(batch,)`, to average at that beta.
+        A function of `theta` with values `(batch,)`.
     """
 
     def modulus(theta: Tensor) -> Tensor:
@@ -57,10 +60,17 @@ def helicity_modulus(beta: float) -> Callable[[Tensor], Tensor]:
 
 
 def vorticity(theta: Tensor, axes: tuple[int, int] = (0, 1)) -> Tensor:
-    """Full turns around each plaquette in the plane of two directions, -1, 0 or 1, `(batch, *lattice)`.
+    """Return the number of full turns around each plaquette in a plane: -1, 0 or 1.
 
-    The plaquette at x has the corners `x`, `x + a`, `x + a + b`, `x + b`; each link counts as the shorter
-    way round.
+    The plaquette at x has the corners `x`, `x + a`, `x + a + b`, `x + b`. Along each link the angle is taken
+    to turn the shorter way round.
+
+    Args:
+        theta: `(batch, *lattice)`.
+        axes: the directions a and b of the plane.
+
+    Returns:
+        `(batch, *lattice)`.
     """
     a, b = (axis + 1 for axis in axes)
     along, across = (_shorter(_links(theta, axis)) for axis in (a, b))
@@ -69,10 +79,12 @@ def vorticity(theta: Tensor, axes: tuple[int, int] = (0, 1)) -> Tensor:
 
 
 def vortex_density(theta: Tensor) -> Tensor:
-    """Vortices and antivortices per plaquette, `(batch,)`; 1/3 of independent uniform angles.
+    """Return the number of vortices and antivortices per plaquette, `(batch,)`.
+
+    Its average is 1/3 for independent uniform angles.
 
     Raises:
-        ValueError: in one dimension, where nothing can be gone around.
+        ValueError: in one dimension, where there are no plaquettes.
     """
     if theta.dim() < 3:
         raise ValueError(f"Vortices need two dimensions or more, got theta of shape {tuple(theta.shape)}.")
@@ -81,15 +93,15 @@ def vortex_density(theta: Tensor) -> Tensor:
 
 
 def two_point(theta: Tensor) -> Tensor:
-    """`G(x) = mean_y cos(theta(y + x) - theta(y))` for every offset, `(batch, *lattice)`."""
+    """Return `G(x) = mean_y cos(theta(y + x) - theta(y))` for every offset x, `(batch, *lattice)`."""
     return observables.two_point(theta.cos()) + observables.two_point(theta.sin())
 
 
 def _links(theta: Tensor, axis: int) -> Tensor:
-    """`theta(x + mu) - theta(x)`."""
+    """Return `theta(x + mu) - theta(x)`, shaped like `theta`."""
     return theta.roll(-1, axis) - theta
 
 
 def _shorter(angle: Tensor) -> Tensor:
-    """The angle itself, up to full turns between -pi and pi."""
+    """Return the angle between -pi and pi that differs by full turns."""
     return angle - 2 * math.pi * (angle / (2 * math.pi)).round()

@@ -1,4 +1,4 @@
-"""The uniform density of angles."""
+"""The uniform density of angles, from which flows of the XY model start."""
 
 from __future__ import annotations
 
@@ -16,13 +16,17 @@ from equiflow.theories.base.resizing import check_resizable
 
 
 class UniformAngles(Prior):
-    """Independent angles without a preferred direction, `q(theta) = (2 pi)^-V`: the density for `beta = 0`.
+    """Independent uniform angles, `q(theta) = (2 pi)^-V`: the XY model at `beta = 0`.
 
-    It is the same at every angle, also outside of [-pi, pi).
+    The density is the same at every angle, also outside of [-pi, pi).
 
     Args:
         angles: `Angles(lattice)`.
         group: by default translations x the full point group x O(2).
+
+    Raises:
+        TypeError: if an argument has the wrong type.
+        ValueError: if the group acts on other angles.
     """
 
     space: Angles
@@ -32,26 +36,26 @@ class UniformAngles(Prior):
         super().__init__(angles, group=group)
 
     def colour(self, noise: Tensor) -> Tensor:
-        """`pi erf(noise / sqrt 2)`, the distribution function of the noise stretched to [-pi, pi]."""
+        """Return `pi erf(noise / sqrt 2)`, the distribution function of the noise stretched to [-pi, pi]."""
         return math.pi * torch.erf(noise / math.sqrt(2))
 
     def whiten(self, z: Tensor) -> Tensor:
-        """The noise that `colour` makes angles of that are `z` up to full turns."""
-        # Within rounding of the seam the noise would be infinite.
+        """Return noise that `colour` turns into the angles `z`, up to full turns."""
+        # Closer to -pi or pi than rounding the noise would be infinite.
         edge = 1 - torch.finfo(z.dtype).eps
         part = self.space.nearest(self.space.check(z, "z")) / math.pi
         return math.sqrt(2) * torch.erfinv(part.clamp(-edge, edge))
 
     def log_prob(self, z: Tensor) -> Tensor:
-        """`-V log 2 pi`, `(batch,)`."""
+        """Return `-V log 2 pi`, `(batch,)`."""
         return -LOG_2PI * torch.ones_like(self.space.check(z, "z")).sum(self.space.event_axes)
 
     def score(self, z: Tensor) -> Tensor:
-        """Zero, shaped like `z`."""
+        """Return zeros, shaped like `z`."""
         return torch.zeros_like(self.space.check(z, "z"))
 
     def resized(self, lattice: Lattice) -> UniformAngles:
-        """The same density per site."""
+        """Return the same density per site on another lattice."""
         check_resizable(self.lattice, lattice)
         angles = Angles(lattice)
         prior = UniformAngles(angles, group=self.group.on(angles))

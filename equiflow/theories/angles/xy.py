@@ -1,4 +1,4 @@
-"""The XY model."""
+"""The action of the XY model."""
 
 from __future__ import annotations
 
@@ -13,14 +13,18 @@ from equiflow.theories.base.action import Action
 
 
 class XYModel(Action):
-    r"""`S = -beta sum_{x, mu} cos(theta(x + mu) - theta(x))` in any number of dimensions.
+    r"""The XY model, `S = -beta sum_{x, mu} cos(theta(x + mu) - theta(x))`, in any number of dimensions.
 
-    `Z = int prod_x d theta_x exp(-S)` over a turn of each angle. A side of 2 has two links between the
-    same sites, a side of 1 a link from a site to itself.
+    `Z = int prod_x d theta_x exp(-S)` over one turn of each angle. Along a side of 2 there are two links
+    between the same sites, along a side of 1 a link from a site to itself.
 
     Args:
         angles: `Angles(lattice)`.
         beta: coupling, finite. In two dimensions vortices unbind below 1.1199 (Kosterlitz and Thouless).
+
+    Raises:
+        TypeError: if an argument has the wrong type.
+        ValueError: if beta is not finite.
 
     >>> from equiflow import Lattice
     >>> action = XYModel(Angles(Lattice((4, 4))), beta=0.5)
@@ -39,11 +43,11 @@ class XYModel(Action):
         self.beta = float(beta)
 
     def forward(self, theta: Tensor) -> Tensor:
-        """`S[theta]`, `(batch,)`."""
+        """Return `S[theta]`, `(batch,)`."""
         return self.beta * self.coupling_grad(theta, "beta")
 
     def grad(self, theta: Tensor) -> Tensor:
-        """`beta sum_y sin(theta_x - theta_y)` over the neighbours y of x, shaped like `theta`."""
+        """Return `beta sum_y sin(theta_x - theta_y)` over the neighbours y of x, shaped like `theta`."""
         self.space.check(theta, "theta")
         pull = torch.zeros_like(theta)
         for mu in self.lattice.axes:
@@ -52,7 +56,7 @@ class XYModel(Action):
         return self.beta * pull
 
     def coupling_grad(self, theta: Tensor, name: str) -> Tensor:
-        """`dS/dbeta = -sum_{x, mu} cos(theta(x + mu) - theta(x))`, `(batch,)`."""
+        """Return `dS/dbeta = -sum_{x, mu} cos(theta(x + mu) - theta(x))`, `(batch,)`."""
         if name != "beta":
             raise ValueError(f"{type(self).__name__} has the coupling beta, not {name!r}.")
         self.space.check(theta, "theta")
@@ -61,5 +65,5 @@ class XYModel(Action):
         return -links.sum(self.lattice.axes)
 
     def extra_repr(self) -> str:
-        """Couplings, for `repr`."""
+        """Return shape and coupling, for `repr`."""
         return f"shape={self.space.shape}, beta={self.beta}"

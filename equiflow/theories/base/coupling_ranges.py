@@ -1,4 +1,7 @@
-"""Families of actions: one theory for a range of its couplings."""
+"""Ranges of couplings, and the family of actions of one theory for all couplings in a range.
+
+A conditional flow is trained on an `ActionFamily`.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +19,14 @@ from equiflow.theories.base.space import Space
 
 @dataclass(frozen=True)
 class CouplingRanges:
-    """A box of couplings, each with a name, `low <= coupling <= high`.
+    """A box of named couplings, `low <= coupling <= high` for each.
 
     Args:
-        ranges: name to `(low, high)`, for example `{"lam": (4.0, 6.0)}`.
+        ranges: `(low, high)` of each coupling by its name, for example `{"lam": (4.0, 6.0)}`.
 
     Raises:
-        ValueError: without couplings, or for a range that is empty or not finite.
+        TypeError: if `ranges` is not a mapping, or an end is not a number.
+        ValueError: if there is no coupling, or a range is empty or not finite.
 
     >>> CouplingRanges({"lam": (4.0, 6.0)}).normalised({"lam": 5.5})
     [0.5]
@@ -38,10 +42,11 @@ class CouplingRanges:
         object.__setattr__(self, "ranges", checked)
 
     def check(self, couplings: Mapping[str, float]) -> dict[str, float]:
-        """The couplings in the order of the ranges.
+        """Return the couplings as floats in the order of the ranges, else raise.
 
         Raises:
-            ValueError: if one is unknown, missing or outside its range.
+            TypeError: if a coupling is not a number.
+            ValueError: if a coupling is unknown, missing or outside its range.
         """
         if set(couplings) != set(self.ranges):
             raise ValueError(f"Expected a value for each of {self}; got {dict(couplings)}.")
@@ -52,37 +57,45 @@ class CouplingRanges:
         return {name: float(couplings[name]) for name in self.ranges}
 
     def normalised(self, couplings: Mapping[str, float]) -> list[float]:
-        """Each coupling on `[-1, 1]`, in the order of the ranges."""
+        """Return each coupling mapped from its range to `[-1, 1]`, in the order of the ranges."""
         values = self.check(couplings)
         return [(2 * values[name] - low - high) / (high - low) for name, (low, high) in self.ranges.items()]
 
     def denormalised(self, point: Sequence[float]) -> dict[str, float]:
-        """The couplings at a point of `[-1, 1]^dim`, see `normalised`."""
+        """Return the couplings at a point of `[-1, 1]^dim`, the inverse of `normalised`."""
         where = zip(self.ranges.items(), point, strict=True)
-        # Rounding may leave the range by one unit in the last place.
+        # Rounding may leave a range by one unit in the last place.
         return {
             name: min(max(0.5 * (low * (1 - x) + high * (1 + x)), low), high)
             for (name, (low, high)), x in where
         }
 
     def contains(self, other: CouplingRanges) -> bool:
-        """Whether the other box has the same couplings and lies inside of this one."""
+        """Return whether another box has the same couplings and lies inside this one."""
         return self.ranges.keys() == other.ranges.keys() and all(
             self.ranges[name][0] <= low and high <= self.ranges[name][1]
             for name, (low, high) in other.ranges.items()
         )
 
     def draw(self, n_points: int, generator: torch.Generator | None = None) -> list[dict[str, float]]:
-        """Points that are each uniform in the box and fill it evenly: a lattice, shifted at random.
+        """Draw points that are each uniform in the box and together fill it evenly.
 
-        For one coupling they are equally spaced, for more they follow the generalised golden ratio.
+        They are a fixed set of points, shifted at random. For one coupling the points are equally spaced. For
+        several couplings they follow the generalised golden ratio.
+
+        Args:
+            n_points: number of points, >= 1.
+            generator: source of randomness; the global one by default.
+
+        Returns:
+            The couplings at each point.
         """
         check_count(n_points, "n_points")
         dim = len(self.ranges)
         device = "cpu" if generator is None else generator.device
         shift = torch.rand(dim, generator=generator, dtype=torch.float64, device=device).cpu().numpy()
         index = np.arange(n_points)[:, None]
-        unit = (shift + index * np.array([1 / n_points, *_golden(dim - 1)])) % 1.0
+        unit = (shift + index * np.array([1 / n_points, *_golden_ratio_steps(dim - 1)])) % 1.0
         return [self.denormalised(point) for point in (2 * unit - 1).tolist()]
 
     def __str__(self) -> str:
@@ -90,15 +103,16 @@ class CouplingRanges:
 
 
 class ActionFamily:
-    """An action for every value of its couplings in a range.
+    """One theory for every value of its couplings in a range.
 
     Args:
-        kind: makes an action from the space and the couplings by name, for example `Phi4`.
-        space: where the field lives, such as a `Lattice`.
-        couplings: each either a number or a range `(low, high)`.
+        kind: class of the actions, for example `Phi4`; it is called with the space and the couplings by name.
+        space: of the configurations, such as a `Lattice`.
+        couplings: by name, each a number or a range `(low, high)`.
 
     Raises:
-        ValueError: if no coupling has a range, or the actions at its ends do not exist.
+        TypeError: if `space` is not a `Space`.
+        ValueError: if no coupling has a range, or no action exists at the ends of the ranges.
 
     >>> from equiflow import Lattice, Phi4
     >>> family = ActionFamily(Phi4, Lattice((8, 8)), m2=-4.0, lam=(4.0, 6.0))
@@ -109,22 +123,22 @@ class ActionFamily:
     def __init__(
         self, kind: Callable[..., Action], space: Space, **couplings: float | tuple[float, float]
     ) -> None:
-        check_type(space, Space, "lattice", "Write Lattice((16, 16)).")
+        check_type(space, Space, "space", "Write Lattice((16, 16)).")
         self.kind = kind
         self.space = space
         self.fixed = {k: v for k, v in couplings.items() if isinstance(v, (int, float))}
         self.couplings = CouplingRanges(
             {k: v for k, v in couplings.items() if not isinstance(v, (int, float))}
         )
-        for end in (0, 1):  # couplings that the action refuses are refused now, not in the middle of training
+        for end in (0, 1):  # couplings without a density are refused now, not in the middle of training
             self.at(**{name: limits[end] for name, limits in self.couplings.ranges.items()})
 
     def at(self, **couplings: float) -> Action:
-        """The action at given couplings, one value for each range."""
+        """Return the action at the given couplings, one value for each range."""
         return self.kind(self.space, **self.fixed, **self.couplings.check(couplings))
 
     def draw(self, n_points: int, generator: torch.Generator | None = None) -> list[dict[str, float]]:
-        """Couplings, see `CouplingRanges.draw`."""
+        """Draw couplings, see `CouplingRanges.draw`."""
         return self.couplings.draw(n_points, generator)
 
     def __repr__(self) -> str:
@@ -134,7 +148,7 @@ class ActionFamily:
 
 
 def _range(name: str, limits: object) -> tuple[float, float]:
-    """`(low, high)` as floats, or a ValueError."""
+    """Return `(low, high)` as floats, else raise."""
     if not isinstance(limits, (tuple, list)) or len(limits) != 2:
         raise ValueError(f"The range of {name} must be (low, high), got {limits!r}.")
     for limit in limits:
@@ -145,8 +159,8 @@ def _range(name: str, limits: object) -> tuple[float, float]:
     return low, high
 
 
-def _golden(dim: int) -> list[float]:
-    """Steps of the additive recurrence of lowest discrepancy known in `dim` dimensions: `g^-1 ... g^-dim`.
+def _golden_ratio_steps(dim: int) -> list[float]:
+    """Return the steps `g^-1 ... g^-dim` of an additive recurrence with low discrepancy in `dim` dimensions.
 
     `g` solves `g^(dim + 1) = g + 1`; in one dimension it is the golden ratio.
     """

@@ -1,9 +1,12 @@
-"""Point groups: signed permutations of the axes that map a lattice to itself."""
+"""Point groups: signed permutations of the axes that map a lattice to itself.
+
+`point_group` returns the elements of a group by its name; `PointElement` is one of them.
+"""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -13,7 +16,12 @@ from equiflow.theories.base.lattice import Lattice
 
 @dataclass(frozen=True)
 class PointElement:
-    """A signed permutation of the axes, `(R x)_mu = signs[mu] * x[permutation[mu]]`."""
+    """A signed permutation of the axes, `(R x)_mu = signs[mu] * x[permutation[mu]]`.
+
+    Args:
+        permutation: the axis that each axis is taken from.
+        signs: 1, or -1 where the axis is reversed.
+    """
 
     permutation: tuple[int, ...]
     signs: tuple[int, ...]
@@ -28,7 +36,7 @@ class PointElement:
         return phi.flip(flipped).roll([1] * len(flipped), flipped) if flipped else phi
 
     def __matmul__(self, other: PointElement) -> PointElement:
-        """The element that applies `other` first, then `self`."""
+        """Return the element that applies `other` first, then `self`."""
         return PointElement(
             tuple(other.permutation[axis] for axis in self.permutation),
             tuple(sign * other.signs[axis] for sign, axis in zip(self.signs, self.permutation, strict=True)),
@@ -36,7 +44,7 @@ class PointElement:
 
     @property
     def determinant(self) -> int:
-        """+1 for a rotation, -1 for an improper one."""
+        """The determinant of R: 1 for a rotation, -1 for an improper one."""
         inversions = sum(a > b for a, b in itertools.combinations(self.permutation, 2))
         result = -1 if inversions % 2 else 1
         for sign in self.signs:
@@ -44,7 +52,7 @@ class PointElement:
         return result
 
     def keeps(self, lattice: Lattice) -> bool:
-        """Whether it maps the lattice to itself (it only permutes equal sides)."""
+        """Return whether it maps the lattice to itself: it may only exchange equal sides."""
         return len(self.permutation) == lattice.dim and all(
             lattice.shape[axis] == side for axis, side in zip(self.permutation, lattice.shape, strict=True)
         )
@@ -55,7 +63,7 @@ class PointElement:
 
 
 def hyperoctahedral(dim: int) -> tuple[PointElement, ...]:
-    """All `2^d d!` signed permutations of d axes (D4 for d=2, O_h for d=3)."""
+    """Return all `2^d d!` signed permutations of d axes: D4 for d = 2, Oh for d = 3."""
     return tuple(
         PointElement(permutation, signs)
         for permutation in itertools.permutations(range(dim))
@@ -63,18 +71,21 @@ def hyperoctahedral(dim: int) -> tuple[PointElement, ...]:
     )
 
 
-_SELECTIONS = {
+def _permutes_nothing(element: PointElement) -> bool:
+    """Return whether an element leaves every axis in its place, up to signs."""
+    return element.permutation == tuple(sorted(element.permutation))
+
+
+#: which signed permutations belong to a group, by its name in any dimension
+_SELECTIONS: dict[str, Callable[[PointElement], bool]] = {
     "full": lambda element: True,
     "rotations": lambda element: element.determinant == 1,
-    "reflections": lambda element: element.permutation == tuple(sorted(element.permutation)),
-    "inversion": lambda element: (
-        element.permutation == tuple(sorted(element.permutation)) and len(set(element.signs)) == 1
-    ),
-    "trivial": lambda element: (
-        element.permutation == tuple(sorted(element.permutation)) and min(element.signs) == 1
-    ),
+    "reflections": _permutes_nothing,
+    "inversion": lambda element: _permutes_nothing(element) and len(set(element.signs)) == 1,
+    "trivial": lambda element: _permutes_nothing(element) and min(element.signs) == 1,
 }
-_SCHOENFLIES = {
+#: Schoenflies symbols by dimension: the name in any dimension, and the number of elements
+_SCHOENFLIES: dict[int, dict[str, tuple[str, int]]] = {
     2: {
         "D4": ("full", 8),
         "C4": ("rotations", 4),
@@ -86,13 +97,16 @@ _SCHOENFLIES = {
 
 
 def point_group(lattice: Lattice, name: str = "full") -> tuple[PointElement, ...]:
-    """Elements of a point group that maps the lattice to itself.
+    """Return the elements of a point group that maps the lattice to itself.
 
     Args:
         lattice: sides that differ are never exchanged: `"full"` is D4 on a square, D2 on a rectangle.
-        name: `"full"`, `"rotations"` (determinant +1), `"reflections"` (sign flips of the axes),
+        name: `"full"`, `"rotations"` (determinant 1), `"reflections"` (sign flips of the axes),
             `"inversion"` (x -> -x), `"trivial"`; in 2D also `"D4", "C4", "D2", "C2"`, in 3D
             `"Oh", "O", "D2h"`, which must exist on the lattice in full.
+
+    Returns:
+        The elements, identity included.
 
     Raises:
         ValueError: if the name is unknown or the lattice does not have that symmetry.
@@ -113,12 +127,21 @@ def point_group(lattice: Lattice, name: str = "full") -> tuple[PointElement, ...
 
 
 def _select(lattice: Lattice, selection: str) -> tuple[PointElement, ...]:
+    """Return the elements of a selection that map the lattice to itself."""
     keep = _SELECTIONS[selection]
     return tuple(e for e in hyperoctahedral(lattice.dim) if e.keeps(lattice) and keep(e))
 
 
 def schoenflies(lattice: Lattice, elements: Iterable[PointElement]) -> str | None:
-    """The name of a point group, such as `"D4"`; None if it has none of the known ones."""
+    """Return the Schoenflies symbol of a point group, such as `"D4"`.
+
+    Args:
+        lattice: on which the group acts.
+        elements: all elements of the group.
+
+    Returns:
+        The symbol; None if the group is not a known one.
+    """
     wanted = set(elements)
     for name, (selection, order) in _SCHOENFLIES.get(lattice.dim, {}).items():
         if order == len(wanted) and set(_select(lattice, selection)) == wanted:

@@ -1,8 +1,8 @@
-"""Symmetries of a periodic lattice and of the field on it.
+"""Symmetries of a periodic lattice and of a scalar field on it.
 
-A group *transforms* a field, `(g phi)(x) = s phi(R^-1 (x - a))` with a signed permutation R of the
-axes, a translation a and an internal sign s. Site 0 is the fixed point of R, so that on a lattice of
-any parity R maps offsets to offsets *modulo the lattice*.
+A group transforms a field by `(g phi)(x) = s phi(R^-1 (x - a))` with a signed permutation R of the axes, a
+translation a and an internal sign s. Site 0 is the fixed point of R. On a lattice of any parity R therefore
+maps offsets to offsets modulo the lattice. Start with `SymmetryGroup`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,13 @@ from equiflow.theories.base.space import Space
 
 @dataclass(frozen=True)
 class Transformation:
-    """One group element acting on fields: `(g phi)(x) = sign * phi(R^-1 (x - shift))`."""
+    """One element of the group of a scalar field: `(g phi)(x) = sign * phi(R^-1 (x - shift))`.
+
+    Args:
+        point: the signed permutation R of the axes.
+        shift: the translation, in sites along each axis.
+        sign: 1 or -1.
+    """
 
     point: PointElement
     shift: tuple[int, ...]
@@ -58,7 +64,7 @@ class OffsetOrbits:
         return len(self.multiplicity)
 
     def mean(self, values: Tensor) -> Tensor:
-        """Average `(..., *lattice)` over each orbit: `(..., orbit)`."""
+        """Average values `(..., *lattice)` over each orbit, `(..., orbit)`."""
         flat = self.index.flatten().to(values.device)
         inside = (flat >= 0).nonzero().flatten()
         flat_values = values.flatten(-self.index.dim()).index_select(-1, inside)
@@ -75,6 +81,10 @@ class SymmetryGroup(Group):
         point: name of the point group, see `point_group`.
         z2: whether phi -> -phi belongs to the group.
 
+    Raises:
+        TypeError: if an argument has the wrong type.
+        ValueError: if the lattice does not have the point group.
+
     >>> str(SymmetryGroup(Lattice((4, 4))))
     'translations x D4 x Z2'
     """
@@ -85,9 +95,9 @@ class SymmetryGroup(Group):
 
     def __post_init__(self) -> None:
         check_type(self.lattice, Lattice, "lattice", "Write Lattice((16, 16)).")
-        check_type(self.point, str, "The name of a point group")
+        check_type(self.point, str, "point", 'Give the name of a point group, such as "full".')
         check_type(self.z2, bool, "z2")
-        point_group(self.lattice, self.point)
+        point_group(self.lattice, self.point)  # raises if the lattice does not have it
 
     @property
     def space(self) -> Lattice:
@@ -106,12 +116,12 @@ class SymmetryGroup(Group):
 
     @property
     def has_inversion(self) -> bool:
-        """Whether x -> -x belongs to the group, which makes the kernels' Fourier modes real."""
+        """Whether x -> -x belongs to the group. Then the Fourier modes of its kernels are real."""
         return self._inversion in self.point_elements
 
     @property
     def identity(self) -> Transformation:
-        """The element that changes nothing."""
+        """The element that leaves every field as it is."""
         return Transformation(self._identity, (0,) * self.lattice.dim)
 
     @property
@@ -123,7 +133,7 @@ class SymmetryGroup(Group):
         return PointElement(tuple(range(self.lattice.dim)), (-1,) * self.lattice.dim)
 
     def on(self, space: Space) -> SymmetryGroup:
-        """The group of the same name on another lattice."""
+        """Return the group of the same name on another lattice."""
         return SymmetryGroup(lattice_of(space), self.point, self.z2)
 
     def config(self) -> dict[str, Any]:
@@ -131,7 +141,7 @@ class SymmetryGroup(Group):
         return {"point": self.point, "z2": self.z2}
 
     def __le__(self, other: object) -> bool:
-        """Whether another group on the same lattice has all of its elements."""
+        """Return whether another group on the same lattice contains all elements of this one."""
         return (
             isinstance(other, SymmetryGroup)
             and self.lattice == other.lattice
@@ -140,14 +150,14 @@ class SymmetryGroup(Group):
         )
 
     def elements(self) -> Iterable[Transformation]:
-        """All elements at the origin, without translations: point group x Z2."""
+        """Yield all elements without a translation: point group x Z2."""
         still = (0,) * self.lattice.dim
         for point in self.point_elements:
             for sign in (1, -1) if self.z2 else (1,):
                 yield Transformation(point, still, sign)
 
     def generators(self) -> dict[str, Element]:
-        """Named elements that generate the group: one shift per axis, the point group, Z2."""
+        """Return named elements that generate the group: a shift along each axis, the point group, Z2."""
         dim = self.lattice.dim
         still = (0,) * dim
         named: dict[str, Element] = {
@@ -165,7 +175,7 @@ class SymmetryGroup(Group):
         return named
 
     def random_element(self, generator: torch.Generator | None = None) -> Transformation:
-        """A uniformly drawn element, translation included."""
+        """Draw an element uniformly, translations included."""
 
         def draw(high: int) -> int:
             return int(torch.randint(high, (), generator=generator))
@@ -175,14 +185,18 @@ class SymmetryGroup(Group):
         return Transformation(point, shift, 1 - 2 * draw(2) if self.z2 else 1)
 
     def offset_orbits(self, kernel_size: int | tuple[int, ...] | None = None) -> OffsetOrbits:
-        """Orbits of kernel offsets modulo the lattice.
+        """Return the orbits of kernel offsets modulo the lattice.
 
         Args:
-            kernel_size: offsets per axis, `None` for the whole lattice. The offsets
-                `-((n-1)//2) ... n//2` are closed under the group, so that an even kernel smaller than
-                the lattice grows by the mirror image of its last offset instead of breaking D4.
+            kernel_size: number n of offsets along each axis; None for the whole lattice. The offsets
+                `-((n-1)//2) ... n//2` are closed under the group. An even kernel smaller than the lattice
+                therefore grows by the mirror image of its last offset, instead of breaking D4.
+
+        Returns:
+            The orbits, each with at least one offset.
 
         Raises:
+            TypeError: if a size is not an integer.
             ValueError: if the kernel is smaller than 1 or larger than the lattice.
         """
         inside = self._support(kernel_size)
@@ -190,22 +204,23 @@ class SymmetryGroup(Group):
         images = torch.stack([element(label) for element in self.point_elements])
         inside = torch.stack([element(inside) for element in self.point_elements]).any(0)
         smallest = torch.where(inside, images.amin(0), -1)
-        labels, index = smallest.unique(return_inverse=True)
+        labels, index = torch.unique(smallest, return_inverse=True)
         index = index - int(labels[0] == -1)
         return OffsetOrbits(index, index[index >= 0].bincount())
 
     def momentum_orbits(self) -> OffsetOrbits:
-        """Orbits of the integer momenta under the point group and k -> -k.
+        """Return the orbits of the integer momenta under the point group and k -> -k.
 
-        Signed permutations are orthogonal, so momenta transform as offsets do; a real field ties k
-        to -k whatever the group.
+        Signed permutations are orthogonal, so momenta transform like offsets. A real field ties k to -k,
+        whatever the group.
         """
         orbits = self.offset_orbits().index
         tied = torch.minimum(orbits, self._inversion(orbits))
-        index = tied.unique(return_inverse=True)[1]
+        index = torch.unique(tied, return_inverse=True)[1]
         return OffsetOrbits(index, index.flatten().bincount())
 
     def _support(self, kernel_size: int | tuple[int, ...] | None) -> Tensor:
+        """Return which offsets a kernel has before they are closed under the group, `(*lattice)` bool."""
         shape = self.lattice.shape
         sizes = shape if kernel_size is None else kernel_size
         sizes = tuple(sizes) if isinstance(sizes, tuple | list) else (sizes,) * self.lattice.dim

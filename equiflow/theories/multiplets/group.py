@@ -1,4 +1,4 @@
-"""The group of a multiplet: lattice symmetries x O(N)."""
+"""The symmetry group of a field of several components: lattice symmetries x O(N)."""
 
 from __future__ import annotations
 
@@ -27,6 +27,10 @@ class MultipletGroup(Group):
         point: name of the point group, see `point_group`.
         rotations: whether O(N) belongs to the group.
 
+    Raises:
+        TypeError: if an argument has the wrong type.
+        ValueError: if the lattice does not have the point group.
+
     >>> from equiflow import Lattice
     >>> str(MultipletGroup(Multiplet(Lattice((4, 4)), 3)))
     'translations x D4 x O(3)'
@@ -39,7 +43,7 @@ class MultipletGroup(Group):
     def __post_init__(self) -> None:
         check_type(self.multiplet, Multiplet, "multiplet", "Write Multiplet(Lattice((16, 16)), 3).")
         check_type(self.rotations, bool, "rotations")
-        assert self.spatial
+        SymmetryGroup(self.multiplet.lattice, self.point)  # raises if the lattice lacks the point group
 
     @property
     def space(self) -> Multiplet:
@@ -48,11 +52,11 @@ class MultipletGroup(Group):
 
     @property
     def spatial(self) -> SymmetryGroup:
-        """What moves sites and leaves the components alone."""
+        """The part that moves sites and leaves the components alone."""
         return SymmetryGroup(self.multiplet.lattice, self.point, z2=False)
 
     def generators(self) -> dict[str, Element]:
-        """Those of the lattice, a mirror and rotations of the components."""
+        """Return the generators of the lattice symmetries, a mirror and rotations of the components."""
         named = self.spatial.generators()
         if not self.rotations:
             return named
@@ -61,7 +65,7 @@ class MultipletGroup(Group):
         return named
 
     def random_element(self, generator: torch.Generator | None = None) -> Element:
-        """A uniformly drawn element; rotations by the Haar measure."""
+        """Draw an element uniformly, rotations by the Haar measure."""
         moved = self.spatial.random_element(generator)
         n = self.multiplet.n_components
         return InternalRotation(moved, random_rotation(n, generator)) if self.rotations else moved
@@ -71,7 +75,7 @@ class MultipletGroup(Group):
         return {"point": self.point, "rotations": self.rotations}
 
     def __le__(self, other: object) -> bool:
-        """Whether another group on the same multiplet has all of its elements."""
+        """Return whether another group on the same multiplet contains all elements of this one."""
         return (
             isinstance(other, MultipletGroup)
             and self.multiplet == other.multiplet
@@ -86,7 +90,12 @@ class MultipletGroup(Group):
 
 @dataclass(frozen=True)
 class InternalRotation:
-    """A transformation of the sites, then an orthogonal matrix on the components."""
+    """A transformation of the sites, then an orthogonal matrix R on the components.
+
+    Args:
+        spatial: the transformation of the sites.
+        matrix: R, `(N, N)` in float64.
+    """
 
     spatial: Transformation
     matrix: Tensor

@@ -1,4 +1,4 @@
-"""The O(N) model."""
+"""The action of the O(N) model."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from equiflow.theories.scalar.phi4 import QuarticAction
 
 
 class ONModel(QuarticAction):
-    r"""O(N) vector model, `S = sum_x [sum_mu |phi(x+mu) - phi(x)|^2 + m2 |phi|^2 + lam (|phi|^2)^2]`.
+    r"""The O(N) vector model, `S = sum_x [sum_mu |phi(x+mu) - phi(x)|^2 + m2 |phi|^2 + lam (|phi|^2)^2]`.
 
     For one component it is `Phi4`.
 
@@ -18,6 +18,7 @@ class ONModel(QuarticAction):
         lam: quartic coupling, >= 0. With `lam = 0` the mass must be positive.
 
     Raises:
+        TypeError: if `multiplet` is not a `Multiplet`.
         ValueError: if the couplings are not finite or the density cannot be normalised.
     """
 

@@ -1,4 +1,4 @@
-"""Classical charges in a harmonic trap."""
+"""The action of classical charges in a harmonic trap."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ class CoulombGas(Action):
     r"""Classical charges in a trap, `S = beta H` with `H = sum_{i<j} 1 / |x_i - x_j| + sum_i x_i^2 / 2`.
 
     `Z = int d^{Nd}x exp(-beta H)` counts particles as distinguishable and has no momenta. The centre of
-    mass X decouples: it is Gaussian with variance `1 / (beta N)` on each axis, and
-    `d log Z / d beta = -<H>`.
+    mass X decouples: it is Gaussian with variance `1 / (beta N)` along each axis. `d log Z / d beta = -<H>`.
 
     Args:
         particles: `Particles(N, dim)`.
         beta: inverse temperature, > 0.
 
     Raises:
+        TypeError: if an argument has the wrong type.
         ValueError: if beta is not positive and finite.
 
     >>> gas = CoulombGas(Particles(2, 3), beta=2.0)
@@ -37,18 +37,18 @@ class CoulombGas(Action):
         self.beta = check_positive(beta, "beta")
 
     def forward(self, x: Tensor) -> Tensor:
-        """`beta H`, `(batch,)`; infinite where two particles meet."""
+        """Return `beta H`, `(batch,)`; infinite where two particles meet."""
         return self.beta * self.hamiltonian(x)
 
     def hamiltonian(self, x: Tensor) -> Tensor:
-        """`H` of positions `(batch, particle, dim)`, `(batch,)`."""
+        """Return the energy `H` of positions `(batch, particle, dim)`, `(batch,)`."""
         self.space.check(x, "x")
         i, j = self._pairs(x)
-        repulsion = 1 / (x[:, i] - x[:, j]).norm(dim=-1)
+        repulsion: Tensor = 1 / (x[:, i] - x[:, j]).norm(dim=-1)
         return repulsion.sum(-1) + 0.5 * x.square().sum((-2, -1))
 
     def grad(self, x: Tensor) -> Tensor:
-        """`beta (x_i - sum_j (x_i - x_j) / |x_i - x_j|^3)`, shaped like `x`."""
+        """Return `beta (x_i - sum_j (x_i - x_j) / |x_i - x_j|^3)`, shaped like `x`."""
         self.space.check(x, "x")
         i, j = self._pairs(x)
         difference = x[:, i] - x[:, j]
@@ -56,15 +56,16 @@ class CoulombGas(Action):
         return self.beta * x.index_add(1, i, -push).index_add(1, j, push)
 
     def coupling_grad(self, x: Tensor, name: str) -> Tensor:
-        """`dS/dbeta = H`, `(batch,)`."""
+        """Return `dS/dbeta = H`, `(batch,)`."""
         if name != "beta":
             raise ValueError(f"{type(self).__name__} has the coupling beta, not {name!r}.")
         return self.hamiltonian(x)
 
     def extra_repr(self) -> str:
-        """Couplings, for `repr`."""
+        """Return shape and coupling, for `repr`."""
         return f"shape={self.space.shape}, beta={self.beta}"
 
     def _pairs(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the labels `i < j` of all pairs of particles."""
         i, j = torch.triu_indices(self.space.number, self.space.number, 1, device=x.device)
         return i, j

@@ -1,4 +1,4 @@
-"""The group of particles: permutations x O(d), with or without translations."""
+"""The symmetry group of identical particles: permutations x O(d), with or without translations."""
 
 from __future__ import annotations
 
@@ -16,13 +16,17 @@ from equiflow.theories.particles.space import Particles
 
 @dataclass(frozen=True)
 class EuclideanGroup(Group):
-    """Permutations of identical particles x O(d) x (optionally) translations of all together.
+    """Permutations of identical particles x O(d) x (optionally) translations of all particles together.
 
-    `(g x)_i = R x_{pi(i)} + a`. A trap at the origin leaves O(d), a field of pair forces the whole E(d).
+    `(g x)_i = R x_{pi(i)} + a`. A trap at the origin leaves O(d). Pair forces without a trap leave E(d), with
+    translations.
 
     Args:
-        particles: what it acts on.
-        translations: whether shifts of all particles belong to the group.
+        particles: where the group acts.
+        translations: whether shifts of all particles together belong to the group.
+
+    Raises:
+        TypeError: if an argument has the wrong type.
 
     >>> str(EuclideanGroup(Particles(6, 2), translations=True))
     'S_6 x E(2)'
@@ -41,7 +45,7 @@ class EuclideanGroup(Group):
         return self.particles
 
     def generators(self) -> dict[str, Element]:
-        """Swaps of neighbouring labels, a mirror, rotations, shifts along the axes."""
+        """Return exchanges of neighbouring labels, a mirror, rotations, and shifts along the axes."""
         n, dim = self.particles.shape
         same, still = (
             torch.eye(dim, dtype=torch.float64, device="cpu"),
@@ -59,7 +63,7 @@ class EuclideanGroup(Group):
         return named
 
     def random_element(self, generator: torch.Generator | None = None) -> Element:
-        """A uniformly drawn element; shifts, which have no uniform measure, are normally distributed."""
+        """Draw an element uniformly; shifts, which have no uniform measure, are drawn normally."""
         n, dim = self.particles.shape
         order = torch.randperm(n, generator=generator)
         matrix = random_rotation(dim, generator)
@@ -71,7 +75,7 @@ class EuclideanGroup(Group):
         return {"translations": self.translations}
 
     def __le__(self, other: object) -> bool:
-        """Whether another group on the same particles has all of its elements."""
+        """Return whether another group on the same particles contains all elements of this one."""
         return (
             isinstance(other, EuclideanGroup)
             and self.particles == other.particles
@@ -85,7 +89,13 @@ class EuclideanGroup(Group):
 
 @dataclass(frozen=True)
 class RigidMotion:
-    """Particles exchanged, turned and shifted, `x_i -> R x_{order(i)} + a`; velocities are not shifted."""
+    """A permutation, a rotation and a shift, `x_i -> R x_{order(i)} + a`; velocities are not shifted.
+
+    Args:
+        order: the particle that takes each place, `(particle,)` int64.
+        matrix: R, `(dim, dim)` in float64.
+        shift: a, `(dim,)` in float64.
+    """
 
     order: Tensor
     matrix: Tensor

@@ -127,7 +127,7 @@ def _series() -> list[Preset]:
 
 
 def _gomalizing() -> list[Preset]:
-    """Return the set-ups in `cfgs/*.toml` of GomalizingFlow.jl, without E1 to E5 (here `albergo-E1` to `-E5`)."""
+    """Return the set-ups in `cfgs/*.toml` of GomalizingFlow.jl, without E1 to E5 (here `albergo-E*`)."""
     tuned = "called critical there; lam_c is about 4.24 in two dimensions"
     deep = "called critical there; deep in the broken phase above two dimensions"
     rows = [
