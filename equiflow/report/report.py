@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from equiflow.analysis import Diagnosis, Measurements, compare_directions, measure
-from equiflow.flows import Certificate, Flow
+from equiflow.flows import Certificate, ExtendedAction, Flow
 from equiflow.report import plots
 from equiflow.report.terminal import print_line, print_table
 from equiflow.runtime.storage import written_atomically
@@ -46,7 +46,7 @@ class Report:
         history: record of the training.
         ensemble: fresh weighted samples of the flow.
         chain: samples of the target from a Markov chain such as HMC. Without them, results that need both
-            directions are left out.
+            directions are left out. For an `ExtendedAction` these are samples of the field alone.
     """
 
     flow: Flow
@@ -66,6 +66,23 @@ class Report:
         return self.flow.certificate(action=self.action, generator=generator)
 
     @cached_property
+    def fields(self) -> tuple[Ensemble, Action]:
+        """Ensemble and action of the field alone, of which observables are measured.
+
+        Only an `ExtendedAction` has something else, the momenta. They leave the averages of the field
+        unchanged.
+        """
+        if not isinstance(self.action, ExtendedAction):
+            return self.ensemble, self.action
+        space, certificate = self.action.space, self.ensemble.certificate
+        if certificate is not None:
+            twice = certificate.samples
+            phi, refined_phi = space.split(twice.phi)[0], space.split(twice.refined_phi)[0]
+            certificate = replace(certificate, samples=replace(twice, phi=phi, refined_phi=refined_phi))
+        ensemble = replace(self.ensemble, phi=space.split(self.ensemble.phi)[0], certificate=certificate)
+        return ensemble, self.action.action
+
+    @cached_property
     def target_phi(self) -> Tensor | None:
         """The chain's samples on the device and in the dtype of the flow, `(n_samples, *lattice)`."""
         if self.chain is None:
@@ -77,7 +94,11 @@ class Report:
         """Log weights `-S - log q` of the chain's samples, `(n_samples,)`; None without a chain."""
         if self.target_phi is None:
             return None
-        return log_weights(self.flow, self.action, self.target_phi, batch_size=512)
+        states = self.target_phi
+        if isinstance(self.action, ExtendedAction):
+            generator = torch.Generator(self.flow.device).manual_seed(REPORT_SEED)
+            states = self.action.with_momenta(states, generator, batch_size=len(states))
+        return log_weights(self.flow, self.action, states, batch_size=512)
 
     @cached_property
     def diagnosis(self) -> Diagnosis | None:
@@ -85,7 +106,7 @@ class Report:
         if self.chain is None or self.target_phi is None or self.forward_log_weight is None:
             return None
         n_chains = self.chain.samples.shape[1]
-        return compare_directions(self.ensemble, self.target_phi, self.forward_log_weight, n_chains=n_chains)
+        return compare_directions(self.fields[0], self.target_phi, self.forward_log_weight, n_chains=n_chains)
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -95,18 +116,13 @@ class Report:
     @cached_property
     def scalar(self) -> tuple[Ensemble, Chain | None]:
         """Ensemble and chain as figures show them: fields of several components by the first one."""
-        if not self.action.space.component_axes:
-            return self.ensemble, self.chain
-        chain = self.chain
+        ensemble, action = self.fields
+        chain, axes = self.chain, action.space.component_axes
+        if not axes:
+            return ensemble, chain
         if chain is not None:
-            chain = replace(chain, samples=self._first_component(chain.samples))
-        return replace(self.ensemble, phi=self._first_component(self.ensemble.phi)), chain
-
-    def _first_component(self, phi: Tensor) -> Tensor:
-        """Return the first component of fields `(..., *components, *lattice)`."""
-        for axis in self.action.space.component_axes:
-            phi = phi.select(axis, 0)
-        return phi
+            chain = replace(chain, samples=_first_component(chain.samples, axes))
+        return replace(ensemble, phi=_first_component(ensemble.phi, axes)), chain
 
     @cached_property
     def metropolis(self) -> Chain:
@@ -133,8 +149,9 @@ class Report:
     @cached_property
     def measurements(self) -> tuple[Measurements, Measurements | None]:
         """Observables from the reweighted flow and from the chain; None without a chain."""
-        reference = None if self.chain is None else measure(self.chain, action=self.action)
-        return measure(self.ensemble, action=self.action), reference
+        ensemble, action = self.fields
+        reference = None if self.chain is None else measure(self.chain, action=action)
+        return measure(ensemble, action=action), reference
 
     def results(self) -> dict[str, object]:
         """Return all numbers by name, ready for JSON; NaN and infinity become None."""
@@ -252,6 +269,13 @@ def write_json(content: Mapping[str, object], path: str | Path) -> None:
     """
     with written_atomically(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2, default=str, allow_nan=False))
+
+
+def _first_component(phi: Tensor, axes: Sequence[int]) -> Tensor:
+    """Return fields at the first index of the axes of their components, which count from the end."""
+    for axis in axes:
+        phi = phi.select(axis, 0)
+    return phi
 
 
 def _finite(value: object) -> object:

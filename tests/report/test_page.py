@@ -10,9 +10,8 @@ import pytest
 import torch
 
 from equiflow import HMC, EquivariantCNF, Lattice, OrbitConvField, Phi4, Solver, fit, importance_sample
-from equiflow.report import plots
+from equiflow.report import Report, plots
 from equiflow.report.page import CAPTIONS, Page, inline_svg
-from equiflow.report.report import Report
 from equiflow.testing import Check, CheckReport
 from equiflow.training import History
 

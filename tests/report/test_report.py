@@ -1,3 +1,5 @@
+"""The report about a flow: its numbers, its tables, and the folder that it leaves."""
+
 from __future__ import annotations
 
 import json
@@ -11,19 +13,21 @@ from torch import Tensor
 
 from equiflow import (
     HMC,
+    AugmentedFlow,
     EquivariantCNF,
     Estimate,
+    ExtendedAction,
+    Flow,
     FreeField,
     Lattice,
     OrbitConvField,
     Phi4,
+    ReverseKL,
     Solver,
     fit,
     importance_sample,
 )
-from equiflow.report import plots
-from equiflow.report.report import Report, comparison_rows, write_json
-from equiflow.report.terminal import print_table
+from equiflow.report import Report, comparison_rows, plots, print_table, write_json
 from equiflow.theories.scalar.observables import phi_squared
 from equiflow.training import History
 from tests.support.oracles import one_site_moment
@@ -221,3 +225,67 @@ def test_only_two_dimensional_configurations_are_drawn(shape):
     phi: Tensor = configurations(Lattice(shape))
     with pytest.raises(ValueError, match="2D"):
         plots.configurations(phi)
+
+
+@pytest.fixture(scope="module")
+def exact_map() -> Report:
+    """A report about a flow of field and momentum."""
+    lattice = Lattice((4, 4))
+    action = Phi4(lattice, m2=1.0, lam=0.5)
+    target = ExtendedAction(action)
+    flow = AugmentedFlow(lattice, n_steps=1, n_channels=1, n_frequencies=2).double()
+    history = fit(flow, target, objective=ReverseKL(), steps=30, batch_size=64, warmup=5, progress=False)
+    generator = torch.Generator().manual_seed(1)
+    ensemble = importance_sample(flow, target, 2048, certify=64, generator=generator)
+    chain = HMC(action).sample(64, n_chains=16, n_thermalisation=50, generator=generator)
+    return Report(flow, target, history, ensemble, chain)
+
+
+def test_the_report_of_an_augmented_flow_saves_it_and_draws_the_field(exact_map, tmp_path, capsys):
+    exact_map.save(tmp_path)
+    exact_map.print()
+    assert "log z" in capsys.readouterr().out
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *(f"{name}.png" for name in PLOTS),
+        "flow.pt",
+        "results.json",
+    }
+    loaded = AugmentedFlow.load(tmp_path / "flow.pt")
+    state = exact_map.ensemble.phi[:5]
+    assert torch.equal(loaded.log_prob(state), exact_map.flow.log_prob(state))
+
+
+def test_observables_of_an_augmented_flow_are_of_the_field_alone(exact_map):
+    flow, reference = exact_map.measurements
+    for name, estimate in flow.scalars().items():
+        assert abs(estimate.sigmas_from(reference.scalars()[name])) < 4.5, name
+    assert exact_map.warnings == ()
+    # With the momenta the field would seem larger.
+    wrong = exact_map.ensemble.mean(lambda state: state.square().flatten(1).mean(1))
+    assert abs(wrong.sigmas_from(reference.phi_squared)) > 10
+
+
+def test_both_directions_of_an_augmented_flow_give_one_log_z_which_includes_the_momenta(exact_map):
+    found = exact_map.estimates
+    assert abs(found["log_z_bridge"].sigmas_from(found["log_z"])) < 4.5
+    shift = exact_map.action.log_z_shift
+    assert abs(found["log_z"].mean - found["log_z_bridge"].mean) < 0.1 * shift
+
+
+class Shifted(Flow):
+    """A flow of a user's own, `phi = z + 1`, that does not say how it is saved."""
+
+    def transform_and_log_det(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        return z + 1, z.new_zeros(len(z))
+
+    def inverse_and_log_det(self, phi: Tensor) -> tuple[Tensor, Tensor]:
+        return phi - 1, phi.new_zeros(len(phi))
+
+
+def test_a_flow_that_cannot_be_saved_is_left_out(tmp_path):
+    lattice = Lattice((3, 3))
+    flow, action = Shifted(lattice, FreeField(lattice)), Phi4(lattice, m2=1.0, lam=0.5)
+    ensemble = importance_sample(flow, action, 128, certify=16, generator=torch.Generator().manual_seed(0))
+    Report(flow, action, History(), ensemble).save(tmp_path)
+    assert (tmp_path / "results.json").exists()
+    assert not (tmp_path / "flow.pt").exists()
