@@ -2,11 +2,12 @@
 
 from equiflow.flows.base import Flow, FlowDistribution
 from equiflow.flows.certificate import Certificate
-from equiflow.flows.cnf import EquivariantCNF, PathSample
+from equiflow.flows.cnf import EquivariantCNF
 from equiflow.flows.conditional import ConditionalFlow
 from equiflow.flows.coupling import CouplingFlow
 from equiflow.flows.extended import AugmentedFlow, ExtendedFlow, SymplecticFlow
-from equiflow.flows.phase_space import ExtendedAction, PhaseSpacePrior, split_state
+from equiflow.flows.path import PathSample
+from equiflow.flows.phase_space import ExtendedAction, PhaseSpace, PhaseSpacePrior
 from equiflow.nn.couplings.site_maps import AffineMap, SiteMap
 from equiflow.nn.couplings.splines import SplineMap
 
@@ -22,9 +23,9 @@ __all__ = [
     "Flow",
     "FlowDistribution",
     "PathSample",
+    "PhaseSpace",
     "PhaseSpacePrior",
     "SiteMap",
     "SplineMap",
     "SymplecticFlow",
-    "split_state",
 ]

@@ -1,14 +1,20 @@
-"""The protocol of every flow: two abstract methods, everything else derived from them."""
+"""The abstract flow, and a flow as a `torch.distributions.Distribution`.
+
+A subclass of `Flow` fills in `transform_and_log_det` and `inverse_and_log_det`. Sampling, densities and
+certificates are derived from them.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Distribution, constraints
 
-from equiflow.flows.certificate import Certificate, SolvedTwice, certify
+from equiflow.flows.certificate import Certificate, SolvedTwice, compare_solves
+from equiflow.flows.checkpoints import SavedFlow
 from equiflow.runtime.checks import check_count, check_type
 from equiflow.runtime.precision import in_double
 from equiflow.theories.base.action import Action
@@ -17,8 +23,21 @@ from equiflow.theories.base.prior import Prior
 from equiflow.theories.base.space import Space
 
 
-class Flow(nn.Module, ABC):
-    """An invertible map from a prior to a model density, with the log-determinant of its Jacobian."""
+class Flow(SavedFlow, ABC):
+    r"""An invertible map `f` from a prior `r` to a model density `q`, with its log-determinant.
+
+    `log q(f(z)) = log r(z) - log |det df/dz|`.
+
+    A flow of your own can be saved if it also fills in `recipe` and `from_recipe`.
+
+    Args:
+        space: of the configurations.
+        prior: the density that the flow starts from, on the same space.
+
+    Raises:
+        TypeError: if `space` is no `Space` or `prior` no `Prior`.
+        ValueError: if the prior lives on another space.
+    """
 
     def __init__(self, space: Space, prior: Prior) -> None:
         super().__init__()
@@ -31,10 +50,12 @@ class Flow(nn.Module, ABC):
             )
         self.space = space
         self.prior = prior
+        #: what a file should say about the flow: plain values, saved and loaded with it
+        self.about: dict[str, Any] = {}
 
     @property
     def lattice(self) -> Lattice:
-        """The lattice of the fields."""
+        """The lattice of the fields. A TypeError is raised if there is none, as for particles."""
         return lattice_of(self.space)
 
     @abstractmethod
@@ -42,10 +63,10 @@ class Flow(nn.Module, ABC):
         """Carry prior samples to the model: `phi = f(z)` and `log |det df/dz|`.
 
         Args:
-            z: `(batch, *lattice)`.
+            z: samples of the prior, `(batch, *lattice)`.
 
         Returns:
-            `phi` like `z`, and `log_det` of shape `(batch,)`; `log q(phi) = log prior(z) - log_det`.
+            `phi`, `(batch, *lattice)`, and `log_det`, `(batch,)`; `log q(phi) = log prior(z) - log_det`.
         """
 
     @abstractmethod
@@ -53,10 +74,10 @@ class Flow(nn.Module, ABC):
         """Carry configurations back to the prior: `z = f^-1(phi)` and `log |det df^-1/dphi|`.
 
         Args:
-            phi: `(batch, *lattice)`.
+            phi: configurations, `(batch, *lattice)`.
 
         Returns:
-            `z` like `phi`, and `log_det` of shape `(batch,)`; `log q(phi) = log prior(z) + log_det`.
+            `z`, `(batch, *lattice)`, and `log_det`, `(batch,)`; `log q(phi) = log prior(z) + log_det`.
         """
 
     @property
@@ -71,14 +92,18 @@ class Flow(nn.Module, ABC):
 
     @property
     def learning_rate(self) -> float:
-        """Adam's, at the top of its schedule, that `fit` takes unless told otherwise."""
+        """The largest learning rate of Adam in `fit`, unless another one is given."""
         return 1e-2
 
     def log_prob(self, phi: Tensor) -> Tensor:
-        """`log q(phi)`, absolute, `(batch,)`.
+        """Return the normalised log-density `log q(phi)`, `(batch,)`.
+
+        Args:
+            phi: configurations, `(batch, *lattice)`.
 
         Raises:
-            ValueError: if the flow's log-determinants are only estimated.
+            ValueError: if the flow only estimates its log-determinants, or `phi` has another shape.
+            TypeError: if `phi` has another dtype than the flow.
         """
         z, log_det = self.inverse_and_log_det(phi)
         return self.prior.log_prob(z) + log_det
@@ -88,41 +113,60 @@ class Flow(nn.Module, ABC):
     ) -> tuple[Tensor, Tensor]:
         """Draw `phi` and `log q(phi)`, both differentiable in the parameters of the flow.
 
-        This is what training takes: a flow whose log-determinants are estimated gives its estimate.
+        This is the method for training: a flow that only estimates its log-determinants returns an estimate.
+
+        Args:
+            n_samples: number of samples, >= 0.
+            generator: source of randomness, on the flow's device; the global one by default.
+
+        Returns:
+            `phi`, `(n_samples, *lattice)`, and `log q(phi)`, `(n_samples,)`.
         """
         z = self.prior.rsample(check_count(n_samples, "n_samples", minimum=0), generator)
         return self._with_log_prob(z, *self._transform_to_train(z, generator))
 
     def _with_log_prob(self, z: Tensor, phi: Tensor, log_det: Tensor) -> tuple[Tensor, Tensor]:
+        """Return `phi` and `log q(phi)` for `phi = f(z)`."""
         return self.space.nearest(phi), self.prior.log_prob(z) - log_det
 
     def _transform_to_train(self, z: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-        """`transform_and_log_det`, or an unbiased estimate of it where that refuses to give one."""
+        """Return `transform_and_log_det(z)`, or an unbiased estimate from a flow that only estimates."""
         return self.transform_and_log_det(z)
 
     @torch.no_grad()
     def sample_and_log_prob(
         self, n_samples: int, *, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Draw `phi` `(n_samples, *lattice)` and `log q(phi)` `(n_samples,)`, detached.
+        """Draw `phi` and `log q(phi)`, both detached.
 
         Args:
-            n_samples: how many, >= 0.
+            n_samples: number of samples, >= 0.
             generator: source of randomness, on the flow's device; the global one by default.
 
+        Returns:
+            `phi`, `(n_samples, *lattice)`, and `log q(phi)`, `(n_samples,)`.
+
         Raises:
-            ValueError: if the flow's log-determinants are only estimated.
+            ValueError: if the flow only estimates its log-determinants.
         """
         z = self.prior.rsample(check_count(n_samples, "n_samples", minimum=0), generator)
         return self._with_log_prob(z, *self.transform_and_log_det(z))
 
     @torch.no_grad()
     def sample(self, n_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
-        """Draw `(n_samples, *lattice)` configurations of the model."""
+        """Draw configurations of the model.
+
+        Args:
+            n_samples: number of samples, >= 0.
+            generator: source of randomness, on the flow's device; the global one by default.
+
+        Returns:
+            `(n_samples, *lattice)`, detached.
+        """
         return self.rsample_and_log_prob(n_samples, generator=generator)[0]
 
     def distribution(self) -> FlowDistribution:
-        """The model as a `torch.distributions.Distribution` over configurations."""
+        """Return the model as a `torch.distributions.Distribution` over configurations."""
         return FlowDistribution(self)
 
     @torch.no_grad()
@@ -133,19 +177,25 @@ class Flow(nn.Module, ABC):
         action: Action | None = None,
         generator: torch.Generator | None = None,
     ) -> Certificate:
-        """Measure the errors of log q that no effective sample size can see: discretisation, rounding.
+        """Measure the errors of log q that no effective sample size can see: discretisation and rounding.
 
-        The same prior samples are carried to the model again in float64, by a finer solver if the flow
-        has one. With an action the log weights of both are compared; without one the model itself is
-        the target (`log Z = 0`), whose log q comes from the inverse direction.
+        The same prior samples are carried to the model twice: by the flow, and by a copy of the flow in
+        float64 with a finer solver. The log weights of both are compared. Without an action, the copy is the
+        target (`log Z = 0`), and its log q comes from the inverse direction.
 
-        A flow and an action of lower precision are copied for it, so what they compute with has to be
-        parameters and buffers.
+        In float32 the flow and the action are copied and converted. The copies are right only if all their
+        numbers are parameters or buffers.
 
         Args:
-            n_samples: how many to compare.
-            action: target whose log weights and log Z are compared.
-            generator: source of randomness, on the flow's device.
+            n_samples: number of samples to compare, >= 0.
+            action: target whose log weights and log Z are compared; by default the model itself.
+            generator: source of randomness, on the flow's device; the global one by default.
+
+        Returns:
+            The changes under the finer solve, with the samples.
+
+        Raises:
+            ValueError: if the flow only estimates its log-determinants.
         """
         z = self.prior.rsample(check_count(n_samples, "n_samples", minimum=0), generator)
         reference = self._reference()
@@ -157,28 +207,29 @@ class Flow(nn.Module, ABC):
         samples = SolvedTwice(self.space.nearest(phi), log_weight, finer, refined[1])
         round_trip = self.inverse_and_log_det(phi)[0] - z
         text = f"{reference._method()} in float64"
-        return certify(samples, round_trip, nfe=nfe, solver=self._method(), refined=text)
+        return compare_solves(samples, round_trip, nfe=nfe, solver=self._method(), refined=text)
 
     def _reference(self) -> Flow:
-        """The flow that a certificate compares with."""
+        """Return the finer flow that a certificate compares with."""
         return in_double(self)
 
     def _log_weight(self, z: Tensor, reference: Flow, action: Action | None) -> tuple[Tensor, Tensor, int]:
-        """Samples, log weights in float64 and nfe; without an action the target is the reference."""
+        """Return `phi`, the log weights in float64 and nfe; without an action the target is `reference`."""
         phi, log_det, nfe = self._transform_and_count(z)
         log_q = self.prior.log_prob(z) - log_det
         log_target = reference.log_prob(phi.double()) if action is None else -action(phi)
         return phi, (log_target - log_q).double(), nfe
 
     def _transform_and_count(self, z: Tensor) -> tuple[Tensor, Tensor, int]:
-        """`transform_and_log_det` and the evaluations of a vector field that it takes."""
+        """Return `transform_and_log_det(z)` and the number of evaluations of a vector field."""
         return *self.transform_and_log_det(z), 0
 
     def _method(self) -> str:
-        """How the flow computes, as text."""
+        """Return how the flow computes, as text."""
         return "exact map"
 
     def _check_input(self, phi: Tensor, name: str) -> Tensor:
+        """Return `phi` if it is a batch of finite configurations in the dtype of the flow, else raise."""
         self.space.check_finite(phi, name)
         if phi.dtype != self.dtype:
             raise TypeError(
@@ -189,7 +240,11 @@ class Flow(nn.Module, ABC):
 
 
 class FlowDistribution(Distribution):
-    """A flow seen as a distribution whose events are lattice configurations."""
+    """A flow as a distribution whose events are configurations.
+
+    Args:
+        flow: draws and scores the configurations; it keeps its parameters.
+    """
 
     has_rsample = True
 
@@ -199,22 +254,30 @@ class FlowDistribution(Distribution):
 
     @property
     def support(self) -> constraints.Constraint:
-        """All real configurations."""
-        return constraints.independent(constraints.real, len(self.event_shape))
+        """The set of all real configurations."""
+        # torch does not annotate it.
+        return constraints.independent(constraints.real, len(self.event_shape))  # type: ignore[no-untyped-call]
 
     @property
     def arg_constraints(self) -> dict[str, constraints.Constraint]:
-        """None: the parameters belong to the flow."""
+        """Empty, because the parameters belong to the flow."""
         return {}
 
     def rsample(self, sample_shape: torch.Size | list[int] | tuple[int, ...] = ()) -> Tensor:
-        """Differentiable samples, `(*sample_shape, *lattice)`."""
+        """Draw samples `(*sample_shape, *lattice)`, differentiable in the parameters of the flow."""
         shape = torch.Size(sample_shape)
         phi, _ = self.flow.rsample_and_log_prob(shape.numel())
         return phi.reshape(*shape, *self.event_shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """`log q`, shaped like the batch part of `value`."""
+        """Return `log q`, shaped like the batch part of `value`.
+
+        Args:
+            value: configurations, `(..., *lattice)`.
+
+        Raises:
+            ValueError: if `value` does not end in the shape of a configuration.
+        """
         event = tuple(self.event_shape)
         if tuple(value.shape[-len(event) :]) != event:
             raise ValueError(

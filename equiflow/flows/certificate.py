@@ -1,4 +1,7 @@
-"""What a flow's log-density is worth: errors of discretisation and rounding that no ESS can see."""
+"""Certificates: the errors of a flow's log-density that no effective sample size can see.
+
+`Flow.certificate` measures them. A `Certificate` also tells how far any result moves under a finer solve.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +13,13 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class SolvedTwice:
-    """The same prior samples carried to the model twice: by the flow as it is, and by a finer solve.
+    """The same prior samples carried to the model twice: by the flow itself, and by a finer solve.
 
     Attributes:
-        phi: `(n_samples, *lattice)` by the flow.
-        log_weight: their log weights, `(n_samples,)`, in float64 whatever the flow computes in.
-        refined_phi: the same by the finer solve, rounded to the dtype of the flow at the end.
-        refined_log_weight: the same by the finer solve, not rounded.
+        phi: configurations by the flow, `(n_samples, *lattice)`.
+        log_weight: their log weights, `(n_samples,)`, always in float64.
+        refined_phi: configurations by the finer solve, rounded to the dtype of the flow at the end.
+        refined_log_weight: their log weights in float64, not rounded.
     """
 
     phi: Tensor
@@ -27,18 +30,18 @@ class SolvedTwice:
 
 @dataclass(frozen=True)
 class Certificate:
-    """Change of the results of a flow under a finer solve of the same samples in float64.
+    """Changes of the results of a flow under a finer solve of the same samples in float64.
 
     Attributes:
-        log_z_shift: change of `log Z`, finer minus current; of the action if one was given, else of
-            the model taken as its own target.
-        max_log_q_error: largest change of a log weight over samples.
+        log_z_shift: change of `log Z`, finer minus current. The target is the given action; without one it
+            is the model itself.
+        max_log_q_error: largest change of a log weight over the samples.
         round_trip_error: largest `|inverse(transform(z)) - z|` over samples and sites.
-        nfe: evaluations per sample of the solver that is certified.
-        solver: the solver that is certified, as text.
-        refined: what it was compared with, as text.
+        nfe: evaluations of the vector field per sample by the flow's own solver.
+        solver: the flow's own solver, as text.
+        refined: the finer solver, as text.
         n_samples: number of samples compared.
-        samples: the samples behind it.
+        samples: the samples themselves.
     """
 
     log_z_shift: float
@@ -51,10 +54,14 @@ class Certificate:
     samples: SolvedTwice = field(repr=False, compare=False)
 
     def shift_of(self, functional: Callable[[Tensor, Tensor], Tensor]) -> float:
-        """Change of any result under the finer solve.
+        """Return the change of any result under the finer solve.
 
         Args:
-            functional: of `phi` and `log_weight`, returning a 0-d tensor, such as a reweighted mean.
+            functional: maps `phi`, `(n_samples, *lattice)`, and `log_weight`, `(n_samples,)`, to a 0-d
+                tensor, such as a reweighted mean.
+
+        Returns:
+            The result by the finer solve minus the result by the flow; 0 without samples.
         """
         if self.n_samples == 0:
             return 0.0
@@ -70,8 +77,18 @@ class Certificate:
         )
 
 
-def certify(samples: SolvedTwice, round_trip: Tensor, *, nfe: int, solver: str, refined: str) -> Certificate:
-    """Certificate from the same samples under two solvers, and their round trips `(batch, ...)`."""
+def compare_solves(
+    samples: SolvedTwice, round_trip: Tensor, *, nfe: int, solver: str, refined: str
+) -> Certificate:
+    """Return the certificate of samples that were solved twice.
+
+    Args:
+        samples: the same samples under two solvers.
+        round_trip: errors of `inverse(transform(z)) - z`, `(n_samples, *lattice)`.
+        nfe: evaluations of the vector field per sample.
+        solver: the flow's own solver, as text.
+        refined: the finer solver, as text.
+    """
     current = samples.log_weight.double()
     finer = samples.refined_log_weight.double()
     empty = len(current) == 0

@@ -1,87 +1,240 @@
-"""How a saved flow names its parts, and how they are built again without running anybody's code."""
+"""Files of flows: `SavedModule` writes and reads them, and `SavedFlow` does so for every `Flow`.
+
+A file holds tensors and plain values, so that loading runs no code from the file. Start with
+`SavedModule.load`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from equiflow.runtime.precision import FIELD_DTYPES
-from equiflow.theories.base.group import Group
-from equiflow.theories.base.kind import group_of, kinds
-from equiflow.theories.base.space import Space
+from equiflow.flows.parts import dtype_name, dtype_named
+from equiflow.runtime.storage import CheckpointError, load_safely, save_atomically
+
+S = TypeVar("S", bound="SavedModule")
+G = TypeVar("G", bound="SavedFlow")
 
 
-class Part(Protocol):
-    """A part of a flow that can be rebuilt: a vector field, a prior."""
-
-    group: Group
-
-    def config(self) -> dict[str, object]:
-        """Keyword arguments that rebuild the part from its space and group."""
+class UnknownOptionError(TypeError):
+    """`load` was given an option that the flow in the file does not take."""
 
 
-def describe(part: Part) -> dict[str, Any]:
-    """Name, group and options of a part, as plain values."""
-    return {
-        "name": type(part).__name__,
-        "group": part.group.config(),
-        "config": part.config(),
-    }
+class SavedModule(nn.Module, ABC):
+    """A module that is saved to one file and rebuilt from it.
 
-
-def rebuild(recipe: dict[str, Any], known: Mapping[str, Any], space: Space) -> Any:
-    """The part that a recipe describes, with fresh weights.
-
-    Raises:
-        ValueError: if its name is not among the `known` ones.
+    Subclasses fill in `to_dict` and `from_dict`.
     """
-    if recipe["name"] not in known:
-        raise ValueError(
-            f"{recipe['name']} is not part of equiflow; build it yourself and pass the instance "
-            "to load, as in EquivariantCNF.load(path, vector_field=MyField(lattice))."
+
+    #: what a file says that it holds
+    file_kind: ClassVar[str] = "flow"
+    #: submodules that had another name in version 0.1: the old name and the new one
+    renamed: ClassVar[Mapping[str, str]] = {}
+
+    @abstractmethod
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything that rebuilds the module, as plain values and tensors."""
+
+    @classmethod
+    @abstractmethod
+    def from_dict(
+        cls: type[S], content: dict[str, Any], *, device: torch.device | str = "cpu", **options: Any
+    ) -> S:
+        """Rebuild the module that `to_dict` describes.
+
+        Args:
+            content: what `to_dict` returned.
+            device: where the module goes.
+            options: see `load`.
+
+        Raises:
+            Exception: of any type, if `content` does not come from `to_dict`.
+        """
+
+    def save(self, path: str | Path) -> None:
+        """Write the flow to one file of tensors and plain values; `load` rebuilds it.
+
+        Args:
+            path: name of the file. A crash while writing leaves an old file of this name intact.
+
+        Raises:
+            TypeError: if a flow of your own does not say how it is rebuilt.
+        """
+        save_atomically({"kind": self.file_kind, **self.to_dict()}, path)
+
+    @classmethod
+    def load(cls: type[S], path: str | Path, *, device: torch.device | str = "cpu", **options: Any) -> S:
+        """Rebuild a saved flow. Loading runs no code from the file.
+
+        `Flow.load` rebuilds a flow of any class, and a subclass rebuilds flows of this class only.
+
+        | class | options |
+        |---|---|
+        | `EquivariantCNF`, `ConditionalFlow` | `vector_field`, `prior`, `compile` |
+        | `CouplingFlow` | `site_map`, `prior` |
+        | `SymplecticFlow`, `AugmentedFlow` | `position`, `momentum` (priors) |
+
+        Args:
+            path: a file that `save` wrote.
+            device: where the flow goes.
+            options: a part of your own class is built by you and passed under its name. `load` fills it
+                with the saved weights. `compile=True` compiles the vector field, see `EquivariantCNF`.
+
+        Returns:
+            The flow with the saved weights, in the saved dtype.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            CheckpointError: if the file is damaged, holds something else, or names a part that is not
+                part of this library.
+            TypeError: for an option that the flow in the file does not take.
+        """
+        content = load_safely(path, cls.file_kind, map_location=device)
+        try:
+            return cls.from_dict(content, device=device, **options)
+        except UnknownOptionError:
+            raise
+        except Exception as error:  # a recipe that fits nothing can make constructors raise anything
+            raise CheckpointError(f"{path} does not describe a {cls.file_kind}: {error}") from error
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
+        """Accept the names of version 0.1, see `renamed`."""
+        current = with_current_names(state_dict, self.renamed, prefix)
+        state_dict.clear()
+        state_dict.update(current)
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
+
+
+class SavedFlow(SavedModule):
+    """A flow that is saved as a recipe and its weights.
+
+    Subclasses that can be saved fill in `recipe` and `from_recipe`.
+    """
+
+    #: what a file should say about the flow: plain values, saved and loaded with it
+    about: dict[str, Any]
+
+    @property
+    @abstractmethod
+    def dtype(self) -> torch.dtype:
+        """Floating-point type in which the flow computes."""
+
+    def recipe(self) -> dict[str, Any]:
+        """Return plain values from which `from_recipe` rebuilds the flow, except for its weights.
+
+        The entry `"flow"` is the name of the class.
+
+        Raises:
+            TypeError: if this class of flows cannot be saved.
+        """
+        raise TypeError(f"{type(self).__name__} does not say how it is rebuilt; override `recipe`.")
+
+    @classmethod
+    def from_recipe(cls: type[G], recipe: dict[str, Any]) -> G:
+        """Return a flow of this class with fresh weights.
+
+        Overriding methods may add keyword-only options, which `load` passes on.
+
+        Args:
+            recipe: what `recipe` returned.
+
+        Raises:
+            TypeError: if this class of flows cannot be saved.
+        """
+        raise TypeError(f"{cls.__name__} does not say how it is rebuilt; override `from_recipe`.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the recipe and the weights of the flow, as plain values and tensors."""
+        return {
+            **self.recipe(),
+            "dtype": dtype_name(self.dtype),
+            "about": self.about,
+            "state_dict": self.state_dict(),
+        }
+
+    @classmethod
+    def from_dict(
+        cls: type[G], content: dict[str, Any], *, device: torch.device | str = "cpu", **options: Any
+    ) -> G:
+        """See `SavedModule.from_dict`; the flow is of the class that `content` names."""
+        found = cls._class_in(content)
+        _check_options(found, options)
+        flow = found.from_recipe(content, **options).to(device, dtype_named(content["dtype"]))
+        load_weights(flow, content["state_dict"])
+        flow.about = dict(content.get("about", {}))
+        return flow
+
+    @classmethod
+    def _class_in(cls: type[G], content: dict[str, Any]) -> type[G]:
+        """Return this class or its subclass that wrote `content`."""
+        for found in _with_subclasses(cls):
+            if not inspect.isabstract(found) and found._wrote(content):
+                return found
+        name = content.get("flow", "flow of another kind")
+        raise ValueError(f"it holds a {name}, not a {cls.__name__}")
+
+    @classmethod
+    def _wrote(cls, content: dict[str, Any]) -> bool:
+        """Whether `content` comes from `to_dict` of this class."""
+        return content.get("flow") == cls.__name__
+
+
+def _with_subclasses(cls: type[G]) -> Iterator[type[G]]:
+    """Yield a class and all classes derived from it, each before its own subclasses."""
+    yield cls
+    for subclass in cls.__subclasses__():
+        yield from _with_subclasses(subclass)
+
+
+def _check_options(cls: type[SavedFlow], options: dict[str, Any]) -> None:
+    """Raise unless `from_recipe` of a class of flows takes these options."""
+    parameters = inspect.signature(cls.from_recipe).parameters.values()
+    known = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
+    unknown = [name for name in options if name not in known]
+    if unknown:
+        raise UnknownOptionError(
+            f"A {cls.__name__} is loaded without the option {', '.join(unknown)}; expected device or one of "
+            f"{', '.join(known) or 'none'}."
         )
-    group = group_of(space, **recipe["group"])
-    return known[recipe["name"]](space, group=group, **recipe["config"])
 
 
-def space_of(content: Mapping[str, Any]) -> Space:
-    """The space that a saved flow names by its kind and shape, such as `{"lattice": [8, 8]}`."""
-    known = {kind.name: kind.space for kind in kinds()}
-    named = [name for name in known if name in content]
-    if len(named) != 1:
-        raise ValueError(f"expected the shape of one of {', '.join(known)}, got {named or 'none'}")
-    return known[named[0]].of_shape(tuple(content[named[0]]))
+def with_current_names(
+    state: Mapping[str, Any], renamed: Mapping[str, str], prefix: str = ""
+) -> dict[str, Any]:
+    """Return a state dict whose weights have the names of today.
 
-
-def pretrained_file(name: str) -> Path:
-    """Where the flow of that name lies.
-
-    Raises:
-        ValueError: if there is none.
+    Args:
+        state: weights by name.
+        renamed: see `SavedModule.renamed`.
+        prefix: of the names, such as `"template."` for a flow inside of another module.
     """
-    folder = Path(__file__).parents[1] / "pretrained"
-    known = sorted(path.stem for path in folder.glob("*.pt"))
-    if name not in known:
-        raise ValueError(f"There is no pretrained flow {name!r}; expected one of {', '.join(known)}.")
-    return folder / f"{name}.pt"
-
-
-def dtype_named(name: str) -> torch.dtype:
-    """The floating-point type of a saved flow: `"float32"` or `"float64"`."""
-    known = {str(dtype).removeprefix("torch."): dtype for dtype in FIELD_DTYPES}
-    if name not in known:
-        raise ValueError(f"dtype is {name!r}; expected one of {', '.join(known)}")
-    return known[name]
+    current = {}
+    for name, weight in state.items():
+        for old, new in renamed.items():
+            if name.startswith(f"{prefix}{old}."):
+                name = f"{prefix}{new}.{name.removeprefix(f'{prefix}{old}.')}"
+        current[name] = weight
+    return current
 
 
 def load_weights(module: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """`load_state_dict`, but weights of another dtype are refused instead of rounded."""
+    """Call `load_state_dict`, but refuse weights of another dtype instead of rounding them.
+
+    Args:
+        module: gets the weights.
+        state: weights by name.
+
+    Raises:
+        ValueError: if a weight has another dtype than the module.
+    """
     own = module.state_dict()
-    for name, weight in state.items():
+    for name, weight in with_current_names(state, getattr(module, "renamed", {})).items():
         if name in own and isinstance(weight, Tensor) and weight.dtype != own[name].dtype:
             raise ValueError(f"{name} has dtype {weight.dtype}; expected {own[name].dtype}")
     module.load_state_dict(state)

@@ -1,18 +1,23 @@
-"""The continuous normalizing flow: a symmetric vector field integrated from a symmetric prior."""
+"""The continuous normalizing flow: a symmetric vector field, integrated from a symmetric prior.
+
+Start with `EquivariantCNF`. Samples with scores are in `path`, choosing a solver in `tuning`, and files in
+`checkpoints`.
+"""
 
 from __future__ import annotations
 
 import copy
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from equiflow.flows.base import Flow
-from equiflow.flows.checkpoints import describe, dtype_named, load_weights, pretrained_file, rebuild, space_of
-from equiflow.flows.path import PathSample
+from equiflow.flows.compiled import CompiledField
+from equiflow.flows.parts import describe, pretrained_file, rebuild, space_of
+from equiflow.flows.path import PathSample, sample_path
+from equiflow.flows.tuning import solver_errors
 from equiflow.ode.integrate import Solution, State, integrate
 from equiflow.ode.solver import Solver
 from equiflow.ode.tuning import SolverChoice, choose_solver
@@ -20,7 +25,6 @@ from equiflow.runtime.checks import check_count, check_type
 from equiflow.runtime.compilation import Compiled
 from equiflow.runtime.memory import keep_freed_memory
 from equiflow.runtime.precision import in_double
-from equiflow.runtime.storage import CheckpointError, load_safely, save_atomically
 from equiflow.theories.base.action import Action
 from equiflow.theories.base.group import Group
 from equiflow.theories.base.lattice import Lattice
@@ -31,22 +35,26 @@ from equiflow.vector_fields import VECTOR_FIELDS, VectorField, default_field
 
 
 class EquivariantCNF(Flow):
-    r"""Continuous normalizing flow that respects a lattice's symmetries exactly.
+    r"""Continuous normalizing flow that respects the symmetries of its configurations exactly.
 
     `dphi/dt = v(phi, t)`, `d log q/dt = -div v`, from the prior at t = 0 to the model at t = 1
-    (arXiv:1806.07366, 2110.02673). With an equivariant v and an invariant prior, q is invariant.
+    (arXiv:1806.07366, 2110.02673). If v is equivariant and the prior invariant, q is invariant.
 
     Args:
         space: of the configurations: a `Lattice`, a `Multiplet`, `Angles`, `Particles`.
         vector_field: any `VectorField` on that space; on a lattice by default a `PotentialField` with
             translations x the full point group x Z2.
-        prior: on a lattice by default a `FreeField` with a learnable spectrum, tied by the field's group.
+        prior: any `Prior` on that space; on a lattice by default a `FreeField` with a learnable spectrum,
+            tied by the field's group.
         solver: how to integrate; by default `Solver("dopri5", rtol=1e-5, atol=1e-5)`.
-        compile: whether the vector field is compiled by `torch.compile`, about twice as fast from
-            L = 16 on, after seconds to minutes of compiling. Where that fails it warns and goes on.
+        compile: whether `torch.compile` compiles the vector field. From L = 16 on this is about twice as
+            fast, after seconds to minutes of compiling. If compiling fails, the flow warns and goes on
+            uncompiled.
 
     Raises:
-        ValueError: if field, prior and flow do not share one space.
+        TypeError: for an argument of the wrong type.
+        ValueError: if field, prior and flow do not share one space, or field and prior have groups of which
+            neither contains the other.
 
     >>> flow = EquivariantCNF(Lattice((4, 4)))
     >>> phi, log_q = flow.sample_and_log_prob(8)
@@ -84,43 +92,32 @@ class EquivariantCNF(Flow):
             )
         self.solver = Solver() if solver is None else solver
         check_type(self.solver, Solver, "solver", 'Write Solver("dopri5", rtol=1e-5, atol=1e-5).')
-        #: what a file should say about the flow: plain values, saved and loaded with it
-        self.about: dict[str, Any] = {}
-        keep_freed_memory()
         self.compiled = compile
         self._compiled: dict[str, Compiled] = {}
 
-    def _evaluate(self, field: VectorField, what: str, *arguments: Any) -> Any:
-        """Call a method of the vector field, compiled or not; one for a single solve is not compiled."""
-        if not self.compiled or field is not self.vector_field:
-            return getattr(field, what)(*arguments)
-        if what not in self._compiled:
-            self._compiled[what] = Compiled(getattr(field, what))
-        return self._compiled[what](*arguments)
-
     @property
     def group(self) -> Group:
-        """The symmetry of the density: what vector field and prior both respect."""
+        """The symmetry of the density: the smaller group of the vector field and the prior."""
         field, prior = self.vector_field.group, self.prior.group
         return prior if prior <= field else field
 
     @property
     def learning_rate(self) -> float:
-        """What the vector field bears, see `VectorField.learning_rate`."""
+        """See `VectorField.learning_rate`."""
         return self.vector_field.learning_rate
 
     def resized(self, lattice: Lattice) -> EquivariantCNF:
-        """The flow on a lattice of another size: what was learned carries over, nothing is shared.
+        """Return a copy of the flow on a lattice of another size, with what was learned carried over.
 
-        Kernels carry over as functions of the offset, the prior's spectrum as a function of momentum.
-        A flow trained on a small lattice is a good start for training on a large one (`fit_ladder`).
+        Kernels carry over as functions of the offset, and the prior's spectrum as a function of momentum. A
+        flow trained on a small lattice is a good start for training on a large one (`fit_ladder`).
 
         Args:
-            lattice: of the same dimension, larger or smaller.
+            lattice: larger or smaller, of the same dimension.
 
         Raises:
             ValueError: if the lattice has another number of dimensions or lacks the symmetry.
-            TypeError: if the field or the prior does not say how its weights carry over.
+            TypeError: if the field or the prior does not define how its weights carry over.
 
         >>> flow = EquivariantCNF(Lattice((4, 4)))
         >>> flow.resized(Lattice((6, 6))).sample(2).shape
@@ -137,11 +134,21 @@ class EquivariantCNF(Flow):
         return flow
 
     def with_trace(self, trace: str, *, n_probes: int = 1) -> EquivariantCNF:
-        """The same flow, weights and all, with another trace of its field, see `VectorField.with_trace`."""
+        """Return an independent copy of the flow whose field takes its trace another way.
+
+        Take the copy after training: it starts with equal weights and does not follow later changes.
+
+        Args:
+            trace: see `VectorField.with_trace`.
+            n_probes: number of probes of an estimate.
+
+        Raises:
+            TypeError: if the divergence of the field has a closed form.
+        """
         flow = EquivariantCNF(
             self.space,
             vector_field=self.vector_field.with_trace(trace, n_probes=n_probes),
-            prior=self.prior,
+            prior=copy.deepcopy(self.prior),
             solver=self.solver,
             compile=self.compiled,
         )
@@ -177,22 +184,26 @@ class EquivariantCNF(Flow):
     ) -> Solution:
         """Integrate `(phi, log_det)` from flow time `t0` to `t1`, with statistics.
 
-        An estimated divergence gives an estimate of `log_det`, good for training alone.
+        If the divergence is estimated, `log_det` is an estimate too, which is good for training only.
 
         Args:
-            phi: `(batch, *lattice)` at time `t0`.
+            phi: configurations at time `t0`, `(batch, *lattice)`.
             t0: initial flow time.
             t1: final flow time; may be smaller than `t0`.
-            solver: instead of the flow's own.
+            solver: replaces the flow's own solver.
             generator: source of randomness of an estimated divergence, on the flow's device.
 
         Returns:
-            A `Solution` whose state is `phi` at `t1` and `log_det = int_t0^t1 div v dt`.
+            A `Solution` whose state is `phi` at `t1` and `log_det = int_t0^t1 div v dt`, `(batch,)`.
+
+        Raises:
+            SolverError: if the solver gives up or the result is not finite.
         """
-        field = self.vector_field.for_solve(phi, generator)
+        keep_freed_memory()
+        field = self._for_solve(phi, generator)
 
         def rates(t: Tensor, state: State) -> State:
-            return self._evaluate(field, "velocity_and_divergence", state[0], t)
+            return field.velocity_and_divergence(state[0], t)
 
         state = (phi, phi.new_zeros(len(phi)))
         parameters = self.vector_field.parameters()
@@ -208,41 +219,25 @@ class EquivariantCNF(Flow):
         """Draw samples with their score `grad log q`, integrated along the flow (arXiv:2206.09016).
 
         Args:
-            n_samples: how many.
-            generator: source of randomness, on the flow's device.
-            solver: instead of the flow's own, for instance a cheaper one while training.
+            n_samples: number of samples, >= 0.
+            generator: source of randomness, on the flow's device; the global one by default.
+            solver: replaces the flow's own solver, for instance by a cheaper one while training.
+
+        Returns:
+            Configurations, log-densities, scores and kinetic energies.
         """
-        solver = solver or self.solver
+        keep_freed_memory()
         z = self.prior.rsample(check_count(n_samples, "n_samples", minimum=0), generator)
-        with torch.no_grad():
-            score, log_q = self.prior.score(z), self.prior.log_prob(z)
-        zeros = z.new_zeros(len(z))
-        field = self.vector_field.for_solve(z, generator)
+        field = self._for_solve(z, generator)
+        parameters = tuple(self.vector_field.parameters())
+        return sample_path(z, self.prior, field, solver or self.solver, parameters=parameters)
 
-        def path(t: Tensor, state: State) -> State:
-            rates = self._evaluate(field, "path_rates", state[0], t, state[3].detach())
-            return rates.velocity, self._power(rates.velocity), rates.divergence, rates.score_rate
-
-        def trajectory(t: Tensor, state: State) -> State:
-            velocity = self._evaluate(field, "velocity", state[0], t)
-            return velocity, self._power(velocity)
-
-        if not (solver.adjoint and torch.is_grad_enabled()):
-            solution = integrate(path, (z, zeros, zeros, score), 0.0, 1.0, solver)
-            phi, energy, log_det, score = solution.state
-            nfe = solution.nfe
-        else:  # Only phi needs an adjoint: solve for the score apart from it.
-            with torch.no_grad():
-                scored = integrate(path, (z, zeros, zeros, score), 0.0, 1.0, solver)
-            _, _, log_det, score = scored.state
-            parameters = self.vector_field.parameters()
-            solution = integrate(trajectory, (z, zeros), 0.0, 1.0, solver, parameters=parameters)
-            phi, energy = solution.state
-            nfe = scored.nfe + solution.nfe
-        return PathSample(phi, log_q - log_det.detach(), score.detach(), energy, nfe)
-
-    def _power(self, velocity: Tensor) -> Tensor:
-        return velocity.square().sum(self.space.event_axes)
+    def _for_solve(self, phi: Tensor, generator: torch.Generator | None) -> VectorField | CompiledField:
+        """Return the vector field for one solve that starts at `phi`."""
+        field = self.vector_field.for_solve(phi, generator)
+        if self.compiled and field is self.vector_field:  # A field made for one solve is not worth compiling.
+            return CompiledField(field, self._compiled)
+        return field
 
     @torch.no_grad()
     def tune_solver(
@@ -253,45 +248,40 @@ class EquivariantCNF(Flow):
         n_samples: int = 128,
         generator: torch.Generator | None = None,
     ) -> SolverChoice:
-        """Give the flow, as trained, the solver with the fewest evaluations that reaches an error.
+        """Give the trained flow the cheapest solver whose error is below a target.
 
-        The error is the larger of `|shift of log Z|` and a tenth of the largest change of a log
-        weight, against dopri8 in float64 at a tolerance below the rounding of the flow's own dtype.
+        The error is the larger one of `|shift of log Z|` and a tenth of the largest change of a log weight.
+        Both are measured against dopri8 in float64, at a tolerance below the rounding of the flow's dtype.
 
         Args:
             target: largest acceptable error.
-            action: target whose log weights are compared; the model itself by default.
-            n_samples: how many samples to compare.
-            generator: source of randomness, on the flow's device.
+            action: target whose log weights are compared; by default the model itself.
+            n_samples: number of samples to compare.
+            generator: source of randomness, on the flow's device; the global one by default.
 
         Returns:
-            What was chosen and what was tried; `print` shows it as a table.
+            The choice and all trials; `print` shows them as a table.
+
+        Raises:
+            ValueError: if `target` is not positive and finite, or the divergence is only estimated.
+            SolverError: if no solver reaches the target.
         """
         z = self.prior.rsample(check_count(n_samples, "n_samples", minimum=0), generator)
         tight, finest = (1e-10, 1e-11) if self.dtype == torch.float64 else (1e-8, 1e-6)
         reference = self._reference(Solver("dopri8", rtol=tight, atol=tight))
-        exact = torch.zeros(len(z), dtype=torch.float64, device=z.device)
-        if action is not None:
-            exact = reference._log_weight(z.double(), reference, in_double(action))[1]
-
-        def measure(solver: Solver) -> tuple[float, int]:
-            _, log_weight, nfe = self._by(solver)._log_weight(z, reference, action)
-            change = log_weight - exact
-            shift = log_weight.logsumexp(0) - exact.logsumexp(0)
-            return max(abs(float(shift)), 0.1 * float(change.abs().max())), nfe
-
-        choice = choose_solver(measure, target=target, like=self.solver, finest=finest)
+        errors = solver_errors(self._by, reference, z, action)
+        choice = choose_solver(errors, target=target, like=self.solver, finest=finest)
         self.solver = choice.solver
         return choice
 
     def _by(self, solver: Solver) -> EquivariantCNF:
-        """The flow, weights and all, by another solver."""
+        """Return the flow with another solver; everything else is shared."""
         flow = copy.copy(self)
         flow.solver = solver
         return flow
 
     def _reference(self, solver: Solver | None = None) -> EquivariantCNF:
-        """See `Flow._reference`; uncompiled, so that what a compiler got wrong is seen too."""
+        """See `Flow._reference`; not compiled, so that a certificate sees errors of the compiler too."""
         reference = in_double(self)._by(solver or self.solver.refined())
         reference.compiled = False
         return reference
@@ -305,92 +295,61 @@ class EquivariantCNF(Flow):
     def _method(self) -> str:
         return str(self.solver)
 
-    def save(self, path: str | Path) -> None:
-        """Write the flow to one file of tensors and plain values; `load` rebuilds it."""
-        save_atomically({"kind": "flow", **self.to_dict()}, path)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The recipe and the weights of the flow, as plain values and tensors."""
+    def recipe(self) -> dict[str, Any]:
+        """See `Flow.recipe`; without the entry `"flow"`, which files of version 0.1 lack too."""
         return {
             self.space.kind: list(self.space.shape),
-            "dtype": str(self.dtype).removeprefix("torch."),
             "solver": asdict(self.solver),
             "vector_field": describe(self.vector_field),
             "prior": describe(self.prior),
-            "about": self.about,
-            "state_dict": self.state_dict(),
         }
 
     @classmethod
-    def load(
+    def from_recipe(
         cls,
-        path: str | Path,
+        recipe: dict[str, Any],
         *,
         vector_field: VectorField | None = None,
         prior: Prior | None = None,
-        device: torch.device | str = "cpu",
         compile: bool = False,
     ) -> EquivariantCNF:
-        """Rebuild a saved flow. No code is run by loading.
+        """See `Flow.from_recipe`.
 
         Args:
-            path: a file written by `save`.
-            vector_field: an instance to fill with the saved weights, for a field of your own.
-            prior: the same for a prior of your own.
-            device: where the flow goes.
-            compile: whether its vector field is compiled.
-
-        Raises:
-            CheckpointError: if the file is damaged, no flow, or holds a field this library lacks.
+            recipe: what `recipe` returned.
+            vector_field: an instance, for a field of your own.
+            prior: an instance, for a prior of your own.
+            compile: whether the vector field is compiled.
         """
-        content = load_safely(path, "flow", map_location=device)
-        try:
-            return cls.from_dict(
-                content, vector_field=vector_field, prior=prior, device=device, compile=compile
-            )
-        except Exception as error:  # whatever a recipe that fits nothing can make constructors raise
-            raise CheckpointError(f"{path} does not describe a flow: {error}") from error
+        space = space_of(recipe)
+        if vector_field is None:
+            vector_field = rebuild(recipe["vector_field"], VECTOR_FIELDS, space)
+        if prior is None:
+            prior = rebuild(recipe["prior"], known_priors(), space)
+        solver = Solver(**recipe["solver"])
+        return cls(space, vector_field=vector_field, prior=prior, solver=solver, compile=compile)
 
     @classmethod
-    def from_dict(
-        cls,
-        content: dict[str, Any],
-        *,
-        vector_field: VectorField | None = None,
-        prior: Prior | None = None,
-        device: torch.device | str = "cpu",
-        compile: bool = False,
-    ) -> EquivariantCNF:
-        """The flow that `to_dict` describes, see `load`; what is not its output can raise anything."""
-        space = space_of(content)
-        dtype = dtype_named(content["dtype"])
-        if vector_field is None:
-            vector_field = rebuild(content["vector_field"], VECTOR_FIELDS, space)
-        if prior is None:
-            prior = rebuild(content["prior"], known_priors(), space)
-        solver = Solver(**content["solver"])
-        flow = cls(space, vector_field=vector_field, prior=prior, solver=solver, compile=compile)
-        load_weights(flow.to(device, dtype), content["state_dict"])
-        flow.about = dict(content.get("about", {}))
-        return flow
+    def _wrote(cls, content: dict[str, Any]) -> bool:
+        """See `Flow._wrote`."""
+        return "flow" not in content
 
     @classmethod
     def pretrained(
         cls, name: str, *, device: torch.device | str = "cpu", compile: bool = False
     ) -> EquivariantCNF:
-        """A trained flow that comes with the package.
+        """Return a trained flow that comes with the package.
 
-        `phi4-2d-L8`, `-L16`, `-L32`: two-dimensional phi^4 at m2 = -4 and m_p L = 4, by
-        `benchmarks/ladder.py`. `flow.about` says for which action, how it was trained and what it
-        reached.
+        `phi4-2d-L8`, `-L16` and `-L32` sample two-dimensional phi^4 at m2 = -4 and m_p L = 4. They were
+        trained by `benchmarks/ladder.py`. `flow.about` names the action, the training and its result.
 
         Args:
-            name: of the flow.
-            device: where it goes.
+            name: name of the flow.
+            device: where the flow goes.
             compile: whether its vector field is compiled.
 
         Raises:
-            ValueError: if there is none of that name.
+            ValueError: if there is no flow of this name.
 
         >>> flow = EquivariantCNF.pretrained("phi4-2d-L8")
         >>> flow.about["action"]
@@ -399,5 +358,5 @@ class EquivariantCNF(Flow):
         return cls.load(pretrained_file(name), device=device, compile=compile)
 
     def extra_repr(self) -> str:
-        """What `repr` shows besides the modules."""
+        """Return what `repr` shows besides the modules."""
         return f"{self.space.kind}={self.space.shape}, group={self.group}, solver={self.solver}"

@@ -7,10 +7,10 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from equiflow.flows.base import Flow
-from equiflow.flows.checkpoints import describe, rebuild
-from equiflow.nn.couplings.affine import AffineMap, SiteMap
+from equiflow.flows.parts import describe, rebuild
 from equiflow.nn.couplings.checkerboard import CheckerboardLayer
 from equiflow.nn.couplings.conditioners import ParityCNN, PeriodicCNN
+from equiflow.nn.couplings.site_maps import AffineMap, SiteMap
 from equiflow.nn.couplings.splines import SplineMap
 from equiflow.runtime.checks import check_count, check_type
 from equiflow.runtime.memory import keep_freed_memory

@@ -1,20 +1,31 @@
-"""What the path gradient asks of a flow."""
+"""Samples with their score `grad log q`, integrated along the flow: what the path gradient needs.
+
+`EquivariantCNF.rsample_path` calls `sample_path`, which returns a `PathSample`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
+
+from equiflow.flows.compiled import CompiledField
+from equiflow.ode.integrate import State, integrate
+from equiflow.ode.solver import Solver
+from equiflow.theories.base.prior import Prior
+from equiflow.vector_fields import VectorField
 
 
 @dataclass(frozen=True)
 class PathSample:
-    """Model samples with what the path gradient needs. Only `phi` and `kinetic_energy` keep a graph.
+    """Model samples with their scores. Only `phi` and `kinetic_energy` keep a graph.
 
     Attributes:
-        phi: `(batch, *lattice)`.
-        log_q: `(batch,)`; an estimate if the trace of the vector field is one.
-        score: `grad log q(phi)`, `(batch, *lattice)`; likewise.
+        phi: configurations, `(batch, *lattice)`.
+        log_q: their log-densities, `(batch,)`; estimates if the trace of the vector field is one.
+        score: `grad log q(phi)`, `(batch, *lattice)`; an estimate if the trace is one.
         kinetic_energy: `int_0^1 sum_x v_x^2 dt` along each trajectory, `(batch,)`.
         nfe: evaluations of the vector field.
     """
@@ -24,3 +35,52 @@ class PathSample:
     score: Tensor
     kinetic_energy: Tensor
     nfe: int
+
+
+def sample_path(
+    z: Tensor,
+    prior: Prior,
+    field: VectorField | CompiledField,
+    solver: Solver,
+    *,
+    parameters: Sequence[Tensor] = (),
+) -> PathSample:
+    r"""Carry prior samples to the model together with their scores (arXiv:2206.09016).
+
+    `dphi/dt = v`, `d log q/dt = -div v`, `dg/dt = -(dv/dphi)^T g - grad div v` for the score
+    `g = grad log q`, from flow time 0 to 1.
+
+    Args:
+        z: samples of the prior, `(batch, *lattice)`, which may depend on its parameters.
+        prior: density of `z`.
+        field: vector field, for one solve.
+        solver: how to integrate.
+        parameters: parameters of the field, which get gradients from the adjoint equation.
+    """
+    with torch.no_grad():
+        score, log_q = prior.score(z), prior.log_prob(z)
+    zeros = z.new_zeros(len(z))
+
+    def power(velocity: Tensor) -> Tensor:
+        return velocity.square().sum(prior.space.event_axes)
+
+    def path(t: Tensor, state: State) -> State:
+        rates = field.path_rates(state[0], t, state[3].detach())
+        return rates.velocity, power(rates.velocity), rates.divergence, rates.score_rate
+
+    def trajectory(t: Tensor, state: State) -> State:
+        velocity = field.velocity(state[0], t)
+        return velocity, power(velocity)
+
+    if not (solver.adjoint and torch.is_grad_enabled()):
+        solution = integrate(path, (z, zeros, zeros, score), 0.0, 1.0, solver)
+        phi, energy, log_det, score = solution.state
+        nfe = solution.nfe
+    else:  # Only phi needs an adjoint, so the score has a solve of its own.
+        with torch.no_grad():
+            scored = integrate(path, (z, zeros, zeros, score), 0.0, 1.0, solver)
+        _, _, log_det, score = scored.state
+        solution = integrate(trajectory, (z, zeros), 0.0, 1.0, solver, parameters=parameters)
+        phi, energy = solution.state
+        nfe = scored.nfe + solution.nfe
+    return PathSample(phi, log_q - log_det.detach(), score.detach(), energy, nfe)

@@ -1,77 +1,169 @@
-"""The extended space of a field and its momentum: states `(batch, 2, *lattice)`, target, prior."""
+"""Phase space: states `(phi, p)` of a scalar field and its momentum, with the target and the prior on them.
+
+A state is one tensor `(batch, 2, *lattice)`. `PhaseSpace` splits and joins states, `ExtendedAction` turns an
+action of the field into a target of both, and `PhaseSpacePrior` is where an `ExtendedFlow` starts.
+"""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from equiflow.runtime.checks import check_type
+from equiflow.runtime.randomness import own_rows
 from equiflow.theories.base.action import Action
 from equiflow.theories.base.lattice import Lattice
 from equiflow.theories.base.prior import Prior
+from equiflow.theories.base.space import Space
 from equiflow.theories.base.symmetry import SymmetryGroup, symmetry_on
 from equiflow.theories.scalar.priors import FreeField
 
 
-def split_state(lattice: Lattice, state: Tensor, name: str = "state") -> tuple[Tensor, Tensor]:
-    """Field and momentum, `(batch, *lattice)` each, of a state `(batch, 2, *lattice)`.
+@dataclass(frozen=True)
+class PhaseSpace(Space):
+    """States of a scalar field and its momentum, `(batch, 2, *lattice)`.
 
-    Raises:
-        ValueError: if the state has another shape.
+    Args:
+        lattice: where field and momentum live.
+
+    >>> space = PhaseSpace(Lattice((4, 6)))
+    >>> space.shape
+    (2, 4, 6)
+    >>> phi, momentum = space.split(torch.zeros(8, 2, 4, 6))
+    >>> phi.shape
+    torch.Size([8, 4, 6])
     """
-    if not isinstance(state, Tensor):
-        raise TypeError(f"{name} must be a torch.Tensor, got {type(state).__name__}.")
-    if state.dim() != lattice.dim + 2 or tuple(state.shape[1:]) != (2, *lattice.shape):
-        expected = ", ".join(map(str, ("batch", 2, *lattice.shape)))
-        raise ValueError(
-            f"{name} has shape {tuple(state.shape)}; expected ({expected}): the field and its momentum. "
-            "Join them by torch.stack([phi, momentum], 1)."
-        )
-    phi, momentum = state.unbind(1)
-    return phi, momentum
+
+    kind: ClassVar[str] = "phase space"
+
+    lattice: Lattice
+
+    def __post_init__(self) -> None:
+        check_type(self.lattice, Lattice, "lattice", "Write Lattice((16, 16)).")
+
+    @classmethod
+    def of_shape(cls, shape: tuple[int, ...]) -> PhaseSpace:
+        """See `Space.of_shape`."""
+        return cls(Lattice(tuple(shape[1:])))
+
+    @property
+    def shape(self) -> tuple[int, ...]:  # type: ignore[override]
+        """Shape of one state, `(2, *lattice)`."""
+        return (2, *self.lattice.shape)
+
+    @property
+    def sites(self) -> Lattice:
+        """The lattice of field and momentum."""
+        return self.lattice
+
+    def on(self, lattice: Lattice) -> PhaseSpace:
+        """See `Space.on`."""
+        return PhaseSpace(lattice)
+
+    def check(self, phi: Tensor, name: str = "state") -> Tensor:
+        """See `Space.check`, with a remedy of its own for the shape."""
+        if isinstance(phi, Tensor) and tuple(phi.shape[1:]) != self.shape:
+            expected = ", ".join(map(str, ("batch", *self.shape)))
+            raise ValueError(
+                f"{name} has shape {tuple(phi.shape)}; expected ({expected}): the field and its momentum. "
+                "Join them by torch.stack([phi, momentum], 1)."
+            )
+        return super().check(phi, name)
+
+    def split(self, state: Tensor, name: str = "state") -> tuple[Tensor, Tensor]:
+        """Return the field and the momentum of states.
+
+        Args:
+            state: `(batch, 2, *lattice)`.
+            name: of the states in error messages.
+
+        Returns:
+            Field and momentum, `(batch, *lattice)` each.
+
+        Raises:
+            TypeError: if `state` is not a float32 or float64 tensor.
+            ValueError: if `state` has another shape.
+        """
+        phi, momentum = self.check(state, name).unbind(1)
+        return phi, momentum
+
+    def join(self, phi: Tensor, momentum: Tensor) -> Tensor:
+        """Return states `(batch, 2, *lattice)`.
+
+        Args:
+            phi: the field, `(batch, *lattice)`.
+            momentum: its momentum, `(batch, *lattice)`.
+        """
+        return torch.stack([phi, momentum], 1)
 
 
 class ExtendedAction(Action):
-    """`H(phi, p) = S[phi] + sum_x p_x^2 / 2`, whose marginal in phi is `exp(-S) / Z`.
+    """`H(phi, p) = S[phi] + sum_x p_x^2 / 2`, whose marginal density of phi is `exp(-S) / Z`.
 
-    Averages of observables of phi are those of S; `log Z_H = log Z_S + log_z_shift`.
+    Averages of observables of phi are those under S, and `log Z_H = log Z_S + log_z_shift`.
 
     Args:
         action: S, any action of a scalar field.
+
+    Raises:
+        TypeError: if the action is not one of a scalar field.
     """
+
+    space: PhaseSpace
 
     def __init__(self, action: Action) -> None:
         check_type(action.space, Lattice, "The space of the action", "Momenta are for scalar fields.")
-        super().__init__(action.lattice)
+        super().__init__(PhaseSpace(action.lattice))
         self.action = action
 
     @property
     def log_z_shift(self) -> float:
-        """`V/2 log 2 pi`, what the momenta add to `log Z`."""
+        """`V/2 log 2 pi`, the contribution of the momenta to `log Z`."""
         return 0.5 * self.lattice.volume * math.log(2 * math.pi)
 
     def forward(self, state: Tensor) -> Tensor:
-        """`H` of each state `(batch, 2, *lattice)`, shape `(batch,)`."""
-        phi, momentum = split_state(self.lattice, state)
-        return self.action(phi) + 0.5 * momentum.square().sum(self.lattice.axes)
+        """Return `H` of each state `(batch, 2, *lattice)`, shape `(batch,)`."""
+        phi, momentum = self.space.split(state)
+        value: Tensor = self.action(phi) + 0.5 * momentum.square().sum(self.lattice.axes)
+        return value
 
     def grad(self, state: Tensor) -> Tensor:
-        """`(dS/dphi, p)`, shaped like the state."""
-        phi, momentum = split_state(self.lattice, state)
-        return torch.stack([self.action.grad(phi), momentum], 1)
+        """Return `(dS/dphi, p)`, shaped like the state."""
+        phi, momentum = self.space.split(state)
+        return self.space.join(self.action.grad(phi), momentum)
+
+    def with_momenta(self, phi: Tensor, generator: torch.Generator | None, *, batch_size: int) -> Tensor:
+        """Return states of fields with momenta from the target: unit Gaussians, independent of the field.
+
+        Args:
+            phi: the fields, `(batch, *lattice)`.
+            generator: source of randomness, on the device of `phi`.
+            batch_size: number of momenta drawn by all processes together; `phi` are the rows of this
+                process, see `own_rows`.
+        """
+        shape = (batch_size, *self.lattice.shape)
+        momentum = torch.randn(shape, generator=generator, device=phi.device, dtype=phi.dtype)
+        return self.space.join(phi, own_rows(momentum, generator))
 
 
 class PhaseSpacePrior(Prior):
-    """Independent priors for field and momentum, `q(phi, p) = q_1(phi) q_2(p)`.
+    """Independent priors of field and momentum, `r(phi, p) = r_1(phi) r_2(p)`.
 
     Args:
+        lattice: where field and momentum live.
         position: prior of the field; by default a `FreeField` with a learnable spectrum.
         momentum: prior of the momentum; by default white noise whose spectrum can be learned.
-        group: ties the default spectra.
+        group: ties the default spectra; by default translations x the full point group x Z2.
+
+    Raises:
+        ValueError: if the priors live on other lattices.
     """
 
+    space: PhaseSpace
     group: SymmetryGroup
 
     def __init__(
@@ -83,36 +175,35 @@ class PhaseSpacePrior(Prior):
         group: SymmetryGroup | None = None,
     ) -> None:
         super().__init__(lattice, group=symmetry_on(lattice, group, "prior"))
+        self.space = PhaseSpace(lattice)  # The group is one of the lattice: it moves both fields alike.
         self.position = FreeField(lattice, group=self.group) if position is None else position
         self.momentum = _white(self.group) if momentum is None else momentum
+        # Parts with options of their own, which are no plain values.
+        self._record(position=self.position, momentum=self.momentum)
         if not self.position.lattice == self.momentum.lattice == lattice:
             raise ValueError(
                 f"The priors live on lattices {self.position.lattice.shape} and "
                 f"{self.momentum.lattice.shape}, the states on {lattice.shape}. Build all from one Lattice."
             )
 
-    @property
-    def event_shape(self) -> tuple[int, ...]:
-        """Shape of one state, `(2, *lattice)`."""
-        return (2, *self.lattice.shape)
-
     def colour(self, noise: Tensor) -> Tensor:
         """See `Prior.colour`, on states `(batch, 2, *lattice)`."""
-        phi, momentum = split_state(self.lattice, noise, "noise")
-        return torch.stack([self.position.colour(phi), self.momentum.colour(momentum)], 1)
+        phi, momentum = self.space.split(noise, "noise")
+        return self.space.join(self.position.colour(phi), self.momentum.colour(momentum))
 
     def log_prob(self, z: Tensor) -> Tensor:
-        """`log q_1(phi) + log q_2(p)`, absolute, `(batch,)`."""
-        phi, momentum = split_state(self.lattice, z, "z")
+        """Return `log r_1(phi) + log r_2(p)`, normalised, `(batch,)`."""
+        phi, momentum = self.space.split(z, "z")
         return self.position.log_prob(phi) + self.momentum.log_prob(momentum)
 
     def score(self, z: Tensor) -> Tensor:
-        """`d log q / dz`, shaped like `z`."""
-        phi, momentum = split_state(self.lattice, z, "z")
-        return torch.stack([self.position.score(phi), self.momentum.score(momentum)], 1)
+        """Return `d log r / dz`, shaped like `z`."""
+        phi, momentum = self.space.split(z, "z")
+        return self.space.join(self.position.score(phi), self.momentum.score(momentum))
 
 
 def _white(group: SymmetryGroup) -> FreeField:
+    """Return white noise with a spectrum that can be learned."""
     prior = FreeField(group.lattice, group=group)
     torch.nn.init.zeros_(prior.log_sigma)
     return prior

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from equiflow.flows import ConditionalFlow, EquivariantCNF
+from equiflow.flows.conditional import _with_parameters
 from equiflow.ode.solver import Solver
 from equiflow.runtime.storage import CheckpointError
 from equiflow.samplers import importance_sample
@@ -62,12 +64,88 @@ def test_weights_are_chebyshev_polynomials_of_the_scaled_couplings():
         torch.testing.assert_close(dict(flow.at(m2=-2.5, lam=4.8).named_parameters())[name], expected)
 
 
-def test_filling_leaves_no_trace():
+def test_a_flow_at_one_coupling_leaves_the_template_as_it_was():
     flow = conditional()
     before = copy.deepcopy(flow.state_dict())
-    with flow.filled(lam=4.2) as filled:
-        assert not torch.equal(filled.prior.log_sigma, before["template.prior.log_sigma"])
+    sharing = flow.sharing(lam=4.2)
+    assert not torch.equal(sharing.prior.log_sigma, before["template.prior.log_sigma"])
+    randomise(sharing)
     assert all(torch.equal(value, before[name]) for name, value in flow.state_dict().items())
+
+
+@pytest.mark.parametrize("take", ["sharing", "at"])
+def test_flows_at_several_couplings_do_not_disturb_each_other(take):
+    flow, phi = conditional(), configurations(LATTICE)
+    expected = {lam: flow.at(lam=lam).log_prob(phi) for lam in (4.5, 6.0)}
+    # Within one another: the first flow is still in use while others are taken.
+    first = getattr(flow, take)(lam=4.5)
+    second = getattr(flow, take)(lam=6.0)
+    assert torch.equal(first.log_prob(phi), expected[4.5])
+    assert torch.equal(second.log_prob(phi), expected[6.0])
+    assert torch.equal(first.log_prob(phi), expected[4.5])
+    assert not torch.equal(expected[4.5], expected[6.0])
+
+
+def test_flows_at_several_couplings_can_be_used_by_several_threads():
+    flow, phi = conditional(), configurations(LATTICE)
+    couplings = [4.0 + 0.1 * i for i in range(20)]
+    expected = [flow.at(lam=lam).log_prob(phi) for lam in couplings]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda lam: flow.sharing(lam=lam).log_prob(phi), couplings))
+        copied = list(pool.map(lambda lam: flow.at(lam=lam).log_prob(phi), couplings))
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(copied, expected, strict=True))
+
+
+def overwritten(flow: ConditionalFlow, **couplings: float) -> EquivariantCNF:
+    """The template with its weights overwritten, which is wrong as soon as a second coupling is asked for."""
+    with torch.no_grad():
+        for name, weight in flow.weights(**couplings).items():
+            dict(flow.template.named_parameters())[name].copy_(weight)
+    return flow.template
+
+
+def test_a_template_that_is_overwritten_is_seen():
+    flow, phi = conditional(), configurations(LATTICE)
+    expected = flow.at(lam=6.0).log_prob(phi)
+    overwritten(flow, lam=4.5)
+    assert float((flow.at(lam=6.0).log_prob(phi) - expected).detach().abs().max()) > 1e-2
+
+
+@settings(max_examples=20)
+@given(st.data())
+def test_a_flow_that_shares_constants_is_the_flow_at_that_coupling(data):
+    field = data.draw(vector_fields(st.sampled_from([Lattice((3,)), Lattice((2, 3)), Lattice((3, 3))])))
+    flow = EquivariantCNF(field.lattice, vector_field=field, solver=Solver("rk4", steps=2)).double()
+    both = ConditionalFlow(flow, {"lam": (4.0, 6.0)}, degree=2)
+    randomise(both.stacks, scale=0.1, seed=2)
+    for lam in (4.1, 5.7):
+        samples = [
+            found.rsample_and_log_prob(2, generator=torch.Generator().manual_seed(1))
+            for found in (both.sharing(lam=lam), both.at(lam=lam))
+        ]
+        assert all(torch.equal(a, b) for a, b in zip(*samples, strict=True))
+
+
+class Twice(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = torch.nn.Linear(2, 2)
+        self.again = self.one
+        self.tied = torch.nn.Linear(2, 2, bias=False)
+        self.tied.weight = self.one.weight
+
+
+def test_other_parameters_reach_every_place_where_the_old_ones_were():
+    module = Twice()
+    new = torch.nn.Parameter(torch.ones(2, 2))
+    other = _with_parameters(module, {id(module.one.weight): new})
+    assert other.one is other.again
+    assert other.one is not module.one
+    assert other.one.weight is new
+    assert other.tied.weight is new
+    assert other.one.bias is module.one.bias
+    assert module.one.weight is not new
 
 
 def gradient(objective, flow: ConditionalFlow, family: ActionFamily) -> dict[str, torch.Tensor]:

@@ -121,23 +121,23 @@ class Wrong(SiteMap):
 
 def with_wrong_map(flow: CouplingFlow, what: str) -> CouplingFlow:
     flow = copy.deepcopy(flow)
-    for coupling in flow.couplings:
-        coupling.site_map = Wrong(coupling.site_map, what)
+    for layer in flow.layers:
+        layer.site_map = Wrong(layer.site_map, what)
     return flow
 
 
 def with_overlap(flow: CouplingFlow) -> CouplingFlow:
-    """A copy whose first coupling reads a site that it moves."""
+    """A copy whose first layer reads a site that it moves."""
     flow = copy.deepcopy(flow)
-    coupling = flow.couplings[0]
-    coupling._frozen.view(-1)[coupling._active[0]] = True
+    layer = flow.layers[0]
+    layer._frozen.view(-1)[layer._active[0]] = True
     return flow
 
 
 def with_bias(flow: CouplingFlow, where: str) -> CouplingFlow:
     """A copy with a bias in the odd part of a network."""
     flow = copy.deepcopy(flow)
-    net = flow.couplings[1].net
+    net = flow.layers[1].net
     layer = net.odd if where == "odd" else net.layers[0]
     layer.bias = nn.Parameter(torch.full((layer.out_channels,), 0.1))
     return flow
@@ -211,15 +211,15 @@ def test_sampled_log_prob_is_log_prob_of_the_sample(kind, options, seed):
 
 
 def masks_partition(flow: CouplingFlow) -> bool:
-    """Whether each coupling moves what it does not read, and two in turn move every site once."""
-    for coupling in flow.couplings:
+    """Whether each layer moves what it does not read, and two in turn move every site once."""
+    for layer in flow.layers:
         moved = torch.zeros(flow.lattice.volume, dtype=torch.bool)
-        moved[coupling._active] = True
-        if not torch.equal(moved.reshape(flow.lattice.shape), ~coupling._frozen):
+        moved[layer._active] = True
+        if not torch.equal(moved.reshape(flow.lattice.shape), ~layer._frozen):
             return False
     return all(
         torch.equal(torch.cat([a._active, b._active]).sort().values, torch.arange(flow.lattice.volume))
-        for a, b in pairwise(flow.couplings)
+        for a, b in pairwise(flow.layers)
     )
 
 
@@ -228,9 +228,9 @@ def test_masks_partition_the_lattice(shape):
     flow = make("real_nvp", shape)
     assert masks_partition(flow)
     assert not masks_partition(with_overlap(flow))
-    for coupling in flow.couplings:
+    for layer in flow.layers:
         for axis in flow.lattice.axes:  # across the boundary too
-            assert torch.equal(coupling._frozen.roll(1, axis), ~coupling._frozen)
+            assert torch.equal(layer._frozen.roll(1, axis), ~layer._frozen)
 
 
 @kinds
@@ -238,11 +238,11 @@ def test_masks_partition_the_lattice(shape):
 def test_frozen_sites_stay_bit_for_bit_and_active_ones_move(kind, shape):
     flow = make(kind, shape)
     phi = configurations(flow.lattice)
-    for coupling in flow.couplings:
-        for moved in (coupling(phi)[0], coupling.inverse(phi)[0]):
-            assert torch.equal(moved[:, coupling._frozen], phi[:, coupling._frozen])
+    for layer in flow.layers:
+        for moved in (layer(phi)[0], layer.inverse(phi)[0]):
+            assert torch.equal(moved[:, layer._frozen], phi[:, layer._frozen])
             # Outside of its bound a spline is the identity.
-            inside = ~coupling._frozen & (phi.abs() < 3).all(0)
+            inside = ~layer._frozen & (phi.abs() < 3).all(0)
             assert bool((moved != phi)[:, inside].all())
 
 
@@ -430,10 +430,10 @@ def test_every_weight_has_a_gradient_and_one_layer_would_not():
     unreached(flow)
     assert all(bool((p.grad != 0).all()) for p in flow.parameters())
     lone = make("real_nvp", hidden_channels=(2,))
-    for coupling in lone.couplings:
-        coupling.net.layers = nn.ModuleList([coupling.net._convolution(1, 2, bias=True)]).double()
+    for layer in lone.layers:
+        layer.net.layers = nn.ModuleList([layer.net._convolution(1, 2, bias=True)]).double()
     unreached(lone)
-    assert not bool(lone.couplings[1].net.layers[0].weight.grad[..., 1, 1].any())
+    assert not bool(lone.layers[1].net.layers[0].weight.grad[..., 1, 1].any())
 
 
 class ModelAction(Action):
@@ -654,7 +654,7 @@ def test_wrong_inputs_are_named():
 
 def test_the_default_is_the_published_size():
     flow = CouplingFlow(Lattice((8, 8)))
-    # 16 couplings of 1 -> 8 -> 8 -> 2 channels, 3 x 3 kernels with biases
+    # 16 layers of 1 -> 8 -> 8 -> 2 channels, 3 x 3 kernels with biases
     assert sum(p.numel() for p in flow.parameters()) == 16 * (8 * 10 + 8 * 73 + 2 * 73)
     assert isinstance(flow.prior, StandardNormal)
-    assert all(isinstance(c, CheckerboardLayer) and isinstance(c.net, PeriodicCNN) for c in flow.couplings)
+    assert all(isinstance(c, CheckerboardLayer) and isinstance(c.net, PeriodicCNN) for c in flow.layers)

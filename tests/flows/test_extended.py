@@ -18,7 +18,6 @@ from equiflow.flows import (
     ExtendedFlow,
     PhaseSpacePrior,
     SymplecticFlow,
-    split_state,
 )
 from equiflow.nn.couplings.phase_space import PhaseSpaceLayer
 from equiflow.runtime.storage import CheckpointError
@@ -101,7 +100,7 @@ def symplectic_defect(flow: ExtendedFlow, z: Tensor) -> float:
 
 
 class ReplacedLayer(PhaseSpaceLayer):
-    """A coupling with something wrong with it, for the laws to find."""
+    """A layer with something wrong with it, for the laws to find."""
 
     def __init__(self, good: PhaseSpaceLayer, what: str) -> None:
         torch.nn.Module.__init__(self)
@@ -127,7 +126,7 @@ class ReplacedLayer(PhaseSpaceLayer):
 
 def planted(flow: ExtendedFlow, what: str) -> ExtendedFlow:
     wrong = copy.deepcopy(flow)
-    wrong.couplings[1] = ReplacedLayer(wrong.couplings[1], what)
+    wrong.layers[1] = ReplacedLayer(wrong.layers[1], what)
     return wrong
 
 
@@ -143,9 +142,9 @@ def test_every_step_commutes_with_the_group(flow, seed):
     moved, driver = states(flow, seed=seed).unbind(1)
     element = flow.group.random_element(generator(seed))
     with torch.no_grad():
-        for coupling in flow.couplings:
-            there = coupling(element(moved), element(driver))[0]
-            here = element(coupling(moved, driver)[0])
+        for layer in flow.layers:
+            there = layer(element(moved), element(driver))[0]
+            here = element(layer(moved, driver)[0])
             assert relative(there - here, here) < EXACT
 
 
@@ -206,7 +205,7 @@ def test_an_inverse_in_the_wrong_order_is_no_inverse(family):
     flow = make(family, (3, 3))
     z = states(flow)
     state, _ = flow.transform_and_log_det(z)
-    flow.couplings = torch.nn.ModuleList(reversed(flow.couplings))
+    flow.layers = torch.nn.ModuleList(reversed(flow.layers))
     assert relative(flow.inverse_and_log_det(state)[0] - z, z) > 1e-2
 
 
@@ -390,7 +389,7 @@ def test_wrong_inputs_are_named(family):
     with pytest.raises(ValueError, match="NaN or infinite"):
         flow.log_prob(states(flow) * math.nan)
     with pytest.raises(TypeError, match=r"must be a torch\.Tensor"):
-        split_state(flow.lattice, [0.0])
+        flow.space.split([0.0])
     with pytest.raises(ValueError, match="n_steps=0"):
         make(family, (3, 3), n_steps=0)
     with pytest.raises(ValueError, match="at least one channel"):

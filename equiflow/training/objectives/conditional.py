@@ -1,4 +1,4 @@
-"""Training a conditional flow: any objective, averaged over couplings."""
+"""Training a conditional flow: `OverCouplings` averages an objective over couplings."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from equiflow.training.objectives.base import Objective, ObjectiveValue
 
 @dataclass(frozen=True)
 class OverCouplings:
-    """An objective of ordinary flows, averaged over couplings that are drawn anew at each step.
+    r"""An objective of ordinary flows, averaged over couplings that are drawn anew at each step.
 
-    The objective is evaluated on ordinary flows. Since `theta(c) = sum_k P_k(c) theta_k` is linear, the
-    chain rule hands its gradient to each mode, `d/dtheta_k = sum_c P_k(c) d/dtheta(c)`.
+    The objective is evaluated on an ordinary flow at each coupling. The weights are linear in the modes,
+    `theta(c) = sum_k P_k(c) theta_k`, so that the chain rule is `d/dtheta_k = sum_c P_k(c) d/dtheta(c)`.
 
     Args:
-        objective: of one flow and one action, such as `PathGradient()`.
-        n_couplings: how many share the samples of a step, the same number each.
+        objective: objective of one flow and one action, such as `PathGradient()`.
+        n_couplings: number of couplings per step; each gets the same number of samples.
 
     Raises:
         ValueError: if `n_couplings` is not positive.
@@ -42,9 +42,19 @@ class OverCouplings:
     ) -> ObjectiveValue:
         """Evaluate on fresh batches.
 
-        The ESS of all couplings together is the harmonic mean over them, the loss the average.
+        The loss is the average over the couplings, and the ESS is the harmonic mean.
+
+        Args:
+            flow: the flow to be trained.
+            action: its targets.
+            batch_size: number of samples at all couplings together.
+            generator: source of randomness, on the flow's device.
+
+        Returns:
+            A value whose `log_weight` is `(coupling, batch)`.
 
         Raises:
+            TypeError: if the flow is not conditional, or the objective draws no model samples.
             ValueError: if the couplings cannot share the batch evenly.
         """
         check_type(flow, ConditionalFlow, "flow", "OverCouplings is for conditional flows.")
@@ -58,22 +68,24 @@ class OverCouplings:
         gradients = {name: torch.zeros_like(torch.cat([z[None], s])) for name, (z, s) in modes.items()}
         log_weights, nfe = [], 0
         for couplings in action.draw(self.n_couplings, generator):
-            basis = flow.basis(**couplings)
-            with flow.filled(**couplings) as filled:
-                value = self.objective(filled, action.at(**couplings), each, generator)
-                if value.log_weight is None:
-                    raise TypeError(
-                        f"OverCouplings needs an objective on model samples, got {self.objective!r}, whose "
-                        "target samples belong to one coupling. Use PathGradient() or ReverseKL()."
-                    )
-                leaves = [zero for zero, _ in modes.values()]
-                found = torch.autograd.grad(
-                    value.surrogate, leaves, allow_unused=True, materialize_grads=True
+            flow_here = flow.sharing(**couplings)
+            value = self.objective(flow_here, action.at(**couplings), each, generator)
+            if value.log_weight is None:
+                raise TypeError(
+                    f"OverCouplings needs an objective on model samples, got {self.objective!r}, whose "
+                    "target samples belong to one coupling. Use PathGradient() or ReverseKL()."
                 )
+            weights = dict(flow_here.named_parameters())
+            # One coupling after the other, so that only one graph is in memory.
+            found = torch.autograd.grad(
+                value.surrogate, [weights[name] for name in modes], allow_unused=True, materialize_grads=True
+            )
+            basis = flow.basis(**couplings)
             for name, gradient in zip(modes, found, strict=True):
                 gradients[name] += torch.tensordot(gradient.new_tensor(basis), gradient / self.n_couplings, 0)
             log_weights.append(value.log_weight)
             nfe = max(nfe, value.nfe)
+        # A surrogate that is linear in the modes and has these gradients.
         terms = [
             (zero * gradients[name][0]).sum() + (stack * gradients[name][1:]).sum()
             for name, (zero, stack) in modes.items()

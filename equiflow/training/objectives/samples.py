@@ -1,4 +1,4 @@
-"""Configurations of the target that an objective is given, and minibatches of them."""
+"""Samples of the target that an objective was given: checks, and minibatches drawn from them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,12 @@ from equiflow.theories.base.action import Action
 
 
 def check_samples(samples: Tensor) -> None:
-    """Raise unless `samples` is a non-empty batch of finite configurations, `(n_samples, *lattice)`."""
+    """Raise unless `samples` is a non-empty batch of finite configurations, `(n_samples, *lattice)`.
+
+    Raises:
+        TypeError: if it is not a float32 or float64 tensor.
+        ValueError: if it is empty, is not a batch, or has values that are not finite.
+    """
     remedy = "Give chain.configurations, (n_samples, *lattice)."
     check_type(samples, Tensor, "samples", remedy)
     if samples.dtype not in FIELD_DTYPES:
@@ -28,46 +33,65 @@ def check_samples(samples: Tensor) -> None:
         raise ValueError("samples has NaN or infinite values; expected finite configurations.")
 
 
-def lacks_momenta(samples: Tensor, flow: Flow, action: Action) -> bool:
-    """Whether the samples are the fields of a flow of field and momentum; else they must be configurations.
+def check_samples_fit(samples: Tensor, flow: Flow, action: Action) -> None:
+    """Raise unless the samples are configurations of the flow, or fields that need momenta.
+
+    Args:
+        samples: configurations of the target, `(n_samples, *lattice)`.
+        flow: the flow to be trained.
+        action: its target. An `ExtendedAction` can add momenta to fields.
 
     Raises:
-        ValueError: if they are neither.
+        ValueError: if the samples are neither.
     """
-    wanted, given = tuple(flow.prior.event_shape), tuple(samples.shape[1:])
-    extend = isinstance(action, ExtendedAction) and given == flow.lattice.shape != wanted
-    if not extend and given != wanted:
+    wanted = flow.space.shape
+    if tuple(samples.shape[1:]) != wanted and not _need_momenta(samples, flow, action):
         raise ValueError(
             f"samples has shape {tuple(samples.shape)}, the flow's configurations {wanted}; expected "
             f"{('n_samples', *wanted)}. Take samples of the action that the flow is trained on."
         )
-    return extend
+
+
+def _need_momenta(samples: Tensor, flow: Flow, action: Action) -> bool:
+    """Whether the samples are fields while the flow and its target have momenta too."""
+    both = isinstance(action, ExtendedAction) and action.space == flow.space
+    return both and tuple(samples.shape[1:]) == flow.lattice.shape
 
 
 def draw(
     samples: Tensor, flow: Flow, action: Action, batch_size: int, generator: torch.Generator | None
 ) -> Tensor:
-    """A minibatch drawn with replacement, on the device and in the dtype of the flow.
+    """Draw a minibatch with replacement, on the device and in the dtype of the flow.
 
-    Fields for a flow of field and momentum are given fresh momenta, which the target draws from unit
-    Gaussians whatever the field.
+    Fields for a flow of field and momentum get fresh momenta.
+
+    Args:
+        samples: configurations of the target, `(n_samples, *lattice)`.
+        flow: the flow to be trained.
+        action: its target.
+        batch_size: samples of all processes together.
+        generator: source of randomness, on the flow's device; the global one by default.
+
+    Returns:
+        `(batch, *lattice)`, this process's share of the batch.
 
     Raises:
         ValueError: if the samples are not configurations of the flow.
     """
-    extend = lacks_momenta(samples, flow, action)
+    check_samples_fit(samples, flow, action)
     index = torch.randint(len(samples), (batch_size,), generator=generator, device=flow.device)
     index = own_rows(index, generator)
     phi = samples.detach()[index.to(samples.device)].to(flow.device, flow.dtype)
-    if not extend:
-        return phi
-    shape = (batch_size, *samples.shape[1:])
-    momentum = torch.randn(shape, generator=generator, device=phi.device, dtype=phi.dtype)
-    return torch.stack([phi, own_rows(momentum, generator)], 1)
+    if isinstance(action, ExtendedAction) and _need_momenta(samples, flow, action):
+        return action.with_momenta(phi, generator, batch_size=batch_size)
+    return phi
 
 
 def digest(samples: Tensor) -> str:
-    """Shape, dtype and checksum: the same in every process, another for other samples."""
+    """Return shape, dtype and checksum of samples as text, the same in every process.
+
+    The repr of an objective contains it, so a training checkpoint notices other samples.
+    """
     values = samples.detach().cpu().contiguous()
     checksum = hashlib.sha256(values.numpy().tobytes()).hexdigest()[:16]
     return f"samples={tuple(samples.shape)} {str(samples.dtype).removeprefix('torch.')} sha256:{checksum}"

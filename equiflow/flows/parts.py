@@ -1,0 +1,98 @@
+"""Parts of a saved flow, and how they are named in files: vector fields, priors, spaces, dtypes.
+
+`describe` turns a part into plain values, and `rebuild` makes a fresh one from them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from equiflow.runtime.precision import FIELD_DTYPES
+from equiflow.theories.base.group import Group
+from equiflow.theories.base.kind import group_of, kinds
+from equiflow.theories.base.space import Space
+
+
+class Part(Protocol):
+    """A part of a flow that can be rebuilt: a vector field or a prior."""
+
+    group: Group
+
+    def config(self) -> dict[str, object]:
+        """Return the keyword arguments that rebuild the part from its space and group."""
+
+
+def describe(part: Part) -> dict[str, Any]:
+    """Return the name, the group and the options of a part, as plain values."""
+    return {
+        "name": type(part).__name__,
+        "group": part.group.config(),
+        "config": part.config(),
+    }
+
+
+def rebuild(recipe: dict[str, Any], known: Mapping[str, Any], space: Space) -> Any:
+    """Return the part that a recipe describes, with fresh weights.
+
+    Args:
+        recipe: what `describe` returned.
+        known: classes by name.
+        space: of the configurations.
+
+    Raises:
+        ValueError: if the name is not among the `known` ones.
+    """
+    if recipe["name"] not in known:
+        raise ValueError(
+            f"{recipe['name']} is not part of equiflow; build it yourself and pass the instance "
+            "to load, as in EquivariantCNF.load(path, vector_field=MyField(lattice))."
+        )
+    group = group_of(space, **recipe["group"])
+    return known[recipe["name"]](space, group=group, **recipe["config"])
+
+
+def space_of(content: Mapping[str, Any]) -> Space:
+    """Return the space that a saved flow names by its kind and shape, such as `{"lattice": [8, 8]}`.
+
+    Raises:
+        ValueError: if the content names no space, or several.
+    """
+    known = {kind.name: kind.space for kind in kinds()}
+    named = [name for name in known if name in content]
+    if len(named) != 1:
+        raise ValueError(f"expected the shape of one of {', '.join(known)}, got {named or 'none'}")
+    return known[named[0]].of_shape(tuple(content[named[0]]))
+
+
+def pretrained_file(name: str) -> Path:
+    """Return the path of a flow that comes with the package.
+
+    Raises:
+        ValueError: if there is no flow of this name.
+    """
+    folder = Path(__file__).parents[1] / "pretrained"
+    known = sorted(path.stem for path in folder.glob("*.pt"))
+    if name not in known:
+        raise ValueError(f"There is no pretrained flow {name!r}; expected one of {', '.join(known)}.")
+    return folder / f"{name}.pt"
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """Return the name of a dtype in files, such as `"float32"`."""
+    return str(dtype).removeprefix("torch.")
+
+
+def dtype_named(name: str) -> torch.dtype:
+    """Return the floating-point type of a saved flow, from `"float32"` or `"float64"`.
+
+    Raises:
+        ValueError: for another name.
+    """
+    known = {dtype_name(dtype): dtype for dtype in FIELD_DTYPES}
+    if name not in known:
+        raise ValueError(f"dtype is {name!r}; expected one of {', '.join(known)}")
+    return known[name]
