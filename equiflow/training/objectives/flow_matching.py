@@ -9,12 +9,12 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from equiflow.flows import EquivariantCNF, Flow
+from equiflow.flows import Flow
 from equiflow.runtime.checks import check_count, check_type
 from equiflow.runtime.randomness import own_rows, whole
 from equiflow.theories.base.action import Action
-from equiflow.training.objectives.base import ObjectiveValue
-from equiflow.training.objectives.samples import check_samples, digest, draw, lacks_momenta
+from equiflow.training.objectives.base import ObjectiveValue, with_vector_field
+from equiflow.training.objectives.samples import check_samples, check_samples_fit, digest, draw
 
 PAIRINGS = ("minibatch", "independent")
 
@@ -34,9 +34,9 @@ class FlowMatching:
     Args:
         samples: configurations of the target, `(n_samples, *lattice)`; a batch is drawn from them with
             replacement.
-        pairing: how prior samples and target samples are paired. `"independent"` pairs at random.
-            `"minibatch"` minimises the batch's sum of squared distances (arXiv:2302.00482), which
-            straightens the trajectories.
+        pairing: how prior and target samples are paired, minibatch or independent. `"minibatch"` minimises
+            the sum of squared distances in the batch (arXiv:2302.00482), which straightens the trajectories.
+            `"independent"` pairs at random.
         sigma: standard deviation of Gaussian noise about the line; it blurs the model density.
         fit_prior: whether the prior's parameters are trained.
         n_times: flow times per step, evenly spread from a random start; the batch is divided among them.
@@ -69,8 +69,8 @@ class FlowMatching:
 
     def check_suits(self, flow: Flow, action: Action) -> None:
         """See `Selective.check_suits`."""
-        _continuous(flow)
-        lacks_momenta(self.samples, flow, action)
+        with_vector_field(flow, self, instead="ForwardKL(samples)")
+        check_samples_fit(self.samples, flow, action)
 
     def __call__(
         self, flow: Flow, action: Action, batch_size: int, generator: torch.Generator | None = None
@@ -81,7 +81,7 @@ class FlowMatching:
             TypeError: if the flow is not an `EquivariantCNF`.
             ValueError: if the samples are not configurations of the flow.
         """
-        vector_field = _continuous(flow).vector_field
+        vector_field = with_vector_field(flow, self, instead="ForwardKL(samples)").vector_field
         with torch.no_grad(), whole(generator):  # pairs are matched within the whole batch
             samples = draw(self.samples, flow, action, batch_size, generator)
             start = flow.prior.rsample(batch_size, generator)
@@ -106,15 +106,6 @@ class FlowMatching:
         fitted = samples[own.to(samples.device)]
         surrogate = loss - flow.prior.log_prob(fitted).mean() if self.fit_prior else loss
         return ObjectiveValue(surrogate, None, n_times, value=loss.detach())
-
-
-def _continuous(flow: Flow) -> EquivariantCNF:
-    """Return the flow if it has a vector field, else raise."""
-    if not isinstance(flow, EquivariantCNF):
-        raise TypeError(
-            f"FlowMatching needs an EquivariantCNF, got {type(flow).__name__}; use ForwardKL(samples)."
-        )
-    return flow
 
 
 def matched(start: Tensor, end: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from equiflow.flows import EquivariantCNF, Flow
 from equiflow.ode.solver import Solver
 from equiflow.theories.base.action import Action
 from equiflow.training.objectives.base import ObjectiveValue
-from equiflow.training.objectives.samples import check_samples, digest, draw, lacks_momenta
+from equiflow.training.objectives.samples import check_samples, check_samples_fit, digest, draw
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -50,7 +50,7 @@ class ForwardKL:
 
     def check_suits(self, flow: Flow, action: Action) -> None:
         """See `Selective.check_suits`."""
-        lacks_momenta(self.samples, flow, action)
+        check_samples_fit(self.samples, flow, action)
 
     def __call__(
         self, flow: Flow, action: Action, batch_size: int, generator: torch.Generator | None = None
