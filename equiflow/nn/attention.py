@@ -109,21 +109,27 @@ class LatticeAttention(nn.Module):
         return max(1, MAX_ATTENTION_WEIGHTS // (self.bias.shape[1] * self.lattice.volume**2))
 
     def in_parts(self, function: Callable[[Tensor], tuple[Tensor, ...]], u: Tensor) -> tuple[Tensor, ...]:
-        """Return `function(u)`, computed for `rows` configurations at a time.
+        """Evaluate a function for `rows` configurations at a time.
 
         Args:
             function: takes `(batch, ...)` and returns tensors whose first axis is the batch.
             u: `(batch, ...)`.
+
+        Returns:
+            `function(u)`.
         """
         parts = [function(part) for part in u.split(self.rows)]
         return tuple(torch.cat(values) for values in zip(*parts, strict=True))
 
     def forward(self, u: Tensor, time_values: Tensor) -> Tensor:
-        """Return the output channels, `(batch, n_out, V)`.
+        """Return the output channels.
 
         Args:
             u: input channels, `(batch, n_in, V)`.
             time_values: values of the time basis, `(time_mode,)`.
+
+        Returns:
+            `(batch, n_out, V)`.
         """
         return self.in_parts(lambda part: (self._hear(part, time_values),), u)[0]
 
@@ -174,6 +180,9 @@ class LatticeAttention(nn.Module):
         Args:
             features: features of the channels, `(batch, n_in, feature, V)`.
             time_values: values of the time basis, `(time_mode,)`.
+
+        Returns:
+            `(batch, head, V, component)` each.
         """
         odd, even = (part.flatten(1, 2) for part in features.chunk(2, 2))
         if not self.z2:
@@ -184,11 +193,14 @@ class LatticeAttention(nn.Module):
         return Projections(*(torch.einsum("hcf,bfx->bhxc", weight, h) for weight, h in at_t))
 
     def weights(self, here: Projections, time_values: Tensor) -> Tensor:
-        """Return `A_xy`, `(batch, head, V, V)`.
+        """Return the weights `A_xy`.
 
         Args:
             here: query, key and value of every site.
             time_values: values of the time basis, `(time_mode,)`.
+
+        Returns:
+            `(batch, head, V, V)`.
         """
         bias = torch.tensordot(time_values, self.bias, 1)[:, self._orbit]
         score = here.query @ here.key.mT + bias.masked_fill(self._outside, -torch.inf)

@@ -23,7 +23,7 @@ class CosineBasis(nn.Module):
 
     def __init__(self, n_modes: int) -> None:
         super().__init__()
-        check_type(n_modes, int, "The number of time modes")
+        check_type(n_modes, int, "n_time_modes")
         if n_modes < 1:
             raise ValueError(f"A time basis needs at least one mode, got {n_modes}.")
         self.n_modes = n_modes
@@ -70,7 +70,7 @@ class LearnedBasis(nn.Module):
     def __init__(self, basis: FourierBasis | CosineBasis, n_modes: int) -> None:
         super().__init__()
         self.basis = basis
-        self.n_modes = check_count(n_modes, "The number of time modes")
+        self.n_modes = check_count(n_modes, "n_time_bonds")
         self.mixing = nn.Parameter(orthonormal(n_modes, basis.n_modes))
 
     def forward(self, t: Tensor | float) -> Tensor:

@@ -139,6 +139,15 @@ def test_dense_kernels_are_those_of_their_weights_after_any_cast_or_load(n):
 
 
 @pytest.mark.parametrize("n", [0, 1])
+def test_dense_kernels_follow_the_device(n, device):
+    kernel = kernels()[n]
+    expected = operand(kernel)
+    found = operand(kernel.to(device))
+    assert found.device.type == device.type
+    torch.testing.assert_close(found.cpu(), expected, rtol=1e-14, atol=1e-14)
+
+
+@pytest.mark.parametrize("n", [0, 1])
 def test_a_deep_copy_of_a_dense_kernel_acts_alike(n):
     kernel = kernels()[n]
     expected = operand(kernel)

@@ -47,11 +47,14 @@ class ChannelField:
 
 
 def representation_names(group: SymmetryGroup, representation: object) -> tuple[str, ...]:
-    """Return the names of the representations that a user gives.
+    """Check the representations that a user gives.
 
     Args:
         group: whose point group acts.
         representation: one name, a list of names, or an `escnn.nn.FieldType`.
+
+    Returns:
+        Their names.
 
     Raises:
         TypeError: if `representation` is anything else.
@@ -78,7 +81,15 @@ def representation_names(group: SymmetryGroup, representation: object) -> tuple[
 
 @lru_cache(maxsize=128)
 def channel_field(group: SymmetryGroup, name: str) -> ChannelField:
-    """Return the representation called `name`, see `representation_names`."""
+    """Return the representation called `name`.
+
+    Args:
+        group: whose point group acts.
+        name: a name that `representation_names` returns.
+
+    Returns:
+        The channels of one site, and how the group acts on them.
+    """
     rep = _representations(group)[name]
     matrices = torch.stack([torch.tensor(rep(g), dtype=torch.float64) for g in _escnn_elements(group)])
     exact = matrices.round()

@@ -61,7 +61,7 @@ class Convolution(ABC):
         """
 
     def mix_(self, linear: Tensor, encoded: Tensor, operand: Tensor) -> Tensor:
-        """Return the same as `mix`, with less memory: `encoded` may be overwritten."""
+        """See `mix`. `encoded` may be overwritten, which saves memory."""
         return self.mix(linear, encoded, operand)
 
     @abstractmethod
@@ -95,11 +95,14 @@ class Convolution(ABC):
 
     @abstractmethod
     def times(self, operand: Tensor, other: Tensor) -> Tensor:
-        """Return the operand of the pointwise products `K_c(x) L_c(x)`.
+        """Multiply kernels pointwise.
 
         Args:
             operand: the kernels K.
             other: the kernels L.
+
+        Returns:
+            The operand of the kernels `K_c(x) L_c(x)`.
         """
 
 
@@ -107,6 +110,9 @@ class FourierConvolution(Convolution):
     """Convolution by FFT: the operand is the modes of the kernels, `(channel, *half_shape)`.
 
     The modes are real if all kernels are even, else complex.
+
+    Args:
+        lattice: where the fields live.
     """
 
     name = "fourier"
@@ -276,12 +282,15 @@ CONVOLUTIONS = (DenseConvolution.name, DirectConvolution.name, FourierConvolutio
 
 
 def convolution_for(lattice: Lattice, name: str = "auto", orbits: OffsetOrbits | None = None) -> Convolution:
-    """Return the implementation called `name`.
+    """Return the convolution implementation called `name`.
 
     Args:
         lattice: where the fields live.
         name: `"dense"`, `"direct"`, `"fourier"`, or `"auto"` for the fastest one.
         orbits: offsets of the kernels; None if they are given by their Fourier modes.
+
+    Returns:
+        An instance for this lattice.
 
     Raises:
         ValueError: if the name is unknown, or `"direct"` is asked for without offsets.

@@ -168,6 +168,7 @@ class MomentumKernel(OrbitKernel):
     _multiplicity: Tensor
 
     def _modes(self, weight: Tensor) -> KernelValues:
+        """See `OrbitKernel._modes`."""
         # gather is index_select along the last axis; in float64 it is five times as fast.
         index = self._orbit.flatten().expand(len(weight), -1)
         modes = weight.gather(1, index).unflatten(1, self._orbit.shape)
@@ -242,6 +243,7 @@ class OffsetKernel(OrbitKernel):
     _multiplicity: Tensor
 
     def _modes(self, weight: Tensor) -> KernelValues:
+        """See `OrbitKernel._modes`."""
         on_orbits = weight * self._multiplicity.rsqrt()
         at_origin = on_orbits[:, 0]  # the origin is an orbit of its own, the first
         if isinstance(self.convolution, DirectConvolution):

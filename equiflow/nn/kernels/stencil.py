@@ -19,11 +19,14 @@ MAX_SITES = 100
 
 
 def stencil_for(lattice: Lattice, support: Tensor) -> Stencil | None:
-    """Return a stencil for kernels that vanish outside `support`, or None if FFTs are faster.
+    """Choose between a stencil and FFTs for kernels of a given support.
 
     Args:
         lattice: where the fields live.
-        support: `(*lattice)` bool, the offsets at which a kernel may differ from zero.
+        support: the offsets at which a kernel may differ from zero, `(*lattice)` bool.
+
+    Returns:
+        A stencil of these offsets, or None if FFTs are faster.
     """
     few = int(support.sum()) <= MAX_OFFSETS and (lattice.dim > 2 or lattice.volume <= MAX_SITES)
     return Stencil(lattice, support.nonzero()) if few else None

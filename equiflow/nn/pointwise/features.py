@@ -48,7 +48,7 @@ class SineFeatures(nn.Module):
         check_type(max_frequency, (float, int), "max_frequency")
         if n_frequencies < 1 or not 0 < max_frequency < math.inf:
             raise ValueError(
-                "SineFeatures needs n_frequencies >= 1 and max_frequency > 0, finite; "
+                "Expected n_frequencies >= 1 and max_frequency > 0, finite; "
                 f"got {n_frequencies} and {max_frequency}."
             )
         self.odd = odd

@@ -31,7 +31,7 @@ class GatedPointwise(Pointwise):
     def __init__(self, sizes: Sequence[int], *, max_frequency: float = 8.0, odd: bool = True) -> None:
         super().__init__()
         if not 0 < max_frequency < math.inf:
-            raise ValueError(f"GatedPointwise needs max_frequency > 0, finite; got {max_frequency}.")
+            raise ValueError(f"Expected max_frequency > 0, finite; got {max_frequency}.")
         dtype = torch.get_default_dtype()
         n_blocks, self.n_scalars = len(sizes), sum(size == 1 for size in sizes)
         block = torch.repeat_interleave(torch.arange(n_blocks), torch.tensor(sizes))

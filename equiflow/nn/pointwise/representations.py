@@ -44,7 +44,7 @@ class FieldwisePointwise(Pointwise):
     ) -> None:
         super().__init__()
         if not 0 < max_frequency < math.inf:
-            raise ValueError(f"FieldwisePointwise needs max_frequency > 0, finite; got {max_frequency}.")
+            raise ValueError(f"Expected max_frequency > 0, finite; got {max_frequency}.")
         self.dim = dim
         unsigned = torch.tensor(list(permutes) * copies)
         radial = ~unsigned & (torch.tensor(list(sizes) * copies) > 1)

@@ -71,7 +71,7 @@ class Ridges(nn.Module):
         check_count(n_ridges, "n_ridges")
         check_type(max_frequency, (float, int), "max_frequency")
         if not 0 < max_frequency < math.inf:
-            raise ValueError(f"Ridges need max_frequency > 0, finite; got {max_frequency}.")
+            raise ValueError(f"Expected max_frequency > 0, finite; got {max_frequency}.")
         dtype, ridge = torch.get_default_dtype(), torch.arange(n_ridges)
         per_channel = -(-n_ridges // n_channels)
         start = (ridge // n_channels + 1) * (max_frequency / per_channel)

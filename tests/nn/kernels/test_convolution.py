@@ -1,4 +1,4 @@
-"""Dense products, FFTs and sums over offsets are three ways to the same convolution."""
+"""Dense products, FFTs and sums over offsets compute the same convolution."""
 
 from __future__ import annotations
 
@@ -7,15 +7,7 @@ import torch
 from hypothesis import given
 from torch import Tensor
 
-from equiflow import (
-    EquivariantCNF,
-    Lattice,
-    OrbitConvField,
-    PathGradient,
-    PotentialField,
-    Solver,
-    SymmetryGroup,
-)
+from equiflow import Lattice, OrbitConvField, PotentialField, SymmetryGroup
 from equiflow.nn.kernels.convolution import (
     CONVOLUTIONS,
     DENSE_VOLUME,
@@ -23,11 +15,11 @@ from equiflow.nn.kernels.convolution import (
     DirectConvolution,
     FourierConvolution,
 )
-from equiflow.theories.scalar.phi4 import Phi4
 from tests.support.strategies import configurations, groups, kernel_sizes, lattices, randomise, seeds
 
 
-def all_ways(group: SymmetryGroup, kernel_size: object = None) -> list[OrbitConvField]:
+def with_all_convolutions(group: SymmetryGroup, kernel_size: object = None) -> list[OrbitConvField]:
+    """Return one field for each convolution, all with the same weights."""
     fields = []
     for convolution in ("dense", "fourier") if kernel_size is None else CONVOLUTIONS:
         field = OrbitConvField(
@@ -45,7 +37,7 @@ def all_ways(group: SymmetryGroup, kernel_size: object = None) -> list[OrbitConv
 
 
 def everything(field: OrbitConvField, seed: int) -> list[Tensor]:
-    """Velocity, divergence, score rate and all gradients."""
+    """Return velocity, divergence, score rate and all gradients."""
     phi, score = (configurations(field.lattice, seed=seed + i) for i in (0, 1))
     phi.requires_grad_()
     rates = field.path_rates(phi, 0.3, score)
@@ -56,10 +48,10 @@ def everything(field: OrbitConvField, seed: int) -> list[Tensor]:
 
 
 def mismatch(fields: list[OrbitConvField], seed: int) -> float:
-    """Largest difference between the ways, relative to the size of each result."""
-    ways = zip(*(everything(field, seed) for field in fields), strict=True)
+    """Return the largest difference between the fields, relative to the size of each result."""
+    results = zip(*(everything(field, seed) for field in fields), strict=True)
     return max(
-        float(((a - b).abs().max() / (1 + a.abs().max())).detach()) for a, *others in ways for b in others
+        float(((a - b).abs().max() / (1 + a.abs().max())).detach()) for a, *others in results for b in others
     )
 
 
@@ -70,7 +62,7 @@ def mismatch(fields: list[OrbitConvField], seed: int) -> float:
     seeds,
 )
 def test_all_convolutions_agree(case, seed):
-    assert mismatch(all_ways(*case), seed) < 1e-12
+    assert mismatch(with_all_convolutions(*case), seed) < 1e-12
 
 
 @pytest.mark.parametrize("point", ["full", "trivial"])
@@ -78,7 +70,7 @@ def test_the_agreement_sees_a_transposed_matrix(point, monkeypatch):
     group = SymmetryGroup(Lattice((3, 4)), point)
     differences = Lattice.differences
     monkeypatch.setattr(Lattice, "differences", lambda self: differences(self).mT.contiguous())
-    assert (mismatch(all_ways(group), 0) > 1e-3) is (point == "trivial")
+    assert (mismatch(with_all_convolutions(group), 0) > 1e-3) is (point == "trivial")
 
 
 @pytest.mark.parametrize("point", ["full", "trivial"])
@@ -88,7 +80,7 @@ def test_the_agreement_sees_a_shift_in_the_wrong_direction(point, monkeypatch):
     monkeypatch.setattr(
         DirectConvolution, "_window", lambda self, field, by: window(self, field, [-x for x in by])
     )
-    assert (mismatch(all_ways(group, 2), 0) > 1e-3) is (point == "trivial")
+    assert (mismatch(with_all_convolutions(group, 2), 0) > 1e-3) is (point == "trivial")
 
 
 @pytest.mark.parametrize(
@@ -105,14 +97,14 @@ def test_the_agreement_sees_a_shift_in_the_wrong_direction(point, monkeypatch):
         ((4, 4, 4, 4), 3, FourierConvolution),
     ],
 )
-def test_the_fastest_way_is_chosen_by_volume_and_offsets(shape, size, expected):
+def test_the_fastest_convolution_is_chosen_by_volume_and_offsets(shape, size, expected):
     assert type(OrbitConvField(Lattice(shape), kernel_size=size).kernel.convolution) is expected
     assert 10**2 <= DENSE_VOLUME < 11**2
 
 
 @pytest.mark.parametrize("point", ["full", "trivial"])
 def test_products_of_kernels_are_sums_over_offsets(point):
-    fields = all_ways(SymmetryGroup(Lattice((4, 5)), point), 3)
+    fields = with_all_convolutions(SymmetryGroup(Lattice((4, 5)), point), 3)
     values = fields[0].kernel.values().flatten(2)
     for field in fields:
         operand = field.kernel(torch.tensor([1.0, 0.0], dtype=torch.float64)).operand.detach()
@@ -120,7 +112,7 @@ def test_products_of_kernels_are_sums_over_offsets(point):
         torch.testing.assert_close(products, values[0] @ values[0].mT, rtol=1e-12, atol=1e-12)
 
 
-def test_kernels_whose_operands_are_joined_act_in_one_way():
+def test_kernels_whose_operands_are_joined_share_a_convolution():
     field = PotentialField(Lattice((11, 11)), kernel_size=3)
     assert type(field.kernel.convolution) is type(field.linear.convolution) is FourierConvolution
     assert field.velocity(torch.randn(2, 11, 11), 0.3).shape == (2, 11, 11)
@@ -146,44 +138,3 @@ def test_matrices_follow_the_precision_of_the_field():
     exact.load_state_dict(rough.double().state_dict())
     phi = configurations(rough.lattice)
     assert (rough.velocity(phi, 0.2) - exact.velocity(phi, 0.2)).abs().max() < 1e-14
-
-
-@pytest.mark.parametrize("objective_solver", [Solver("rk4", steps=3), Solver("rk5", steps=2)])
-def test_recomputed_steps_give_the_gradient_of_backpropagation(objective_solver):
-    lattice = Lattice((4, 4))
-    flow = EquivariantCNF(lattice, vector_field=OrbitConvField(lattice, n_frequencies=2)).double()
-    randomise(flow, seed=1)
-    gradients = []
-    for recompute in (False, True):
-        solver = Solver(objective_solver.method, steps=objective_solver.steps, checkpoint=recompute)
-        flow.zero_grad()
-        value = PathGradient(solver=solver)(
-            flow, Phi4(lattice, m2=-4.0, lam=8.0), 6, torch.Generator().manual_seed(0)
-        )
-        value.surrogate.backward()
-        gradients.append(torch.cat([p.grad.flatten() for p in flow.parameters()]))
-    torch.testing.assert_close(*gradients, rtol=1e-13, atol=1e-13)
-    assert gradients[0].abs().max() > 1e-3
-
-
-def test_recomputing_keeps_fewer_tensors():
-    lattice = Lattice((4, 4))
-    flow = EquivariantCNF(lattice)
-    kept = {}
-    for recompute in (False, True):
-        sizes = []
-        flow.solver = Solver("rk5", steps=8, checkpoint=recompute)
-        with torch.autograd.graph.saved_tensors_hooks(
-            lambda x, s=sizes: s.append(x.numel()) or x, lambda x: x
-        ):
-            flow.rsample_and_log_prob(16)
-        kept[recompute] = sum(sizes)
-    assert kept[True] < 0.1 * kept[False]
-
-
-def test_recomputing_is_for_backpropagation_through_fixed_steps():
-    for wrong in ({"method": "dopri5"}, {"method": "rk5", "steps": 2, "adjoint": True}):
-        with pytest.raises(ValueError, match="checkpoint=True is for backpropagation through fixed steps"):
-            Solver(checkpoint=True, **wrong)
-    with pytest.raises(TypeError, match="checkpoint must be True or False"):
-        Solver("rk5", steps=2, checkpoint=1)
