@@ -175,7 +175,7 @@ def _lattice(source: Samples, action: Action | None, space: Space | None) -> Lat
     given = source.configuration_shape
     space = action.space if action is not None else Lattice(given) if space is None else space
     remedy = "Only a field on a lattice has these observables."
-    check_type(space, (Lattice, Multiplet), "The space of the configurations", remedy)
+    check_type(space, (Lattice, Multiplet), "space" if action is None else "action.space", remedy)
     if given != space.shape:
         raise ValueError(f"The configurations have shape {given}, expected those of {space}.")
     return lattice_of(space)

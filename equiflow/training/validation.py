@@ -42,8 +42,8 @@ def check_target(flow: Flow | ConditionalFlow, action: Action | ActionFamily) ->
 
 def _check_family(flow: ConditionalFlow, action: Action | ActionFamily) -> None:
     """Raise unless the couplings of a family lie in the flow's ranges."""
-    remedy = "Write ActionFamily(Phi4, lattice, m2=-4.0, lam=(4.0, 6.0))."
-    check_type(action, ActionFamily, "The action of a conditional flow", remedy)
+    remedy = "For a conditional flow, write ActionFamily(Phi4, lattice, m2=-4.0, lam=(4.0, 6.0))."
+    check_type(action, ActionFamily, "action", remedy)
     assert isinstance(action, ActionFamily)
     if not flow.couplings.contains(action.couplings):
         raise ValueError(
