@@ -1,4 +1,8 @@
-"""Ensembles and chains in files, with what they were sampled from and by."""
+"""Ensembles and chains in files, with a header that says what they were sampled from.
+
+`save_samples` writes one file, `append_samples` adds a file to a folder, and `load_ensemble` and `load_chain`
+read either. `describe_samples` reads the header alone.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,7 @@ import torch
 from torch import Tensor
 
 from equiflow.flows import Certificate
-from equiflow.flows.certificate import SolvedTwice
+from equiflow.flows.certificate import SolvedTwice, compare_solves
 from equiflow.interop import containers
 from equiflow.runtime.checks import check_type
 from equiflow.runtime.precision import FIELD_DTYPES
@@ -24,20 +28,27 @@ from equiflow.samplers import Chain, Ensemble
 from equiflow.theories.base.action import Action
 
 S = TypeVar("S", Ensemble, Chain)
-#: what a file can hold; loading calls these constructors and nothing else
+#: classes that a file can hold; loading calls their constructors and nothing else
 _KINDS: dict[str, Any] = {kind.__name__: kind for kind in (Ensemble, Chain, Certificate, SolvedTwice)}
-#: the update behind a chain is an object with a target and a flow, no data
+#: fields that are not written: the kernel of a chain is an object with a target and perhaps a flow
 _NOT_KEPT = {"kernel"}
+#: names of the files in a folder of samples
 _SHARD = re.compile(r"samples-(\d{6})\.(npz|h5|hdf5)")
 
 
 def shard_path(folder: str | Path, index: int, suffix: str) -> Path:
-    """Name of one of the files that a folder holds."""
+    """Return the name of a file in a folder of samples.
+
+    Args:
+        folder: the folder.
+        index: number of the file, from 0.
+        suffix: kind of file, such as `.npz`.
+    """
     return Path(folder) / f"samples-{index:06d}{suffix}"
 
 
 def shards_in(folder: str | Path) -> dict[Path, int]:
-    """The files of samples in a folder, with their numbers."""
+    """Return the files of samples in a folder, in order, with their numbers."""
     folder = Path(folder)
     names = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
     return {folder / match[0]: int(match[1]) for match in map(_SHARD.fullmatch, names) if match}
@@ -50,20 +61,21 @@ def save_samples(
     action: Action | None = None,
     about: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write samples with everything that belongs to them: densities, weights, acceptances, certificate.
+    """Write samples with their densities, weights, acceptances and certificate.
 
-    The file says which action and lattice they belong to, its precision and the versions of the libraries.
-    It is written under a temporary name and renamed, so that a crash leaves an old file intact.
+    The header names the action, the lattice, the precision and the versions of the libraries. A crash leaves
+    an old file intact, because the file is written under a temporary name and renamed.
 
     Args:
         samples: what to write.
-        path: ends in `.npz`, or in `.h5` or `.hdf5`, which need h5py (`pip install '.[io]'`).
-        action: what the samples are of; its name and couplings are kept.
-        about: what else the file should say: plain values that JSON knows.
+        path: a name that ends in `.npz`, or in `.h5` or `.hdf5`, which need h5py (`pip install '.[io]'`).
+        action: target of the samples; its name and couplings go into the header.
+        about: further entries of the header, plain values that JSON knows.
 
     Raises:
-        ValueError: for another suffix, or arrays that do not fit each other, which could not be read again.
+        ValueError: for another suffix, or arrays that do not fit each other.
         TypeError: for other samples.
+        ImportError: if h5py is needed and not installed.
     """
     check_type(samples, (Ensemble, Chain), "samples")
     if action is not None:
@@ -81,7 +93,10 @@ def save_samples(
         "space": None if action is None else action.space.kind,
         "certificate": None if samples.certificate is None else str(samples.certificate),
         "versions": {
-            **{name: version(name) for name in ("equiflow", "torch", "numpy")},
+            # The distribution has another name than the package.
+            "equiflow": version("equiflow-lattice"),
+            "torch": version("torch"),
+            "numpy": version("numpy"),
             "python": platform.python_version(),
         },
         "about": dict(about or {}),
@@ -98,20 +113,24 @@ def append_samples(
     action: Action | None = None,
     about: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write samples to a folder as its next file; `load_ensemble` and `load_chain` join what it holds.
+    """Write samples to a folder as its next file; `load_ensemble` and `load_chain` join all files.
 
-    Nothing that is there already is opened, so that ensembles may outgrow the memory while they are made
-    and a crash costs the last part at most. One writer at a time.
+    Existing files are not opened. So an ensemble may be larger than the memory while it is made, and a crash
+    loses the last part at most. Only one process may write at a time.
 
     Args:
         samples: the next part.
         folder: made if it does not exist.
         suffix: kind of file, see `save_samples`.
-        action: see `save_samples`.
-        about: see `save_samples`.
+        action: target of the samples, see `save_samples`.
+        about: further entries of the header, see `save_samples`.
 
     Returns:
         The file that was written.
+
+    Raises:
+        ValueError: for an unknown suffix, or arrays that do not fit each other.
+        TypeError: for other samples.
     """
     path = shard_path(folder, max(shards_in(folder).values(), default=-1) + 1, suffix)
     save_samples(samples, path, action=action, about=about)
@@ -119,28 +138,43 @@ def append_samples(
 
 
 def load_ensemble(path: str | Path) -> Ensemble:
-    """Read an ensemble, or join those of a folder. No code is run by loading.
+    """Read an ensemble from a file, or join those of a folder. No code is run by loading.
 
     Args:
         path: file of `save_samples`, or folder of `append_samples` or `sample_shards`.
 
     Raises:
-        FileNotFoundError: if there is nothing.
-        CheckpointError: if a file is damaged or holds something else, or those of a folder are not of one
-            action, lattice, precision and solver, or some of its shards are missing.
+        FileNotFoundError: if there is no such file, or no samples in the folder.
+        CheckpointError: if a file is damaged or holds something else, if shards are missing, or if the files
+            of a folder differ in action, lattice, precision or solver.
     """
     return _load(path, Ensemble)
 
 
 def load_chain(path: str | Path) -> Chain:
-    """Read a chain, or join the pieces of a folder one after the other, see `load_ensemble`."""
+    """Read a chain from a file, or join those of a folder one after the other.
+
+    Args:
+        path: file of `save_samples`, or folder of `append_samples`.
+
+    Raises:
+        FileNotFoundError: if there is no such file, or no samples in the folder.
+        CheckpointError: see `load_ensemble`.
+    """
     return _load(path, Chain)
 
 
 def describe_samples(path: str | Path) -> dict[str, Any]:
-    """What a file of samples says about itself, as plain values; the samples are not read.
+    """Return the header of a file of samples as plain values, without reading the samples.
 
-    Of a folder, what its first file says, with the number of samples of all.
+    For a folder, it is the header of the first file with the number of samples in all files.
+
+    Args:
+        path: file or folder, see `load_ensemble`.
+
+    Raises:
+        FileNotFoundError: if there is no such file, or no samples in the folder.
+        CheckpointError: if a file is damaged or holds something else.
     """
     path = Path(path)
     headers = [containers.read_header(file) for file in (_files(path) if path.is_dir() else [path])]
@@ -149,12 +183,13 @@ def describe_samples(path: str | Path) -> dict[str, Any]:
 
 
 def _describe(action: Action) -> dict[str, Any]:
+    """Return name, couplings and text of an action."""
     couplings = {name: value for name, value in vars(action).items() if isinstance(value, float)}
     return {"name": type(action).__name__, "couplings": couplings, "text": repr(action)}
 
 
 def _take_apart(value: Any, name: str, arrays: dict[str, np.ndarray]) -> Any:
-    """A recipe in plain values for `_put_together`; tensors go to `arrays`."""
+    """Return a value as a recipe of plain values for `_put_together`, and add its tensors to `arrays`."""
     if isinstance(value, Tensor):
         arrays[name] = value.detach().cpu().numpy()
         return {"array": name}
@@ -170,6 +205,7 @@ def _take_apart(value: Any, name: str, arrays: dict[str, np.ndarray]) -> Any:
 
 
 def _put_together(recipe: Any, arrays: Mapping[str, np.ndarray]) -> Any:
+    """Return the value that `_take_apart` was given."""
     if not isinstance(recipe, dict):
         return recipe
     if "array" in recipe:
@@ -179,6 +215,7 @@ def _put_together(recipe: Any, arrays: Mapping[str, np.ndarray]) -> Any:
 
 
 def _load(path: str | Path, kind: type[S]) -> S:
+    """Return the samples in a file, or in all files of a folder."""
     path = Path(path)
     if not path.is_dir():
         return _load_file(path, kind)[1]
@@ -186,7 +223,7 @@ def _load(path: str | Path, kind: type[S]) -> S:
     headers, parts = zip(*(_load_file(file, kind) for file in files), strict=True)
     missing = headers[0]["about"].get("shards", len(files)) - len(files)
     if missing > 0:
-        raise CheckpointError(f"{path} lacks {missing} of its shards; what writes them has not finished.")
+        raise CheckpointError(f"{path} lacks {missing} of its shards; sample_shards has not finished.")
     for file, header in zip(files, headers, strict=True):
         for key in ("action", "shape", "dtype"):
             if header[key] != headers[0][key]:
@@ -198,6 +235,7 @@ def _load(path: str | Path, kind: type[S]) -> S:
 
 
 def _files(folder: Path) -> list[Path]:
+    """Return the files of samples in a folder, at least one."""
     files = list(shards_in(folder))
     if not files:
         raise FileNotFoundError(f"{folder} holds no samples; expected files such as samples-000000.npz.")
@@ -205,6 +243,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _load_file(path: Path, kind: type[S]) -> tuple[dict[str, Any], S]:
+    """Return header and samples of one file."""
     header, arrays = containers.read(path)
     if header.get("kind") != kind.__name__:
         raise CheckpointError(f"{path} holds no {kind.__name__}; it holds {header.get('kind')!r}.")
@@ -212,7 +251,7 @@ def _load_file(path: Path, kind: type[S]) -> tuple[dict[str, Any], S]:
         samples = _put_together(header["content"], arrays)
         assert isinstance(samples, kind)
         _check(samples, tuple(header["shape"]))
-    except Exception as error:  # whatever a recipe that fits nothing can make constructors raise
+    except Exception as error:  # constructors raise many kinds of errors on a wrong recipe
         raise CheckpointError(f"{path} does not describe {kind.__name__}: {error}") from error
     return header, samples
 
@@ -224,7 +263,7 @@ def _check(samples: Ensemble | Chain, shape: tuple[int, ...]) -> None:
         fits = samples.log_weight.shape == lead and len(lead) == 1
     else:
         phi, lead = samples.samples, samples.samples.shape[:2]
-        # Every start of a chain may lack one, and joined chains have several.
+        # The first sample of a chain may have no acceptance, and joined chains have several first samples.
         accepted = samples.acceptance.shape
         fits = accepted[1:] == lead[1:] and accepted[0] <= lead[0]
     if not fits or phi.shape != (*lead, *shape) or phi.dtype not in FIELD_DTYPES:
@@ -235,7 +274,7 @@ def _check(samples: Ensemble | Chain, shape: tuple[int, ...]) -> None:
 
 
 def _join(parts: Sequence[S]) -> S:
-    """One ensemble or chain from several, in order."""
+    """Return one ensemble or chain made of several, in order."""
     first = parts[0]
     joined: dict[str, Any] = {}
     for name in (field.name for field in dataclasses.fields(first)):
@@ -250,29 +289,22 @@ def _join(parts: Sequence[S]) -> S:
                     f"{name} has the shapes {[v if v is None else tuple(v.shape) for v in values]}"
                 )
             joined[name] = torch.cat(values)
-        else:  # such as a step size, which parts of one chain may not share
+        else:  # such as the step size, which may differ between parts of a chain
             joined[name] = values[0] if all(value == values[0] for value in values) else None
     return dataclasses.replace(first, **joined)
 
 
 def _join_certificates(parts: Sequence[Certificate | None]) -> Certificate | None:
+    """Return one certificate of the samples behind several, which must have the same two solvers."""
     present = [part for part in parts if part is not None]
     if not present:
         return None
-    first = present[0]
-    if len(present) < len(parts) or any(
-        (p.solver, p.refined) != (first.solver, first.refined) for p in present
-    ):
+    solvers = {(part.solver, part.refined) for part in present}
+    if len(present) < len(parts) or len(solvers) > 1:
         raise ValueError("some have a certificate and some another one or none")
     names = [field.name for field in dataclasses.fields(SolvedTwice)]
     twice = SolvedTwice(**{name: torch.cat([getattr(p.samples, name) for p in present]) for name in names})
-    current, finer = twice.log_weight.double(), twice.refined_log_weight.double()
-    return dataclasses.replace(
-        first,
-        log_z_shift=float(finer.logsumexp(0) - current.logsumexp(0)) if len(current) else 0.0,
-        max_log_q_error=max(p.max_log_q_error for p in present),
-        round_trip_error=max(p.round_trip_error for p in present),
-        nfe=max(p.nfe for p in present),
-        n_samples=len(current),
-        samples=twice,
-    )
+    round_trips = torch.tensor([part.round_trip_error for part in present], dtype=torch.float64)
+    ((solver, refined),) = solvers
+    nfe = max(part.nfe for part in present)
+    return compare_solves(twice, round_trips, nfe=nfe, solver=solver, refined=refined)

@@ -200,6 +200,22 @@ def test_samples_of_one_rung_are_refused_for_another_before_anything_is_trained(
     assert all(torch.equal(value, before[name]) for name, value in flow.state_dict().items())
 
 
+def test_an_objective_of_your_own_may_refuse_a_rung_before_anything_is_trained():
+    class OnlySmall(Counting):
+        def check_suits(self, flow: Flow, action: Action) -> None:
+            if flow.lattice.volume > 12:
+                raise ValueError("the lattice is large.")
+
+    flow, objective = start(), OnlySmall()
+    with pytest.raises(ValueError, match=r"rung \(4, 4\) does not fit: the lattice is large"):
+        fit_ladder(ACTIONS, flow=flow, **SHORT | {"objective": objective})
+    assert objective.calls == []
+    # Without the method it is a plain callable, which is not asked.
+    plain = Counting()
+    fit_ladder(ACTIONS[:2], flow=flow, **SHORT | {"objective": plain})
+    assert set(plain.calls) == {(3, 3), (4, 4)}
+
+
 def test_without_a_flow_it_starts_from_a_new_one():
     options = SHORT | {"steps": 2, "batch_size": 4}
     (rung,) = fit_ladder(ACTIONS[:1], **options)

@@ -25,7 +25,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from equiflow.flows import Flow
+from equiflow.flows import EquivariantCNF, Flow
 from equiflow.theories.base.action import Action
 
 
@@ -148,3 +148,21 @@ def check_suits(objective: object, flow: Flow, action: Action) -> None:
     """
     if isinstance(objective, Selective):
         objective.check_suits(flow, action)
+
+
+def with_vector_field(flow: Flow, objective: object, *, instead: str) -> EquivariantCNF:
+    """Return a flow that has a vector field, or raise.
+
+    Args:
+        flow: any flow.
+        objective: the objective that needs the vector field.
+        instead: the objective to use for other flows, as text.
+
+    Raises:
+        TypeError: if the flow is not an `EquivariantCNF`.
+    """
+    if not isinstance(flow, EquivariantCNF):
+        raise TypeError(
+            f"{type(objective).__name__} needs an EquivariantCNF, got {type(flow).__name__}; use {instead}."
+        )
+    return flow

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 import torch
 
-from equiflow.flows import EquivariantCNF, Flow
+from equiflow.flows import Flow
 from equiflow.ode.solver import Solver
 from equiflow.runtime.autograd import as_leaf
 from equiflow.theories.base.action import Action
-from equiflow.training.objectives.base import ObjectiveValue
+from equiflow.training.objectives.base import ObjectiveValue, with_vector_field
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,10 @@ class PathGradient:
         if not self.kinetic_penalty >= 0:
             raise ValueError(f"kinetic_penalty must be >= 0, got {self.kinetic_penalty}.")
 
+    def check_suits(self, flow: Flow, action: Action) -> None:
+        """See `Selective.check_suits`."""
+        with_vector_field(flow, self, instead="ReverseKL()")
+
     def __call__(
         self, flow: Flow, action: Action, batch_size: int, generator: torch.Generator | None = None
     ) -> ObjectiveValue:
@@ -65,11 +69,8 @@ class PathGradient:
         Raises:
             TypeError: if the flow is not an `EquivariantCNF`.
         """
-        if not isinstance(flow, EquivariantCNF):
-            raise TypeError(
-                f"PathGradient needs an EquivariantCNF, got {type(flow).__name__}; use ReverseKL()."
-            )
-        path = flow.rsample_path(batch_size, generator=generator, solver=self.solver)
+        continuous = with_vector_field(flow, self, instead="ReverseKL()")
+        path = continuous.rsample_path(batch_size, generator=generator, solver=self.solver)
         phi = path.phi.detach()
         force = path.score + action.grad(phi)
         surrogate = (path.phi * force).flatten(1).sum(1).mean()

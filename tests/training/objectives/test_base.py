@@ -11,8 +11,11 @@ from equiflow import (
     ExtendedAction,
     FlowMatching,
     ForwardKL,
+    InversePathGradient,
+    Lattice,
     Mixture,
     PathGradient,
+    Phi4,
     ReverseKL,
     fit,
     forward_effective_sample_size,
@@ -21,6 +24,7 @@ from equiflow import (
 from equiflow.report.plots import training_curve
 from equiflow.runtime.storage import CheckpointError
 from equiflow.training import ObjectiveValue
+from equiflow.training.objectives.base import check_suits
 from tests.support.objectives import (
     ACTION,
     FAST,
@@ -107,6 +111,26 @@ def test_flows_that_an_objective_does_not_suit_are_refused_with_a_remedy():
     ):
         with pytest.raises(TypeError, match=remedy):
             fit(flow, target, objective=objective, **SHORT)
+
+
+def test_an_objective_says_before_training_whether_it_suits():
+    flow, exact, target = build(), exact_map(), ExtendedAction(ACTION)
+    for objective in (*OBJECTIVES.values(), ReverseKL(), PATH, lambda *_: None):
+        check_suits(objective, flow, ACTION)
+    for objective in (
+        FORWARD,
+        ReverseKL(),
+        InversePathGradient(),
+        Mixture((ReverseKL(), 0.5), (FORWARD, 0.5)),
+    ):
+        check_suits(objective, exact, target)
+    for objective in (PATH, MATCHING, Mixture((ReverseKL(), 0.5), (PATH, 0.5)), OBJECTIVES["nested"]):
+        with pytest.raises(TypeError, match="needs an EquivariantCNF"):
+            check_suits(objective, exact, target)
+    larger = build(Lattice((3, 3)))
+    for objective in (*OBJECTIVES.values(), FORWARD):
+        with pytest.raises(ValueError, match=r"\(20, 2, 3\)"):
+            check_suits(objective, larger, Phi4(larger.lattice, m2=-4.0, lam=7.0))
 
 
 def test_the_history_has_the_forward_ess_or_none_and_never_nan():
