@@ -173,7 +173,7 @@ MUTANTS = (
         "outside = outside - Q @ (Q.mT @ outside)",
         "outside = outside - Q @ (Q.mT @ outside) / 2",
         "part of the trace on the range of Q is counted twice",
-        ("vector_fields/test_estimated.py::test_estimates_are_unbiased_and_a_bias_is_seen",),
+        ("nn/test_traces.py::test_estimates_are_unbiased_and_a_bias_is_seen",),
     ),
     Mutant(
         "refusal of estimates",
@@ -200,7 +200,7 @@ MUTANTS = (
         "around = _Gather.apply(rows, self._behind, self._ahead)",
         "around = _Gather.apply(rows, self._ahead, self._behind)",
         "kernels act reflected where more channels go out than come in",
-        ("vector_fields/test_o3.py::test_a_stencil_convolves_as_it_is_written",),
+        ("nn/kernels/test_stencil.py::test_a_stencil_convolves_as_it_is_written",),
     ),
     Mutant(
         "intervals of far sites",
@@ -208,7 +208,7 @@ MUTANTS = (
         "n = max(1, side // (far + 1))",
         "n = max(1, side // max(1, far))",
         "sites of one product reach each other, so that the exact trace is not",
-        ("vector_fields/test_estimated.py::test_sets_of_sites_are_far_apart_and_few",),
+        ("nn/test_traces.py::test_sets_of_sites_are_far_apart_and_few",),
     ),
     Mutant(
         "reach of a deep network",
@@ -555,7 +555,7 @@ MUTANTS = (
         "share[old // 2] = 0.5",
         "share[old // 2] = 1.0",
         "L/2 and -L/2 share one value of an even side",
-        ("theories/base/test_resizing.py::test_velocity_of_a_field_that_fits_both_lattices_is_the_same",),
+        ("vector_fields/test_resized_fields.py::test_velocity_of_a_field_that_fits_both_lattices_is_the_same",),
     ),
     Mutant(
         "last offset not split",
@@ -571,7 +571,7 @@ MUTANTS = (
         "return torch.where(index <= side // 2, index, index - side)",
         "return index",
         "the left neighbour stays the left neighbour",
-        ("theories/base/test_resizing.py::test_a_localised_field_moves_the_same_on_a_larger_lattice",),
+        ("vector_fields/test_resized_fields.py::test_a_localised_field_moves_the_same_on_a_larger_lattice",),
     ),
     Mutant(
         "spectrum by index",
@@ -579,7 +579,7 @@ MUTANTS = (
         "below = scaled // new",
         "below = torch.arange(new, device=values.device) % old",
         "spectra are functions of k / L",
-        ("theories/base/test_resizing.py::test_spectra_agree_at_every_momentum_that_both_lattices_have",),
+        ("theories/scalar/test_resized_priors.py::test_spectra_agree_at_every_momentum_that_both_lattices_have",),
     ),
     Mutant(
         "spectrum in steps",
@@ -598,7 +598,7 @@ MUTANTS = (
         log_sigma = spatial_part(prior.group).momentum_orbits().mean(ratio)""",
         "a free field is one on every lattice",
         (
-            "theories/base/test_resizing.py::"
+            "theories/scalar/test_resized_priors.py::"
             "test_a_free_field_that_has_learned_nothing_is_the_free_field_of_its_new_lattice",
         ),
     ),
@@ -664,7 +664,7 @@ MUTANTS = (
     ),
     Mutant(
         "log_det sign in path sample",
-        "flows/cnf.py",
+        "flows/path.py",
         "PathSample(phi, log_q - log_det.detach()",
         "PathSample(phi, log_q + log_det.detach()",
         "a path sample knows its log q",
@@ -700,9 +700,9 @@ MUTANTS = (
     ),
     Mutant(
         "solver tuned against itself",
-        "flows/cnf.py",
-        "self._by(solver)._log_weight(z, reference, action)",
-        "self._by(solver)._log_weight(z, self._reference(solver), action)",
+        "flows/tuning.py",
+        "by(solver)._log_weight(z, reference, action)",
+        "by(solver)._log_weight(z, in_double(by(solver)), action)",
         "a solver is judged by a finer one",
         TUNING,
     ),
@@ -723,10 +723,21 @@ MUTANTS = (
         ("flows/test_extended.py::test_log_det_is_that_of_the_dense_jacobian",),
     ),
     Mutant(
-        "couplings inverted in order",
+        "one coupling overwrites another",
+        "flows/conditional.py",
+        "copied = copy.copy(part)",
+        "copied = part",
+        "a flow at one coupling leaves the template, and flows at other couplings, as they are",
+        (
+            "flows/test_conditional.py::test_flows_at_several_couplings_do_not_disturb_each_other",
+            "flows/test_conditional.py::test_a_flow_at_one_coupling_leaves_the_template_as_it_was",
+        ),
+    ),
+    Mutant(
+        "layers inverted in order",
         "flows/extended.py",
-        "for coupling in reversed(self.couplings):",
-        "for coupling in self.couplings:",
+        "for layer in reversed(self.layers):",
+        "for layer in self.layers:",
         "the inverse undoes the last step first",
         ("flows/test_extended.py::test_the_inverse_is_exact_to_rounding",),
     ),
