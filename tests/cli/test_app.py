@@ -13,7 +13,7 @@ import torch
 
 import equiflow
 from equiflow import measure
-from equiflow.cli import info, main, results
+from equiflow.cli import info, main, results, versions
 from equiflow.cli.run.folder import Run
 from equiflow.cli.watching import remaining, sparkline
 from equiflow.interop import describe_samples, load_ensemble
@@ -214,6 +214,26 @@ def test_info_says_how_to_get_what_is_missing(monkeypatch):
     assert torch.__version__ in succeed("info")
     monkeypatch.setattr(info, "installed_version", lambda package: None if package == "e3nn" else "1.0")
     assert "pip install '.[o3]'" in " ".join(succeed("info").split())
+
+
+@pytest.mark.parametrize("version", ["2.14.1+cu130", "2.14.1"])
+def test_torch_is_named_with_the_suffix_of_its_build(version, run, monkeypatch):
+    monkeypatch.setattr(torch, "__version__", version)
+    monkeypatch.setattr(versions, "version", lambda package: "2.14.1")  # as metadata say it
+    assert dict(info.installation())["torch"] == version
+    assert versions.versions()["torch"] == version
+
+
+def test_equiflow_is_named_as_it_names_itself(run):
+    """The distribution has another name than the module."""
+    assert dict(info.installation())["equiflow"] == equiflow.__version__
+    assert run.sessions[0]["equiflow"] == equiflow.__version__
+
+
+def test_a_package_that_is_missing_has_no_version(monkeypatch):
+    assert versions.installed_version("no-such-package-of-ours") is None
+    monkeypatch.setattr(versions, "PACKAGES", ("no-such-package-of-ours",))
+    assert versions.versions()["no-such-package-of-ours"] == "missing"
 
 
 def test_python_m_equiflow_says_its_version(monkeypatch, capsys):

@@ -10,6 +10,8 @@ import torch
 
 from equiflow import (
     HMC,
+    AngleField,
+    Angles,
     EquivariantCNF,
     ExternalField,
     FlowMatching,
@@ -24,6 +26,8 @@ from equiflow import (
     Phi4,
     ReverseKL,
     Solver,
+    UniformAngles,
+    XYModel,
     importance_sample,
     measure,
 )
@@ -34,7 +38,8 @@ from equiflow.cli.config.render import render
 from equiflow.cli.config.schema import FIELDS, Config
 from equiflow.cli.run.folder import Run
 from equiflow.interop import load_ensemble, save_samples
-from tests.support.cli_runs import TINY, Executioner, KilledError, parse, succeed
+from equiflow.theories.angles.observables import energy
+from tests.support.cli_runs import TINY, Executioner, KilledError, invoke, parse, succeed
 from tests.support.strategies import NEEDS, is_there, needs
 
 O2 = TINY.replace('kind = "orbit"\n', "").replace("[action]\n", '[action]\nkind = "on"\nn_components = 2\n')
@@ -173,6 +178,141 @@ def test_a_model_of_two_components_from_config_to_numbers(tmp_path):
     expected = measure(load_ensemble(folder / "ensemble.npz"), action=Run.open(folder).action)
     assert numbers["susceptibility"]["mean"] == expected.susceptibility.mean
     assert len(numbers["correlator"]) == 4
+
+
+XY = """
+[lattice]
+shape = [3, 3]
+
+[action]
+kind = "xy"
+beta = 0.5
+
+[field]
+n_ridges = 2
+n_time_modes = 2
+
+[objective]
+method = "rk4"
+steps = 2
+
+[training]
+steps = 4
+batch_size = 8
+
+[compute]
+dtype = "float64"
+
+[run]
+checkpoint_every = 2
+evaluation_samples = 32
+"""
+
+
+def test_a_theory_chooses_field_prior_and_symmetry():
+    flow = building.build_flow(config(XY))
+    assert (type(flow.vector_field), type(flow.prior)) == (AngleField, UniformAngles)
+    assert repr(building.build_action(config(XY))) == repr(XYModel(Angles(Lattice((3, 3))), beta=0.5))
+    assert str(flow.group) == "translations x D4 x O(2)"
+    smaller = building.build_flow(config(XY, "symmetry.point=C4", "field.kernel_size=1"))
+    assert str(smaller.group) == "translations x C4 x O(2)"
+    assert config(render(config(XY))) == config(XY)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("field.kind=orbit",), r"\[field\]: kind = 'orbit' is not for action.kind = 'xy'; 'angles' is"),
+        (("prior.kind=free",), r"\[prior\]: kind = 'free' is not for action.kind = 'xy'; 'angles' is"),
+        (("symmetry.z2=false",), r"\[symmetry\]: z2 = false is not for action.kind = 'xy'"),
+        (("action.beta=nan",), r"\[action\]: beta must be finite"),
+        (("action.h=0.1",), r"\[action\] h: unknown key; it belongs to kind = \"phi4\" or"),
+        (("action.lam=1.0",), r"\[action\] lam: unknown key; it belongs to kind = \"phi4\" or"),
+        (("action.kind=coulomb",), r"\[action\] kind = \"coulomb\": expected phi4 or free or on or xy"),
+    ],
+)
+def test_what_does_not_belong_to_angles_is_refused(overrides, message):
+    def build() -> None:
+        chosen = config(XY.replace("n_ridges = 2\n", ""), *overrides)
+        building.build_action(chosen)
+        building.build_flow(chosen)
+
+    with pytest.raises(ConfigError, match=message):
+        build()
+
+
+def test_the_xy_model_from_config_to_numbers(tmp_path):
+    (tmp_path / "xy.toml").write_text(XY)
+    folder = tmp_path / "run"
+    output = succeed("train", tmp_path / "xy.toml", "--run", folder, "--quiet")
+    assert f"Next: equiflow sample {folder}" in output
+    run = Run.open(folder)
+    assert all("ess" in row for row in run.evaluations)
+    succeed("sample", folder, "-n", 64)
+    output = succeed("measure", folder / "ensemble.npz", "--json", tmp_path / "numbers.json")
+    assert "vortex density" in output
+    assert "two-point" not in output
+    numbers = json.loads((tmp_path / "numbers.json").read_text())
+    ensemble = load_ensemble(folder / "ensemble.npz")
+    assert numbers["energy"]["mean"] == ensemble.mean(energy).mean
+    assert numbers["log_z"]["mean"] == ensemble.log_z().mean
+    assert "all laws hold" in succeed("check", folder)
+    assert "step 4 of 4" in succeed("watch", folder, "--once")
+
+
+def test_a_run_of_angles_has_no_report_and_says_what_there_is(tmp_path):
+    run = trained_from(tmp_path / "run", config(XY, "training.steps=1"))
+    result = invoke("report", run.folder, "-n", 64, "--hmc", 0)
+    assert result.exit_code == 1
+    assert "this run is of angles" in " ".join(result.output.split())
+    assert "equiflow measure" in " ".join(result.output.split())
+
+
+def test_a_ladder_of_angles_is_climbed_and_resumed(tmp_path):
+    text = XY + "[[ladder]]\nshape = [2, 2]\nbeta = 0.4\nsteps = 2\n"
+    run = Run.create(tmp_path / "run", config(text, "training.steps=2", "run.evaluation_samples=16"))
+    assert [rung.config.action.beta for rung in run.rungs] == [0.4, 0.5]
+    with pytest.MonkeyPatch.context() as patch:
+        Executioner(patch, 9)
+        with pytest.raises(KilledError):
+            run.train(progress=False)
+    run.train(progress=False)
+    assert [len(history) for history in run.histories()] == [2, 2]
+
+
+@pytest.mark.parametrize(
+    ("kind", "override", "message"),
+    [
+        ("potential", "field.n_channels=0", "n_channels must be an integer >= 1, got 0"),
+        ("potential", "field.n_ridges=0", "n_ridges must be an integer >= 1, got 0"),
+        ("orbit", "field.max_frequency=0.0", "max_frequency > 0"),
+        ("orbit", "field.n_time_modes=0", "at least one mode, got 0"),
+        ("factorised", "field.n_harmonics=-1", "n_harmonics must be an integer >= 0, got -1"),
+        ("attention", "field.seed=-1", "seed must be an integer >= 0, got -1"),
+        ("deep-attention", "field.n_layers=1", "n_layers must be an integer >= 2, got 1"),
+        ("orbit", "prior.m2=0.0", "positive, finite m2; got 0.0"),
+    ],
+)
+def test_numbers_out_of_range_are_refused_with_section_and_key(kind, override, message):
+    section = override.split(".")[0]
+    with pytest.raises(ConfigError, match=rf"^\[{section}\]: .*{message}"):
+        building.build_flow(parse("", f"field.kind={kind}", override))
+
+
+@needs("escnn")
+def test_steerable_fields_refuse_frequencies_that_are_not_positive():
+    with pytest.raises(ConfigError, match=r"\[field\]: .*max_frequency > 0"):
+        building.build_flow(parse("", "field.kind=steerable", "field.max_frequency=0.0"))
+
+
+@pytest.mark.parametrize(
+    "override", ["rows=0", "refresh=0", "window=0", "damping=0.0", "momentum=1.0", "radius=0.0"]
+)
+def test_a_natural_gradient_out_of_range_is_refused_before_anything_is_made(override, tmp_path):
+    name = override.split("=")[0]
+    with pytest.raises(ConfigError, match=rf"optimiser\W.*{name}"):
+        Run.create(tmp_path / "run", parse("", "optimiser.kind=natural", f"optimiser.{override}"))
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.fixture(scope="module")
