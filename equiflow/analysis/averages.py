@@ -63,7 +63,7 @@ class Observable:
     derived: Callable[..., Quantity] | None = None
 
     def __post_init__(self) -> None:
-        check_type(self.name, str, "name of an observable")
+        check_type(self.name, str, "name")
         for function in (*self.averages, *([] if self.derived is None else [self.derived])):
             if not callable(function):
                 raise TypeError(f"{self.name!r} needs functions, got {function!r}.")
@@ -83,6 +83,7 @@ class Observable:
         return averages[0] if self.derived is None else self.derived(*averages)
 
 
+@torch.no_grad()
 def estimate_observables(samples: Samples, observables: Sequence[Observable]) -> dict[str, Estimates]:
     """Estimate quantities of your own on samples of any theory.
 
@@ -217,8 +218,8 @@ class Averages:
             for name, number in _numbers(self._quantities(observables, leaf)):
                 if number.dim() or not number.requires_grad:
                     raise ValueError(
-                        f"{name!r} must be 0-d numbers that depend on the averages by differentiable torch "
-                        f"operations; got {number}."
+                        f"{name!r} must be one number or several, computed from the averages by torch "
+                        f"operations that are differentiable; got {number}."
                     )
                 values.append(number.detach())
                 slopes.append(torch.autograd.grad(number, leaf, retain_graph=True)[0])
@@ -260,13 +261,13 @@ class _Columns:
 
 def _is_single(quantity: Quantity) -> bool:
     """Whether a quantity is one number."""
-    return isinstance(quantity, Tensor) and quantity.dim() == 0
+    return not isinstance(quantity, Sequence) and torch.as_tensor(quantity).dim() == 0
 
 
 def _numbers(quantities: dict[str, Quantity]) -> Iterator[tuple[str, Tensor]]:
     """Yield every number with the name of its observable."""
     for name, quantity in quantities.items():
-        for number in (quantity,) if _is_single(quantity) else quantity:
+        for number in [quantity] if _is_single(quantity) else quantity:
             yield name, torch.as_tensor(number)
 
 

@@ -29,7 +29,6 @@ from equiflow.statistics import Estimate, error_of_fluctuations
 from equiflow.theories.base.action import Action
 from equiflow.theories.base.lattice import Lattice, lattice_of
 from equiflow.theories.base.space import Space
-from equiflow.theories.multiplets.space import Multiplet
 
 
 @dataclass(frozen=True)
@@ -174,8 +173,13 @@ def _lattice(source: Samples, action: Action | None, space: Space | None) -> Lat
     """Return the lattice of the configurations, and raise if they are no field on one."""
     given = source.configuration_shape
     space = action.space if action is not None else Lattice(given) if space is None else space
-    remedy = "Only a field on a lattice has these observables."
-    check_type(space, (Lattice, Multiplet), "space" if action is None else "action.space", remedy)
+    check_type(space, Space, "space", "Write Lattice((16, 16)).")
+    if space.sites is None or space.has_windings:
+        name = "space" if action is None else "action.space"
+        raise TypeError(
+            f"{name} must be that of a real field on a lattice, a Lattice or Multiplet; got {space}. For "
+            "other theories use equiflow.analysis.estimate_observables."
+        )
     if given != space.shape:
         raise ValueError(f"The configurations have shape {given}, expected those of {space}.")
     return lattice_of(space)
