@@ -1,4 +1,8 @@
-"""Oracles: results known without sampling, and balances that exact sampling must keep."""
+"""Oracles: exact results of small or free theories, and a balance that every exact sampler keeps.
+
+Start with `transfer_matrix` for chains and narrow strips, `free_field` for a free theory on any lattice,
+`quadrature` for up to three sites, `z2_balance` for samples of an even action.
+"""
 
 from equiflow.oracles.balance import Z2Balance, z2_balance
 from equiflow.oracles.exact import Exact

@@ -1,4 +1,4 @@
-"""The balance of the two Z2 sectors, which every exact sampler of an even action keeps."""
+"""Balance of the sectors `M > 0` and `M < 0`, which every exact sampler of an even action keeps."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Z2Balance:
     """How far samples of an even action are from Z2 symmetry.
 
     Attributes:
-        positive: probability of `M > 0`; its error is the one expected if the truth is 1/2.
-        odd_mean: mean of an odd observable, which is 0.
+        positive: probability of `M > 0`; its error is the one expected for a true value of 1/2.
+        odd_mean: mean of an odd observable; its true value is 0.
     """
 
     positive: Estimate
@@ -48,13 +48,16 @@ class Z2Balance:
 def z2_balance(source: Ensemble | Chain, *, odd: Callable[[Tensor], Tensor] = magnetisation) -> Z2Balance:
     """Compare the weight of the sectors `M > 0` and `M < 0`.
 
-    The error of the probability is that of a balanced sampler, `1/2 sqrt(sum w^2) / sum w` or
-    `1/2 / sqrt(n)` with n the independent observations of the sign: a sample that has only ever seen
-    one sector has no spread to take an error from. A chain that never tunnels is one observation.
+    The error of the probability is the one of a balanced sampler, because samples of one sector alone have
+    no spread. It is `1/2 sqrt(sum w^2) / sum w` for weighted samples, and `1/2 / sqrt(n)` for chains with
+    n independent observations of the sign. A chain that never tunnels is one observation.
 
     Args:
         source: weighted samples of a flow, or Markov chains, of an action with `S[-phi] = S[phi]`.
         odd: observable `(batch, *lattice) -> (batch,)` that changes sign with phi.
+
+    Returns:
+        The probability of `M > 0` and the mean of `odd`.
 
     Raises:
         ValueError: if `odd` does not change sign with phi, or there are no samples.
@@ -79,5 +82,5 @@ def z2_balance(source: Ensemble | Chain, *, odd: Callable[[Tensor], Tensor] = ma
 
 
 def _is_positive(phi: Tensor) -> Tensor:
-    """1 where `M > 0`, 1/2 where `M = 0`, 0 elsewhere, `(batch,)`."""
+    """Return 1 for `M > 0`, 1/2 for `M = 0`, 0 for `M < 0`, `(batch,)`."""
     return 0.5 * (1 + magnetisation(phi).double().sign())

@@ -1,4 +1,4 @@
-"""The free field in closed form, in any dimension."""
+"""Free field in closed form, in any dimension: `free_field` and its two-point function."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from equiflow.theories.scalar.phi4 import FreeScalar
 
 
 def free_two_point(action: FreeScalar) -> Tensor:
-    """`G(x) = <phi_y phi_{y+x}> = 1/V sum_k cos(kx) / (2 (k^2 + m2))`.
+    """Return `G(x) = <phi_y phi_{y+x}> = 1/V sum_k cos(kx) / (2 (k^2 + m2))`.
+
+    Here `k^2` is the lattice momentum `sum_mu 4 sin^2(k_mu / 2)`.
 
     Returns:
         `(*lattice)` in float64, indexed by the offset x.
@@ -19,10 +21,13 @@ def free_two_point(action: FreeScalar) -> Tensor:
 
 
 def free_field(action: FreeScalar) -> Exact:
-    """Every number of `Exact` in closed form; the field is Gaussian, so `<phi^4> = 3 <phi^2>^2`.
+    """Return every number of `Exact` in closed form.
+
+    The field is Gaussian, so `<phi^4> = 3 <phi^2>^2`. `action.mode_variance()` gives the variance of each
+    Fourier mode.
 
     Args:
-        action: a free field on any lattice; `action.mode_variance()` has the modes one by one.
+        action: a free field on any lattice.
 
     >>> from equiflow import FreeScalar, Lattice
     >>> round(free_field(FreeScalar(Lattice((4, 4)), m2=1.0)).susceptibility, 12)

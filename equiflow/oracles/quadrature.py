@@ -1,4 +1,4 @@
-"""Direct Gauss-Legendre quadrature of any phi^4-like action on one, two or three sites."""
+"""Direct Gauss-Legendre quadrature of any phi^4-like action on one, two or three sites: `quadrature`."""
 
 from __future__ import annotations
 
@@ -19,14 +19,17 @@ MAX_SITES = 3
 
 
 def quadrature(action: Phi4, *, tolerance: float = 1e-8) -> Exact:
-    """`Z = int d^V phi exp(-S[phi])` and its moments, with a check of convergence.
+    """Integrate `Z = int d^V phi exp(-S[phi])` and its moments, with a check of convergence.
 
-    Integrates what `action(phi)` returns, so that a subclass which changes `S` gets its own results;
-    only the range of the field is taken from `m2` and `lam`.
+    The integrand calls `action(phi)`, so a subclass with another `S` gets its own results. The range of the
+    field follows from `m2` and `lam`.
 
     Args:
-        action: on at most three sites, arranged in any dimension.
+        action: an action on at most three sites, arranged in any dimension.
         tolerance: largest accepted `Exact.error`.
+
+    Returns:
+        All numbers of `Exact`.
 
     Raises:
         ValueError: if the lattice has more than three sites.
@@ -37,7 +40,7 @@ def quadrature(action: Phi4, *, tolerance: float = 1e-8) -> Exact:
             f"Quadrature is for at most {MAX_SITES} sites, got lattice {action.lattice.shape} with "
             f"{action.lattice.volume}. Use transfer_matrix for chains and strips."
         )
-    # Gauss-Legendre wants pi / 2 times the nodes of a uniform grid.
+    # Gauss-Legendre needs pi / 2 times the nodes of a uniform grid.
     n_nodes = 24 + math.ceil(math.pi * reach(action) / spacing(action))
     fine = _integrate(action, n_nodes)
     return fine.checked_against(_integrate(action, 3 * n_nodes // 4), tolerance)
@@ -45,6 +48,7 @@ def quadrature(action: Phi4, *, tolerance: float = 1e-8) -> Exact:
 
 @torch.no_grad()
 def _integrate(action: Phi4, n_nodes: int) -> Exact:
+    """Integrate with `n_nodes` nodes per site."""
     nodes, weights = np.polynomial.legendre.leggauss(n_nodes)
     line = torch.from_numpy(reach(action) * nodes)
     log_weight = torch.from_numpy(np.log(reach(action) * weights))
@@ -65,7 +69,7 @@ def _integrate(action: Phi4, n_nodes: int) -> Exact:
 
 
 def _measure(lattice: Lattice) -> Callable[[Tensor], Tensor]:
-    """The observables of `Exact` side by side, `(batch, n_numbers)`."""
+    """Return a function that measures the numbers of `Exact` side by side, `(batch, n_numbers)`."""
     time = longest_axis(lattice)
 
     def measure(phi: Tensor) -> Tensor:
@@ -78,5 +82,5 @@ def _measure(lattice: Lattice) -> Callable[[Tensor], Tensor]:
 
 
 def _product(values: Tensor, times: int) -> Tensor:
-    """All tuples of `times` values, `(n^times, times)`; the one empty tuple for none."""
+    """Return all tuples of `times` values, `(n^times, times)`; for `times = 0` the empty tuple."""
     return torch.cartesian_prod(*[values] * times).reshape(-1, times) if times else values.new_zeros(1, 0)

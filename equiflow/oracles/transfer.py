@@ -1,12 +1,12 @@
-"""Transfer matrices of phi^4 chains and narrow strips: log Z and moments to many digits.
+"""Transfer matrices of phi^4 chains and narrow strips, with log Z and moments to many digits.
 
-A slice is all sites at one time. With `V` the potential and `w(a) = exp(-bonds inside the slice)`,
+A slice is all sites at one time. With the potential `V` and `w(a) = exp(-links inside the slice)`,
 
     Z = tr T^N,    T(a, b) = prod_x k(a_x, b_x) w(b),    k(a, b) = exp(-V(a)/2 - (a - b)^2 - V(b)/2).
 
-One site's kernel has few eigenvalues that matter: `k = sum_i u_i u_i^T`, u_i even or odd. In the basis
-`u_i u_j ...` of products `T` is the symmetric `B = U^T w U`, one block per Z2 sector, and everything is
-a sum over its spectrum.
+The kernel of one site has few eigenvalues that matter: `k = sum_i u_i u_i^T` with even and odd `u_i`. In the
+basis of products `u_i u_j ...`, T becomes the symmetric matrix `B = U^T w U` with one block per Z2 sector.
+`transfer_matrix` returns sums over the spectrum of B.
 """
 
 from __future__ import annotations
@@ -17,30 +17,33 @@ from typing import Any
 import numpy as np
 
 from equiflow.oracles.exact import Exact, longest_axis
-from equiflow.oracles.grid import DROP, potential_minimum, spacing
+from equiflow.oracles.grid import POTENTIAL_CUTOFF, potential_minimum, spacing
 from equiflow.oracles.site import SiteBasis
 from equiflow.theories.scalar.phi4 import Phi4
 
+#: largest number of sites in a slice
 MAX_WIDTH = 3
-#: products of site functions to keep at most
+#: largest number of products of site functions
 MAX_STATES = 2000
-#: per width of the slice: relative size of the kernel eigenvalues that are dropped, most functions per site
+#: for each width of a slice: smallest relative eigenvalue of the kernel, largest number of functions per site
 TRUNCATION = {1: (1e-15, 400), 2: (1e-11, 40), 3: (1e-8, 24)}
 
 
 def transfer_matrix(action: Phi4, *, tolerance: float = 1e-6) -> Exact:
     """Solve a chain `(T,)` or a strip whose slices have at most three sites, such as `(3, T)`.
 
-    Built from the lattice and the couplings alone: `action(phi)` is never called, so the result is a
-    judge of its implementation. On a periodic side of 2 both links between two sites count, on a side
-    of 1 a site is its own neighbour.
+    Only the lattice, `m2` and `lam` are used. `action(phi)` is never called, so the result can judge it. On a
+    periodic side of 2, both links between two sites count. On a side of 1, a site is its own neighbour.
 
-    Milliseconds for chains and strips of width 2. With three sites to a slice up to 5 s, longest for
-    light, weakly coupled fields: a free one with m2 < 0.4 is refused.
+    Chains and strips of width 2 take milliseconds. Slices of three sites take up to 5 s, longest for light
+    and weakly coupled fields; a free field with m2 < 0.4 does not converge.
 
     Args:
         action: `Phi4` (or `FreeScalar`); the longest axis is time, and may have any length.
         tolerance: largest accepted `Exact.error`.
+
+    Returns:
+        All numbers of `Exact`.
 
     Raises:
         ValueError: if a slice across the longest axis has more than three sites.
@@ -57,51 +60,53 @@ def transfer_matrix(action: Phi4, *, tolerance: float = 1e-6) -> Exact:
             f"A slice of lattice {action.lattice.shape} across its longest axis has {width} sites; "
             f"transfer_matrix handles at most {MAX_WIDTH}."
         )
-    cut, most = TRUNCATION[width]
+    min_weight, max_functions = TRUNCATION[width]
     step = spacing(action)
-    fine = SiteBasis.build(action, step, DROP, cut, most)
-    coarse = SiteBasis.build(action, 1.25 * step, 0.9 * DROP, 30 * cut, 7 * most // 8)
-    # Every limit is tighter in the coarse one, also those that bind: else they would hide from the error.
-    rough = _Strip(action, coarse, 30 * cut, MAX_STATES // 2).solve()
-    return _Strip(action, fine, cut, MAX_STATES).solve().checked_against(rough, tolerance)
+    fine = SiteBasis.build(action, step, POTENTIAL_CUTOFF, min_weight, max_functions)
+    # Every limit is tighter for the coarse solution, so that the error sees each of them.
+    coarse = SiteBasis.build(
+        action, 1.25 * step, 0.9 * POTENTIAL_CUTOFF, 30 * min_weight, 7 * max_functions // 8
+    )
+    rough = _Strip(action, coarse, 30 * min_weight, MAX_STATES // 2).solve()
+    return _Strip(action, fine, min_weight, MAX_STATES).solve().checked_against(rough, tolerance)
 
 
 class _Strip:
-    """The blocks of `B` and of operators on a slice, at one resolution.
+    """Blocks of `B` and of operators on a slice, at one resolution.
 
     Args:
-        action: whose lattice and couplings count.
+        action: its lattice, `m2` and `lam` count.
         basis: functions of one site.
-        cut: products of functions whose weight is below this are dropped.
-        most: products to keep at most.
+        min_weight: products of functions with a smaller weight are dropped.
+        max_states: largest number of products.
     """
 
-    def __init__(self, action: Phi4, basis: SiteBasis, cut: float, most: int) -> None:
+    def __init__(self, action: Phi4, basis: SiteBasis, min_weight: float, max_states: int) -> None:
         shape, time = action.lattice.shape, longest_axis(action.lattice)
         self.time = time
         self.n_slices = shape[time]
         self.width = action.lattice.volume // self.n_slices
         self.log_scale = -action.lattice.volume * potential_minimum(action)
         number = np.arange(self.width).reshape(*shape[:time], 1, *shape[time + 1 :])
-        #: for each axis the neighbour of every site of the slice; along time a site is its own
+        # For each axis, the neighbour of every site of the slice. Along time a site is its own neighbour.
         self.neighbours = [np.roll(number, -1, axis).ravel() for axis in range(len(shape))]
         self.phi = np.meshgrid(*[basis.nodes] * self.width, indexing="ij", sparse=True)
         links = ((self.phi[x] - self.phi[y]) ** 2 for there in self.neighbours for x, y in enumerate(there))
         self.inside = np.exp(-sum(links, np.zeros((len(basis.nodes),) * self.width)))
         first, second = np.triu_indices(len(basis.weight))
-        #: number of the pair {i, j}, and the products `u_i u_j`
+        # The number of each pair {i, j}, and the products u_i u_j.
         self.pair = np.zeros((len(basis.weight),) * 2, dtype=np.int64)
         self.pair[first, second] = self.pair[second, first] = np.arange(len(first))
         self.products = basis.functions[:, first] * basis.functions[:, second]
         states = np.indices(self.pair.shape[:1] * self.width).reshape(self.width, -1).T
         weight = basis.weight[states].prod(1)
-        best = np.argsort(-weight)[:most]
-        states = states[best[weight[best] > cut]]
+        best = np.argsort(-weight)[:max_states]
+        states = states[best[weight[best] > min_weight]]
         odd = basis.odd[states].sum(1) % 2 == 1
         self.sectors = states[~odd], states[odd]
 
     def solve(self) -> Exact:
-        """All numbers as sums over the spectrum of `B`, `log Z` scaled by its largest eigenvalue."""
+        """Return all numbers as sums over the spectrum of `B`, in units of its largest eigenvalue."""
         identity = self._blocks(1.0, even=True)
         spectra, vectors = zip(*(np.linalg.eigh(block) for block in identity), strict=True)
         top = max(spectrum[-1] for spectrum in spectra)
@@ -110,7 +115,7 @@ class _Strip:
         z = sum(float((spectrum**n).sum()) for spectrum in spectra)
 
         def mean(operator: Any) -> float:
-            # The operator's block stands for a factor B, in units of its largest eigenvalue like the rest.
+            # The block of the operator replaces one factor B, so it is scaled like B.
             blocks = zip(self._blocks(operator / top, even=True), vectors, spectra, strict=True)
             traces = (((block @ q) * q).sum(0) @ spectrum ** (n - 1) for block, q, spectrum in blocks)
             return float(sum(traces)) / z
@@ -138,9 +143,9 @@ class _Strip:
         )
 
     def _blocks(self, operator: Any, *, even: bool) -> list[np.ndarray]:
-        """`U^T w operator U` within each sector if the operator is even, from one to the other if odd."""
+        """Return `U^T w operator U`: a block per sector for an even operator, else one across the sectors."""
         integral = self.inside * operator
-        for _ in range(self.width):  # consumes the first site, appends its pairs
+        for _ in range(self.width):  # each turn sums over the first site and appends its pairs
             integral = np.tensordot(integral, self.products, axes=(0, 0))
         ends = zip(self.sectors, self.sectors, strict=True) if even else [self.sectors]
         return [

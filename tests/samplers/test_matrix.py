@@ -31,7 +31,7 @@ from equiflow import (
     importance_sample,
 )
 from equiflow.oracles import transfer_matrix
-from equiflow.oracles.grid import DROP, potential_minimum, spacing
+from equiflow.oracles.grid import POTENTIAL_CUTOFF, potential_minimum, spacing
 from equiflow.oracles.site import SiteBasis
 from equiflow.theories.scalar.observables import abs_magnetisation, nearest_neighbour, phi_squared
 from tests.support.oracles import trained_flow
@@ -50,7 +50,7 @@ def exact_abs_magnetisation(action: Phi4, *, n_functions: int = 7, period: float
     `|T| = P/2 - (4 P / pi^2) sum_{n odd} cos(n pi T / P) / n^2` for `|T| < P`; each cosine is a trace of
     transfer matrices with `exp(i k phi)` on every site.
     """
-    basis = SiteBasis.build(action, spacing(action), DROP, 1e-12, n_functions)
+    basis = SiteBasis.build(action, spacing(action), POTENTIAL_CUTOFF, 1e-12, n_functions)
     phi = np.meshgrid(*[basis.nodes] * 3, indexing="ij", sparse=True)
     inside = np.exp(-sum((phi[x] - phi[(x + 1) % 3]) ** 2 for x in range(3)))
     pair = np.einsum("ai,aj->aij", basis.functions, basis.functions)

@@ -1,4 +1,4 @@
-"""Quality of errors: how often many estimates cover the truth, and how their errors compare to the scatter."""
+"""Quality of errors: how often many estimates cover the truth, and how errors compare to the scatter."""
 
 from __future__ import annotations
 
