@@ -8,9 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from equiflow.nn.kernels.orbits import MomentumKernel, OffsetKernel
-from equiflow.nn.pointwise.features import SineFeatures
-from equiflow.nn.time import CosineBasis
 from equiflow.testing import (
     assert_divergence_exact,
     assert_equivariant,
@@ -430,49 +427,3 @@ def test_impossible_fields_are_refused():
         OrbitConvField(lattice, n_time_modes=0)
     with pytest.raises(ValueError, match="does not fit the lattice"):
         OrbitConvField(lattice, kernel_size=5)
-
-
-@pytest.mark.parametrize("odd", [True, False])
-@pytest.mark.parametrize("shape", [(5,), (2, 3), (2, 1, 3)])
-def test_feature_derivatives_are_those_of_autograd(odd, shape):
-    features = SineFeatures(3, len(shape), odd=odd).double()
-    randomise(features)
-    phi = configurations(Lattice(shape)).requires_grad_()
-    values = features(phi)
-    weight = configurations(Lattice((len(features),)), 1)[0]
-    weighted = weight.reshape(-1, *(1,) * len(shape))
-    (first,) = torch.autograd.grad((values.value * weighted).sum(), phi, retain_graph=True)
-    (second,) = torch.autograd.grad((values.first * weighted).sum(), phi)
-    torch.testing.assert_close((values.first * weighted).sum(1), first)
-    torch.testing.assert_close(features.weighted_second(values.value, weight), second)
-
-
-@pytest.mark.parametrize("odd", [True, False])
-def test_only_odd_features_are_odd(odd):
-    features = SineFeatures(3, 1, odd=odd)
-    phi = configurations(Lattice((5,)))
-    assert torch.equal(features(-phi).value, -features(phi).value) == odd
-
-
-@given(groups(Lattice((4, 5))), kernel_sizes(Lattice((4, 5))), seeds)
-def test_kernel_at_the_origin_is_the_mean_of_its_modes(group, kernel_size, seed):
-    kernels = [OffsetKernel(group, 2, 3, kernel_size, convolution="fourier")]
-    kernels += [MomentumKernel(group, 2, 3, convolution="fourier")] if group.has_inversion else []
-    for kernel in kernels:
-        randomise(kernel.double(), seed=seed)
-        values = kernel(torch.tensor([1.0, 0.3]))
-        in_space = group.lattice.ifft(values.operand + 0j)
-        torch.testing.assert_close(values.at_origin, in_space[:, 0, 0])
-        assert all(torch.allclose(g(in_space), in_space, rtol=0, atol=1e-13) for g in group.point_elements)
-
-
-def test_momentum_kernels_need_inversion():
-    with pytest.raises(ValueError, match="needs a group with x -> -x"):
-        MomentumKernel(SymmetryGroup(Lattice((3, 3, 3)), "rotations"), 1, 1)
-
-
-def test_time_basis_is_cosine():
-    basis = CosineBasis(4).double()
-    expected = torch.tensor([math.cos(math.pi * j * 0.3) for j in range(4)])
-    torch.testing.assert_close(basis(0.3), expected)
-    torch.testing.assert_close(basis(torch.tensor(0.3)), expected)

@@ -5,12 +5,9 @@ import sys
 
 import pytest
 import torch
-from torch.autograd import gradcheck, gradgradcheck
 
 from equiflow import EquivariantCNF, Lattice, O3Field, Phi4, SymmetryGroup, fit
 from equiflow.nn.irreps import e3nn_kernels as o3
-from equiflow.nn.irreps.e3nn_kernels import harmonic_basis
-from equiflow.nn.kernels.stencil import Stencil, _Collect, _Gather
 from equiflow.nn.pointwise.gated import GatedPointwise
 from equiflow.ode.solver import Solver
 from equiflow.testing import (
@@ -161,29 +158,6 @@ def test_kernels_that_do_not_carry_over_are_refused(shape, kernel_size, other):
 
 
 @needs("e3nn")
-@pytest.mark.parametrize("degree", [0, 1, 2, 3, 4])
-@pytest.mark.parametrize("shape", [(3, 3, 3), (4, 4, 4), (4, 3, 2)])
-def test_harmonics_transform_by_an_orthogonal_matrix_of_their_parity(shape, degree):
-    group = SymmetryGroup(Lattice(shape))
-    basis = harmonic_basis(group, degree, None)
-    for element in group.point_elements:
-        moved = element(basis)
-        for one, other in zip(basis, moved, strict=True):
-            gram, its = one.flatten(1), other.flatten(1)
-            torch.testing.assert_close(gram.mT @ gram, its.mT @ its, rtol=0, atol=1e-14)
-    inversion = group._inversion
-    torch.testing.assert_close(inversion(basis), (-1) ** degree * basis, rtol=0, atol=1e-14)
-
-
-@needs("e3nn")
-def test_odd_harmonics_vanish_where_an_offset_is_its_own_mirror_image():
-    basis = harmonic_basis(SymmetryGroup(Lattice((4, 4, 4))), 1, None)
-    for x, y, z in [(2, 0, 0), (2, 2, 0), (0, 2, 2), (2, 2, 2), (0, 0, 0)]:
-        assert not basis[:, :, x, y, z].any()
-    assert basis[:, :, 2, 1, 0].any()
-
-
-@needs("e3nn")
 def test_gates_see_the_gradient_of_the_field():
     # A field of scalars on one offset is local; vectors let a site see its neighbours.
     phi = configurations(Lattice((5, 5, 5)), 1)
@@ -284,36 +258,6 @@ def test_gathering_agrees_with_fft(shape):
         loss = velocity.sin().sum() + divergence.square().sum()
         results.append([velocity, divergence, *torch.autograd.grad(loss, [phi, *field.parameters()])])
     torch.testing.assert_close(*results, rtol=1e-11, atol=1e-11)
-
-
-def small_stencil() -> Stencil:
-    return Stencil(Lattice((3, 2)), torch.tensor([[0, 0], [0, 1], [-1, 0], [2, -1]]))  # the last two are one
-
-
-def test_gathering_and_its_adjoint_have_each_other_s_derivatives():
-    stencil = small_stencil()
-    generator = torch.Generator().manual_seed(0)
-    fields = torch.randn(2, 6, 2, generator=generator, requires_grad=True)
-    spread = torch.randn(2, 4, 6, 2, generator=generator, requires_grad=True)
-    for function, x in ((_Gather, fields), (_Collect, spread)):
-        arguments = (x, stencil._behind, stencil._ahead)
-        assert gradcheck(function.apply, arguments)
-        assert gradgradcheck(function.apply, arguments)
-    gathered = _Gather.apply(fields, stencil._behind, stencil._ahead)
-    collected = _Collect.apply(spread, stencil._behind, stencil._ahead)
-    torch.testing.assert_close((gathered * spread).sum(), (fields * collected).sum())
-
-
-@pytest.mark.parametrize(("out", "into"), [(1, 1), (3, 2), (2, 3)])  # the last gathers what goes out
-def test_a_stencil_convolves_as_it_is_written(out, into):
-    stencil, offsets = small_stencil(), [(0, 0), (0, 1), (-1, 0), (2, -1)]
-    generator = torch.Generator().manual_seed(0)
-    kernels = torch.randn(out, into, 4, generator=generator)
-    h, g = torch.randn(5, into, 3, 2, generator=generator), torch.randn(5, out, 3, 2, generator=generator)
-    shifted = torch.stack([h.roll(offset, (-2, -1)) for offset in offsets], 2)
-    found = stencil.convolve(h, kernels)
-    torch.testing.assert_close(found, torch.einsum("ijo,bjo...->bi...", kernels, shifted))
-    torch.testing.assert_close((g * found).sum(), (stencil.transpose(g, kernels) * h).sum())
 
 
 @needs("e3nn")

@@ -210,22 +210,6 @@ def test_without_z2_ridges_are_neither_even_nor_odd():
     assert equivariance_error(planted(field, ForgetsPhase), group=group)["Z2 phi -> -phi"] < 1e-12
 
 
-@pytest.mark.parametrize("even", [True, False])
-def test_derivatives_of_ridges_are_those_of_autograd(even):
-    ridges = Ridges(3, 4, max_frequency=2.0, even=even).double()
-    randomise(ridges)
-    u = configurations(Lattice((5,)), 3).requires_grad_()
-    amplitude, overlap = configurations(Lattice((4,)), 1)[0], configurations(Lattice((3,)), 3, seed=1)
-    theta = ridges.angles(u)
-    value = ridges.value(theta.cos(), amplitude)
-    (gradient,) = torch.autograd.grad(value.sum(), u)
-    torch.testing.assert_close(ridges.gradient(theta.sin(), amplitude), gradient)
-    slopes = ridges.gradient(ridges.angles(u).sin(), amplitude)
-    hessian = torch.stack([torch.autograd.grad(row.sum(), u, retain_graph=True)[0] for row in slopes])
-    trace = torch.einsum("cd,cdx->x", overlap, hessian)
-    torch.testing.assert_close(ridges.curvature(overlap, amplitude) @ theta.cos(), trace)
-
-
 def test_dense_and_fourier_agree():
     fields = [random_field((4, 5), "trivial", False, convolution=name) for name in ("dense", "fourier")]
     phi = configurations(fields[0].lattice)

@@ -1,0 +1,17 @@
+"""Tests that an estimate is unbiased."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    """Return a generator with a fixed seed."""
+    return torch.Generator().manual_seed(seed)
+
+
+def chi2(samples: Tensor, exact: Tensor) -> Tensor:
+    """`sum_i ((mean_i - exact_i) / error_i)^2` of samples `(n, i)`."""
+    error = samples.std(0) / len(samples) ** 0.5
+    return ((samples.mean(0) - exact) / error).square().sum()
