@@ -9,9 +9,8 @@ from pathlib import Path
 
 import torch
 
-from equiflow import EquivariantCNF, Lattice, OrbitConvField, PathGradient, Phi4, Solver, fit
+from equiflow import EquivariantCNF, Lattice, OrbitConvField, PathGradient, Phi4, Solver, VectorField, fit
 from equiflow.report import print_table, write_json
-from equiflow.training.trainer import TRAINING_SOLVER
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
 parser.add_argument("--flow", type=Path, help="flow.pt to look at instead of training one")
@@ -38,7 +37,7 @@ def trained_flow(args: argparse.Namespace) -> EquivariantCNF:
         return EquivariantCNF.load(args.flow)
     lattice = Lattice((args.L, args.L))
     flow = EquivariantCNF(lattice, vector_field=OrbitConvField(lattice, n_time_modes=args.time_modes))
-    objective = PathGradient(args.kinetic_penalty, solver=TRAINING_SOLVER)
+    objective = PathGradient(args.kinetic_penalty, solver=VectorField.training_solver)
     action = Phi4(lattice, m2=args.m2, lam=args.lam)
     fit(flow, action, steps=args.steps, objective=objective, seed=args.seed)
     return flow

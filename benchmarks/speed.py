@@ -16,9 +16,8 @@ from pathlib import Path
 import torch
 
 import equiflow
-from equiflow import EquivariantCNF, Lattice, PathGradient, Phi4, fit, importance_sample
+from equiflow import EquivariantCNF, Lattice, PathGradient, Phi4, VectorField, fit, importance_sample
 from equiflow.report import print_table, write_json
-from equiflow.training.trainer import TRAINING_SOLVER
 
 M_PL_4 = {6: 6.975, 8: 6.008, 10: 5.550, 12: 5.276, 14: 5.113, 16: 4.97, 20: 4.807, 32: 4.572}
 
@@ -100,7 +99,7 @@ def measure_side(side: int, args: argparse.Namespace) -> dict[str, object]:
     flow: EquivariantCNF = reached.pop("flow")
     floor = floor_seconds(flow, args.batch_size)
     phi = flow.sample(args.batch_size)
-    objective = PathGradient(solver=TRAINING_SOLVER)
+    objective = PathGradient(solver=VectorField.training_solver)
 
     @torch.no_grad()
     def velocity() -> None:

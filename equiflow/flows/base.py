@@ -15,6 +15,7 @@ from torch.distributions import Distribution, constraints
 
 from equiflow.flows.certificate import Certificate, SolvedTwice, compare_solves
 from equiflow.flows.checkpoints import SavedFlow
+from equiflow.ode.solver import Solver
 from equiflow.runtime.checks import check_count, check_type
 from equiflow.runtime.precision import in_double
 from equiflow.theories.base.action import Action
@@ -41,7 +42,7 @@ class Flow(SavedFlow, ABC):
 
     def __init__(self, space: Space, prior: Prior) -> None:
         super().__init__()
-        check_type(space, Space, "lattice", "Write Lattice((16, 16)).")
+        check_type(space, Space, "space", "Write Lattice((16, 16)).")
         check_type(prior, Prior, "prior", "Give an instance, such as FreeField(lattice).")
         if prior.space != space:
             raise ValueError(
@@ -95,6 +96,11 @@ class Flow(SavedFlow, ABC):
         """The largest learning rate of Adam in `fit`, unless another one is given."""
         return 1e-2
 
+    @property
+    def training_solver(self) -> Solver | None:
+        """The solver with which `fit` integrates the flow by default; None if the flow does not integrate."""
+        return None
+
     def log_prob(self, phi: Tensor) -> Tensor:
         """Return the normalised log-density `log q(phi)`, `(batch,)`.
 
@@ -107,6 +113,30 @@ class Flow(SavedFlow, ABC):
         """
         z, log_det = self.inverse_and_log_det(phi)
         return self.prior.log_prob(z) + log_det
+
+    def log_prob_to_train(
+        self, phi: Tensor, *, solver: Solver | None = None, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, int]:
+        """Return `log q(phi)` for training, and the number of evaluations of a vector field.
+
+        A flow that only estimates its log-determinants returns an estimate.
+
+        Args:
+            phi: configurations, `(batch, *lattice)`.
+            solver: how to integrate, instead of the flow's own solver; only for flows that integrate.
+            generator: source of randomness of an estimate, on the flow's device.
+
+        Returns:
+            `log q(phi)`, `(batch,)`, differentiable in the parameters of the flow, and the evaluations.
+
+        Raises:
+            TypeError: if a solver is given and the flow does not integrate.
+        """
+        if solver is not None:
+            raise TypeError(
+                f"A solver is for an EquivariantCNF; {type(self).__name__} does not integrate. Leave it out."
+            )
+        return self.log_prob(phi), 0
 
     def rsample_and_log_prob(
         self, n_samples: int, *, generator: torch.Generator | None = None

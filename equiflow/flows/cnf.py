@@ -72,7 +72,7 @@ class EquivariantCNF(Flow):
         compile: bool = False,
     ) -> None:
         check_type(compile, bool, "compile")
-        check_type(space, Space, "lattice", "Write Lattice((16, 16)).")
+        check_type(space, Space, "space", "Write Lattice((16, 16)).")
         vector_field = default_field(space) if vector_field is None else vector_field
         check_type(
             vector_field, VectorField, "vector_field", "Give an instance, such as PotentialField(lattice)."
@@ -100,6 +100,11 @@ class EquivariantCNF(Flow):
         """The symmetry of the density: the smaller group of the vector field and the prior."""
         field, prior = self.vector_field.group, self.prior.group
         return prior if prior <= field else field
+
+    @property
+    def training_solver(self) -> Solver:
+        """See `Flow.training_solver`; the solver that suits the vector field."""
+        return self.vector_field.training_solver
 
     @property
     def learning_rate(self) -> float:
@@ -166,6 +171,14 @@ class EquivariantCNF(Flow):
         self.vector_field.demand_exact_trace()
         phi, log_det = self.solve(self._check_input(z, "z"), 0.0, 1.0).state
         return phi, log_det
+
+    def log_prob_to_train(
+        self, phi: Tensor, *, solver: Solver | None = None, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, int]:
+        """See `Flow.log_prob_to_train`."""
+        solution = self.solve(phi, 1.0, 0.0, solver=solver, generator=generator)
+        z, log_det = solution.state
+        return self.prior.log_prob(z) + log_det, solution.nfe
 
     def inverse_and_log_det(self, phi: Tensor) -> tuple[Tensor, Tensor]:
         """See `Flow.inverse_and_log_det`."""

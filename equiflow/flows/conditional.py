@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from equiflow.flows.checkpoints import SavedModule, load_weights
 from equiflow.flows.cnf import EquivariantCNF
+from equiflow.ode.solver import Solver
 from equiflow.runtime.checks import check_count, check_type
 from equiflow.theories.base.coupling_ranges import CouplingRanges
 from equiflow.theories.base.lattice import Lattice
@@ -85,6 +86,11 @@ class ConditionalFlow(SavedModule):
     def device(self) -> torch.device:
         """Device on which the flow computes."""
         return self.template.device
+
+    @property
+    def training_solver(self) -> Solver:
+        """See `Flow.training_solver`; the solver that suits the vector field of the template."""
+        return self.template.training_solver
 
     @property
     def learning_rate(self) -> float:

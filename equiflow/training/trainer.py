@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -11,7 +10,7 @@ from torch import nn
 from torch.optim import Optimizer
 from tqdm import tqdm
 
-from equiflow.flows import ConditionalFlow, EquivariantCNF, Flow
+from equiflow.flows import ConditionalFlow, Flow
 from equiflow.runtime import distributed
 from equiflow.runtime.precision import full_precision
 from equiflow.runtime.storage import save_atomically
@@ -25,10 +24,6 @@ from equiflow.training.objectives.reverse import PathGradient
 from equiflow.training.options import TrainingOptions
 from equiflow.training.run import TrainingRun
 from equiflow.training.validation import check_target
-from equiflow.vector_fields import VectorField
-
-#: solver of the default objective for most vector fields
-TRAINING_SOLVER = VectorField.training_solver
 
 
 def adam(parameters: list[nn.Parameter], learning_rate: float) -> Optimizer:
@@ -141,12 +136,9 @@ def _objective_for(
     flow: Flow | ConditionalFlow, objective: Objective | OverCouplings | None
 ) -> Objective | OverCouplings:
     """Return the given objective or the default one, averaged over the couplings that a flow may have."""
-    template, solver = flow.template if isinstance(flow, ConditionalFlow) else flow, TRAINING_SOLVER
-    if isinstance(template, EquivariantCNF):
-        solver = template.vector_field.training_solver
-    default = PathGradient(solver=solver)
     if not isinstance(flow, ConditionalFlow):
-        return default if objective is None else objective
-    if objective is None:  # a range of couplings comes near the critical one, see PathGradient
-        objective = replace(default, kinetic_penalty=1e-2)
+        return PathGradient(solver=flow.training_solver) if objective is None else objective
+    if objective is None:
+        # A range of couplings may include the critical point, which needs a larger penalty.
+        objective = PathGradient(kinetic_penalty=1e-2, solver=flow.training_solver)
     return objective if isinstance(objective, OverCouplings) else OverCouplings(objective)

@@ -55,11 +55,7 @@ def _check_family(flow: ConditionalFlow, action: Action | ActionFamily) -> None:
 def _warn_of_symmetry(flow: Flow, action: Action) -> None:
     """Warn if the action lacks a symmetry that the flow has by construction."""
     group = getattr(flow, "group", None)
-    if (
-        not isinstance(group, Group)
-        or group.space != action.space
-        or flow.prior.event_shape != group.space.shape
-    ):
+    if not isinstance(group, Group) or group.space != action.space:
         return
     changes = action.asymmetry(group, device=flow.device, dtype=flow.dtype)
     broken = [name for name, change in changes.items() if change > BROKEN_SYMMETRY]

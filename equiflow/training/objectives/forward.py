@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from equiflow.flows import EquivariantCNF, Flow
+from equiflow.flows import Flow
 from equiflow.ode.solver import Solver
 from equiflow.theories.base.action import Action
 from equiflow.training.objectives.base import ObjectiveValue
@@ -62,19 +62,8 @@ class ForwardKL:
             ValueError: if the samples are not configurations of the flow.
         """
         phi = draw(self.samples, flow, action, batch_size, generator)
-        log_q, nfe = self._log_prob(flow, phi, generator)
+        log_q, nfe = flow.log_prob_to_train(phi, solver=self.solver, generator=generator)
         fixed = log_q.detach()
         return ObjectiveValue(
             -log_q.mean(), None, nfe, value=-fixed.mean(), target_log_weight=-action(phi) - fixed
         )
-
-    def _log_prob(self, flow: Flow, phi: Tensor, generator: torch.Generator | None) -> tuple[Tensor, int]:
-        if isinstance(flow, EquivariantCNF):
-            solution = flow.solve(phi, 1.0, 0.0, solver=self.solver, generator=generator)
-            z, log_det = solution.state
-            return flow.prior.log_prob(z) + log_det, solution.nfe
-        if self.solver is not None:
-            raise TypeError(
-                f"A solver is for an EquivariantCNF; {type(flow).__name__} does not integrate. Leave it out."
-            )
-        return flow.log_prob(phi), 0

@@ -32,12 +32,12 @@ def test_batches_are_drawn_evenly():
     numbered = torch.arange(20.0)[:, None, None].expand(20, 2, 3)
     flow, seen = build(), []
 
-    class Watching(ForwardKL):
-        def _log_prob(self, flow, phi, generator):
-            seen.append(phi[:, 0, 0])
-            return phi.sum((1, 2)), 0
+    def watch(phi: torch.Tensor, **_: object) -> tuple[torch.Tensor, int]:
+        seen.append(phi[:, 0, 0])
+        return phi.sum((1, 2)), 0
 
-    Watching(numbered)(flow, ACTION, 20_000, generator())
+    flow.log_prob_to_train = watch
+    ForwardKL(numbered)(flow, ACTION, 20_000, generator())
     counts = torch.cat(seen).long().bincount(minlength=20)
     assert float(((counts - 1000).square() / 1000).sum()) < 45  # chi^2 of 19 degrees of freedom
 
