@@ -866,7 +866,7 @@ MUTANTS = (
         "(_LAMBDA, 1 - 2 * _LAMBDA, _LAMBDA)",
         "(2 * _LAMBDA, 1 - 2 * _LAMBDA, 0.0)",
         "the splitting reads the same backwards",
-        ("samplers/test_kernel.py::test_omelyan_is_reversible",),
+        ("samplers/test_integrators.py::test_omelyan_is_reversible",),
     ),
     Mutant(
         "latent target without Jacobian",
@@ -890,7 +890,7 @@ MUTANTS = (
         "return total % (3 if odd else 2)",
         "return total % 2",
         "sites updated at once are no neighbours",
-        ("samplers/test_kernel.py::test_no_neighbours_share_a_colour",),
+        ("samplers/test_local.py::test_no_neighbours_share_a_colour",),
     ),
     Mutant(
         "sign of annealing's work",
@@ -906,7 +906,7 @@ MUTANTS = (
         "metropolis(proposed - log_weight, proposal, phi, generator)",
         "metropolis(proposed, proposal, phi, generator)",
         "acceptance min(1, w'/w)",
-        ("samplers/test_kernel.py::test_updates_balance_in_detail",),
+        ("samplers/test_invariance.py::test_updates_balance_in_detail",),
     ),
     Mutant(
         "Metropolis ratio inverted",

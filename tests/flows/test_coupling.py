@@ -1,151 +1,51 @@
-"""Masked couplings: log-density exact to rounding, and the symmetry that masks leave."""
+"""Layers on a checkerboard: log-density exact to rounding, and the symmetry that masks leave."""
 
 from __future__ import annotations
 
-import copy
 import math
 from itertools import pairwise
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import Tensor
 
 from equiflow.analysis import diagnose
-from equiflow.flows import AffineMap, CouplingFlow, EquivariantCNF, SiteMap, SplineMap
+from equiflow.flows import AffineMap, CouplingFlow, EquivariantCNF
 from equiflow.nn.couplings.checkerboard import CheckerboardLayer
-from equiflow.nn.couplings.conditioners import ParityCNN, PeriodicCNN
+from equiflow.nn.couplings.conditioners import PeriodicCNN
 from equiflow.report.report import Report
 from equiflow.runtime.storage import CheckpointError
 from equiflow.samplers import HMC, IndependenceMetropolis, importance_sample
-from equiflow.testing import check_flow, invariance_error, log_density_error, randomise
-from equiflow.theories.base.action import Action
+from equiflow.testing import check_flow, invariance_error, log_density_error
 from equiflow.theories.base.checkerboard import CheckerboardGroup, parity_of_sites
 from equiflow.theories.base.lattice import Lattice
-from equiflow.theories.base.point_groups import PointElement
-from equiflow.theories.base.symmetry import SymmetryGroup, Transformation
+from equiflow.theories.base.symmetry import SymmetryGroup
 from equiflow.theories.scalar.observables import susceptibility
 from equiflow.theories.scalar.phi4 import Phi4
 from equiflow.theories.scalar.priors import FreeField, StandardNormal
-from equiflow.training import InversePathGradient, Objective, PathGradient, ReverseKL, fit
-from tests.support.strategies import configurations, log_integral, needs, seeds, small_flow
-
-SHAPES = ((2,), (6,), (2, 4), (4, 4), (4, 6), (2, 2, 4), (2, 4, 2))
-EXACT = 1e-12  # of sums and products
-DENSE = 1e-10  # of splines, which may be as flat as 1e-3, and of dense Jacobians
-
-#: name -> (kind of site map, Z2)
-KINDS = {
-    "real_nvp": (AffineMap, False),
-    "z2 real_nvp": (AffineMap, True),
-    "spline": (SplineMap, False),
-    "z2 spline": (SplineMap, True),
-}
-marked = [
-    pytest.param(name, marks=[needs("zuko")] if family is SplineMap else [])
-    for name, (family, _) in KINDS.items()
-]
-kinds = pytest.mark.parametrize("kind", marked)
-plain_kinds = pytest.mark.parametrize("kind", marked[::2])
-z2_kinds = pytest.mark.parametrize("kind", marked[1::2])
-drawn = settings(max_examples=5)
-
-
-def make(kind: str, shape: tuple[int, ...] = (4, 4), *, seed: int = 0, **options: object) -> CouplingFlow:
-    family, z2 = KINDS[kind]
-    options = {"n_layers": 4, "hidden_channels": (3, 2)} | options
-    site_map = family(n_bins=5, bound=3.0) if family is SplineMap else family()
-    torch.manual_seed(seed)
-    flow = CouplingFlow(Lattice(shape), **{"site_map": site_map, "z2": z2} | options).double()
-    randomise(flow, scale=0.1, seed=seed)
-    return flow
-
-
-@st.composite
-def options(draw: st.DrawFn, max_volume: int = 24) -> dict[str, object]:
-    """Everything that `make` takes but the kind."""
-    return {
-        "shape": draw(st.sampled_from([s for s in SHAPES if math.prod(s) <= max_volume])),
-        "seed": draw(seeds),
-        "n_layers": draw(st.integers(2, 4)),
-        "hidden_channels": draw(st.sampled_from([(2,), (3, 2), (1, 2, 1)])),
-        "kernel_size": draw(st.sampled_from([3, 5])),
-    }
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def largest(difference: Tensor) -> float:
-    return float(difference.detach().abs().max())
-
-
-def moved_apart(flow: CouplingFlow, element: Transformation) -> float:
-    """`max |f(g z) - g f(z)|` and the change of log_det."""
-    z = configurations(flow.lattice)
-    with torch.no_grad():
-        phi, log_det = flow.transform_and_log_det(z)
-        other, other_log_det = flow.transform_and_log_det(element(z))
-    return max(largest(other - element(phi)), largest(other_log_det - log_det))
-
-
-def round_trip_error(flow: CouplingFlow) -> float:
-    z = 2 * configurations(flow.lattice)  # reaches beyond the splines' bound
-    with torch.no_grad():
-        phi, log_det = flow.transform_and_log_det(z)
-        back, back_log_det = flow.inverse_and_log_det(phi)
-    return max(largest(back - z), largest(log_det + back_log_det))
-
-
-class Wrong(SiteMap):
-    """A site map with a mistake, for the laws to find."""
-
-    def __init__(self, good: SiteMap, what: str) -> None:
-        self.good, self.what = good, what
-        self.n_even, self.n_odd = good.n_even, good.n_odd
-
-    def forward(self, x: Tensor, even: Tensor, odd: Tensor) -> tuple[Tensor, Tensor]:
-        if self.what == "ignores odd":
-            odd = torch.zeros_like(odd)
-        moved, log_slope = self.good.forward(x, even, odd)
-        return moved, -log_slope if self.what == "sign of log_det" else log_slope
-
-    def inverse(self, x: Tensor, even: Tensor, odd: Tensor) -> tuple[Tensor, Tensor]:
-        if self.what == "inverse is forward":
-            return self.good.forward(x, even, odd)
-        moved, log_slope = self.good.inverse(x, even, odd)
-        return moved, -log_slope if self.what == "sign of log_det" else log_slope
-
-
-def with_wrong_map(flow: CouplingFlow, what: str) -> CouplingFlow:
-    flow = copy.deepcopy(flow)
-    for layer in flow.layers:
-        layer.site_map = Wrong(layer.site_map, what)
-    return flow
-
-
-def with_overlap(flow: CouplingFlow) -> CouplingFlow:
-    """A copy whose first layer reads a site that it moves."""
-    flow = copy.deepcopy(flow)
-    layer = flow.layers[0]
-    layer._frozen.view(-1)[layer._active[0]] = True
-    return flow
-
-
-def with_bias(flow: CouplingFlow, where: str) -> CouplingFlow:
-    """A copy with a bias in the odd part of a network."""
-    flow = copy.deepcopy(flow)
-    net = flow.layers[1].net
-    layer = net.odd if where == "odd" else net.layers[0]
-    layer.bias = nn.Parameter(torch.full((layer.out_channels,), 0.1))
-    return flow
-
-
-def translation(shift: tuple[int, ...]) -> Transformation:
-    return Transformation(PointElement(tuple(range(len(shift))), (1,) * len(shift)), shift)
-
+from equiflow.training import ReverseKL, fit
+from tests.support.coupling_flows import (
+    DENSE,
+    EXACT,
+    SHAPES,
+    drawn,
+    generator,
+    kinds,
+    largest,
+    make,
+    moved_apart,
+    options,
+    plain_kinds,
+    round_trip_error,
+    translation,
+    with_bias,
+    with_overlap,
+    with_wrong_map,
+    z2_kinds,
+)
+from tests.support.strategies import configurations, log_integral, seeds, small_flow
 
 # --- the law of the log-density -----------------------------------------------------------------------
 
@@ -339,156 +239,6 @@ def test_random_elements_draw_both_signs():
     assert {group.random_element(generator(seed)).sign for seed in range(20)} == {1, -1}
 
 
-# --- networks and site maps ----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("network", [PeriodicCNN, ParityCNN])
-@pytest.mark.parametrize("shape", [(4,), (3, 4), (2, 3, 3)])
-def test_networks_are_periodic(network, shape):
-    net = network(Lattice(shape), n_even=2, n_odd=3, hidden_channels=(3, 2), kernel_size=3)
-    randomise(net)
-    phi = configurations(net_lattice := Lattice(shape))
-    even, odd = net(phi)
-    assert even.shape == (3, 2, *shape)
-    assert odd.shape == (3, 3, *shape)
-    for axis in net_lattice.axes:
-        for there, here in zip(net(phi.roll(1, axis)), (even, odd), strict=True):
-            torch.testing.assert_close(there, here.roll(1, axis), rtol=EXACT, atol=EXACT)
-    mirrored = net(-phi)
-    as_claimed = max(largest(mirrored[0] - even), largest(mirrored[1] + odd))
-    assert as_claimed < EXACT if network is ParityCNN else as_claimed > 1e-2
-
-
-@pytest.mark.parametrize("n_bins", [None, *(pytest.param(n, marks=needs("zuko")) for n in (2, 5, 8))])
-@pytest.mark.parametrize("scale", [0.5, 20.0])
-def test_site_maps_are_increasing_invertible_and_odd(n_bins, scale):
-    site_map = AffineMap() if n_bins is None else SplineMap(n_bins=n_bins, bound=2.0)
-    x = (3 * torch.randn(50, 40, generator=generator())).requires_grad_()
-    even = scale * torch.randn(50, site_map.n_even, 40, generator=generator(1))
-    odd = scale * torch.randn(50, site_map.n_odd, 40, generator=generator(2))
-    moved, log_slope = site_map.forward(x, even, odd)
-    (slope,) = torch.autograd.grad(moved.sum(), x)
-    assert largest(slope.log() - log_slope) < DENSE
-    back, back_log_slope = site_map.inverse(moved, even, odd)
-    assert largest(back - x) < DENSE
-    assert largest(back_log_slope + log_slope) < DENSE
-    mirrored, mirrored_log_slope = site_map.forward(-x, even, -odd)
-    assert largest(mirrored + moved) < DENSE
-    assert largest(mirrored_log_slope - log_slope) < DENSE
-    assert largest(site_map.forward(-x, even, odd)[0] + moved) > 1e-2  # odd must change sign too
-
-
-@needs("zuko")
-def test_a_spline_is_the_identity_outside_its_bound_with_a_continuous_slope():
-    spline = SplineMap(n_bins=4, bound=2.0)
-    x = torch.tensor([[-7.0, -2.0 - 1e-9, -2.0 + 1e-9, 0.3, 2.0 - 1e-9, 2.0 + 1e-9, 50.0]])
-    even = torch.randn(1, spline.n_even, 7, generator=generator(1))
-    odd = torch.randn(1, spline.n_odd, 7, generator=generator(2))
-    moved, log_slope = spline.forward(x, even, odd)
-    outside = x.abs() > 2
-    assert torch.equal(moved[outside], x[outside])
-    assert not bool(log_slope[outside].any())
-    torch.testing.assert_close(moved[x.abs() > 1], x[x.abs() > 1], rtol=0, atol=1e-8)
-    assert float(log_slope[x.abs() > 1].abs().max()) < 1e-6
-    assert abs(float(log_slope[0, 3])) > 1e-2
-
-
-def test_a_missing_zuko_is_named_with_its_remedy(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "zuko", None)
-    with pytest.raises(ImportError, match=r"needs zuko; install it by pip install '\.\[splines\]'"):
-        SplineMap()
-    CouplingFlow(Lattice((4, 4)))
-
-
-# --- gradients and training ----------------------------------------------------------------------------
-
-
-def unreached(flow: CouplingFlow) -> list[str]:
-    flow.zero_grad()
-    phi, log_q = flow.rsample_and_log_prob(16, generator=generator())
-    (log_q + Phi4(flow.lattice, m2=1.0, lam=1.0)(phi)).mean().backward()
-    assert all(bool(p.grad.isfinite().all()) for p in flow.parameters() if p.grad is not None)
-    return [n for n, p in flow.named_parameters() if p.grad is None or not bool(p.grad.any())]
-
-
-@kinds
-@drawn
-@given(options=options())
-def test_gradients_reach_every_parameter(kind, options):
-    flow = make(kind, **options, prior=FreeField(Lattice(options["shape"])))
-    assert unreached(flow) == []
-
-
-@z2_kinds
-def test_a_parameter_without_a_gradient_is_seen(kind):
-    assert any("odd" in name for name in unreached(with_wrong_map(make(kind), "ignores odd")))
-
-
-def test_every_weight_has_a_gradient_and_one_layer_would_not():
-    """Why a hidden layer is demanded: without one the kernel's even offsets meet frozen zeros."""
-    flow = make("real_nvp", hidden_channels=(2,))
-    unreached(flow)
-    assert all(bool((p.grad != 0).all()) for p in flow.parameters())
-    lone = make("real_nvp", hidden_channels=(2,))
-    for layer in lone.layers:
-        layer.net.layers = nn.ModuleList([layer.net._convolution(1, 2, bias=True)]).double()
-    unreached(lone)
-    assert not bool(lone.layers[1].net.layers[0].weight.grad[..., 1, 1].any())
-
-
-class ModelAction(Action):
-    """`-log q` of a fixed flow: a target that the same flow samples exactly."""
-
-    def __init__(self, flow: CouplingFlow) -> None:
-        super().__init__(flow.lattice)
-        self.flow = copy.deepcopy(flow)
-
-    def forward(self, phi: Tensor) -> Tensor:
-        return -self.flow.log_prob(phi)
-
-
-def gradients(flow: CouplingFlow, objective: Objective, action: Action, n: int) -> Tensor:
-    flow.zero_grad()
-    objective(flow, action, n, generator(5)).surrogate.backward()
-    return torch.cat([parameter.grad.flatten() for parameter in flow.parameters()])
-
-
-@kinds
-def test_the_path_gradient_vanishes_sample_by_sample_at_the_optimum(kind):
-    flow = make(kind)
-    target = ModelAction(flow)
-    assert gradients(flow, InversePathGradient(), target, 4).abs().max() < 1e-10
-    assert gradients(flow, ReverseKL(), target, 4).abs().max() > 1e-2
-
-
-@kinds
-def test_both_objectives_agree_on_average(kind):
-    flow = make(kind, (2, 2), n_layers=2, hidden_channels=(2,))
-    action = Phi4(flow.lattice, m2=1.0, lam=1.0)
-    path, plain = (gradients(flow, o, action, 4000) for o in (InversePathGradient(), ReverseKL()))
-    assert float((path - plain).norm() / plain.norm()) < 0.1
-
-
-@kinds
-@pytest.mark.parametrize("objective", [ReverseKL(), InversePathGradient()])
-def test_training_lowers_the_loss(kind, objective):
-    action = Phi4(Lattice((4, 4)), m2=-4.0, lam=8.0)
-    flow = make(kind)
-    history = fit(flow, action, steps=15, learning_rate=2e-2, objective=objective, progress=False)
-    assert sum(history.loss[-3:]) < 0.75 * sum(history.loss[:3])
-    again = make(kind)
-    assert (
-        history.loss
-        == fit(again, action, steps=15, learning_rate=2e-2, objective=objective, progress=False).loss
-    )
-
-
-def test_the_path_gradient_of_continuous_flows_is_refused():
-    flow = make("real_nvp")
-    with pytest.raises(TypeError, match=r"use ReverseKL\(\)"):
-        PathGradient()(flow, Phi4(flow.lattice, m2=1.0, lam=1.0), 4)
-
-
 # --- what one does with a flow -------------------------------------------------------------------------
 
 
@@ -630,16 +380,6 @@ def test_options_out_of_range_are_named(shape, options, message):
 def test_options_of_another_type_are_named(options, message):
     with pytest.raises(TypeError, match=message):
         CouplingFlow(Lattice((4, 4)), **options)
-
-
-@needs("zuko")
-def test_wrong_splines_are_named():
-    with pytest.raises(ValueError, match="n_bins must be an integer >= 2, got 1"):
-        SplineMap(n_bins=1)
-    with pytest.raises(ValueError, match="positive, finite bound; got 0"):
-        SplineMap(bound=0)
-    with pytest.raises(TypeError, match="bound must be of type float or int"):
-        SplineMap(bound="5")
 
 
 def test_wrong_inputs_are_named():
