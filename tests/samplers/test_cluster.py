@@ -13,8 +13,8 @@ from torch import Tensor
 from equiflow import HMC, Alternate, Lattice, Phi4, SwendsenWang, Wolff
 from equiflow.oracles import z2_balance
 from equiflow.samplers.cluster import ClusterUpdate, bonds, clusters
-from tests.samplers.test_kernel import bonds_of
 from tests.support.strategies import lattices, seeds
+from tests.support.updates import bonds_of
 
 
 def generator(seed: int = 0) -> torch.Generator:
