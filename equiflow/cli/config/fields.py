@@ -44,5 +44,10 @@ def families_of(theory: Kind) -> dict[str, type[VectorField]]:
 def field_sections(theories: tuple[Kind, ...]) -> dict[str, type[DerivedSection]]:
     """Return the section of every family of some theories, by name."""
     families = {name: family for theory in theories for name, family in families_of(theory).items()}
-    about = f"vector field: {', '.join(families)}"
-    return {name: section_of(family, name, DerivedSection, about=about) for name, family in families.items()}
+    # The list of all families is long: the default one shows it.
+    about = {name: "vector field" for name in families} | {
+        next(iter(families)): f"vector field: {', '.join(families)}"
+    }
+    return {
+        name: section_of(family, name, DerivedSection, about=about[name]) for name, family in families.items()
+    }

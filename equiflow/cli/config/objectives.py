@@ -18,7 +18,7 @@ ABOUT_SAMPLES = "file with a chain of the target, such as RUN/hmc.npz of `equifl
 
 
 class SolvedSection(DerivedSection):
-    """An objective that solves the flow: how, while training."""
+    """How the flow is integrated while training, for objectives that do so."""
 
     method: str = key("rk5", "solver while training")
     steps: int | None = key(
@@ -68,7 +68,7 @@ class MixtureSection(KindSection):
 
     kind: Literal["mixture"] = key("mixture", ABOUT_KIND)
     weights: list[float] = required(
-        [0.5, 0.5], "of the parts, in their order; they add up to 1", min_length=1
+        [0.5, 0.5], "weights of the parts, in their order; they add up to 1", min_length=1
     )
     parts: list[Annotated[DerivedSection, OneOf(PARTS)]] = required(
         [PARTS["path"](), PARTS["forward"].model_construct(samples="hmc.npz")], "the objectives", min_length=1

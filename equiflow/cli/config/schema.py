@@ -37,15 +37,17 @@ ABOUT_FINE_TUNING = "factor on learning_rate on the rungs of a ladder after the 
 
 
 class LatticeSection(Section):
-    """Where the field lives."""
+    """The lattice of the configurations."""
 
     shape: list[int] = required(
-        [8, 8], "sides of the periodic lattice, any dimension; of a ladder the last", min_length=1
+        [8, 8],
+        "sides of the periodic lattice, in any dimension; with a ladder, of the last lattice",
+        min_length=1,
     )
 
 
 class SymmetrySection(Section):
-    """What the flow respects exactly, besides translations."""
+    """The symmetries that the flow has exactly, besides translations."""
 
     point: str = key("full", "point group: full, rotations, reflections, inversion, trivial, D4, Oh, ...")
     z2: bool = key(True, "whether phi -> -phi is a symmetry; with several components, whether O(N) is")
@@ -61,7 +63,7 @@ class SolverSection(Section):
 
 
 class OptimiserSection(DerivedSection):
-    """What all optimisers have."""
+    """The keys of all optimisers."""
 
     learning_rate: float | None = key(
         None, "at the top of the schedule; what suits the field and the lattice unless given", gt=0
@@ -98,11 +100,11 @@ OPTIMISERS: dict[str, type[OptimiserSection]] = {
 
 
 class TrainingSection(Section):
-    """How long, and on what."""
+    """Length of the training, and its samples."""
 
-    steps: int = key(600, "optimiser steps; of a ladder those of the last lattice", ge=1)
+    steps: int = key(600, "optimiser steps; with a ladder, those on the last lattice", ge=1)
     batch_size: int = key(128, "model samples per step", ge=1)
-    seed: int = key(0, "of everything that is random in the run", ge=0)
+    seed: int = key(0, "seed of everything that is random in the run", ge=0)
 
 
 def _couplings(actions: dict[str, type[ActionSection]]) -> dict[str, Any]:
@@ -121,7 +123,7 @@ _CouplingsBase: Any = create_model("_CouplingsBase", __base__=Section, **COUPLIN
 
 
 class RungSection(_CouplingsBase):
-    """A lattice to be trained on before the last one, which starts from what this one has learned."""
+    """A lattice to train on before the last one; the next lattice starts from what it has learned."""
 
     shape: list[int] = required([4, 4], "sides of the lattice", min_length=1)
     steps: int | None = key(None, "as in [training] unless given", ge=1)
@@ -132,13 +134,13 @@ class RungSection(_CouplingsBase):
 
 
 class StartSection(Section):
-    """A trained flow to go on from, instead of [field], [prior] and [symmetry]."""
+    """A trained flow to start from, instead of [field], [prior] and [symmetry]."""
 
     flow: str | None = key(None, "run folder, .pt file or name of a pretrained flow; resized to the lattice")
 
 
 class ComputeSection(Section):
-    """Where and how precisely."""
+    """Device, precision and threads."""
 
     device: str = key("cpu", "cpu, cuda, cuda:1, ...")
     dtype: Literal["float32", "float64"] = key("float32", "float32 or float64")
@@ -147,7 +149,7 @@ class ComputeSection(Section):
 
 
 class RunSection(Section):
-    """What is written into the run folder, and how often."""
+    """How often checkpoints and evaluations are written into the run folder."""
 
     checkpoint_every: int = key(50, "steps between checkpoints: what an interruption loses at most", ge=1)
     keep: int = key(2, "earlier checkpoints that are kept besides the latest", ge=0)
