@@ -23,7 +23,7 @@ def signs(*shape: int, seed: int = 0) -> Tensor:
 
 
 def product_of(jacobian: Tensor):
-    """`w -> J^T w` of one matrix for the whole batch."""
+    """Return `w -> J^T w` of one matrix for the whole batch."""
     return lambda w: (w.flatten(1) @ jacobian).view_as(w)
 
 

@@ -1,4 +1,4 @@
-"""What every family of fields owes to those who save a flow."""
+"""The law of saving that every family of vector fields obeys."""
 
 from __future__ import annotations
 
@@ -11,7 +11,12 @@ from tests.support.strategies import configurations
 
 
 def assert_saved_flow_loads_bitwise_equal(field: VectorField, folder: Path) -> None:
-    """A flow of the field, saved and loaded, has the same config and the same density to the last bit."""
+    """Raise unless a saved flow with this field loads with the same config and the same density, bit for bit.
+
+    Args:
+        field: on a lattice.
+        folder: where the flow is saved.
+    """
     flow = EquivariantCNF(field.lattice, vector_field=field, solver=Solver("rk4", steps=2)).double()
     flow.save(folder / "flow.pt")
     loaded = EquivariantCNF.load(folder / "flow.pt")

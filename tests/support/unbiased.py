@@ -1,4 +1,4 @@
-"""Tests that an estimate is unbiased."""
+"""A test whether estimates are unbiased."""
 
 from __future__ import annotations
 
@@ -12,6 +12,11 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 def chi2(samples: Tensor, exact: Tensor) -> Tensor:
-    """`sum_i ((mean_i - exact_i) / error_i)^2` of samples `(n, i)`."""
+    """Return `sum_i ((mean_i - exact_i) / error_i)^2` of samples.
+
+    Args:
+        samples: independent estimates of several numbers, `(n, i)`.
+        exact: the numbers, `(i,)`.
+    """
     error = samples.std(0) / len(samples) ** 0.5
     return ((samples.mean(0) - exact) / error).square().sum()

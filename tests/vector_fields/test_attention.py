@@ -1,4 +1,4 @@
-"""Attention between sites: exact in one layer, a model that is no convolution under every law."""
+"""Fields with attention between sites obey every law, with exact divergence in one and several layers."""
 
 from __future__ import annotations
 
@@ -142,14 +142,14 @@ def test_configurations_are_taken_a_few_at_a_time(options, monkeypatch):
 
 
 class Uncentred(LatticeAttention):
-    """Planted: every site listens as if it were its neighbour."""
+    """Planted: every site attends with the weights of its neighbour."""
 
     def weights(self, here, time_values):
         return super().weights(here, time_values).roll(1, -1)
 
 
 class EvenValues(LatticeAttention):
-    """Planted: the values are even in phi, too."""
+    """Planted: the values have a part that is even in phi."""
 
     def project(self, features, time_values):
         here = super().project(features, time_values)

@@ -1,3 +1,5 @@
+"""Deep fields with steerable channels obey every law, and planted mistakes are seen."""
+
 from __future__ import annotations
 
 import sys
@@ -69,7 +71,7 @@ def test_an_untrained_field_stands_still_and_can_start():
 
 @needs("escnn")
 @torch.no_grad()
-def test_channels_start_as_large_as_what_comes_in():
+def test_a_layer_keeps_the_size_of_its_channels_at_the_start():
     field = DeepSteerableField(Lattice((8, 8)), representation=["regular", "vector"], multiplicity=8)
     u = torch.randn(4, 80, 8, 8, generator=torch.Generator().manual_seed(0))
     out = field.layers[0](u, field.time_basis(0.0))

@@ -1,4 +1,4 @@
-"""Estimated traces: unbiased, drawn once per solve, and refused wherever a result is asked for."""
+"""Estimated divergences are unbiased, drawn once per solve, and refused where a result is wanted."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def random_flow(shape=(2, 3), solver=Solver("rk4", steps=3), **options) -> Equiv
 
 
 class Neighbours(EstimatedField):
-    """`v_x = sin(phi_x phi_{x+1}) + sum_y c_y phi_{x+y}`: couples neighbours, but for a linear part."""
+    """`v_x = sin(phi_x phi_{x+1}) + sum_y c_y phi_{x+y}`; the trace of the linear part is known."""
 
     steps = 1
 
@@ -74,14 +74,14 @@ def test_a_short_reach_takes_few_products_for_the_exact_trace(side):
     phi.register_hook(products.append)
     Neighbours(group).velocity_and_divergence(phi, 0.3)
     assert len(products) == len(far_apart((side,), (1,)))
-    # Planted: sites are coupled that are said not to be.
+    # Planted: the velocity couples sites beyond its reach.
     wrong = Neighbours(group)
     wrong.steps = 2
     assert (divergence_error(wrong) > 1e-3) == (side in (7, 8))
 
 
 class Unsplit(DeepAttentionField):
-    """The same velocity, all of it left to the estimate."""
+    """The same velocity, without a part whose trace is known."""
 
     def velocity(self, phi, t):
         coupled, known, _ = super().velocity_in_parts(phi, t)
@@ -156,7 +156,7 @@ class Redraws(VectorField):
 
 @torch.no_grad()
 def refinements(flow: EquivariantCNF) -> list[float]:
-    """Changes of log_det as the steps are halved, always with the same seed."""
+    """Return the changes of log_det when the steps are halved, always with the same seed."""
     z = configurations(flow.lattice, 8)
     solvers = [Solver("rk4", steps=n) for n in (4, 8, 16)]
     found = [flow.solve(z, 0.0, 1.0, solver=s, generator=generator()).state[1] for s in solvers]
@@ -350,7 +350,7 @@ def test_impossible_traces_are_refused():
 
 
 class Uniform(EstimatedField):
-    """A drift that does not look at the field."""
+    """A drift that does not depend on the field."""
 
     def velocity(self, phi, t):
         return torch.ones_like(phi)

@@ -1,3 +1,5 @@
+"""Laws that every vector field on a lattice obeys, with planted mistakes that break them."""
+
 from __future__ import annotations
 
 import math
@@ -71,7 +73,7 @@ class EvenFeature(Planted):
 
 
 class UncentredKernel(Planted):
-    """A 2 x 2 kernel that sits on a corner of the plaquette, the usual way."""
+    """A 2 x 2 kernel whose origin is a corner of the plaquette, as convolutions of images have it."""
 
     def mistake(self, phi):
         corner = phi.roll(1, -1) + phi.roll(1, -2) + phi.roll((1, 1), (-2, -1))
@@ -197,7 +199,7 @@ def test_a_smaller_point_group_really_allows_breaking(shape, point, kernel_size)
     broken = equivariance_error(field, group=full)
     allowed = {name for name, g in full.generators().items() if g.point in group.point_elements}
     orbits = group.offset_orbits(kernel_size).index, full.offset_orbits(kernel_size).index
-    if torch.equal(*orbits):  # then the orbits already have the larger symmetry
+    if torch.equal(*orbits):  # the orbits happen to have the larger symmetry
         assert max(broken.values()) < 1e-12
     else:
         assert any(broken[name] > 1e-3 for name in broken.keys() - allowed)
@@ -235,7 +237,7 @@ def test_the_response_to_one_site_is_limited_to_the_kernel(drawn, seed):
     shape = group.lattice.shape
     field = random_field(shape, seed, group=group, kernel_size=kernel_size)
     phi = configurations(group.lattice, 1, seed)
-    # dv_x / dphi_0: the kernel's image of site 0.
+    # dv_x / dphi_0 is nonzero where the kernel reaches from site 0.
     response = dense_jacobian(lambda x: field.velocity(x, 0.3), phi)[0, :, 0].reshape(shape).abs()
     inside = group.offset_orbits(kernel_size).index >= 0
     assert response[~inside].max() < 1e-13 if bool((~inside).any()) else True
@@ -281,7 +283,7 @@ def test_gradient_reaches_every_parameter(field, seed):
 
 
 def finite_difference_mismatch(field: VectorField, seed: int) -> float:
-    """Relative error of a directional derivative in phi and in all weights at once."""
+    """Return the relative error of a directional derivative in phi and in all weights at once."""
     lattice = field.lattice
     phi = configurations(lattice, seed=seed).requires_grad_()
     wanted = configurations(lattice, seed=seed + 1)
@@ -297,7 +299,7 @@ def finite_difference_mismatch(field: VectorField, seed: int) -> float:
     exact = sum(float((g * a).sum()) for g, a in zip(gradients, along, strict=True))
     size = sum(float((g * a).abs().sum()) for g, a in zip(gradients, along, strict=True))
     step, shifted = 1e-5, []
-    for sign in (1, -2, 1):  # forth, back beyond the start, home again
+    for sign in (1, -2, 1):  # forward, backward past the start, and to the start
         shifted.append(float(loss().detach()))
         with torch.no_grad():
             for x, a in zip(inputs, along, strict=True):

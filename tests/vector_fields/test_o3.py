@@ -1,3 +1,5 @@
+"""Fields with irreps of O(3) obey every law, and planted mistakes are seen."""
+
 from __future__ import annotations
 
 import subprocess
@@ -65,7 +67,7 @@ def test_groups_by_their_names(shape, point):
 
 @needs("e3nn")
 def test_only_the_group_that_is_asked_for_is_kept():
-    # The trivial group ties no offsets, so that rotations are broken, but translations are not.
+    # The trivial group ties no offsets, so rotations are broken but translations are not.
     broken = equivariance_error(random_field(point="trivial"), group=SymmetryGroup(Lattice((3, 3, 3))))
     assert all(error > 1e-3 for name, error in broken.items() if name.startswith(("rotation", "reflection")))
     assert all(error < 1e-12 for name, error in broken.items() if name.startswith("translation"))
@@ -136,7 +138,7 @@ def test_a_resized_field_acts_alike_on_periodic_configurations(shape, tiles, n_r
     torch.testing.assert_close(its_divergence, divergence * (tiled[0].numel() // phi[0].numel()))
     back = larger.resized(field.lattice)
     torch.testing.assert_close(list(back.inner.weights), list(field.inner.weights))
-    # A mistake that this sees: weights that forget the size of their orbits.
+    # Counter-example: weights that forget the size of their orbits.
     with torch.no_grad():
         larger.inner.weights[0].mul_(1 + 1e-6)
     assert (larger.velocity(tiled, 0.3) - velocity.tile(1, *tiles)).abs().max() > 1e-9
@@ -148,7 +150,7 @@ def test_a_resized_field_acts_alike_on_periodic_configurations(shape, tiles, n_r
     [
         ((2, 2, 2), 2, (4, 4, 4)),  # degree 1 vanishes on sides of 2
         ((4, 4, 4), 3, (2, 2, 2)),
-        ((4, 4, 4), 4, (6, 6, 6)),  # the offset 2 = -2 has its harmonics averaged
+        ((4, 4, 4), 4, (6, 6, 6)),  # harmonics are averaged at the offset 2 = -2
         ((5, 5, 5), None, (3, 3, 3)),
     ],
 )
@@ -159,7 +161,7 @@ def test_kernels_that_do_not_carry_over_are_refused(shape, kernel_size, other):
 
 @needs("e3nn")
 def test_gates_see_the_gradient_of_the_field():
-    # A field of scalars on one offset is local; vectors let a site see its neighbours.
+    # Kernels of vectors vanish at the origin, so the velocity depends on neighbours alone.
     phi = configurations(Lattice((5, 5, 5)), 1)
     field = random_field((5, 5, 5), irreps="1x1o")
     with torch.no_grad():
@@ -222,7 +224,7 @@ def test_an_even_function_is_seen():
 
 @needs("e3nn")
 def test_a_harmonic_of_the_wrong_parity_is_seen():
-    # (yz, zx, xy) are three functions too, but even: against the vectors of K1 they break O_h.
+    # (yz, zx, xy) are also three functions, but even. Together with the vectors of K1 they break O_h.
     field = random_field()
     functions = dict(field.outer.basis.functions)
     functions[1] = functions[1].roll((1, -1), (1, 1)) * 1.0

@@ -1,4 +1,4 @@
-"""What a gradient flow has beyond the laws of every field: a potential, and a symmetric Jacobian."""
+"""A potential field is the gradient of an invariant potential, with a symmetric Jacobian."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def any_potential(draw: st.DrawFn) -> PotentialField:
 
 
 def gradient_error(field: PotentialField, phi: Tensor, t: float = 0.3) -> float:
-    """`max |v - grad Phi|` relative to the largest velocity."""
+    """Return `max |v - grad Phi|` relative to the largest velocity."""
     point = phi.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(field.potential(point, t).sum(), point)
     velocity = field.velocity(phi, t).detach()
@@ -75,13 +75,13 @@ def gradient_error(field: PotentialField, phi: Tensor, t: float = 0.3) -> float:
 
 
 def curl(field: VectorField, phi: Tensor, t: float = 0.3) -> float:
-    """`max |dv_x/dphi_y - dv_y/dphi_x|` relative to the largest element."""
+    """Return `max |dv_x/dphi_y - dv_y/dphi_x|` relative to the largest element."""
     jacobian = dense_jacobian(partial(field.velocity, t=t), phi)
     return float((jacobian - jacobian.mT).abs().max() / jacobian.abs().max())
 
 
 def invariance_error(potential, group: SymmetryGroup, phi: Tensor) -> dict[str, float]:
-    """`max |Phi(g phi) - Phi(phi)|` for each generator, relative to the largest `Phi`."""
+    """Return `max |Phi(g phi) - Phi(phi)|` for each generator, relative to the largest `Phi`."""
     value = potential(phi, 0.3).detach()
     return {
         name: float((potential(element(phi), 0.3).detach() - value).abs().max() / value.abs().max())
@@ -113,7 +113,7 @@ def test_the_potential_is_invariant(field):
 
 
 class TwoKernelsThatDiffer(TwoConvolutionField):
-    """Two convolutions about a pointwise function; the same kernel twice makes it a gradient."""
+    """A pointwise function between two convolutions, which is a gradient if their kernels are the same."""
 
     def __init__(self, group: SymmetryGroup, *, same: bool) -> None:
         super().__init__(group, SinePointwise(2, group.lattice.dim, n_frequencies=2))
@@ -135,7 +135,7 @@ def test_a_field_that_is_no_gradient_has_a_curl():
 def test_a_linear_kernel_that_is_not_symmetric_is_seen():
     field = random_field((3, 3), "trivial", convolution="fourier")
     shifted = field.linear._modes
-    wave = torch.exp(1j * torch.arange(2)).expand(3, 2)  # a shift by a part of a site: K_0(x) != K_0(-x)
+    wave = torch.exp(1j * torch.arange(2)).expand(3, 2)  # shifts by a fraction of a site: K_0(x) != K_0(-x)
 
     def modes(weight: Tensor):
         values = shifted(weight)
@@ -182,7 +182,7 @@ class ForgetsMixing(Ridges):
 
 
 class ForgetsPhase(Ridges):
-    """Without Z2: the phase is not in the angle, so that F is even after all."""
+    """Without Z2, the phase is missing from the angle, which makes F even."""
 
     def angles(self, u):
         return torch.matmul(self.omega[:, None] * self.direction, u)

@@ -1,3 +1,5 @@
+"""Fields with steerable channels obey every law, and planted mistakes are seen."""
+
 from __future__ import annotations
 
 import sys
@@ -67,12 +69,12 @@ def test_laws_hold_after_training_and_in_float32(shape):
 
 
 @needs("escnn")
-def test_kernels_start_mostly_at_the_site_itself():
+def test_kernels_have_most_of_their_weight_at_the_origin_at_the_start():
     regular = SteerableField(Lattice((6, 6)))
     weight = torch.einsum("mk,kcxy->mcxy", regular.inner[0], regular.basis)
-    at_site, all_over = weight[..., 0, 0].square().sum(), weight.square().sum()
-    assert 0.8 * all_over < at_site < all_over
-    # A vector has no kernel there: its nearest ones are as large.
+    at_origin, total = weight[..., 0, 0].square().sum(), weight.square().sum()
+    assert 0.8 * total < at_origin < total
+    # A vector has no kernel at the origin; the kernels next to it are as large.
     vector = SteerableField(Lattice((6, 6)), representation="vector")
     weight = torch.einsum("mk,kcxy->mcxy", vector.inner[0], vector.basis)
     assert weight[..., 0, 0].abs().max() < 1e-12
@@ -99,7 +101,7 @@ def test_a_saved_flow_loads_bitwise_equal(tmp_path):
 
 @needs("escnn")
 def test_a_resized_field_acts_alike_on_periodic_configurations():
-    # Sides beyond the kernel's reach: nothing wraps around on either lattice.
+    # The sides exceed the kernel's reach, so nothing wraps around on either lattice.
     field = random_field((5, 5), kernel_size=3)
     larger = field.resized(Lattice((10, 10)))
     phi = configurations(field.lattice)
@@ -129,7 +131,7 @@ def test_a_kernel_off_its_site_is_seen():
     field.inner.data[0, :, 1:] = 0.0
     errors = equivariance_error(field)
     assert errors["translation along axis 0"] < 1e-12
-    # Off by one on the way in and back on the way out cancels; a shift of one kernel alone does not.
+    # Shifts of both kernels cancel, one on the way in and one on the way out; a single shift does not.
     shifted = random_field((5, 5))
     kernels = shifted.kernels
 
@@ -142,7 +144,7 @@ def test_a_kernel_off_its_site_is_seen():
 
 
 class ForgetsTheRadius(FieldwisePointwise):
-    """`dG_c/du_c' = g delta_cc'`, as if the Gaussian were constant."""
+    """Planted: `dG_c/du_c' = g delta_cc'`, as if the Gaussian were constant."""
 
     def _radials(self, u, overlap, channels):
         value, _ = super()._radials(u, overlap, channels)
