@@ -1,27 +1,33 @@
-"""The public harness: is a vector field really symmetric, its divergence and log-density really exact?
+"""A harness for your own fields and flows: is the symmetry real, are divergence and log-density exact?
 
-`check_vector_field` and `check_flow` run every law and return a report that prints as a table and has
-`.ok`. Every `*_error` returns relative sizes of violations; every `assert_*` raises an AssertionError
-that names the law, the group element and the size. A field whose weights are zero obeys every law, so
-the harness refuses it: call `randomise` first.
+Start with `check_vector_field(field)` or `check_flow(flow)` on a small lattice. They run every law and return
+a report that prints as a table, with `.ok` and hints for what fails. A field with zero weights obeys every
+law and is refused, so give it weights first: `randomise(field)`.
+
+In your test suite, use the `assert_*` functions: they raise an AssertionError that names the law, the group
+element and the size of the violation. The `*_error` functions return these sizes.
+
+>>> from equiflow import Lattice, OrbitConvField
+>>> field = OrbitConvField(Lattice((4, 4)), n_frequencies=2).double()
+>>> randomise(field)
+>>> report = check_vector_field(field)
+>>> report.ok
+True
 """
 
 from equiflow.testing.checks import Check, CheckReport, check_flow, check_vector_field
-from equiflow.testing.laws import (
+from equiflow.testing.laws_of_fields import (
     assert_divergence_exact,
     assert_equivariant,
-    assert_log_density_exact,
     assert_periodic,
     assert_vector_field,
-    dense_jacobian,
     divergence_error,
     equivariance_error,
-    invariance_error,
-    log_density_error,
     path_rates_error,
-    randomise,
     winding_error,
 )
+from equiflow.testing.laws_of_flows import assert_log_density_exact, invariance_error, log_density_error
+from equiflow.testing.probes import dense_jacobian, randomise
 
 __all__ = [
     "Check",

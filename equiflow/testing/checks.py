@@ -1,4 +1,4 @@
-"""Every law at once, as a report that prints as a table."""
+"""Every law at once: `check_vector_field` and `check_flow` return a report that prints as a table."""
 
 from __future__ import annotations
 
@@ -10,7 +10,15 @@ from torch import Tensor
 
 from equiflow.flows import EquivariantCNF, Flow
 from equiflow.runtime.autograd import as_leaf
-from equiflow.testing import laws
+from equiflow.testing.laws_of_fields import (
+    divergence_error,
+    equivariance_error,
+    path_rates_error,
+    refuse_zero,
+    winding_error,
+)
+from equiflow.testing.laws_of_flows import invariance_error, log_density_error
+from equiflow.testing.probes import TIMES, configurations, prior_samples, tolerance_of
 from equiflow.theories.base.group import Group
 from equiflow.theories.base.space import Space
 from equiflow.vector_fields import VectorField
@@ -18,12 +26,12 @@ from equiflow.vector_fields import VectorField
 
 @dataclass(frozen=True)
 class Check:
-    """One law on one case.
+    """The result of one law in one case.
 
     Attributes:
-        law: what is checked.
-        case: the group element or quantity it is checked on; the worst one where there are several.
-        error: size of the violation; NaN counts as one.
+        law: the law.
+        case: the group element or quantity that was tested; empty for a law with a single case.
+        error: size of the violation; NaN counts as a violation.
         tolerance: largest size that passes.
         remedy: where to look if it fails.
     """
@@ -46,11 +54,11 @@ class Check:
 
 @dataclass(frozen=True)
 class CheckReport:
-    """What `check_vector_field` and `check_flow` found; `print` shows it as a table.
+    """The results of `check_vector_field` or `check_flow`; `print` shows them as a table.
 
     Attributes:
-        subject: what was checked.
-        checks: every law, in the order they were run.
+        subject: the class that was tested, and its lattice.
+        checks: results in the order of the tests.
     """
 
     subject: str
@@ -63,7 +71,7 @@ class CheckReport:
 
     @property
     def violations(self) -> tuple[Check, ...]:
-        """The checks that failed."""
+        """The results that exceed their tolerance."""
         return tuple(check for check in self.checks if not check.ok)
 
     def __str__(self) -> str:
@@ -101,27 +109,30 @@ def check_vector_field(
     """Run every law of a vector field: symmetry, periods, divergence, score rates, gradients, batching.
 
     Args:
-        field: with weights that are not zero (`randomise` gives it some; training does too).
-        space: must be the field's own if given.
-        group: by default the group that the field claims.
-        tolerance: relative; by default 1e-12 in float64 and 1e-5 in float32 (10 times that for
-            comparisons with dense Jacobians).
+        field: the vector field, with weights that are not zero (from `randomise` or training).
+        space: if given, it must be the field's own.
+        group: the group to test; by default the group that the field claims.
+        tolerance: largest relative violation; by default 1e-12 in float64 and 1e-5 in float32.
+            Comparisons with derivatives may violate ten times as much.
+
+    Returns:
+        A report of all results.
 
     Raises:
-        ValueError: if the field lives on another lattice.
-        AssertionError: if the field is zero everywhere, which obeys every law.
+        ValueError: if the field lives on another lattice, or only estimates its divergence.
+        AssertionError: if the field is zero everywhere, because zero obeys every law.
     """
-    laws.refuse_zero(field)
-    tight = laws.tolerance_of(field, 1.0, tolerance)
-    loose = laws.tolerance_of(field, 10.0, None if tolerance is None else 10 * tolerance)
-    errors = laws.equivariance_error(field, space, group=group)
+    refuse_zero(field)
+    tight = tolerance_of(field, 1.0, tolerance)
+    loose = tolerance_of(field, 10.0, None if tolerance is None else 10 * tolerance)
+    errors = equivariance_error(field, space, group=group)
     return CheckReport(
         f"{type(field).__name__} on {field.space.shape}",
         (
             *_by_kind("equivariance", errors, tight, _ASYMMETRIC),
-            *_by_kind("periodicity", laws.winding_error(field), tight, _WINDS),
-            Check("divergence = dense trace", "", laws.divergence_error(field), loose, _WRONG_TRACE),
-            Check("path_rates = autograd", "", laws.path_rates_error(field), loose, _WRONG_RATES),
+            *_by_kind("periodicity", winding_error(field), tight, _WINDS),
+            Check("divergence = dense trace", "", divergence_error(field), loose, _WRONG_TRACE),
+            Check("path_rates = autograd", "", path_rates_error(field), loose, _WRONG_RATES),
             _gradients_reach(field),
             Check("one configuration at a time", "", _batch_error(field), loose, _MIXES),
         ),
@@ -129,28 +140,35 @@ def check_vector_field(
 
 
 def check_flow(flow: Flow, *, group: Group | None = None, tolerance: float = 1e-3) -> CheckReport:
-    """Run every law of a flow: invariance of log q, dense log-determinant, inverse, prior; and of its field.
+    """Run every law of a flow: invariance of log q, dense log-determinant, inverse, prior.
+
+    The laws of its vector field are run too, if it has one.
 
     Args:
-        flow: any flow on a small lattice (its dense Jacobian has V^2 entries).
-        group: by default the flow's own group.
-        tolerance: for log-densities and round trips, which hold to the accuracy of the flow's solver.
+        flow: any flow on a small lattice; its dense Jacobian has `V^2` entries.
+        group: the group to test; by default the flow's own group.
+        tolerance: largest absolute violation for log-densities and round trips, not smaller than the
+            error of the flow's solver.
+
+    Returns:
+        A report of all results.
+
+    Raises:
+        AssertionError: if its vector field is zero everywhere, because zero obeys every law.
     """
     group = group if group is not None else getattr(flow, "group", flow.prior.group)
-    z = laws.noise_like(flow, 3, 0)
+    z = prior_samples(flow, 3, 0)
     with torch.no_grad():
         phi, log_det = flow.transform_and_log_det(z)
         back, back_log_det = flow.inverse_and_log_det(phi)
     own = check_vector_field(flow.vector_field).checks if isinstance(flow, EquivariantCNF) else ()
-    invariance = laws.invariance_error(flow, group)
+    invariance = invariance_error(flow, group)
     return CheckReport(
         f"{type(flow).__name__} on {flow.space.shape}",
         (
             *own,
             *_by_kind("log q invariant", invariance, tolerance, _ASYMMETRIC),
-            Check(
-                "log q = prior - dense slogdet", "", laws.log_density_error(flow), tolerance, _WRONG_DENSITY
-            ),
+            Check("log q = prior - dense slogdet", "", log_density_error(flow), tolerance, _WRONG_DENSITY),
             Check("inverse(transform(z)) = z", "", _largest(back - z), tolerance, _NOT_INVERSE),
             Check("log_det of the inverse", "", _largest(log_det + back_log_det), tolerance, _NOT_INVERSE),
             Check("prior score = grad log_prob", "", _score_error(flow, z), tolerance, _WRONG_PRIOR),
@@ -159,7 +177,10 @@ def check_flow(flow: Flow, *, group: Group | None = None, tolerance: float = 1e-
 
 
 def _by_kind(law: str, errors: dict[str, float], tolerance: float, remedy: str) -> list[Check]:
-    """The worst element of each kind (translation, rotation, ...), and every violated one."""
+    """Return a check of every violated element, and of the worst one of each kind that has none.
+
+    The first word of a name is its kind, such as translation or rotation.
+    """
     kinds: dict[str, list[tuple[str, float]]] = {}
     for name, error in errors.items():
         kinds.setdefault(name.split()[0], []).append((name, error))
@@ -172,10 +193,11 @@ def _by_kind(law: str, errors: dict[str, float], tolerance: float, remedy: str) 
 
 
 def _gradients_reach(field: VectorField) -> Check:
-    phi = laws.configurations(field, field.space)
+    """Return a check that velocity and divergence depend on every parameter; its error counts the others."""
+    phi = configurations(field, field.space)
     with torch.enable_grad():
         total: Tensor | float = 0.0
-        for t in laws.TIMES:
+        for t in TIMES:
             velocity, divergence = field.velocity_and_divergence(phi, t)
             total = total + velocity.square().sum() + divergence.square().sum()
         trained = {name: p for name, p in field.named_parameters() if p.requires_grad}
@@ -188,7 +210,8 @@ def _gradients_reach(field: VectorField) -> Check:
 
 
 def _batch_error(field: VectorField) -> float:
-    phi = laws.configurations(field, field.space)
+    """Return the relative change of the rates if configurations are passed one at a time."""
+    phi = configurations(field, field.space)
     with torch.no_grad():
         together = field.velocity_and_divergence(phi, 0.37)
         alone = [field.velocity_and_divergence(phi[i : i + 1], 0.37) for i in range(len(phi))]
@@ -199,10 +222,12 @@ def _batch_error(field: VectorField) -> float:
 
 
 def _score_error(flow: Flow, z: Tensor) -> float:
+    """Return `max |score(z) - grad log_prob(z)|` of the prior."""
     return _largest(flow.prior.score(z) - _gradient(flow.prior.log_prob, z))
 
 
 def _gradient(function: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:
+    """Return the gradient of a function of each configuration, zero if it is constant."""
     with torch.enable_grad():
         leaf = as_leaf(z)
         total = function(leaf).sum()

@@ -1,0 +1,138 @@
+"""Tools behind the laws: random weights, test configurations, group elements, dense Jacobians, tolerances.
+
+`randomise` and `dense_jacobian` are useful in tests of your own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from equiflow.flows import Flow
+from equiflow.runtime.autograd import as_leaf
+from equiflow.theories.base.group import Element, Group
+from equiflow.theories.base.space import Space
+
+#: flow times at which fields are tested
+TIMES = (0.0, 0.37, 1.0)
+#: largest relative violation that rounding explains
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
+#: number of configurations that fields are tested on
+N_CONFIGURATIONS = 3
+#: number of group elements whose images are evaluated in one batch
+MAX_ELEMENTS_AT_ONCE = 32
+
+
+def randomise(module: nn.Module, *, scale: float = 0.3, seed: int = 0) -> None:
+    """Add Gaussian noise to every parameter, in place and reproducibly.
+
+    Args:
+        module: the module to change.
+        scale: standard deviation of the noise.
+        seed: seed of the noise, which is the same on every device.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            parameter.add_(scale * noise.to(parameter))
+
+
+def dense_jacobian(function: Callable[[Tensor], Tensor], phi: Tensor) -> Tensor:
+    """Compute `d function(phi)_x / d phi_y` for each configuration, row by row.
+
+    Args:
+        function: maps `(batch, *lattice)` to `(batch, *lattice)`, each configuration on its own.
+        phi: configurations, `(batch, *lattice)` with V numbers each.
+
+    Returns:
+        The Jacobians, `(batch, V, V)`.
+    """
+    with torch.enable_grad():
+        leaf = as_leaf(phi)
+        value = function(leaf).flatten(1)
+        rows = [
+            torch.autograd.grad(value[:, x].sum(), leaf, retain_graph=True, allow_unused=True)[0]
+            for x in range(value.shape[1])
+        ]
+    return torch.stack([torch.zeros_like(phi) if r is None else r for r in rows], 1).flatten(2)
+
+
+def configurations(module: nn.Module, space: Space, seed: int = 0) -> Tensor:
+    """Draw random configurations, `(3, *lattice)`, in the dtype and on the device of the module.
+
+    Args:
+        module: field or flow to test.
+        space: space of the configurations.
+        seed: seed of the noise.
+
+    Returns:
+        Standard normal numbers, the same on every device.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    dtype, device = _dtype_and_device(module)
+    noise = torch.randn((N_CONFIGURATIONS, *space.shape), generator=generator, dtype=torch.float64)
+    return noise.to(device, dtype)
+
+
+def prior_samples(flow: Flow, n_samples: int, seed: int) -> Tensor:
+    """Draw samples of the flow's prior, the same on every device.
+
+    Args:
+        flow: the flow to test.
+        n_samples: number of samples.
+        seed: seed of the noise.
+
+    Returns:
+        The samples, `(n_samples, *lattice)`, in the dtype and on the device of the flow.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn((n_samples, *flow.prior.event_shape), generator=generator, dtype=torch.float64)
+    return flow.prior.colour(noise.to(flow.device, flow.dtype)).detach()
+
+
+def elements_of(group: Group, n_random: int) -> dict[str, Element]:
+    """Return the generators of a group and `n_random` random elements, by name."""
+    generator = torch.Generator().manual_seed(0)
+    named = group.generators()
+    for n in range(n_random):
+        element = group.random_element(generator)
+        named[f"random element {n}: {element}"] = element
+    return named
+
+
+def in_parts(elements: dict[str, Element]) -> Iterator[dict[str, Element]]:
+    """Yield the elements a few at a time, because angles have one winding per site."""
+    names = list(elements)
+    for start in range(0, len(names), MAX_ELEMENTS_AT_ONCE):
+        yield {name: elements[name] for name in names[start : start + MAX_ELEMENTS_AT_ONCE]}
+
+
+def with_images(phi: Tensor, elements: dict[str, Element]) -> Tensor:
+    """Return the configurations, then their images under each element, in one batch."""
+    return torch.cat([phi, *(element(phi) for element in elements.values())])
+
+
+def worse(a: float, b: float) -> float:
+    """Return the larger violation; NaN counts as the largest."""
+    return b if b != b or b > a else a
+
+
+def tolerance_of(module: nn.Module, factor: float, given: float | None = None) -> float:
+    """Return the given tolerance, or `factor` times the rounding tolerance of the module's dtype."""
+    return factor * TOLERANCE[_dtype_and_device(module)[0]] if given is None else given
+
+
+def demand(module: nn.Module, law: str, error: float, tolerance: float) -> None:
+    """Raise an AssertionError that names the law unless `error <= tolerance`; NaN fails."""
+    if not error <= tolerance:
+        raise AssertionError(f"{type(module).__name__}: {law} is {error:.1e}, larger than {tolerance:.0e}.")
+
+
+def _dtype_and_device(module: nn.Module) -> tuple[torch.dtype, torch.device]:
+    for tensor in (*module.parameters(), *module.buffers()):
+        if tensor.is_floating_point():
+            return tensor.dtype, tensor.device
+    return torch.get_default_dtype(), torch.device("cpu")
