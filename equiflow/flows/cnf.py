@@ -31,7 +31,7 @@ from equiflow.theories.base.lattice import Lattice
 from equiflow.theories.base.prior import Prior, default_prior, known_priors
 from equiflow.theories.base.resizing import freeze_as, space_on
 from equiflow.theories.base.space import Space
-from equiflow.vector_fields import VECTOR_FIELDS, VectorField, default_field
+from equiflow.vector_fields import VectorField, default_field, known_fields
 
 
 class EquivariantCNF(Flow):
@@ -77,19 +77,10 @@ class EquivariantCNF(Flow):
         check_type(
             vector_field, VectorField, "vector_field", "Give an instance, such as PotentialField(lattice)."
         )
-        if vector_field.space != space:
-            raise ValueError(
-                f"The vector field lives on {vector_field.space.kind} {vector_field.space.shape}, the flow "
-                f"on {space.shape}. Build both from the same {type(space).__name__}."
-            )
+        check_space(vector_field, space)
         super().__init__(space, default_prior(space, vector_field.group) if prior is None else prior)
         self.vector_field = vector_field
-        one, other = vector_field.group, self.prior.group
-        if type(one) is type(other) and not (one <= other or other <= one):
-            raise ValueError(
-                f"The field respects {one}, the prior {other}, and neither contains the other. Build one of "
-                "them with a group that the other has."
-            )
+        check_groups(vector_field, self.prior)
         self.solver = Solver() if solver is None else solver
         check_type(self.solver, Solver, "solver", 'Write Solver("dopri5", rtol=1e-5, atol=1e-5).')
         self.compiled = compile
@@ -161,15 +152,12 @@ class EquivariantCNF(Flow):
         return flow
 
     def _transform_to_train(self, z: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-        if self.vector_field.trace_is_exact:
-            return self.transform_and_log_det(z)
         phi, log_det = self.solve(self._check_input(z, "z"), 0.0, 1.0, generator=generator).state
         return phi, log_det
 
     def transform_and_log_det(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """See `Flow.transform_and_log_det`."""
-        self.vector_field.demand_exact_trace()
-        phi, log_det = self.solve(self._check_input(z, "z"), 0.0, 1.0).state
+        phi, log_det, _ = self._transform_and_count(self._check_input(z, "z"))
         return phi, log_det
 
     def log_prob_to_train(
@@ -336,7 +324,7 @@ class EquivariantCNF(Flow):
         """
         space = space_of(recipe)
         if vector_field is None:
-            vector_field = rebuild(recipe["vector_field"], VECTOR_FIELDS, space)
+            vector_field = rebuild(recipe["vector_field"], known_fields(), space)
         if prior is None:
             prior = rebuild(recipe["prior"], known_priors(), space)
         solver = Solver(**recipe["solver"])
