@@ -1,48 +1,39 @@
-"""The laws of fields and flows on other spaces than a lattice; the O(N) model and external fields."""
+"""What belongs to each kind of configurations, and how a new theory joins them."""
 
 from __future__ import annotations
 
+import inspect
 import math
-import re
+from dataclasses import dataclass
+from typing import ClassVar
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor, nn
 
-from equiflow import EquivariantCNF, FreeField, Lattice, Phi4, Solver, SymmetryGroup, fit, importance_sample
-from equiflow.testing import (
-    assert_vector_field,
-    check_flow,
-    check_vector_field,
-    equivariance_error,
-    invariance_error,
-    log_density_error,
-    randomise,
-)
+from equiflow import EquivariantCNF, FreeField, Lattice, Solver, SymmetryGroup, fit, importance_sample
+from equiflow.flows import AugmentedFlow, CouplingFlow, SymplecticFlow
+from equiflow.runtime.storage import CheckpointError
+from equiflow.testing import assert_vector_field, check_flow, check_vector_field, randomise
+from equiflow.theories import KINDS, Kind, register
 from equiflow.theories.angles.space import Angles
-from equiflow.theories.base.kind import group_of, kind_named
+from equiflow.theories.base.action import Action
+from equiflow.theories.base.checkerboard import CheckerboardGroup
+from equiflow.theories.base.group import Element, Group
+from equiflow.theories.base.kind import group_of, kind_named, kinds, registered
 from equiflow.theories.base.lattice import lattice_of
-from equiflow.theories.base.rotations import random_rotation
+from equiflow.theories.base.prior import LOG_2PI, Prior
+from equiflow.theories.base.resizing import space_on
 from equiflow.theories.base.space import Space
+from equiflow.theories.base.symmetry import Transformation, spatial_part
 from equiflow.theories.multiplets.group import MultipletGroup
-from equiflow.theories.multiplets.on_model import ONModel
 from equiflow.theories.multiplets.space import Multiplet
 from equiflow.theories.particles.group import EuclideanGroup
 from equiflow.theories.particles.space import Particles
-from equiflow.theories.scalar.external_field import ExternalField
-from equiflow.theories.scalar.phi4 import FreeScalar
-from equiflow.theories.scalar.priors import StandardNormal
-from equiflow.vector_fields import MultipletField, OrbitConvField
-from tests.support.strategies import (
-    POINT_GROUPS,
-    configurations,
-    fields_elsewhere,
-    flows_elsewhere,
-    lattices,
-    log_integral,
-    seeds,
-)
+from equiflow.vector_fields import VECTOR_FIELDS, PotentialField, VectorField, known_fields
+from tests.support.strategies import configurations, fields_elsewhere, flows_elsewhere, lattices, seeds
 
 spaces = st.one_of(
     lattices(),
@@ -50,15 +41,6 @@ spaces = st.one_of(
     st.builds(Angles, lattices(max_volume=12)),
     st.builds(Particles, st.integers(1, 4), st.integers(1, 3)),
 )
-PAIR = Multiplet(Lattice((3, 4)), 2)
-
-
-def small_flow(*, rotations: bool = True, seed: int = 0, multiplet: Multiplet = PAIR) -> EquivariantCNF:
-    group = MultipletGroup(multiplet, rotations=rotations)
-    field = MultipletField(multiplet, group=group, n_frequencies=2, n_time_modes=2, max_frequency=2.0)
-    flow = EquivariantCNF(multiplet, vector_field=field).double()
-    randomise(flow.vector_field, scale=0.2, seed=seed)
-    return flow
 
 
 @settings(max_examples=25)
@@ -125,20 +107,6 @@ def test_a_smaller_group_is_known_as_such():
     assert not EuclideanGroup(four, translations=True) <= EuclideanGroup(four)
 
 
-@given(st.integers(1, 4), seeds)
-def test_random_rotations_are_orthogonal(n, seed):
-    r = random_rotation(n, torch.Generator().manual_seed(seed))
-    torch.testing.assert_close(r @ r.mT, torch.eye(n, dtype=torch.float64))
-
-
-def test_random_rotations_have_no_preferred_direction():
-    generator = torch.Generator().manual_seed(0)
-    drawn = torch.stack([random_rotation(3, generator) for _ in range(2000)])
-    # Haar: every entry has mean 0 and variance 1/3, and both signs of the determinant are as likely.
-    assert float(drawn.mean(0).abs().max()) < 5 / math.sqrt(3 * 2000)
-    assert abs(float(torch.linalg.det(drawn).mean())) < 5 / math.sqrt(2000)
-
-
 def test_particles_have_no_lattice():
     with pytest.raises(TypeError, match="no lattice"):
         lattice_of(Particles(3, 2))
@@ -151,197 +119,297 @@ def test_a_space_of_no_kind_says_what_to_register():
         group_of(Space())
 
 
-# O(N) fields
+# what a space and a group answer for themselves
 
 
-@given(st.sampled_from(POINT_GROUPS), seeds, st.floats(0, 1))
-def test_one_component_is_the_scalar_field(point, seed, t):
+@given(spaces)
+def test_components_and_sites_share_out_the_values_of_a_configuration(space):
+    volume = 1 if space.sites is None else lattice_of(space).volume
+    assert space.values_per_site * volume == space.size
+    components = math.prod(space.shape[axis] for axis in space.component_axes)
+    assert components == space.values_per_site
+    if space.sites is not None:
+        assert (*space.component_axes, *lattice_of(space).axes) == space.event_axes
+
+
+def test_only_several_components_have_an_axis():
     lattice = Lattice((3, 4))
-    one = Multiplet(lattice, 1)
-    field = MultipletField(one, group=MultipletGroup(one, point), n_frequencies=2, n_time_modes=2).double()
-    scalar = OrbitConvField(
-        lattice, group=SymmetryGroup(lattice, point), n_frequencies=2, n_time_modes=2
-    ).double()
-    randomise(field, seed=seed)
-    scalar.kernel.load_state_dict(field.kernel.state_dict())
-    scalar.features.load_state_dict(field.features.sines.state_dict())
-    phi = configurations(one, seed=seed)
-    velocity, divergence = field.velocity_and_divergence(phi, t)
-    expected, its_divergence = scalar.velocity_and_divergence(phi[:, 0], t)
-    torch.testing.assert_close(velocity[:, 0], expected)
-    torch.testing.assert_close(divergence, its_divergence)
+    assert Multiplet(lattice, 2).component_axes == (-3,)
+    assert lattice.component_axes == Angles(lattice).component_axes == ()
 
 
-def test_a_field_at_zero_has_the_divergence_of_its_linear_part():
-    field = small_flow().vector_field
-    zero = torch.zeros(1, *PAIR.shape, dtype=torch.float64)
-    around = 1e-7 * configurations(PAIR, 1)
-    at, near = (field.velocity_and_divergence(phi, 0.3)[1] for phi in (zero, around))
-    assert at.isfinite().all()
-    torch.testing.assert_close(at, near)
+@given(spaces)
+def test_only_angles_have_windings(space):
+    assert space.has_windings == bool(space.windings()) == isinstance(space, Angles)
 
 
-class PerComponent(MultipletField):
-    """Sines of each component by itself: no O(N)."""
+@given(spaces, st.data())
+def test_a_space_on_another_lattice_differs_in_nothing_else(space, data):
+    if space.sites is None:
+        with pytest.raises(TypeError, match="no lattice"):
+            space.on(Lattice((3,)))
+        return
+    lattice = data.draw(lattices(min_dim=space.sites.dim, max_dim=space.sites.dim))
+    other = space_on(space, lattice)
+    assert (type(other), lattice_of(other)) == (type(space), lattice)
+    assert other.values_per_site == space.values_per_site
+    assert other.on(lattice_of(space)) == space
 
-    def velocity_and_divergence(self, phi, t):
-        velocity, divergence = super().velocity_and_divergence(phi, t)
-        return velocity + 1e-9 * phi.sin(), divergence + 1e-9 * phi.cos().flatten(1).sum(1)
+
+@given(spaces, seeds)
+def test_the_spatial_part_of_a_group_moves_sites_alone(space, seed):
+    group = group_of(space)
+    if space.sites is None:
+        with pytest.raises(TypeError, match="acts on no lattice"):
+            spatial_part(group)
+        return
+    spatial = spatial_part(group)
+    assert spatial.lattice == lattice_of(space)
+    phi = configurations(space, seed=seed)
+    moved = spatial_part(spatial).random_element(torch.Generator().manual_seed(seed))(phi.abs())
+    torch.testing.assert_close(moved.abs().flatten(1).sort(1).values, phi.abs().flatten(1).sort(1).values)
 
 
-class ForgetsTheOtherComponents(MultipletField):
-    """Takes cos(omega r) for the whole trace."""
+def test_a_group_that_moves_sites_by_other_rules_has_no_spatial_part():
+    with pytest.raises(TypeError, match="acts on no lattice"):
+        spatial_part(CheckerboardGroup(Lattice((4, 4))))
 
-    def velocity_and_divergence(self, phi, t):
-        velocity, divergence = super().velocity_and_divergence(phi, t)
-        r = phi.square().sum(1).sqrt()
-        kernel = self.kernel(self.time_basis(t))
-        ratio = self.features.sines(r).value / r.unsqueeze(1)
-        n = self.space.n_components
-        return velocity, divergence - (n - 1) * ratio.sum(self.lattice.axes) @ kernel.at_origin[1:]
+
+# what a wrong argument is called
 
 
 @pytest.mark.parametrize(
-    ("broken", "law"),
-    [(PerComponent, r"equivariance .*O\(N\)"), (ForgetsTheOtherComponents, "divergence = dense trace")],
+    "cls",
+    [
+        *(cls for kind in KINDS for cls in (kind.group, *kind.priors, *kind.actions.values())),
+        *VECTOR_FIELDS.values(),
+        *(EquivariantCNF, CouplingFlow, SymplecticFlow, AugmentedFlow),
+    ],
+    ids=lambda cls: cls.__name__,
 )
-def test_the_harness_sees_a_broken_multiplet(broken, law):
-    field = broken(PAIR, n_frequencies=2, n_time_modes=2).double()
-    randomise(field)
-    report = check_vector_field(field)
-    assert not report.ok
-    assert any(re.search(law, f"{check.law} {check.case}") for check in report.violations), str(report)
+def test_a_wrong_space_is_called_as_the_parameter_is(cls):
+    name, *others = inspect.signature(cls).parameters.values()
+    options = {p.name: 1.0 for p in others if p.default is p.empty}
+    with pytest.raises(TypeError, match=rf"^{name.name} must be of type \w+, got \(4, 4\)"):
+        cls((4, 4), **options)
 
 
-def test_a_field_without_rotations_breaks_them():
-    field = small_flow(rotations=False).vector_field
-    errors = equivariance_error(field, group=MultipletGroup(PAIR))
-    assert {name.split()[0] for name, error in errors.items() if error > 1e-6} >= {"O(N)"}
-    assert max(error for name, error in errors.items() if name.startswith("translation")) < 1e-12
+# a theory of your own
 
 
-def test_the_symmetry_of_a_flow_is_what_field_and_prior_share():
-    field = MultipletField(PAIR)
-    prior = FreeField(PAIR, group=MultipletGroup(PAIR, "C2", rotations=False))
-    assert EquivariantCNF(PAIR, vector_field=field, prior=prior).group == prior.group
-    assert EquivariantCNF(PAIR, vector_field=field).group == field.group
+@dataclass(frozen=True)
+class TwoSpecies(Space):
+    """Two real fields on one lattice, which may be exchanged."""
+
+    kind: ClassVar[str] = "two species"
+    lattice: Lattice
+
+    @classmethod
+    def of_shape(cls, shape: tuple[int, ...]) -> TwoSpecies:
+        return cls(Lattice(tuple(shape[1:])))
+
+    @property
+    def shape(self) -> tuple[int, ...]:  # type: ignore[override]
+        return (2, *self.lattice.shape)
+
+    @property
+    def sites(self) -> Lattice:
+        return self.lattice
+
+    def on(self, lattice: Lattice) -> TwoSpecies:
+        return TwoSpecies(lattice)
 
 
-def test_resized_multiplets_agree_on_fields_of_a_common_period():
-    flow = small_flow(multiplet=Multiplet(Lattice((3, 3)), 2))
-    larger = flow.resized(Lattice((6, 3)))
-    phi = configurations(flow.space)
-    velocity = flow.vector_field.velocity(phi, 0.4)
-    doubled = larger.vector_field.velocity(torch.cat([phi, phi], 2), 0.4)
-    torch.testing.assert_close(doubled[:, :, :3], velocity)
-    assert larger.sample(2).shape == (2, 2, 6, 3)
+@dataclass(frozen=True)
+class Exchange:
+    """A transformation of the sites, and an exchange of the species."""
+
+    spatial: Transformation
+
+    def __call__(self, phi: Tensor) -> Tensor:
+        return self.spatial(phi).flip(1)
 
 
-def test_laws_hold_after_training():
-    multiplet = Multiplet(Lattice((3, 3)), 2)
-    flow = EquivariantCNF(multiplet, solver=Solver("dopri5", rtol=1e-9, atol=1e-9)).double()
-    fit(flow, ONModel(multiplet, m2=-1.0, lam=2.0), steps=20, batch_size=32)
-    assert_vector_field(flow.vector_field)
-    assert max(invariance_error(flow, flow.group).values()) < 1e-7
-    assert log_density_error(flow) < 1e-6
+@dataclass(frozen=True)
+class ExchangeGroup(Group):
+    """Lattice symmetries x (optionally) the exchange of the species."""
+
+    fields: TwoSpecies
+    exchange: bool = True
+
+    @property
+    def space(self) -> TwoSpecies:
+        return self.fields
+
+    @property
+    def spatial(self) -> SymmetryGroup:
+        return SymmetryGroup(self.fields.lattice, z2=False)
+
+    def generators(self) -> dict[str, Element]:
+        exchange = {"exchange of the species": Exchange(self.spatial.identity)} if self.exchange else {}
+        return self.spatial.generators() | exchange
+
+    def random_element(self, generator: torch.Generator | None = None) -> Element:
+        moved = self.spatial.random_element(generator)
+        exchanged = self.exchange and bool(torch.randint(2, (), generator=generator))
+        return Exchange(moved) if exchanged else moved
+
+    def config(self) -> dict[str, object]:
+        return {"exchange": self.exchange}
+
+    def __str__(self) -> str:
+        return f"{self.spatial}{' x exchange' if self.exchange else ''}"
 
 
-# the O(N) model
+class WideNoise(Prior):
+    """Independent Gaussians with a learned width."""
+
+    def __init__(self, fields: TwoSpecies, *, width: float = 1.0, group: Group | None = None) -> None:
+        super().__init__(fields, group=group)
+        self.log_sigma = nn.Parameter(torch.tensor(math.log(width)))
+
+    def colour(self, noise: Tensor) -> Tensor:
+        return self.log_sigma.exp() * noise
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        white = z * (-self.log_sigma).exp()
+        return -(0.5 * white.square() + self.log_sigma + 0.5 * LOG_2PI).sum(self.space.event_axes)
+
+    def score(self, z: Tensor) -> Tensor:
+        return -z * (-2 * self.log_sigma).exp()
 
 
-@given(seeds)
-def test_one_component_is_phi4(seed):
-    lattice = Lattice((3, 4))
-    vector, scalar = (
-        kind(m2=-1.3, lam=0.7)
-        for kind in (lambda **c: ONModel(Multiplet(lattice, 1), **c), lambda **c: Phi4(lattice, **c))
-    )
-    phi = configurations(Multiplet(lattice, 1), seed=seed)
-    torch.testing.assert_close(vector(phi), scalar(phi[:, 0]))
-    torch.testing.assert_close(vector.grad(phi)[:, 0], scalar.grad(phi[:, 0]))
-    for name in ("m2", "lam"):
-        torch.testing.assert_close(vector.coupling_grad(phi, name), scalar.coupling_grad(phi[:, 0], name))
+class ExchangeField(VectorField):
+    """`v_a = w_0 phi_a + w_1 sin(phi_a) + w_2 t phi_b`, with b the other species."""
+
+    def __init__(self, fields: TwoSpecies, *, group: Group | None = None) -> None:
+        super().__init__(group_of(fields) if group is None else group)
+        self.weight = nn.Parameter(torch.zeros(3))
+
+    def velocity_and_divergence(self, phi: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
+        own, sine, other = self.weight
+        velocity = own * phi + sine * phi.sin() + other * t * phi.flip(1)
+        return velocity, (own + sine * phi.cos()).sum(self.space.event_axes)
 
 
-@pytest.mark.parametrize("field", [None, (0.3, -0.2)])
-def test_gradient_is_the_derivative(field):
-    action = ONModel(PAIR, m2=-1.3, lam=0.7)
-    action = action if field is None else ExternalField(action, h=field)
-    phi = configurations(PAIR).requires_grad_()
-    (expected,) = torch.autograd.grad(action(phi).sum(), phi)
-    torch.testing.assert_close(action.grad(phi), expected)
+class Attraction(Action):
+    """`S = sum_x [(phi_1 - phi_2)^2 + phi_1^4 + phi_2^4]`."""
+
+    def forward(self, phi: Tensor) -> Tensor:
+        return (phi[:, 0] - phi[:, 1]).square().flatten(1).sum(1) + phi.pow(4).flatten(1).sum(1)
 
 
-def test_the_action_has_the_symmetry_that_flows_assume():
-    action = ONModel(PAIR, m2=-1.3, lam=0.7)
-    assert max(action.asymmetry(MultipletGroup(PAIR)).values()) < 1e-12
-    tilted = ExternalField(action, h=(0.3, 0.0)).asymmetry(MultipletGroup(PAIR))
-    assert {name.split()[0] for name, change in tilted.items() if change > 1e-3} == {"O(N)"}
+TOY = Kind(
+    space=TwoSpecies,
+    group=ExchangeGroup,
+    priors=(WideNoise,),
+    vector_fields=(ExchangeField,),
+    actions={"attraction": Attraction},
+)
+FIELDS = TwoSpecies(Lattice((2, 3)))
 
 
-def test_log_z_of_the_free_model_is_that_of_its_components():
-    lattice = Lattice((3, 3))
-    pair = Multiplet(lattice, 2)
-    exact = 2 * FreeScalar(lattice, m2=1.0).log_z()
-    flow = EquivariantCNF(pair, prior=FreeField(pair, m2=0.8)).double()
-    ensemble = importance_sample(flow, ONModel(pair, m2=1.0, lam=0.0), 4000, certify=0)
-    estimate = ensemble.log_z()
-    assert estimate.error < 0.03
-    assert abs(estimate.mean - exact) < 4 * estimate.error
+def toy_flow() -> EquivariantCNF:
+    flow = EquivariantCNF(FIELDS, solver=Solver(rtol=1e-9, atol=1e-9)).double()
+    randomise(flow)
+    return flow
 
 
-def test_log_z_on_one_site_is_the_radial_integral():
-    one = Multiplet(Lattice((1,)), 2)
-    action = ONModel(one, m2=1.0, lam=1.0)
-    # Z = int d^2 phi exp(-r^2 - r^4) = pi int_0^inf du exp(-u - u^2) with u = r^2
-    exact = math.log(math.pi * math.exp(0.25) * math.sqrt(math.pi) / 2 * math.erfc(0.5))
-    grid = log_integral(lambda phi: -action(phi.reshape(-1, 2, 1)), Lattice((2,)))
-    assert abs(grid - exact) < 1e-10
-    flow = EquivariantCNF(one, prior=FreeField(one, m2=1.0)).double()
-    estimate = importance_sample(flow, action, 20000, certify=0).log_z()
-    assert abs(estimate.mean - exact) < 4 * estimate.error < 0.05
-
-
-@pytest.mark.parametrize("h", [(1.0,), (1.0, 2.0, 3.0), (math.nan, 0.0)])
-def test_an_external_field_has_one_number_for_each_component(h):
-    with pytest.raises(ValueError, match="2 finite numbers"):
-        ExternalField(ONModel(PAIR, m2=1.0, lam=1.0), h=h)
-
-
-# external fields: less symmetry on purpose
-
-
-def test_training_says_which_symmetry_the_target_lacks():
-    lattice = Lattice((3, 3))
-    action = ExternalField(Phi4(lattice, m2=1.0, lam=1.0), h=0.5)
-    with pytest.warns(UserWarning, match="changes under Z2"):
-        fit(EquivariantCNF(lattice), action, steps=1, batch_size=4)
-    group = SymmetryGroup(lattice, z2=False)
-    flow = EquivariantCNF(lattice, vector_field=OrbitConvField(lattice, group=group))
-    fit(flow, action, steps=1, batch_size=4)  # a warning would be an error
-
-
-def test_an_external_field_turns_the_magnetisation():
-    lattice = Lattice((2, 2))
-    free = FreeScalar(lattice, m2=1.0)
-    # A free field in an external one is a shifted free field: <phi> = h / (2 m2), log Z + V h^2 / (4 m2).
-    action = ExternalField(free, h=0.6)
-    group = SymmetryGroup(lattice, z2=False)
-    flow = EquivariantCNF(lattice, vector_field=OrbitConvField(lattice, group=group)).double()
-    fit(flow, action, steps=150, batch_size=64, learning_rate=1e-2)
-    ensemble = importance_sample(flow, action, 4000)
-    assert ensemble.effective_sample_size().mean > 0.9
-    magnetisation = ensemble.mean(lambda phi: phi.mean((1, 2)))
-    assert abs(magnetisation.mean - 0.3) < 4 * magnetisation.error < 0.05
-    log_z = ensemble.log_z()
-    exact = free.log_z() + 4 * 0.36 / 4
-    assert abs(log_z.mean - exact) < 4 * log_z.error + log_z.systematic
-
-
-def test_white_noise_on_every_space():
-    for space in (PAIR, Particles(3, 2)):
-        prior = StandardNormal(space).double()
-        z = prior.rsample(5)
-        torch.testing.assert_close(
-            prior.log_prob(z), torch.distributions.Normal(0, 1).log_prob(z).flatten(1).sum(1)
+def test_one_registration_gives_a_theory_its_defaults():
+    with registered(TOY):
+        flow = EquivariantCNF(FIELDS)
+        assert (type(flow.vector_field), type(flow.prior), type(flow.group)) == (
+            ExchangeField,
+            WideNoise,
+            ExchangeGroup,
         )
+        assert flow.lattice == FIELDS.lattice
+        assert group_of(FIELDS, exchange=False) == ExchangeGroup(FIELDS, exchange=False)
+        assert kind_named("two species") is TOY
+        assert known_fields() == {**VECTOR_FIELDS, "ExchangeField": ExchangeField}
+
+
+@pytest.mark.parametrize("field", [ExchangeField, f"{__name__}.ExchangeField"], ids=["class", "full name"])
+def test_a_flow_of_a_registered_theory_is_saved_and_loaded(tmp_path, field):
+    with registered(Kind(TwoSpecies, ExchangeGroup, (WideNoise,), (field,))):
+        flow = toy_flow()
+        flow.save(tmp_path / "flow.pt")
+        loaded = EquivariantCNF.load(tmp_path / "flow.pt")
+    assert repr(loaded) == repr(flow)
+    phi = configurations(FIELDS)
+    assert torch.equal(loaded.log_prob(phi), flow.log_prob(phi))
+    with pytest.raises(CheckpointError, match="expected the shape of one of"):
+        EquivariantCNF.load(tmp_path / "flow.pt")
+
+
+def test_the_laws_hold_for_a_registered_theory():
+    with registered(TOY):
+        flow = toy_flow()
+        report = check_flow(flow, tolerance=1e-6)
+        assert report.ok, str(report)
+        assert any("exchange" in check.case for check in report.checks)
+
+
+class Unequal(ExchangeField):
+    """Moves the first species alone."""
+
+    def velocity_and_divergence(self, phi, t):
+        velocity, divergence = super().velocity_and_divergence(phi, t)
+        return velocity * torch.tensor([1.0, 0.0]).reshape(2, 1, 1), divergence
+
+
+def test_the_harness_sees_a_broken_theory():
+    with registered(TOY):
+        field = Unequal(FIELDS)
+        randomise(field)
+        broken = {check.law for check in check_vector_field(field).violations}
+    assert broken >= {"equivariance", "divergence = dense trace"}
+
+
+def test_a_registered_theory_is_trained_and_measured():
+    with registered(TOY):
+        action, flow = Attraction(FIELDS), toy_flow()
+        assert max(action.asymmetry(flow.group).values()) < 1e-12
+        fit(flow, action, steps=150, batch_size=128, learning_rate=3e-2, progress=False)
+        generator = torch.Generator().manual_seed(0)
+        ensemble = importance_sample(flow, action, 500, generator=generator)
+        assert ensemble.effective_sample_size().mean > 0.5
+
+
+def test_a_theory_is_known_while_it_is_registered_alone():
+    before = kinds()
+    with registered(TOY):
+        assert kinds() == (*before, TOY)
+    assert kinds() == before == KINDS
+    with pytest.raises(ZeroDivisionError), registered(TOY):
+        1 / 0  # noqa: B018
+    assert kinds() == before
+    for need in (group_of, EquivariantCNF):
+        with pytest.raises(TypeError, match="register a Kind"):
+            need(FIELDS)
+
+
+@dataclass(frozen=True)
+class OtherLattice(Space):
+    """Another class of spaces under a name that is taken."""
+
+    kind: ClassVar[str] = "lattice"
+
+
+@pytest.mark.parametrize("space", [Lattice, OtherLattice])
+def test_a_kind_that_is_taken_is_refused(space):
+    with pytest.raises(ValueError, match="clashes with Lattice"):
+        register(Kind(space, ExchangeGroup, (WideNoise,), (ExchangeField,)))
+    assert kinds() == KINDS
+
+
+def test_what_is_registered_is_a_kind():
+    with pytest.raises(TypeError, match="kind must be of type Kind"):
+        register(TwoSpecies)
+
+
+def test_a_flow_of_a_space_derived_from_a_known_one_is_of_its_kind():
+    class Torus(Lattice):
+        pass
+
+    assert isinstance(EquivariantCNF(Torus((3, 3))).vector_field, PotentialField)
