@@ -1,4 +1,4 @@
-"""Options of a class: what its constructor takes, what they mean, and what an instance was built with.
+"""Options of a class: what its constructor takes, what it means, and what an instance was built with.
 
 Start with `RecordsOptions`, the base class of everything that a saved flow rebuilds from its options, and
 with `options_of`, which lists the options of a class together with their documentation.
@@ -76,9 +76,9 @@ def options_of(cls: type) -> tuple[Option, ...]:
 class RecordsOptions:
     """A class whose instances know the options that they were built with.
 
-    The constructor of every subclass is wrapped once, when the class is made. An instance records what the
-    constructor of its own class was given, with defaults filled in, whether by position or by keyword;
-    `options_of` says which parameters count. What a subclass passes on to `super().__init__` is not recorded.
+    An instance records the arguments of its own class's constructor, positional or not, with defaults filled
+    in. `options_of` says which parameters count as options. Arguments that a subclass passes on to
+    `super().__init__` are not recorded. Recording costs nothing after the construction.
 
     >>> class Walk(RecordsOptions):
     ...     def __init__(self, lattice, n_steps=4, *, seed=0): ...
@@ -86,7 +86,7 @@ class RecordsOptions:
     {'n_steps': 8, 'seed': 0}
     """
 
-    #: values by name; `...` for one that is not plain and cannot be written to a file
+    #: values by name; `...` stands for a value that is not plain and cannot be written to a file
     _options: Mapping[str, object] = MappingProxyType({})
 
     def __init_subclass__(cls, **keywords: Any) -> None:
@@ -95,23 +95,24 @@ class RecordsOptions:
             cls.__init__ = _recording(cls.__init__)  # type: ignore[method-assign]
 
     def config(self) -> dict[str, object]:
-        """Return the keyword arguments that rebuild this object in the same surroundings (plain types only).
+        """Return the keyword arguments that rebuild this object on the same space and group.
 
-        Options whose values are not plain (modules, functions) are left out.
+        Options whose values are not plain (modules, functions) are left out. Override this method if such a
+        value has a plain form, or call `_record` in the constructor.
         """
         return {name: value for name, value in self._options.items() if value is not ...}
 
     def _record(self, **values: object) -> None:
-        """Replace recorded options by values that a constructor has worked out from what it was given.
+        """Replace recorded values of options by the values that a constructor has derived from them.
 
-        A subclass that does not take one of them itself is left as it is.
+        Names that the constructor of the instance's own class does not take are ignored.
         """
         known = {name: _plain_or_dots(value) for name, value in values.items() if name in self._options}
         self._options = {**self._options, **known}
 
 
 def _recording(construct: Callable[..., None]) -> Callable[..., None]:
-    """Return the constructor, which also records its options if it belongs to the class of the instance."""
+    """Return a constructor that also records its arguments, unless a subclass calls it."""
     signature = inspect.signature(construct)
     names = [p.name for p in _option_parameters(construct)]
     rest = [p.name for p in signature.parameters.values() if p.kind is Parameter.VAR_KEYWORD]
@@ -121,7 +122,7 @@ def _recording(construct: Callable[..., None]) -> Callable[..., None]:
         if type(self).__init__ is wrapped:
             try:
                 bound = signature.bind(self, *args, **options)
-            except TypeError:  # raised again, with the name of the class, by the call itself
+            except TypeError:  # the call itself raises an error that names the constructor
                 return construct(self, *args, **options)
             bound.apply_defaults()
             given = {name: bound.arguments[name] for name in names}
@@ -134,7 +135,7 @@ def _recording(construct: Callable[..., None]) -> Callable[..., None]:
 
 
 def _option_parameters(construct: Callable[..., None]) -> list[Parameter]:
-    """The parameters of a constructor that `options_of` counts as options."""
+    """Return the parameters of a constructor that count as options."""
     parameters = list(inspect.signature(construct).parameters.values())[1:]
     if parameters and parameters[0].kind in _POSITIONAL:
         parameters = parameters[1:]
@@ -142,11 +143,12 @@ def _option_parameters(construct: Callable[..., None]) -> list[Parameter]:
 
 
 def _plain_or_dots(value: object) -> object:
-    """The value if it consists of numbers, strings, None, tuples, lists and dicts alone, else `...`."""
+    """Return a plain value itself, and `...` for any other value."""
     return value if _is_plain(value) else ...
 
 
 def _is_plain(value: object) -> bool:
+    """Return whether a value consists of numbers, strings, None, tuples, lists and dicts alone."""
     if isinstance(value, (tuple, list)):
         return all(map(_is_plain, value))
     if isinstance(value, dict):
@@ -155,7 +157,7 @@ def _is_plain(value: object) -> bool:
 
 
 def _documented(cls: type) -> dict[str, str]:
-    """The entries under `Args:` in the docstring of a class or of its constructor, each on one line."""
+    """Return the entries under `Args:` of the docstring of a class, or of its constructor, by name."""
     for documented in (cls, cls.__init__):  # type: ignore[misc]
         lines = (inspect.getdoc(documented) or "").splitlines()
         if "Args:" in lines:
@@ -164,7 +166,7 @@ def _documented(cls: type) -> dict[str, str]:
 
 
 def _entries(lines: list[str]) -> dict[str, str]:
-    """The entries `name: text` at the first level of indentation, up to the end of the block."""
+    """Return the entries `name: text` of an indented block, each on one line, by name."""
     texts: dict[str, str] = {}
     name = ""
     for line in lines:

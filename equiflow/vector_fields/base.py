@@ -60,22 +60,22 @@ class VectorField(RecordsOptions, nn.Module, ABC):
 
     @property
     def learning_rate(self) -> float:
-        """The peak learning rate of Adam that `fit` uses by default."""
+        """Return the peak learning rate of Adam that `fit` uses by default."""
         return 2e-2
 
     @property
     def space(self) -> Space:
-        """The space of the configurations on which the field is defined."""
+        """Return the space of the configurations on which the field is defined."""
         return self.group.space
 
     @property
     def lattice(self) -> Lattice:
-        """The lattice on which the field lives."""
+        """Return the lattice on which the field lives."""
         return lattice_of(self.space)
 
     @property
     def trace_is_exact(self) -> bool:
-        """Whether the divergence is exact. An `EstimatedField` may estimate it for training."""
+        """Return whether the divergence is exact. An `EstimatedField` may estimate it for training."""
         return True
 
     def with_trace(self, trace: str, *, n_probes: int = 1) -> VectorField:

@@ -40,7 +40,7 @@ class Parts(NamedTuple):
 
     @property
     def velocity(self) -> Tensor:
-        """The sum of both parts."""
+        """Return the sum of both parts."""
         return self.coupled + self.known
 
 
@@ -93,7 +93,7 @@ class EstimatedField(VectorField):
 
     @property
     def reach(self) -> tuple[int, ...] | None:
-        """The largest distance on each axis at which `Parts.coupled` couples sites; None means any."""
+        """Return the largest distance on each axis at which `Parts.coupled` couples sites; None means any."""
         return None
 
     @property
@@ -152,6 +152,7 @@ class EstimatedField(VectorField):
             parts = self.velocity_in_parts(point, t)
 
             def product(w: Tensor) -> Tensor:
+                """Return `(dv/dphi)^T w`."""
                 options = {"create_graph": keeps_graph, "allow_unused": True, "materialize_grads": True}
                 return torch.autograd.grad(parts.coupled, point, w, retain_graph=True, **options)[0]
 

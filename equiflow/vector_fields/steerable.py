@@ -6,6 +6,7 @@ Start at `SteerableField`. The functions below it are shared with `DeepSteerable
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -134,8 +135,8 @@ class SteerableField(TwoConvolutionField):
         Raises:
             ValueError: also if the kernels do not fit or the lattices have different point groups.
         """
-        group = same_group_on(lattice, self.group)
-        field = type(self)(lattice, group=group, **self.config())
+        build: Any = type(self)
+        field: SteerableField = build(lattice, group=same_group_on(lattice, self.group), **self.config())
         field.to(self.inner.device, self.inner.dtype)
         own = self.state_dict()
         kernels = {"inner", "outer", "basis", "linear.weight"}
