@@ -89,7 +89,7 @@ class Verdict:
 
 SYMMETRY = ("theories/base/test_symmetry.py",)
 PRIORS = ("theories/scalar/test_priors.py",)
-ACTIONS = ("theories/scalar/test_actions.py",)
+ACTIONS = ("theories/scalar/test_phi4.py",)
 CERTIFICATES = (
     "flows/test_certificate.py::test_the_solver_error_of_a_result_predicts_its_change_under_a_much_finer_solve",
 )
@@ -291,7 +291,7 @@ MUTANTS = (
         "Convention(action, scale, action.lattice.volume * math.log(scale)",
         "Convention(action, scale, -action.lattice.volume * math.log(scale)",
         "log Z_there = log Z_here + V log(field_scale)",
-        ("theories/scalar/test_conventions.py::test_the_constant_is_that_of_log_z",),
+        ("theories/scalar/test_phi4_conventions.py::test_the_constant_is_that_of_log_z",),
     ),
     Mutant(
         "linear feature of jaxlft",
@@ -635,7 +635,7 @@ MUTANTS = (
         "Convention(action, scale, action.lattice.volume * math.log(scale)",
         "Convention(action, scale, math.log(scale)",
         "a rescaling adds V log scale to log Z",
-        ACTIONS,
+        ("theories/scalar/test_phi4_conventions.py::test_conventions_shift_log_z_as_they_say",),
     ),
     Mutant(
         "susceptibility without volume",
@@ -755,7 +755,7 @@ MUTANTS = (
         "self.action(phi) + 0.5 * momentum.square()",
         "self.action(phi) + momentum.square()",
         "H = S + p^2 / 2",
-        ("flows/test_extended.py::test_the_extended_action_and_its_gradient",),
+        ("flows/test_phase_space.py::test_the_extended_action_and_its_gradient",),
     ),
     Mutant(
         "adjoint forgets the weights",

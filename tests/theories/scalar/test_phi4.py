@@ -1,6 +1,7 @@
+"""The phi^4 action: its sum over sites, gradient, symmetry and free limit."""
+
 from __future__ import annotations
 
-import itertools
 import math
 
 import pytest
@@ -14,6 +15,7 @@ from equiflow.theories.base.action import Action
 from equiflow.theories.base.lattice import Lattice
 from equiflow.theories.base.symmetry import SymmetryGroup
 from equiflow.theories.scalar.phi4 import FreeScalar, Phi4
+from tests.support.explicit_actions import site_by_site
 from tests.support.strategies import configurations, lattices, log_integral, seeds
 
 couplings = st.tuples(st.floats(-4, 4), st.floats(0.1, 8))
@@ -26,37 +28,6 @@ def actions(draw, **options) -> Action:
         return FreeScalar(lattice, m2=draw(st.floats(0.1, 4)))
     m2, lam = draw(couplings)
     return Phi4(lattice, m2=m2, lam=lam)
-
-
-def site_by_site(
-    phi: Tensor, *, hop: float = 0.0, kinetic: float = 0.0, square: float = 0.0, quartic: float = 0.0
-) -> Tensor:
-    """`sum_x [sum_mu (hop phi phi' + kinetic (phi' - phi)^2) + square phi^2 + quartic phi^4]`."""
-    total = torch.zeros(len(phi))
-    shape = phi.shape[1:]
-    for x in itertools.product(*map(range, shape)):
-        here = phi[(slice(None), *x)]
-        for mu, side in enumerate(shape):
-            there = phi[(slice(None), *x[:mu], (x[mu] + 1) % side, *x[mu + 1 :])]
-            total += hop * here * there + kinetic * (there - here) ** 2
-        total += square * here**2 + quartic * here**4
-    return total
-
-
-CONVENTIONS = {
-    "hopping": (
-        lambda lattice, a, b: Phi4.from_hopping(lattice, kappa=0.1 + a, lam_hopping=b),
-        lambda phi, a, b: site_by_site(phi, hop=-2 * (0.1 + a), square=1 - 2 * b, quartic=b),
-    ),
-    "continuum": (
-        lambda lattice, a, b: Phi4.from_continuum(lattice, mu2=a - 1, g=b),
-        lambda phi, a, b: site_by_site(phi, kinetic=0.5, square=(a - 1) / 2, quartic=b / 4),
-    ),
-    "factorial": (
-        lambda lattice, a, b: Phi4.from_factorial(lattice, mu2=a - 1, g=b),
-        lambda phi, a, b: site_by_site(phi, kinetic=0.5, square=(a - 1) / 2, quartic=b / 24),
-    ),
-}
 
 
 def gradient_mismatch(action: Action, phi: Tensor) -> float:
@@ -131,37 +102,6 @@ def test_an_anisotropic_action_is_not_invariant():
     assert invariance_violation(action, SymmetryGroup(lattice, "reflections"), phi) < 1e-12
 
 
-@pytest.mark.parametrize("name", CONVENTIONS)
-@given(lattice=lattices(max_volume=30), a=st.floats(0, 1), b=st.floats(0.05, 1), seed=seeds)
-def test_conventions_give_one_action(name, lattice, a, b, seed):
-    convert, explicit = CONVENTIONS[name]
-    convention = convert(lattice, a, b)
-    phi = configurations(lattice, seed=seed)
-    there = explicit(convention.field_scale * phi, a, b)
-    torch.testing.assert_close(convention.action(phi), there, rtol=1e-10, atol=1e-10)
-
-
-@pytest.mark.parametrize("name", CONVENTIONS)
-def test_conventions_disagree_without_the_rescaling(name):
-    convert, explicit = CONVENTIONS[name]
-    lattice = Lattice((3, 4))
-    phi = configurations(lattice)
-    difference = convert(lattice, 0.3, 0.5).action(phi) - explicit(phi, 0.3, 0.5)
-    assert difference.abs().min() > 0.1
-
-
-@pytest.mark.parametrize("name", CONVENTIONS)
-@pytest.mark.parametrize("shape", [(1,), (1, 1), (2,)])
-def test_conventions_shift_log_z_as_they_say(name, shape):
-    lattice = Lattice(shape)
-    convert, explicit = CONVENTIONS[name]
-    convention = convert(lattice, 0.3, 0.6)
-    here = log_integral(lambda phi: -convention.action(phi), lattice)
-    there = log_integral(lambda phi: -explicit(phi, 0.3, 0.6), lattice)
-    assert there == pytest.approx(here + convention.log_z_shift, abs=1e-10)
-    assert abs(convention.log_z_shift) > 0.1
-
-
 @given(lattices(max_volume=30), st.floats(0.1, 4))
 def test_free_log_z_is_that_of_the_dense_gaussian(lattice, m2):
     action = FreeScalar(lattice, m2=m2)
@@ -210,12 +150,6 @@ def test_couplings_without_a_density_are_refused(m2, lam):
 def test_free_field_needs_a_positive_mass(m2):
     with pytest.raises(ValueError, match=r"m2 > 0|must be finite"):
         FreeScalar(Lattice((4,)), m2=m2)
-
-
-@pytest.mark.parametrize("kappa", [0.0, -0.2, math.nan])
-def test_hopping_needs_a_positive_kappa(kappa):
-    with pytest.raises(ValueError, match=r"kappa must be positive|must be finite"):
-        Phi4.from_hopping(Lattice((4, 4)), kappa=kappa, lam_hopping=0.1)
 
 
 @pytest.mark.parametrize("call", [lambda s, phi: s(phi), lambda s, phi: s.grad(phi)])

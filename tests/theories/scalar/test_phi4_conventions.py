@@ -1,16 +1,17 @@
-"""What `Phi4.conventions` says leads back to the same action, and means the same density."""
+"""phi^4 in the conventions of others: the same density, there and back."""
 
 from __future__ import annotations
 
 import math
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from equiflow import FreeScalar, Lattice, Phi4
+from tests.support.explicit_actions import site_by_site
 from tests.support.strategies import configurations, lattices, log_integral, seeds
-from tests.theories.scalar.test_actions import site_by_site
 
 # The actions written out again, from the couplings alone.
 EXPLICIT = {
@@ -22,6 +23,23 @@ EXPLICIT = {
 }
 BACK = {"hopping": Phi4.from_hopping, "continuum": Phi4.from_continuum, "factorial": Phi4.from_factorial}
 names = pytest.mark.parametrize("name", EXPLICIT)
+
+
+# The same from two numbers for every convention, with the constructor that reads it.
+CONVENTIONS = {
+    "hopping": (
+        lambda lattice, a, b: Phi4.from_hopping(lattice, kappa=0.1 + a, lam_hopping=b),
+        lambda phi, a, b: site_by_site(phi, hop=-2 * (0.1 + a), square=1 - 2 * b, quartic=b),
+    ),
+    "continuum": (
+        lambda lattice, a, b: Phi4.from_continuum(lattice, mu2=a - 1, g=b),
+        lambda phi, a, b: site_by_site(phi, kinetic=0.5, square=(a - 1) / 2, quartic=b / 4),
+    ),
+    "factorial": (
+        lambda lattice, a, b: Phi4.from_factorial(lattice, mu2=a - 1, g=b),
+        lambda phi, a, b: site_by_site(phi, kinetic=0.5, square=(a - 1) / 2, quartic=b / 24),
+    ),
+}
 
 
 def violation(action: Phi4, name: str, seed: int, *, scale: float = 1.0, power: float = 1.0) -> float:
@@ -92,3 +110,56 @@ def test_describe_states_each_number():
     # By hand: with m2 = -4 in two dimensions the hopping form has lam_hopping = 1/2.
     assert f"kappa = {math.sqrt(0.5 / 6.975):.10g}, lam_hopping = 0.5" in text
     assert f"log Z_here + {18 * math.log(2):.10g}" in text
+
+
+@pytest.mark.parametrize("name", CONVENTIONS)
+@given(lattice=lattices(max_volume=30), a=st.floats(0, 1), b=st.floats(0.05, 1), seed=seeds)
+def test_conventions_give_one_action(name, lattice, a, b, seed):
+    convert, explicit = CONVENTIONS[name]
+    convention = convert(lattice, a, b)
+    phi = configurations(lattice, seed=seed)
+    there = explicit(convention.field_scale * phi, a, b)
+    torch.testing.assert_close(convention.action(phi), there, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", CONVENTIONS)
+def test_conventions_disagree_without_the_rescaling(name):
+    convert, explicit = CONVENTIONS[name]
+    lattice = Lattice((3, 4))
+    phi = configurations(lattice)
+    difference = convert(lattice, 0.3, 0.5).action(phi) - explicit(phi, 0.3, 0.5)
+    assert difference.abs().min() > 0.1
+
+
+@pytest.mark.parametrize("name", CONVENTIONS)
+@pytest.mark.parametrize("shape", [(1,), (1, 1), (2,)])
+def test_conventions_shift_log_z_as_they_say(name, shape):
+    lattice = Lattice(shape)
+    convert, explicit = CONVENTIONS[name]
+    convention = convert(lattice, 0.3, 0.6)
+    here = log_integral(lambda phi: -convention.action(phi), lattice)
+    there = log_integral(lambda phi: -explicit(phi, 0.3, 0.6), lattice)
+    assert there == pytest.approx(here + convention.log_z_shift, abs=1e-10)
+    assert abs(convention.log_z_shift) > 0.1
+
+
+@pytest.mark.parametrize("kappa", [0.0, -0.2, math.nan])
+def test_hopping_needs_a_positive_kappa(kappa):
+    with pytest.raises(ValueError, match=r"kappa must be positive|must be finite"):
+        Phi4.from_hopping(Lattice((4, 4)), kappa=kappa, lam_hopping=0.1)
+
+
+@names
+@given(lattices(max_volume=30), st.floats(0.05, 1), st.floats(0.05, 1))
+def test_a_constructor_returns_the_couplings_that_it_was_given(name, lattice, a, b):
+    given_couplings = dict(
+        zip(Phi4(lattice, m2=1.0, lam=1.0).conventions()[name].couplings, (a, b), strict=True)
+    )
+    there = BACK[name](lattice, **given_couplings)
+    assert there.couplings == given_couplings
+    assert there.formula == there.action.conventions()[name].formula
+
+
+def test_a_convention_is_one_of_the_action_itself():
+    action = FreeScalar(Lattice((3, 4)), m2=0.7)
+    assert all(there.action is action for there in action.conventions().values())
