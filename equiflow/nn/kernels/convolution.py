@@ -13,7 +13,6 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from equiflow.nn.constants import RoundedConstants
 from equiflow.theories.base.lattice import Lattice
 from equiflow.theories.base.symmetry import OffsetOrbits
 
@@ -119,7 +118,9 @@ class FourierConvolution(Convolution):
 
     def __init__(self, lattice: Lattice) -> None:
         super().__init__(lattice)
-        self._rounded = RoundedConstants()
+        # The weight of each mode in a sum over all momenta, divided by V. It is converted on every use:
+        # torch.compile refuses a cache that is filled in the backward pass.
+        self._measure = lattice.half_multiplicity() / lattice.volume
 
     def encode(self, fields: Tensor) -> Tensor:
         """See `Convolution.encode`."""
@@ -142,11 +143,11 @@ class FourierConvolution(Convolution):
         # Parseval on the half grid: sum_x a v = sum_k multiplicity Re(conj(a_k) v_k) / V.
         total = (gradient * encoded.conj()).sum(0)
         total = total if operand.is_complex() else total.real
-        return total * self._measure(total)
+        return total * self._measure.to(total.real)
 
     def products(self, operand: Tensor) -> Tensor:
         """See `Convolution.products`."""
-        weighted = (operand * self._measure(operand)).flatten(1)
+        weighted = (operand * self._measure.to(operand.real)).flatten(1)
         product = weighted @ operand.flatten(1).mH
         return product.real
 
@@ -154,11 +155,6 @@ class FourierConvolution(Convolution):
         """See `Convolution.times`."""
         modes = self.lattice.fft(self.lattice.ifft(operand + 0j) * self.lattice.ifft(other + 0j))
         return modes if operand.is_complex() else modes.real
-
-    def _measure(self, modes: Tensor) -> Tensor:
-        """Return the weight of each mode in a sum over all momenta, over V, `(*half_shape)`."""
-        lattice = self.lattice
-        return self._rounded.like(modes.real, lambda: [lattice.half_multiplicity() / lattice.volume])[0]
 
 
 class DenseConvolution(Convolution):
