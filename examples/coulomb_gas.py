@@ -1,9 +1,9 @@
 """Charges in a trap: free energy, energy, density and pair correlation of a classical Coulomb gas.
 
 Trains a permutation- and rotation-equivariant flow on `exp(-beta H)` with
-`H = sum_{i<j} 1 / |x_i - x_j| + sum_i x_i^2 / 2`. The centre of mass is exact by construction. Reported are
-the variational free energy `F_q = <log q + beta H> / beta`, which lies above the reweighted
-`F = -log Z / beta`, and averages that are compared with HMC and with the virial theorem.
+`H = sum_{i<j} 1 / |x_i - x_j| + sum_i x_i^2 / 2`. The centre of mass is exact by construction. Prints the
+variational free energy `F_q = <log q + beta H> / beta`, the reweighted `F = -log Z / beta` below it, and
+averages beside those of HMC and the virial theorem.
 """
 
 import argparse
@@ -27,8 +27,8 @@ from equiflow import (
     importance_sample,
     log_weights,
 )
-from equiflow.report.plots import save_figure
 from equiflow.report import print_table
+from equiflow.report.plots import save_figure
 from equiflow.statistics import jackknife, jackknife_estimate, normalised_weights
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
@@ -49,18 +49,18 @@ parser.add_argument("--out", type=Path, help="folder for the plot and flow.pt")
 
 
 def virial(x: Tensor) -> Tensor:
-    """`x . grad H = 2 U_trap - U_Coulomb`, whose average is `N dim / beta`."""
+    """Return `x . grad H = 2 U_trap - U_Coulomb`, whose average is `N dim / beta`."""
     gas = CoulombGas(Particles(*x.shape[1:]), beta=1.0)
     return (x * gas.grad(x)).sum((1, 2))
 
 
 def squared_centre(x: Tensor) -> Tensor:
-    """`X^2` of the centre of mass, whose average is `dim / (beta N)`."""
+    """Return `X^2` of the centre of mass, whose average is `dim / (beta N)`."""
     return x.mean(1).square().sum(1)
 
 
 def profiles(x: Tensor, weight: Tensor, edges: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """Density of the distances from the centre and between pairs, per volume, each with its error."""
+    """Return the density of particles around the centre and of pairs, per volume, with their errors."""
     i, j = torch.triu_indices(x.shape[1], x.shape[1], 1)
     shells = edges ** x.shape[2]  # up to the volume of the unit ball
     found = []
@@ -101,7 +101,7 @@ def main() -> None:
     print(flow.tune_solver(args.accuracy, action=gas, n_samples=64, generator=generator))
     ensemble = importance_sample(flow, gas, args.samples, batch_size=512, certify=128, generator=generator)
 
-    # HMC starts where no two particles are close: a step that suits the gas is too long for their force.
+    # HMC starts where no two particles are close: elsewhere the force is too strong for its step size.
     pool = TrappedGaussian(particles).to(args.device, torch.float64).rsample(1024, generator).detach()
     initial = pool[gas(pool).argsort()[:64]]
     chain = HMC(gas).sample(64, n_chains=64, thin=10, initial=initial, generator=generator)

@@ -1,9 +1,9 @@
 """A vector field of your own: write one method, let the harness find the mistakes, train it.
 
-The field mixes each site with its neighbours through the lattice Laplacian,
-`v = a(t) phi + b(t) Laplacian(phi) + c(t) tanh(phi)`; its divergence is a sum over sites. The second
-version has two mistakes planted: it forgets the Laplacian's diagonal in the divergence, and one of the
-four neighbours.
+The field mixes each site with its neighbours by the lattice Laplacian,
+`v = a(t) phi + b(t) Laplacian(phi) + c(t) tanh(phi)`. Its divergence is a sum over sites. The second version
+has two planted mistakes: the divergence lacks the diagonal of the Laplacian, and one of the four neighbours
+is missing.
 """
 
 import torch
@@ -31,7 +31,7 @@ class DiffusionField(VectorField):
 
 
 class MistakenField(DiffusionField):
-    """The same with a neighbour missing, and no Laplacian in the divergence."""
+    """The same field without one neighbour, and without the Laplacian in the divergence."""
 
     def laplacian(self, phi: torch.Tensor) -> torch.Tensor:
         return super().laplacian(phi) - phi.roll(1, -1)

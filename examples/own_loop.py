@@ -1,4 +1,4 @@
-"""A training loop of your own: an objective gives the gradient estimate, everything else is plain PyTorch."""
+"""A training loop of your own: the objective estimates the gradient, everything else is plain PyTorch."""
 
 import sys
 
@@ -16,7 +16,7 @@ schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=2e-2, total_ste
 for step in range(1, steps + 1):
     value = objective(flow, action, 128)
     optimiser.zero_grad()
-    value.surrogate.backward()  # its gradient is the estimate; its value means nothing
+    value.surrogate.backward()  # its gradient estimates the gradient of the loss; its value has no meaning
     torch.nn.utils.clip_grad_norm_(flow.parameters(), 10.0)
     optimiser.step()
     schedule.step()

@@ -1,8 +1,8 @@
 """Sample three-dimensional phi^4 theory near its critical point, with one of three symmetric fields.
 
-`--field potential` is the gradient of an invariant potential; `--field orbit` mixes sitewise features by
-kernels that span the lattice; `--field o3` adds channels that transform as vectors and tensors (it needs
-e3nn: pip install '.[o3]'). All are exactly equivariant under translations, O_h and phi -> -phi.
+`--field potential` is the gradient of an invariant potential. `--field orbit` mixes sitewise features with
+kernels that span the lattice. `--field o3` has channels that transform as vectors and tensors; it needs e3nn
+(pip install '.[o3]'). All are exactly equivariant under translations, O_h and phi -> -phi.
 """
 
 import argparse

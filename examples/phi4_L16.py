@@ -1,7 +1,7 @@
-"""Sample two-dimensional phi^4 theory with an exactly symmetric continuous flow, from nothing.
+"""Sample two-dimensional phi^4 theory with an exactly symmetric continuous flow, from scratch.
 
-Builds the flow, trains it on the action, draws fresh samples, certifies their log-density, and
-compares the physics with an HMC run made on the spot.
+Builds the flow, trains it on the action, draws fresh samples, certifies their log-density, and compares the
+physics with an HMC run.
 """
 
 import argparse
@@ -45,7 +45,7 @@ def main() -> None:
     print(flow.tune_solver(args.accuracy, action=action, generator=generator))
     ensemble = importance_sample(flow, action, args.samples, batch_size=512, certify=512, generator=generator)
 
-    # An independent witness: 128 vectorised HMC chains, started from noise.
+    # An independent reference: 128 HMC chains in one batch, started from noise.
     chain = HMC(action).sample(
         64, n_chains=128, thin=10, generator=generator, device=args.device, dtype=dtype
     )

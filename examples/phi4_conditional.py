@@ -1,8 +1,8 @@
 """One flow for a range of couplings: the free energy as a curve, and its derivative as a check.
 
-Trains a `ConditionalFlow` on two-dimensional phi^4 for lam in [4, 6], then takes ordinary flows out of it
-and measures at each coupling: the ESS, log Z, and `<sum_x phi^4>`, which must be `-d log Z / d lam`. Along
-the curve, the change of log Z over each interval is compared with the integral of that derivative.
+Trains a `ConditionalFlow` on two-dimensional phi^4 for lam in [4, 6]. At each of several couplings it takes
+an ordinary flow out of it and measures the ESS, log Z and `<sum_x phi^4>`, which must be `-d log Z / d lam`.
+The change of log Z from one coupling to the next is compared with the integral of this derivative.
 """
 
 import argparse
@@ -24,18 +24,20 @@ from equiflow import (
     fit,
 )
 from equiflow import importance_sample as sample
-from equiflow.report.plots import save_figure
 from equiflow.report import print_table
+from equiflow.report.plots import save_figure
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
 parser.add_argument("--L", type=int, default=8, help="side of the periodic square lattice")
 parser.add_argument("--m2", type=float, default=-4.0, help="bare mass squared (S has no factor 1/2)")
 parser.add_argument("--lam", type=float, nargs=2, default=[4.0, 6.0], help="range of the quartic coupling")
-parser.add_argument("--degree", type=int, default=3, help="of the weights as polynomials in lam")
+parser.add_argument("--degree", type=int, default=3, help="degree of the weights as polynomials in lam")
 parser.add_argument("--steps", type=int, default=500, help="optimiser steps")
 parser.add_argument("--batch-size", type=int, default=128, help="model samples per optimiser step")
-parser.add_argument("--points", type=int, default=9, help="couplings to measure at")
-parser.add_argument("--samples", type=int, default=8192, help="fresh model samples at each, twice")
+parser.add_argument("--points", type=int, default=9, help="number of couplings to measure at")
+parser.add_argument(
+    "--samples", type=int, default=8192, help="fresh model samples at each coupling, drawn twice"
+)
 parser.add_argument("--accuracy", type=float, default=5e-4, help="largest solver error of log Z")
 parser.add_argument("--threads", type=int, default=1, help="CPU threads")
 parser.add_argument("--device", default="cpu", help="where to compute: cpu, cuda, cuda:1")
@@ -46,7 +48,7 @@ parser.add_argument("--out", type=Path, help="folder for the plot and flow.pt")
 def measure(
     flow: EquivariantCNF, action: Phi4, args: argparse.Namespace, generator: torch.Generator
 ) -> tuple[Estimate, ...]:
-    """ESS and log Z on fresh weighted samples, <sum_x phi^4> on others: errors that are independent."""
+    """Measure ESS and log Z on some samples and <sum_x phi^4> on others, so that errors are independent."""
     flow.tune_solver(args.accuracy, action=action, generator=generator)
     one, other = (sample(flow, action, args.samples, batch_size=512, generator=generator) for _ in range(2))
     phi4 = other.mean(lambda phi: action.coupling_grad(phi, "lam"))
@@ -59,7 +61,7 @@ def picture(lam: list[float], rows: list[tuple[Estimate, ...]]) -> Figure:
     for axes, label, column in zip(figure.subplots(1, 3), labels, zip(*rows, strict=True), strict=True):
         axes.errorbar(lam, [e.mean for e in column], [e.error for e in column], fmt="o-", ms=4, capsize=2)
         axes.set(xlabel=r"$\lambda$", title=label)
-    # Slopes of the curve of log Z, between the points, beside the expectation value that they must be.
+    # Between two points, the slope of log Z must equal the expectation value.
     middle = [(a + b) / 2 for a, b in pairwise(lam)]
     steps = zip(pairwise(rows), pairwise(lam), strict=True)
     slopes = [(a[1].mean - b[1].mean) / (y - x) for (a, b), (x, y) in steps]
@@ -73,7 +75,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     lattice, ranges = Lattice((args.L, args.L)), {"lam": tuple(args.lam)}
     family = ActionFamily(Phi4, lattice, m2=args.m2, **ranges)
-    # Near the critical coupling the default field becomes too stiff to be trained at many couplings at once.
+    # Near the critical coupling the default field becomes too stiff to train for many couplings at once.
     template = EquivariantCNF(lattice, vector_field=OrbitConvField(lattice))
     conditional = ConditionalFlow(template, ranges, degree=args.degree).to(args.device)
     history = fit(conditional, family, steps=args.steps, batch_size=args.batch_size, seed=args.seed)

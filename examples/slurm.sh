@@ -1,30 +1,30 @@
 #!/bin/bash
 #SBATCH --job-name=equiflow
 #SBATCH --nodes=2
-#SBATCH --ntasks-per-node=1        # one torchrun per node, which starts a process per GPU
+#SBATCH --ntasks-per-node=1        # one torchrun per node; it starts a process per GPU
 #SBATCH --gpus-per-node=4
 #SBATCH --cpus-per-task=16
 #SBATCH --time=12:00:00
-#SBATCH --requeue                  # preempted, the job starts again and goes on from the last checkpoint
+#SBATCH --requeue                  # a preempted job starts again and goes on from the last checkpoint
 #SBATCH --open-mode=append
 
 # Train one flow with all GPUs of the job, then draw an ensemble from it:
 #
 #     sbatch examples/slurm.sh runs/config.toml runs/large
 #
-# Both have to be where every node sees them, since any node can become the first. The config says
-# device = "cuda", without a number. On nodes without GPUs, remove --gpus-per-node, leave device = "cpu" and set
-# PROCESSES to the cores of a node: gloo takes the place of nccl.
+# Config and run folder must be visible from every node, since any node can become the first. The config says
+# device = "cuda", without a number. On nodes without GPUs, remove --gpus-per-node, set device = "cpu" and set
+# PROCESSES to the number of cores of a node; gloo then replaces nccl.
 set -euo pipefail
 config=$1
 run=$2
 
 export OMP_NUM_THREADS=1
-export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"   # srun has not taken it from sbatch since Slurm 22.05
-# Each restart of the workers gets a store of its own; shared by all, it would hold addresses of dead processes.
+export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"   # since Slurm 22.05 srun does not take it from sbatch
+# Each restart of the workers gets a new store: a shared one would hold the addresses of dead processes.
 export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
 
-port=$((20000 + SLURM_JOB_ID % 10000))             # jobs that share a node need one each
+port=$((20000 + SLURM_JOB_ID % 10000))             # jobs on one node need different ports
 head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 torchrun=(
     srun torchrun
@@ -34,10 +34,10 @@ torchrun=(
     --rdzv-endpoint="$head:$port"
     --rdzv-id="$SLURM_JOB_ID"
     --max-restarts=3
-    -m --                          # the rest is not for torchrun, which would take --run for its --run-path
+    -m --                          # what follows is not for torchrun, which would read --run as its --run-path
 )
 
-# Torchrun's processes go on with a run that is there, if it is of this config.
+# If the run folder holds a run of this config, training goes on with it.
 "${torchrun[@]}" equiflow train "$config" --run "$run" --quiet
 "${torchrun[@]}" equiflow sample "$run" -n 1000000 -o "$run/ensemble.h5"
 equiflow measure "$run/ensemble" --json "$run/observables.json"

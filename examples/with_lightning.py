@@ -1,4 +1,4 @@
-"""Training by Lightning (pip install lightning): a flow is a module, an objective a training step."""
+"""Train with Lightning (pip install lightning): the flow is a module, the objective makes a training step."""
 
 import sys
 
@@ -9,7 +9,7 @@ from equiflow import EquivariantCNF, Lattice, PathGradient, Phi4, Solver, import
 
 
 class Training(lightning.LightningModule):
-    """An objective of equiflow as a LightningModule."""
+    """A `LightningModule` that trains a flow by an objective of equiflow."""
 
     def __init__(self, flow, action, batch_size=128):
         super().__init__()
@@ -31,7 +31,7 @@ def main() -> None:
     flow = EquivariantCNF(action.lattice)
     quiet = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False}
     trainer = lightning.Trainer(max_epochs=1, accelerator="cpu", gradient_clip_val=10.0, **quiet)
-    trainer.fit(Training(flow, action), train_dataloaders=[0] * steps)  # no data: samples are the flow's own
+    trainer.fit(Training(flow, action), train_dataloaders=[0] * steps)  # no data: the flow draws its samples
     print(f"ESS on fresh samples: {importance_sample(flow, action, 2048).effective_sample_size()}")
 
 

@@ -1,7 +1,7 @@
 """The two-dimensional XY model: energy, spin stiffness and vortices from a flow of angles, against HMC.
 
-Trains an O(2)- and lattice-equivariant flow from uniform angles to
-`exp(beta sum cos(theta_x - theta_y))` for each beta in turn, starting from what it learned at the one before.
+Trains a flow from uniform angles to `exp(beta sum cos(theta_x - theta_y))`, equivariant under O(2) and the
+symmetries of the lattice. The betas follow one another, and each training starts from the weights before it.
 """
 
 import argparse
@@ -24,8 +24,8 @@ from equiflow import (
     importance_sample,
     log_weights,
 )
-from equiflow.report.plots import save_figure
 from equiflow.report import print_table
+from equiflow.report.plots import save_figure
 from equiflow.theories.angles.observables import (
     abs_magnetisation,
     energy,
@@ -36,10 +36,14 @@ from equiflow.theories.angles.observables import (
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
 parser.add_argument("--L", type=int, default=8, help="sites along each side of the lattice")
-parser.add_argument("--beta", type=float, nargs="+", default=[0.5, 0.8], help="couplings, in this order")
+parser.add_argument(
+    "--beta", type=float, nargs="+", default=[0.5, 0.8], help="couplings, in the order of training"
+)
 parser.add_argument("--steps", type=int, default=150, help="optimiser steps at each coupling")
 parser.add_argument("--batch-size", type=int, default=128, help="model samples per optimiser step")
-parser.add_argument("--learning-rate", type=float, help="of Adam; by default what suits the field")
+parser.add_argument(
+    "--learning-rate", type=float, help="learning rate of Adam; by default what suits the field"
+)
 parser.add_argument("--samples", type=int, default=4096, help="fresh model samples to measure on")
 parser.add_argument("--accuracy", type=float, default=1e-3, help="largest solver error of log Z")
 parser.add_argument("--threads", type=int, default=1, help="CPU threads")
@@ -49,7 +53,7 @@ parser.add_argument("--out", type=Path, help="folder for the flows and the pictu
 
 
 def picture(samples: dict[float, Tensor]) -> Figure:
-    """A configuration for each beta, with its vortices (+) and antivortices (-)."""
+    """Draw a configuration for each beta, with its vortices (+) and antivortices (-)."""
     figure = Figure(figsize=(3.6 * len(samples), 3.8), layout="constrained")
     panels = figure.subplots(1, len(samples), squeeze=False)[0]
     for axes, (beta, theta) in zip(panels, samples.items(), strict=True):

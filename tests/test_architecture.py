@@ -36,7 +36,14 @@ FLOORS = [
 #: the same inside of folders
 INNER_FLOORS = {
     "theories": [["base"], ["scalar"], ["multiplets", "angles", "particles"], ["kinds"], [""]],
-    "cli": [["config", "versions"], ["building"], ["run"], ["presets", "info", "watching", "results"], ["app"], [""]],
+    "cli": [
+        ["config", "versions"],
+        ["building"],
+        ["run"],
+        ["presets", "info", "watching", "results"],
+        ["app"],
+        [""],
+    ],
 }
 #: other names of modules, which people import from
 ALIASES = {"distributed": 1, "observables": 3, "presets": 3, "solvers": 2}

@@ -120,7 +120,7 @@ def test_the_example_is_short_and_uses_public_names_only():
     assert len(source.splitlines()) < 100
     imported = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ImportFrom)]
     modules = {node.module for node in imported if node.module.startswith("equiflow")}
-    assert modules <= {"equiflow", "equiflow.report.report"}
+    assert modules <= {"equiflow", "equiflow.report"}
 
 
 def test_the_conditional_example_draws_a_curve(tmp_path, run_here):

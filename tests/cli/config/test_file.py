@@ -37,6 +37,8 @@ def test_example_configs_can_be_built(path):
 
 def test_there_is_an_example_of_each_published_set_up():
     found = {path.stem: load_config(path) for path in EXAMPLES.glob("*.toml")}
+    xy = found.pop("XY")
+    assert (xy.action.kind, xy.field.kind, xy.prior.kind) == ("xy", "angles", "angles")
     couplings = {"E1": 6.975, "E2": 6.008, "E3": 5.550, "E4": 5.276, "E5": 5.113, "L16": 4.97, "3d": 8.0}
     couplings |= {"ladder": 4.572, "3d-o3": 8.0, "O2": 8.0}
     assert {name: config.action.lam for name, config in found.items()} == couplings
