@@ -15,7 +15,7 @@ from torch import Tensor
 
 from equiflow.flows.base import Flow
 from equiflow.flows.compiled import CompiledField
-from equiflow.flows.parts import describe, pretrained_file, rebuild, space_of
+from equiflow.flows.parts import check_groups, check_space, describe, pretrained_file, rebuild, space_of
 from equiflow.flows.path import PathSample, sample_path
 from equiflow.flows.tuning import solver_errors
 from equiflow.ode.integrate import Solution, State, integrate
@@ -211,11 +211,7 @@ class EquivariantCNF(Flow):
         return integrate(rates, state, t0, t1, solver or self.solver, parameters=parameters)
 
     def rsample_path(
-        self,
-        n_samples: int,
-        *,
-        generator: torch.Generator | None = None,
-        solver: Solver | None = None,
+        self, n_samples: int, *, generator: torch.Generator | None = None, solver: Solver | None = None
     ) -> PathSample:
         """Draw samples with their score `grad log q`, integrated along the flow (arXiv:2206.09016).
 
@@ -314,14 +310,7 @@ class EquivariantCNF(Flow):
         prior: Prior | None = None,
         compile: bool = False,
     ) -> EquivariantCNF:
-        """See `Flow.from_recipe`.
-
-        Args:
-            recipe: what `recipe` returned.
-            vector_field: an instance, for a field of your own.
-            prior: an instance, for a prior of your own.
-            compile: whether the vector field is compiled.
-        """
+        """See `Flow.from_recipe`; the options are those of the constructor."""
         space = space_of(recipe)
         if vector_field is None:
             vector_field = rebuild(recipe["vector_field"], known_fields(), space)

@@ -1,6 +1,7 @@
 """Parts of a saved flow, and how they are named in files: vector fields, priors, spaces, dtypes.
 
-`describe` turns a part into plain values, and `rebuild` makes a fresh one from them.
+`describe` turns a part into plain values, and `rebuild` makes a fresh one from them. `check_space` and
+`check_groups` say whether parts fit together.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from equiflow.runtime.precision import FIELD_DTYPES
 from equiflow.theories.base.group import Group
 from equiflow.theories.base.kind import group_of, kinds
 from equiflow.theories.base.space import Space
+from equiflow.vector_fields import VectorField
 
 
 class Part(Protocol):
@@ -24,6 +26,25 @@ class Part(Protocol):
 
     def config(self) -> dict[str, object]:
         """Return the keyword arguments that rebuild the part from its space and group."""
+
+
+def check_space(vector_field: VectorField, space: Space) -> None:
+    """Raise a ValueError unless a vector field lives on the space of a flow."""
+    if vector_field.space != space:
+        raise ValueError(
+            f"The vector field lives on {vector_field.space.kind} {vector_field.space.shape}, the flow "
+            f"on {space.shape}. Build both from the same {type(space).__name__}."
+        )
+
+
+def check_groups(vector_field: Part, prior: Part) -> None:
+    """Raise a ValueError unless one of two groups contains the other."""
+    one, other = vector_field.group, prior.group
+    if type(one) is type(other) and not (one <= other or other <= one):
+        raise ValueError(
+            f"The field respects {one}, the prior {other}, and neither contains the other. Build one of "
+            "them with a group that the other has."
+        )
 
 
 def describe(part: Part) -> dict[str, Any]:
