@@ -109,7 +109,7 @@ MUTANTS = (
         "divergence = (slope * (2 * at_origin - e)).sum((1, *axes)) - _dot(u, q).sum((1, *axes))",
         "divergence = (slope * (2 * at_origin - e)).sum((1, *axes))",
         "the divergence of angles forgets that the tangent turns with the angle",
-        ("theories/angles/test_angles.py::test_pairs_alone_are_a_sum_of_sines",),
+        ("vector_fields/test_angle_field.py::test_pairs_alone_are_a_sum_of_sines",),
     ),
     Mutant(
         "gradients of local energies",
@@ -117,7 +117,7 @@ MUTANTS = (
         "return m.index_select(1, c) * m.index_select(1, d) + (overlap - cosine) / 2",
         "return m.index_select(1, c) * m.index_select(1, d) + (overlap + cosine) / 2",
         "the Laplacian of a ridge takes cos^2 for sin^2",
-        ("theories/angles/test_angles.py::test_the_field_obeys_every_law_in_both_precisions",),
+        ("vector_fields/test_angle_field.py::test_the_field_obeys_every_law_in_both_precisions",),
     ),
     Mutant(
         "samples of angles within a turn",
@@ -125,7 +125,7 @@ MUTANTS = (
         "return self.space.nearest(phi), self.prior.log_prob(z) - log_det",
         "return phi, self.prior.log_prob(z) - log_det",
         "samples of angles lie anywhere on the real line",
-        ("theories/angles/test_angles.py::test_every_law_of_a_flow_and_samples_within_a_turn",),
+        ("theories/angles/test_angle_flows.py::test_every_law_of_a_flow_and_samples_within_a_turn",),
     ),
     Mutant(
         "helicity modulus",
@@ -133,7 +133,9 @@ MUTANTS = (
         "links.cos().mean(axes) - beta * links.sin().sum(axes).square() / theta[0].numel()",
         "links.cos().mean(axes) - beta * links.sin().square().mean(axes)",
         "the stiffness forgets that the twists of different links are correlated",
-        ("theories/angles/test_angles.py::test_quadrature_and_characters_agree_on_action_and_observables",),
+        (
+            "theories/angles/test_angle_observables.py::test_quadrature_and_characters_agree_on_action_and_observables",
+        ),
     ),
     Mutant(
         "centre of mass of a trapped Gaussian",
@@ -141,7 +143,7 @@ MUTANTS = (
         "(noise - centre) + centre / math.sqrt(self.beta)",
         "(noise - centre) + centre / self.beta",
         "the centre of mass is sampled with another variance than its log-density says",
-        ("theories/particles/test_particles.py::test_prior_is_the_dense_normal_with_its_score",),
+        ("theories/particles/test_trapped_gaussian.py::test_prior_is_the_dense_normal_with_its_score",),
     ),
     Mutant(
         "gates of a particle field",
@@ -149,7 +151,7 @@ MUTANTS = (
         "return velocity, own + ((1 - hidden.square()) * along.sum(-1)).sum(-1)",
         "return velocity, own",
         "the divergence forgets that the gates of a particle depend on where it is",
-        ("theories/particles/test_particles.py::test_field_obeys_every_law",),
+        ("vector_fields/test_particle_field.py::test_field_obeys_every_law",),
     ),
     Mutant(
         "net momentum of a particle field",
@@ -157,7 +159,9 @@ MUTANTS = (
         "return velocity - velocity.mean(1, keepdim=True), trace.sum(1)",
         "return velocity, trace.sum(1)",
         "the particles push their own centre of mass, and its variance is no longer exact",
-        ("theories/particles/test_particles.py::test_the_centre_of_mass_of_samples_is_that_of_the_prior",),
+        (
+            "theories/particles/test_particle_flows.py::test_the_centre_of_mass_of_samples_is_that_of_the_prior",
+        ),
     ),
     Mutant(
         "signs of a probe",
@@ -555,7 +559,9 @@ MUTANTS = (
         "share[old // 2] = 0.5",
         "share[old // 2] = 1.0",
         "L/2 and -L/2 share one value of an even side",
-        ("vector_fields/test_resized_fields.py::test_velocity_of_a_field_that_fits_both_lattices_is_the_same",),
+        (
+            "vector_fields/test_resized_fields.py::test_velocity_of_a_field_that_fits_both_lattices_is_the_same",
+        ),
     ),
     Mutant(
         "last offset not split",
@@ -579,7 +585,9 @@ MUTANTS = (
         "below = scaled // new",
         "below = torch.arange(new, device=values.device) % old",
         "spectra are functions of k / L",
-        ("theories/scalar/test_resized_priors.py::test_spectra_agree_at_every_momentum_that_both_lattices_have",),
+        (
+            "theories/scalar/test_resized_priors.py::test_spectra_agree_at_every_momentum_that_both_lattices_have",
+        ),
     ),
     Mutant(
         "spectrum in steps",

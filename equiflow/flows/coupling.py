@@ -66,6 +66,7 @@ class CouplingFlow(Flow):
         kernel_size: int = 3,
         prior: Prior | None = None,
     ) -> None:
+        check_type(lattice, Lattice, "lattice", "Write Lattice((16, 16)).")
         super().__init__(lattice, StandardNormal(lattice) if prior is None else prior)
         self.site_map = AffineMap() if site_map is None else site_map
         check_type(self.site_map, SiteMap, "site_map", "Give an instance, such as AffineMap().")

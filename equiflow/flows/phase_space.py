@@ -116,7 +116,7 @@ class ExtendedAction(Action):
     space: PhaseSpace
 
     def __init__(self, action: Action) -> None:
-        check_type(action.space, Lattice, "The space of the action", "Momenta are for scalar fields.")
+        check_type(action.space, Lattice, "action.space", "Momenta are for scalar fields.")
         super().__init__(PhaseSpace(action.lattice))
         self.action = action
 

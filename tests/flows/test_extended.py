@@ -16,7 +16,6 @@ from equiflow.flows import (
     EquivariantCNF,
     ExtendedAction,
     ExtendedFlow,
-    PhaseSpacePrior,
     SymplecticFlow,
 )
 from equiflow.nn.couplings.phase_space import PhaseSpaceLayer
@@ -299,38 +298,6 @@ def test_the_untrained_flow_is_harmonic_motion():
     torch.testing.assert_close(state.detach(), expected.detach(), rtol=0, atol=1e-3)
 
 
-@pytest.mark.parametrize("shape", [(5,), (3, 4), (2, 3, 2)])
-def test_the_extended_action_and_its_gradient(shape):
-    action = Phi4(Lattice(shape), m2=-1.0, lam=2.0)
-    extended = ExtendedAction(action)
-    phi, momentum = configurations(action.lattice), configurations(action.lattice, seed=1)
-    state = torch.stack([phi, momentum], 1)
-    kinetic = 0.5 * momentum.flatten(1).square().sum(1)
-    torch.testing.assert_close(extended(state), action(phi) + kinetic)
-    leaf = state.clone().requires_grad_()
-    (gradient,) = torch.autograd.grad(extended(leaf).sum(), leaf)
-    torch.testing.assert_close(extended.grad(state), gradient)
-    assert extended.log_z_shift == pytest.approx(action.lattice.volume / 2 * math.log(2 * math.pi))
-
-
-def test_the_prior_is_a_product():
-    lattice = Lattice((3, 4))
-    prior = PhaseSpacePrior(lattice).double()
-    randomise(prior)
-    z = prior.rsample(5, generator())
-    leaf = z.detach().requires_grad_()
-    (score,) = torch.autograd.grad(prior.log_prob(leaf).sum(), leaf)
-    torch.testing.assert_close(prior.score(z), score)
-    parts = prior.position.log_prob(z[:, 0]) + prior.momentum.log_prob(z[:, 1])
-    torch.testing.assert_close(prior.log_prob(z), parts)
-
-
-def test_the_default_momentum_starts_white():
-    prior = PhaseSpacePrior(Lattice((3, 4))).double()
-    p = configurations(prior.lattice)
-    torch.testing.assert_close(prior.momentum.log_prob(p), StandardNormal(prior.lattice).double().log_prob(p))
-
-
 @families
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("momentum", [None, "white"])
@@ -429,7 +396,7 @@ class ModelAction(Action):
     """`-log q` of a fixed flow: a target that the same flow samples exactly."""
 
     def __init__(self, flow: ExtendedFlow) -> None:
-        super().__init__(flow.lattice)
+        super().__init__(flow.space)
         self.flow = copy.deepcopy(flow)
 
     def forward(self, state: Tensor) -> Tensor:
