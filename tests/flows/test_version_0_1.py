@@ -30,8 +30,6 @@ NEEDED = {"coupling_splines": "zuko", "o3": "e3nn", "steerable": "escnn"}
 
 stems = [path.stem for path in DATA.glob("*.pt")]
 saved = sorted(stem for stem in stems if stem in EXPECTED and stem != "conditional")
-    path.stem for path in DATA.glob("*.pt") if path.stem in EXPECTED and path.stem != "conditional"
-)
 flows = pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[needs(NEEDED[name])] if name in NEEDED else []) for name in saved]
 )
