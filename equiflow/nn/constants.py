@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,7 +40,3 @@ class RoundedConstants:
             with torch.inference_mode(False):
                 self._rounded[key] = [value.to(tensor.device, tensor.dtype) for value in exact()]
         return self._rounded[key]
-
-    def __getstate__(self) -> dict[str, Any]:
-        # Deep copies and pickles stay small: they round anew when they are used.
-        return {"_rounded": {}}

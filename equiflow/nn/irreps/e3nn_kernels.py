@@ -102,8 +102,9 @@ def harmonic_basis(
 ) -> Tensor:
     r"""Return kernels `B_bm(x) = R_b(x) Y_lm(x / |x|)`, which transform by the irrep of degree l.
 
-    `R_b` is constant on the orbits of the group, so `B_b(g x) = D(g) B_b(x)` for g in the group. An offset of
-    half the side has two images, and the harmonic is averaged over them.
+    `R_b` is constant on the orbits of the group, so `B_b(g x) = D(g) B_b(x)` for g in the group, as in tensor
+    field networks (arXiv:1802.08219). An offset of half the side has two images, and the harmonic is averaged
+    over them.
 
     Args:
         group: a group on a lattice of three dimensions.

@@ -29,7 +29,8 @@ class SineFeatures(nn.Module):
 
     The sines are odd, so a vector field built on them alone is odd under phi -> -phi. With the scale
     `1/omega` every sine has slope 1 at phi = 0. All features share two identities that closed-form gradients
-    use, `dh/domega = (phi h' - h) / omega` and `h'' = h''(0) - omega^2 h`.
+    use, `dh/domega = (phi h' - h) / omega` and `h'' = h''(0) - omega^2 h`. Sines of the field with learnable
+    frequencies are the features of arXiv:2207.00283.
 
     Args:
         n_frequencies: number of learnable frequencies omega_f.
