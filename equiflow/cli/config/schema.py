@@ -182,6 +182,10 @@ class Config(Section):
         """Let the theory choose field and prior where the config does not."""
         return with_kinds(content) if isinstance(content, dict) else content
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Reduce to plain values: pickle cannot find derived sections by a name."""
+        return Config.model_validate, (self.model_dump(exclude_unset=True),)
+
 
 #: tables that come in several kinds: the section of each kind, the default first
 KINDS: dict[str, dict[str, type[KindSection]]] = {
