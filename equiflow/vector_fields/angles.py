@@ -100,8 +100,7 @@ class AngleField(VectorField):
         convolution: str = "auto",
     ) -> None:
         check_type(angles, Angles, "angles", "Write Angles(Lattice((16, 16))).")
-        group = group_on(angles, group, "field")
-        check_type(group, AngleGroup, "group")
+        group = group_on(angles, group, "field", AngleGroup)
         super().__init__(group)
         check_count(n_harmonics, "n_harmonics")
         spatial = self.group.spatial

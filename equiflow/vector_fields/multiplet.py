@@ -57,8 +57,7 @@ class MultipletField(VectorField):
         max_frequency: float = 8.0,
     ) -> None:
         check_type(multiplet, Multiplet, "multiplet", "Write Multiplet(Lattice((16, 16)), 3).")
-        group = group_on(multiplet, group, "field")
-        check_type(group, MultipletGroup, "group")
+        group = group_on(multiplet, group, "field", MultipletGroup)
         super().__init__(group)
         self.time_basis = CosineBasis(n_time_modes)
         dim = multiplet.lattice.dim

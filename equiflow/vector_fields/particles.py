@@ -63,8 +63,7 @@ class ParticleField(VectorField):
     ) -> None:
         check_type(particles, Particles, "particles", "Write Particles(6, dim=2).")
         group = EuclideanGroup(particles, translations=True) if group is None else group
-        group = group_on(particles, group, "field")
-        check_type(group, EuclideanGroup, "group")
+        group = group_on(particles, group, "field", EuclideanGroup)
         super().__init__(group)
         for name, count in (("l_max", l_max), ("n_radial", n_radial), ("n_hidden", n_hidden)):
             check_count(count, name)

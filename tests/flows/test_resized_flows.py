@@ -15,11 +15,7 @@ from equiflow.theories.base.symmetry import SymmetryGroup
 from equiflow.theories.scalar.priors import FreeField, StandardNormal
 from equiflow.vector_fields import OrbitConvField, VectorField
 from tests.support.resizing import RESIZABLE, pairs, randomised_flow, relative
-from tests.support.strategies import (
-    configurations,
-    seeds,
-    small_flow,
-)
+from tests.support.strategies import configurations, seeds, small_flow
 
 
 @pytest.mark.parametrize(

@@ -7,19 +7,8 @@ import math
 import torch
 from hypothesis import strategies as st
 
-from equiflow import (
-    AngleField,
-    Angles,
-    EquivariantCNF,
-    Lattice,
-    PathGradient,
-    Solver,
-    XYModel,
-    fit,
-)
-from equiflow.testing import (
-    randomise,
-)
+from equiflow import AngleField, Angles, EquivariantCNF, Lattice, PathGradient, Solver, XYModel, fit
+from equiflow.testing import randomise
 from tests.support.strategies import lattices
 
 SQUARE = Angles(Lattice((3, 3)))

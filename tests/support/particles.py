@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-from equiflow import (
-    ParticleField,
-    Particles,
-)
-from equiflow.testing import (
-    randomise,
-)
+from equiflow import ParticleField, Particles
+from equiflow.testing import randomise
 
 PLANE = Particles(3, 2)
 

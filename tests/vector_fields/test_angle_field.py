@@ -9,19 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from equiflow import (
-    AngleField,
-    AngleGroup,
-    Angles,
-    Lattice,
-    XYModel,
-)
-from equiflow.testing import (
-    assert_periodic,
-    check_vector_field,
-    randomise,
-    winding_error,
-)
+from equiflow import AngleField, AngleGroup, Angles, Lattice, XYModel
+from equiflow.testing import assert_periodic, check_vector_field, randomise, winding_error
 from equiflow.vector_fields import VectorField
 from tests.support.angles import SQUARE, random_field
 from tests.support.strategies import POINT_GROUPS, angle_fields, configurations, lattices, seeds

@@ -8,25 +8,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from equiflow import (
-    ParticleField,
-    Particles,
-)
+from equiflow import ParticleField, Particles
 from equiflow.nn.irreps.e3nn_kernels import harmonic_ladder
 from equiflow.nn.particles import GatedVectors
-from equiflow.testing import (
-    assert_vector_field,
-    check_vector_field,
-    divergence_error,
-    equivariance_error,
-)
+from equiflow.testing import assert_vector_field, check_vector_field, divergence_error, equivariance_error
 from equiflow.vector_fields import VectorField
 from tests.support.particles import PLANE, random_field
-from tests.support.strategies import (
-    configurations,
-    needs,
-    particle_fields,
-)
+from tests.support.strategies import configurations, needs, particle_fields
 
 
 @settings(max_examples=15)

@@ -29,11 +29,7 @@ from tests.support.resizing import (
     tiling_violation,
     times,
 )
-from tests.support.strategies import (
-    POINT_GROUPS,
-    configurations,
-    seeds,
-)
+from tests.support.strategies import POINT_GROUPS, configurations, seeds
 
 
 @settings(max_examples=80)

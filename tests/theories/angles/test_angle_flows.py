@@ -30,14 +30,8 @@ from equiflow import (
     measure,
 )
 from equiflow.interop import load_ensemble, save_samples
-from equiflow.testing import (
-    assert_vector_field,
-    check_flow,
-)
-from equiflow.theories.angles.observables import (
-    energy,
-    helicity_modulus,
-)
+from equiflow.testing import assert_vector_field, check_flow
+from equiflow.theories.angles.observables import energy, helicity_modulus
 from tests.support.angles import SQUARE, TURN, small_flow, trained
 from tests.support.strategies import configurations
 from tests.support.xy_oracle import ExactXY, ring, strip

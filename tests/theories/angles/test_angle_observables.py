@@ -9,13 +9,7 @@ import torch
 from hypothesis import given
 from torch import Tensor
 
-from equiflow import (
-    AngleGroup,
-    Angles,
-    Lattice,
-    UniformAngles,
-    XYModel,
-)
+from equiflow import AngleGroup, Angles, Lattice, UniformAngles, XYModel
 from equiflow.theories.angles.observables import (
     abs_magnetisation,
     energy,

@@ -8,11 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from equiflow import (
-    AngleGroup,
-    Angles,
-    Lattice,
-)
+from equiflow import AngleGroup, Angles, Lattice
 from tests.support.angles import SQUARE
 from tests.support.strategies import configurations
 

@@ -22,9 +22,7 @@ from equiflow import (
     XYModel,
     fit,
 )
-from equiflow.testing import (
-    invariance_error,
-)
+from equiflow.testing import invariance_error
 from tests.support.angles import SQUARE, TURN, random_field
 from tests.support.strategies import configurations
 

@@ -9,15 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from equiflow import (
-    AngleGroup,
-    Angles,
-    Lattice,
-    XYModel,
-)
-from equiflow.theories.angles.observables import (
-    energy,
-)
+from equiflow import AngleGroup, Angles, Lattice, XYModel
+from equiflow.theories.angles.observables import energy
 from tests.support.angles import SQUARE, spaces
 from tests.support.strategies import configurations, seeds
 

@@ -16,12 +16,7 @@ from equiflow.theories.base.lattice import Lattice
 from equiflow.theories.base.resizing import momenta_on, offsets_on
 from equiflow.theories.base.symmetry import SymmetryGroup
 from tests.support.resizing import cases, pairs, reflection_violation
-from tests.support.strategies import (
-    configurations,
-    groups,
-    lattices,
-    seeds,
-)
+from tests.support.strategies import configurations, groups, lattices, seeds
 
 
 def offsets_by_loop(kernel: Tensor, source: Lattice, target: Lattice) -> Tensor:

@@ -24,9 +24,7 @@ from tests.support.resizing import (
     spectrum,
     tiling_violation,
 )
-from tests.support.strategies import (
-    POINT_GROUPS,
-)
+from tests.support.strategies import POINT_GROUPS
 
 
 def unsplit(kernel: Tensor, source: Lattice, target: Lattice) -> Tensor:

@@ -9,9 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from equiflow.theories.base.rotations import random_rotation
-from tests.support.strategies import (
-    seeds,
-)
+from tests.support.strategies import seeds
 
 
 @given(st.integers(1, 4), seeds)

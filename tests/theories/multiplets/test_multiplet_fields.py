@@ -24,11 +24,7 @@ from equiflow.theories.multiplets.space import Multiplet
 from equiflow.theories.particles.space import Particles
 from equiflow.theories.scalar.priors import StandardNormal
 from equiflow.vector_fields import MultipletField, OrbitConvField
-from tests.support.strategies import (
-    POINT_GROUPS,
-    configurations,
-    seeds,
-)
+from tests.support.strategies import POINT_GROUPS, configurations, seeds
 
 PAIR = Multiplet(Lattice((3, 4)), 2)
 

@@ -14,11 +14,7 @@ from equiflow.theories.multiplets.on_model import ONModel
 from equiflow.theories.multiplets.space import Multiplet
 from equiflow.theories.scalar.external_field import ExternalField
 from equiflow.theories.scalar.phi4 import FreeScalar
-from tests.support.strategies import (
-    configurations,
-    log_integral,
-    seeds,
-)
+from tests.support.strategies import configurations, log_integral, seeds
 
 PAIR = Multiplet(Lattice((3, 4)), 2)
 

@@ -8,19 +8,10 @@ import pytest
 import torch
 from hypothesis import given
 
-from equiflow import (
-    ActionFamily,
-    CoulombGas,
-    ParticleField,
-    TrappedGaussian,
-)
+from equiflow import ActionFamily, CoulombGas, ParticleField, TrappedGaussian
 from equiflow.theories.particles.group import EuclideanGroup
 from tests.support.particles import PLANE
-from tests.support.strategies import (
-    configurations,
-    particle_spaces,
-    seeds,
-)
+from tests.support.strategies import configurations, particle_spaces, seeds
 
 
 @given(particle_spaces(), seeds)

@@ -23,17 +23,9 @@ from equiflow import (
     fit,
     importance_sample,
 )
-from equiflow.testing import (
-    check_flow,
-    check_vector_field,
-    randomise,
-)
+from equiflow.testing import check_flow, check_vector_field, randomise
 from tests.support.particles import PLANE, random_field
-from tests.support.strategies import (
-    configurations,
-    needs,
-    particle_flows,
-)
+from tests.support.strategies import configurations, needs, particle_flows
 
 
 @settings(max_examples=3)

@@ -7,15 +7,10 @@ import torch
 from hypothesis import given
 from torch.distributions import MultivariateNormal
 
-from equiflow import (
-    TrappedGaussian,
-)
+from equiflow import TrappedGaussian
 from equiflow.theories.particles.group import EuclideanGroup
 from tests.support.particles import PLANE
-from tests.support.strategies import (
-    configurations,
-    particle_flows,
-)
+from tests.support.strategies import configurations, particle_flows
 
 
 def covariance(prior: TrappedGaussian) -> torch.Tensor:

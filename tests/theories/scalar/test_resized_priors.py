@@ -19,12 +19,7 @@ from tests.support.resizing import (
     random_prior,
     spectrum,
 )
-from tests.support.strategies import (
-    POINT_GROUPS,
-    configurations,
-    lattices,
-    seeds,
-)
+from tests.support.strategies import POINT_GROUPS, configurations, lattices, seeds
 
 pairs_of_priors = pairs().flatmap(lambda pair: st.tuples(st.just(pair), priors_to_resize(pair)))
 
