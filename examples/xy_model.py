@@ -1,7 +1,7 @@
 """The two-dimensional XY model: energy, spin stiffness and vortices from a flow of angles, against HMC.
 
 Trains a flow from uniform angles to `exp(beta sum cos(theta_x - theta_y))`, equivariant under O(2) and the
-symmetries of the lattice. The betas follow one another, and each training starts from the weights before it.
+symmetries of the lattice. The betas are trained in order, each from the weights of the one before.
 """
 
 import argparse

@@ -31,17 +31,21 @@ class SolvedSection(DerivedSection):
 
 
 class _ForwardBase(SolvedSection):
+    """The keys of `ForwardKL` that are no options."""
+
     samples: File = required("hmc.npz", ABOUT_SAMPLES)
 
 
 class _MatchingBase(DerivedSection):
+    """The keys of `FlowMatching` that are no options, and its old ones."""
+
     samples: File = required("hmc.npz", ABOUT_SAMPLES)
 
     @model_validator(mode="before")
     @classmethod
     def _old_names(cls, table: Any) -> Any:
         """Read the key `coupling` of version 0.1, which is `pairing` now."""
-        if not (isinstance(table, dict) and "coupling" in table and "pairing" in cls.model_fields):
+        if not isinstance(table, dict) or "coupling" not in table or "pairing" in table:
             return table
         given = {name: value for name, value in table.items() if name != "coupling"}
         return {"pairing": table["coupling"], **given}
@@ -55,7 +59,12 @@ PARTS: dict[str, type[DerivedSection]] = {
         SolvedSection,
         about=ABOUT_KIND,
         without=("solver",),
-        more={"kinetic_penalty": (float, key(1e-3, "weight of the kinetic energy of the trajectories"))},
+        more={
+            "kinetic_penalty": (
+                float,
+                key(PathGradient().kinetic_penalty, "weight of the kinetic energy of the trajectories"),
+            )
+        },
     ),
     "reverse": section_of(ReverseKL, "reverse", DerivedSection, about=ABOUT_KIND),
     "forward": section_of(ForwardKL, "forward", _ForwardBase, about=ABOUT_KIND, without=("solver",)),

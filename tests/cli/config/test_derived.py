@@ -160,5 +160,6 @@ def test_the_old_name_of_the_pairing_is_still_read():
     new = matching.model_validate({"kind": "matching", "samples": "hmc.npz", "pairing": "independent"})
     assert old == new
     assert old.options()["pairing"] == "independent"
-    with pytest.raises(ValidationError):
-        matching.model_validate({"samples": "hmc.npz", "couplings": "independent"})
+    for wrong in ({"couplings": "independent"}, {"coupling": "independent", "pairing": "minibatch"}):
+        with pytest.raises(ValidationError):
+            matching.model_validate({"samples": "hmc.npz", **wrong})
