@@ -45,7 +45,7 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 def untrained(prior: Prior) -> EquivariantCNF:
-    """A flow with zero weights: its model is its prior."""
+    """Return a flow with zero weights, whose model is its prior."""
     field = OrbitConvField(prior.lattice, n_frequencies=1, n_time_modes=1)
     solver = Solver("euler", steps=1)
     return EquivariantCNF(prior.lattice, vector_field=field, prior=prior, solver=solver).double()
@@ -140,7 +140,7 @@ def test_log_z_of_phi4_is_that_of_the_transfer_matrix(ensemble, exact, flow, act
     assert ensemble.effective_sample_size().mean > 0.5
     assert abs(log_z.sigmas_from(exact.log_z)) < 4
     assert log_z.error < 0.02
-    # Neither other couplings nor a constant forgotten in the prior go unnoticed.
+    # The counter-examples: another coupling, and a prior that forgets a constant.
     assert abs(log_z.sigmas_from(transfer_matrix(3, 3, m2=M2, lam=1.02 * LAM, reach=2.0).log_z)) > 4
     forgotten = Ensemble(ensemble.phi, ensemble.log_q, ensemble.log_weight - 0.5 * math.log(2 * math.pi))
     assert abs(forgotten.log_z().sigmas_from(exact.log_z)) > 4
@@ -177,7 +177,7 @@ def test_every_sampler_has_the_observables_of_the_transfer_matrix(sampler, ensem
 
 @pytest.mark.parametrize("observable", [phi_squared, abs_magnetisation, nearest_neighbour])
 def test_samplers_agree_within_combined_errors(observable, ensemble, chains):
-    # IMH walks on the samples that are reweighted: only HMC is independent of both.
+    # IMH uses the samples of the ensemble, so only HMC is independent of both.
     reference = chains["HMC"].mean(observable)
     for other in (ensemble, chains["IMH"]):
         assert abs(reference.sigmas_from(other.mean(observable))) < 4
@@ -192,7 +192,7 @@ def test_plain_averages_of_a_poor_model_disagree(action, chains):
 
 
 def mass(flow: EquivariantCNF, reach: float = 6.0, n: int = 121) -> float:
-    """`int q`, by the trapezoid rule on all sites."""
+    """Return `int q`, by the trapezoid rule on all sites."""
     line = torch.linspace(-reach, reach, n)
     phi: Tensor = torch.cartesian_prod(*[line] * flow.lattice.volume).reshape(-1, *flow.lattice.shape)
     with torch.no_grad():

@@ -42,14 +42,14 @@ def estimate(samples: Chain | Ensemble, observable: Observable) -> Estimate:
 
 
 def slow_chain(n: int = 4000, n_chains: int = 8, memory: float = 0.9) -> Chain:
-    """Gaussian noise on four sites whose autocorrelation falls like `memory^t`."""
+    """Return Gaussian noise on four sites whose autocorrelation falls like `memory^t`."""
     noise = torch.randn(n + 200, n_chains, 4, generator=torch.Generator().manual_seed(0)).double()
     series = lfilter([math.sqrt(1 - memory**2)], [1.0, -memory], noise.numpy(), axis=0)
     return Chain(torch.from_numpy(series)[200:], torch.ones(n, n_chains))
 
 
 def weighted() -> Ensemble:
-    """Samples of a light field, reweighted to a heavier one."""
+    """Return samples of a light field, reweighted to a heavier one."""
     light, heavy = FreeScalar(ACTION.lattice, m2=0.8), ACTION
     phi = free_samples(light, 20_000)
     return as_ensemble(phi, light(phi) - heavy(phi))
@@ -75,7 +75,7 @@ def test_a_derived_quantity_of_the_free_field_is_its_closed_form(source):
 
 
 def independent_error(samples: Ensemble) -> float:
-    """Error of the ratio if its two averages did not fluctuate together."""
+    """Return the error that the ratio would have if its two averages fluctuated independently."""
     second, fourth = samples.mean(phi_squared), samples.mean(phi_fourth)
     slopes = 1 / second.mean**2, -2 * fourth.mean / second.mean**3
     return math.hypot(slopes[0] * fourth.error, slopes[1] * second.error)
@@ -91,7 +91,7 @@ def test_the_error_of_a_derived_quantity_on_an_ensemble_is_that_of_the_jackknife
     found = estimate(samples, KURTOSIS)
     assert found.mean == pytest.approx(expected.mean, rel=1e-10)
     assert found.error == pytest.approx(expected.error, rel=0.08)
-    # The counter-example: both averages fluctuate together, which a sum in quadrature does not know.
+    # The counter-example: a sum in quadrature ignores that both averages fluctuate together.
     assert independent_error(samples) > 1.3 * found.error
 
 

@@ -16,7 +16,7 @@ BROKEN = Phi4(LATTICE, m2=-4.0, lam=2.0)  # deep double well: two modes, M = +-1
 
 
 def trained(*, z2: bool) -> EquivariantCNF:
-    """A flow for the broken phase; without Z2 it starts in the positive well and stays there."""
+    """Train a flow for the broken phase; without Z2 it starts in the positive well and stays there."""
     group = SymmetryGroup(LATTICE, z2=z2)
     field = OrbitConvField(LATTICE, group=group)
     flow = EquivariantCNF(
@@ -54,7 +54,7 @@ def test_a_collapsed_flow_has_a_fine_reverse_ess_and_is_found_out(chain):
     assert any("Forward ESS" in warning for warning in found.warnings)
     assert any("log Z" in warning for warning in found.warnings)
     assert any("Z2 sector" in warning for warning in found.warnings)
-    # It sees one of two equal wells.
+    # The model has one of two equal wells, so it misses half of Z.
     assert found.log_z_bridge.mean - found.log_z_reverse.mean == pytest.approx(math.log(2), abs=0.05)
 
 
@@ -65,7 +65,7 @@ def test_a_symmetric_flow_raises_no_warning(chain):
 
 
 def gaussian_log_weights(seed: int, n: int = 4000):
-    """Model N(0, 1) and target N(0.4, 0.8^2) with log Z = 3."""
+    """Return log weights of the model N(0, 1) and of the target N(0.4, 0.8^2) with log Z = 3."""
     generator = torch.Generator().manual_seed(seed)
 
     def log_weight(x):
@@ -93,7 +93,7 @@ def test_bridge_beats_either_direction():
 def test_bridge_weighs_both_directions_by_their_sample_sizes():
     model, target = gaussian_log_weights(0)
     assert abs(bridge_log_z(model, target[:400]).sigmas_from(3.0)) < 4
-    # The counter-example: one direction taken for the other's inverse.
+    # The counter-example: inverse weights of the target.
     assert abs(bridge_log_z(model, -target[:400]).sigmas_from(3.0)) > 10
 
 

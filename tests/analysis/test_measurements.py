@@ -53,10 +53,10 @@ def test_measurements_of_the_free_field_are_the_closed_form(shape, source):
 
 
 def gaussian_cubature(action: FreeScalar) -> Ensemble:
-    """Weighted configurations whose averages of polynomials of degree 2 are those of the free field.
+    """Return weighted configurations with the free field's averages of polynomials of degree 2.
 
-    One for each eigenvector of the action, with the sign and size that its variance asks for. On four
-    sites a rule of degree 5 (McNamee, Stenger 1967) has positive weights, and is taken.
+    There are two for each eigenvector of the action, of either sign and of the size of its variance. On four
+    sites a rule of degree 5 (McNamee, Stenger 1967) has positive weights and takes their place.
     """
     volume = action.lattice.volume
     unit = torch.eye(volume, dtype=torch.float64)
@@ -150,7 +150,7 @@ def test_products_of_several_components_are_scalar_products():
         assert total.mean == pytest.approx(sum(part.mean for part in parts), rel=1e-12)
     assert measured.moments[0] == first.moments[0]
     assert measured.action_density.mean == pytest.approx(float(action(phi).mean()) / 12, rel=1e-12)
-    # Taken for a scalar field in three dimensions the same numbers mean something else.
+    # The counter-example: the same numbers as a scalar field in three dimensions.
     assert measure(as_chain(phi)).nearest_neighbour.mean < 0.6 * measured.nearest_neighbour.mean
 
 

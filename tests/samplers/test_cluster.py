@@ -1,3 +1,5 @@
+"""Cluster updates: the right clusters, the right weights of the signs, and tunnelling between the wells."""
+
 from __future__ import annotations
 
 import itertools
@@ -22,7 +24,7 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 def flooded(bound: Tensor) -> list[set[int]]:
-    """Clusters of one configuration by walking along the bonds."""
+    """Find the clusters of one configuration by walking along the bonds."""
     dim, *shape = bound.shape
     site = torch.arange(bound[0].numel()).reshape(shape)
     links = []
@@ -64,7 +66,7 @@ MODULI = torch.tensor([[0.5, 0.9, 0.4], [0.7, 0.3, 0.6]])
 
 
 def sign_pvalue(kernel: ClusterUpdate, n: int = 20_000, updates: int = 6) -> float:
-    """Chi-square of the signs at fixed moduli against `exp(-S)`, after updates of exact samples."""
+    """Return the chi-square p-value of the signs at fixed moduli against `exp(-S)`, after updates."""
     signs = torch.tensor(list(itertools.product((1.0, -1.0), repeat=6))).reshape(-1, 2, 3)
     expected, source = (-ACTION(signs * MODULI)).softmax(0) * n, generator(1)
     phi = signs[torch.multinomial(expected, n, replacement=True, generator=source)] * MODULI

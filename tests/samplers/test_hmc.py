@@ -1,3 +1,5 @@
+"""HMC: laws of the trajectories, exact moments, tuning, and what it refuses."""
+
 from __future__ import annotations
 
 import math
@@ -20,7 +22,7 @@ from tests.support.strategies import configurations, lattices, seeds
 
 
 class WrongForce(Phi4):
-    """A gradient that is 30 % too large."""
+    """An action whose gradient is 30 % too large."""
 
     def grad(self, phi: Tensor) -> Tensor:
         return 1.3 * super().grad(phi)
@@ -31,7 +33,7 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 def euler(action: Action, phi: Tensor, momentum: Tensor, step: float, n: int) -> tuple[Tensor, Tensor]:
-    """Neither reversible nor volume preserving."""
+    """Integrate by Euler's method, which is neither reversible nor volume preserving."""
     for _ in range(n):
         phi, momentum = phi + step * momentum, momentum - step * action.grad(phi)
     return phi, momentum
@@ -45,7 +47,7 @@ def round_trip(integrator: Callable, action: Action, phi: Tensor, step: float, n
 
 
 def volume_change(integrator: Callable, action: Action) -> float:
-    """`max |log |det d(phi', p') / d(phi, p)||` of a trajectory."""
+    """Return `max |log |det d(phi', p') / d(phi, p)||` of a trajectory."""
     state = configurations(Lattice((2, *action.lattice.shape)), 2)
 
     def move(x: Tensor) -> Tensor:
@@ -73,7 +75,7 @@ def test_the_euler_method_is_caught_by_both_laws():
 
 
 def energy_slope(action: Action) -> float:
-    """Exponent of the energy error in the step size, from step halving at fixed time."""
+    """Return the exponent of the energy error in the step size, from step halving at fixed time."""
     hmc, phi = HMC(action), 0.5 * configurations(action.lattice, 64)
     momentum = configurations(action.lattice, 64, seed=1)
     errors = []
@@ -92,7 +94,7 @@ def test_energy_error_falls_with_the_square_of_the_step(shape):
 
 
 def mean_exp_minus_change(integrator: Callable, scale: float = 1.0) -> tuple[float, float]:
-    """Deviation of `<exp(-dH)>` from 1 on equilibrium fields, in standard errors, and that error."""
+    """Return the deviation of `<exp(-dH)>` from 1 on equilibrium fields in standard errors, and the error."""
     action = FreeScalar(Lattice((3, 4)), m2=0.5)
     phi = scale * free_samples(action, 20_000)
     momentum = configurations(action.lattice, len(phi), seed=3)
@@ -117,7 +119,7 @@ def test_mean_of_exp_minus_energy_change_sees_mistakes(integrator, scale):
 
 
 def mode_deviations(chain: Chain, action: FreeScalar) -> Tensor:
-    """Deviation of the power of each mode from the closed form, in standard errors."""
+    """Return the deviation of the power of each mode from the closed form, in standard errors."""
     exact, lattice = action.mode_variance().flatten(), action.lattice
     power = torch.fft.fftn(chain.samples, dim=lattice.axes).abs().square() / lattice.volume
     series = power.flatten(2).unbind(-1)
@@ -135,7 +137,7 @@ def test_every_mode_of_the_free_field_has_its_variance(shape):
 
 @pytest.mark.parametrize("n", [1, 2, 3])
 def test_trajectories_of_a_mode_s_half_period_do_not_trap_it(n):
-    # Length 2 is then n half periods of the zero mode, which a fixed length maps to -phi or phi.
+    # The mean length 2 is n half periods of the zero mode. A fixed length would map phi to -phi or phi.
     action = FreeScalar(Lattice((1,)), m2=0.5 * (n * math.pi / 2) ** 2)
     chain = HMC(action, step_size=0.05).sample(200, n_chains=128, generator=generator())
     truth = float(action.mode_variance())

@@ -1,3 +1,5 @@
+"""Importance sampling: the weights, reweighted averages with their errors, and the ESS in closed form."""
+
 from __future__ import annotations
 
 import math
@@ -25,7 +27,7 @@ from tests.support.strategies import flows, lattices, small_flow
 
 
 def gaussian_flow(lattice: Lattice, m2: float) -> EquivariantCNF:
-    """A flow with zero weights: its model is its free-field prior."""
+    """Return a flow with zero weights, whose model is its free-field prior."""
     field = OrbitConvField(lattice, n_frequencies=1, n_time_modes=1)
     solver = Solver("euler", steps=1)
     return EquivariantCNF(
@@ -44,7 +46,7 @@ def test_weights_are_minus_action_minus_log_q(flow):
     expected = -action(ensemble.phi) - flow.log_prob(ensemble.phi).detach()
     torch.testing.assert_close(ensemble.log_weight, expected, rtol=0, atol=1e-5)
     torch.testing.assert_close(ensemble.log_weight, -action(ensemble.phi) - ensemble.log_q)
-    # Steps of dopri8 whose error is rounding vary in length with it: equal to the tolerance of the solver.
+    # The steps of dopri8 depend on rounding errors, so the weights agree to the tolerance of the solver only.
     torch.testing.assert_close(log_weights(flow, action, ensemble.phi), expected, rtol=0, atol=1e-7)
 
 

@@ -39,7 +39,7 @@ def test_integrators_are_of_the_second_order(integrator):
     one, two, four = (endpoint(integrator, action, n) for n in (20, 40, 80))
     order = math.log2(float((one - two).norm() / (two - four).norm()))
     assert order == pytest.approx(2, abs=0.1)
-    # Kicks that do not add up to one solve other equations: nothing to converge to.
+    # The counter-example: kicks that do not add up to one solve other equations.
     short = Integrator("short", tuple(0.95 * kick for kick in integrator.kicks), integrator.drifts)
     assert float((endpoint(short, action, 80) - four).norm()) > 100 * float((two - four).norm())
 

@@ -32,7 +32,7 @@ Make = Callable[[Phi4], Kernel]
 
 @cache
 def shared_flow(action: Phi4) -> Flow:
-    """One flow for all kernels of an action."""
+    """Return one flow for all kernels of an action."""
     return flow_on(action.lattice)
 
 
@@ -49,7 +49,7 @@ EVERY: dict[str, Make] = KERNELS | {
     "HMC and Wolff": lambda action: Alternate(HMC(action, step_size=0.5), Wolff(action)),
     "all in turn": lambda action: Alternate(*(make(action) for make in KERNELS.values())),
 }
-#: a sweep of all colours, and what contains it, is invariant without detailed balance
+#: all updates in detailed balance; a sweep of all colours leaves the target invariant without it
 REVERSIBLE = [name for name in KERNELS if name != "local"]
 
 
@@ -80,7 +80,7 @@ def test_an_update_leaves_its_argument_alone():
 
 
 class Always(Kernel):
-    """Every proposal is accepted."""
+    """A kernel that accepts every proposal."""
 
     def __init__(self, kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
         def accept(log_ratio: Tensor, proposal: Tensor, *_: object) -> tuple[Tensor, Outcome]:
@@ -95,7 +95,7 @@ class Always(Kernel):
 
 
 class WithoutJacobian(LatentAction):
-    """`S(f(z)) - log r(z) - log N`, the determinant of the flow forgotten."""
+    """The action in noise without the determinant of the flow."""
 
     def configurations(self, noise: Tensor) -> tuple[Tensor, Tensor]:
         phi, log_weight = super().configurations(noise)

@@ -66,7 +66,7 @@ def test_a_chain_that_a_flow_goes_on_with_is_certified():
     after = IndependenceStep(one, CHAIN).sample(4, start=before, certify=16, generator=generator(1))
     assert after.certificate.n_samples == 16
     assert before.followed_by(after).certificate is after.certificate
-    # It is measured once for a flow, and anew for another one.
+    # A flow is certified once; another flow gets a certificate of its own.
     kernel = IndependenceStep(one, CHAIN)
     assert kernel.sample(2, start=after, certify=8).certificate is after.certificate
     assert IndependenceStep(other, CHAIN).sample(2, start=after, certify=8).certificate.n_samples == 8
@@ -89,7 +89,7 @@ def test_independence_metropolis_continues_bit_for_bit_where_a_block_ends():
     assert rest.acceptance.shape == (9, 3)
     assert equal(first.followed_by(rest), whole)
     assert torch.equal(first.followed_by(rest).log_weight, whole.log_weight)
-    # What it has drawn is judged by the weight it ended with, not accepted like a first proposal.
+    # The first proposal of a continued chain competes with the weight of its last state.
     best = Chain(first.samples, first.acceptance, log_weight=torch.full((8, 3), 50.0))
     stays = sampler.sample(5, start=best, generator=generator(1))
     assert torch.equal(stays.samples, first.samples[-1:].expand(5, -1, -1))
@@ -135,7 +135,7 @@ def test_energies_are_summed_in_float64():
     momentum = configurations(action.lattice, 4, seed=1, dtype=torch.float32)
     exact = 0.5 * momentum.double().square().sum((1, 2)) + action(phi.double())
     assert torch.equal(HMC(action).energy(phi, momentum), exact)
-    # What a sum in float32 would have lost is not small beside the energy changes of a trajectory.
+    # A sum in float32 would lose as much as the energy changes in a trajectory.
     assert float((action(phi).double() - action(phi.double())).abs().max()) > 0.05
 
 

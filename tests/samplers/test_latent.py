@@ -1,3 +1,5 @@
+"""HMC in the noise of a flow: the right density and gradient, and what becomes of diverged trajectories."""
+
 from __future__ import annotations
 
 import math
@@ -26,7 +28,7 @@ def flow_of(seed: int = 0) -> EquivariantCNF:
 
 
 def pulled_back(latent: LatentAction, noise: Tensor) -> Tensor:
-    """`S(phi) - log |det d phi / d noise|` by the dense Jacobian."""
+    """Return `S(phi) - log |det d phi / d noise|` by the dense Jacobian."""
     jacobian = dense_jacobian(lambda x: latent.configurations(x)[0], noise)
     with torch.no_grad():
         phi, _ = latent.configurations(noise)
@@ -96,7 +98,7 @@ def test_a_perfect_flow_leaves_a_unit_gaussian():
     constant = 4.5 * math.log(2 * math.pi) - action.log_z()
     torch.testing.assert_close(rest, torch.full_like(rest, constant))
     chain = LatentHMC(flow, action).sample(40, n_chains=64, n_thermalisation=40, generator=generator())
-    # A quarter period on average: samples hardly remember the one before.
+    # Trajectories last a quarter period on average, so a sample hardly remembers the one before.
     assert chain.tau_int(lambda phi: phi.mean((1, 2)).square()).mean < 1.0
     assert chain.certificate is not None
 

@@ -45,10 +45,10 @@ def phi4(lam: float = LAM) -> Phi4:
 
 
 def exact_abs_magnetisation(action: Phi4, *, n_functions: int = 7, period: float = 12.0) -> float:
-    """`<|M|>` on 3 x 3 from the characteristic function of `T = sum_x phi_x`.
+    """Return `<|M|>` on 3 x 3 from the characteristic function of `T = sum_x phi_x`.
 
-    `|T| = P/2 - (4 P / pi^2) sum_{n odd} cos(n pi T / P) / n^2` for `|T| < P`; each cosine is a trace of
-    transfer matrices with `exp(i k phi)` on every site.
+    `|T| = P/2 - (4 P / pi^2) sum_{n odd} cos(n pi T / P) / n^2` for `|T| < P`. The average of each cosine is
+    a trace of transfer matrices with `exp(i k phi)` on every site.
     """
     basis = SiteBasis.build(action, spacing(action), POTENTIAL_CUTOFF, 1e-12, n_functions)
     phi = np.meshgrid(*[basis.nodes] * 3, indexing="ij", sparse=True)
@@ -82,14 +82,14 @@ def test_the_oracle_of_the_magnetisation_has_converged():
     assert exact_abs_magnetisation(phi4(), n_functions=6, period=14.0) == pytest.approx(value, abs=1e-5)
     assert exact_abs_magnetisation(phi4(), n_functions=2) != pytest.approx(value, abs=1e-3)
     assert potential_minimum(phi4()) < 0
-    # Between the limits of one mode: sqrt(<M^2>) from above, and 0.8 of it, a Gaussian's, from below.
+    # sqrt(<M^2>) is an upper bound; a Gaussian M would have 0.8 of it.
     root = math.sqrt(transfer_matrix(phi4()).susceptibility / 9)
     assert 0.8 * root < value < root
 
 
 @cache
 def flow() -> EquivariantCNF:
-    """Trained a little: its weights matter."""
+    """Return a flow that is trained so little that its weights matter."""
     trained = trained_flow(phi4(), steps=25)
     trained.solver = Solver("rk5", steps=3)
     return trained

@@ -1,3 +1,5 @@
+"""Independence Metropolis: exact in detail, and the tests see acceptances with planted mistakes."""
+
 from __future__ import annotations
 
 import math
@@ -25,7 +27,7 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 def proposals(n: int, m2: float = 0.5) -> Ensemble:
-    """One-site Gaussian proposals for `ONE_SITE`."""
+    """Return Gaussian proposals for `ONE_SITE`."""
     prior = FreeField(ONE_SITE.lattice, m2=m2).double()
     phi = prior.rsample(n, generator()).detach()
     log_q = prior.log_prob(phi).detach()
@@ -59,13 +61,13 @@ def upside_down(log_weight: Tensor, uniform: Tensor) -> Tensor:
 
 
 def from_uniform_proposals(log_weight: Tensor, uniform: Tensor) -> Tensor:
-    """Compares with the proposal before, accepted or not."""
+    """Compare with the proposal before, whether it was accepted or not."""
     previous = log_weight.roll(1, 0)
     return uniform.log() < log_weight - previous
 
 
 def imbalance(accept: Callable[[Tensor, Tensor], Tensor]) -> float:
-    """Largest `|pi_i q_j a_ij - pi_j q_i a_ji|` over states of a small discrete space."""
+    """Return the largest `|pi_i q_j a_ij - pi_j q_i a_ji|` over states of a small discrete space."""
     q = torch.tensor([0.5, 0.3, 0.15, 0.05])
     log_w = torch.tensor([0.0, 0.4, -1.0, 2.0])
     pi = q * log_w.exp() / (q * log_w.exp()).sum()
@@ -90,7 +92,7 @@ def run(accept: Callable[[Tensor, Tensor], Tensor], monkeypatch: pytest.MonkeyPa
 
 
 def moment_deviations(chain: Chain) -> list[float]:
-    # A chain forgets its start, a plain proposal, after a few accepted steps.
+    # The first sample is a plain proposal, which a chain forgets after a few accepted steps.
     late = Chain(chain.samples[100:], chain.acceptance[100:])
     truths = ((phi_squared, one_site_moment(ONE_SITE, 2)), (phi_fourth, one_site_moment(ONE_SITE, 4)))
     return [abs(late.mean(observable).sigmas_from(truth)) for observable, truth in truths]
@@ -111,7 +113,7 @@ def test_the_chain_is_reversible():
     now, then = square[:-1], square[1:]
     forth_and_back = mean_of_series(now * then.square() - now.square() * then)
     assert abs(forth_and_back.mean) < 4 * forth_and_back.error
-    # The same values in runs that rise and fall back have a direction in time.
+    # The counter-example: the same values in slow rises and sudden falls have a direction in time.
     one_way = square.unflatten(0, (-1, 20)).sort(1).values.flatten(0, 1)
     now, then = one_way[:-1], one_way[1:]
     forth_and_back = mean_of_series(now * then.square() - now.square() * then)

@@ -1,3 +1,5 @@
+"""HMC and a flow against the transfer matrix, and the balance of the two signs of the magnetisation."""
+
 from __future__ import annotations
 
 import math
@@ -18,7 +20,7 @@ from equiflow.training import fit
 
 
 class DoubledLink(Phi4):
-    """Counts one link of the lattice twice."""
+    """An action that counts one link of the lattice twice."""
 
     def forward(self, phi):
         return super().forward(phi) + (phi.flatten(1)[:, 0] - phi.flatten(1)[:, 1]).square()
@@ -42,8 +44,7 @@ def chain_of(kind: Callable[..., Phi4], shape: tuple[int, ...]) -> Chain:
 
 
 def deviations(source: Chain | Ensemble, exact: Exact) -> list[float]:
-    """In sigmas: `<phi^2>`, `<phi^4>`, the neighbours and `|M|^2`."""
-    phi = source.phi if isinstance(source, Ensemble) else source.samples[0]
+    """Return the deviations of `<phi^2>`, `<phi^4>`, `|M|^2` and the neighbours, in standard errors."""
     found = [
         source.mean(observables.phi_squared).sigmas_from(exact.phi_squared),
         source.mean(observables.phi_fourth).sigmas_from(exact.phi_fourth),
@@ -52,7 +53,7 @@ def deviations(source: Chain | Ensemble, exact: Exact) -> list[float]:
     for axis, value in enumerate(exact.nearest_neighbour, start=1):
         product = lambda phi, axis=axis: (phi * phi.roll(-1, axis)).mean(tuple(range(1, phi.dim())))  # noqa: E731
         found.append(source.mean(product).sigmas_from(value))
-    assert len(found) == 2 + phi.dim()
+    assert len(found) == 3 + len(source.configuration_shape)
     return found
 
 
@@ -94,7 +95,7 @@ def test_log_z_sees_a_lost_factor_in_log_q():
 
 
 def half(source: Chain | Ensemble) -> Chain | Ensemble:
-    """The same samples, all moved to `M > 0`."""
+    """Return the same samples, with the sign of each chosen such that `M > 0`."""
     if isinstance(source, Ensemble):
         sign = observables.magnetisation(source.phi).sign().reshape(-1, 1, 1)
         return replace(source, phi=sign * source.phi)
@@ -133,7 +134,7 @@ def test_a_lopsided_sample_is_seen():
 
 
 def test_the_error_of_the_balance_is_honest():
-    # Independent samples: the scatter of P(M > 0) over repetitions is its error.
+    # Samples are independent here, so the scatter of P(M > 0) over repetitions is its error.
     found = []
     for seed in range(200):
         phi = torch.randn(256, 2, 2, generator=generator(seed))

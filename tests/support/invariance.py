@@ -1,4 +1,4 @@
-"""Does an update leave `exp(-S)` as it is? Exact samples before it, and tests on what comes out."""
+"""Whether an update leaves `exp(-S)` invariant, tested on exact samples before and after it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from equiflow.theories.scalar.observables import (
 
 
 def exact_samples(action: Phi4, n: int, *, seed: int = 0) -> Tensor:
-    """Independent samples of `exp(-S)`: sites on their own by inversion, links by rejection."""
+    """Return independent samples of `exp(-S)`: independent sites by inversion, then links by rejection."""
     line = np.linspace(-4, 4, 40_001)
     density = np.exp(-action.m2 * line**2 - action.lam * line**4)
     cumulative = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2)])
@@ -35,7 +35,7 @@ def exact_samples(action: Phi4, n: int, *, seed: int = 0) -> Tensor:
 
 
 def observables(action: Phi4) -> dict[str, Callable[[Tensor], Tensor]]:
-    """One number per configuration each; no symmetry of the action hides in all of them."""
+    """Return functions with one number per configuration; not all of them have a symmetry of the action."""
     return {
         "phi_0": lambda phi: phi.flatten(1)[:, 0],
         "M": magnetisation,
@@ -47,7 +47,7 @@ def observables(action: Phi4) -> dict[str, Callable[[Tensor], Tensor]]:
 
 
 def updated(kernel: Kernel, n: int, *, times: int = 1, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Exact samples before and after the update."""
+    """Return exact samples before and after the update."""
     assert isinstance(kernel.action, Phi4)
     before = exact_samples(kernel.action, n, seed=seed)
     generator, after = torch.Generator().manual_seed(seed + 1), before
@@ -57,7 +57,10 @@ def updated(kernel: Kernel, n: int, *, times: int = 1, seed: int = 0) -> tuple[T
 
 
 def invariance_pvalue(kernel: Kernel, n: int = 20_000, *, times: int = 1, seed: int = 0) -> float:
-    """Least Kolmogorov-Smirnov p-value of updated against fresh samples, times the number of observables."""
+    """Return the least Kolmogorov-Smirnov p-value of updated against fresh samples.
+
+    It is multiplied by the number of observables, since the least of several is taken (Bonferroni).
+    """
     assert isinstance(kernel.action, Phi4)
     after, fresh = updated(kernel, n, times=times, seed=seed)[1], exact_samples(kernel.action, 4 * n, seed=99)
     functions = observables(kernel.action).values()
@@ -67,7 +70,10 @@ def invariance_pvalue(kernel: Kernel, n: int = 20_000, *, times: int = 1, seed: 
 
 
 def balance_pvalue(kernel: Kernel, n: int = 20_000, *, n_bins: int = 6, seed: int = 0) -> float:
-    """Chi-square p-value of as many moves there as back, between bins of each observable."""
+    """Return the least chi-square p-value of detailed balance, times the number of observables.
+
+    In detailed balance there are as many moves from one bin of an observable to another as back.
+    """
     assert isinstance(kernel.action, Phi4)
     before, after = updated(kernel, n, seed=seed)
     functions = observables(kernel.action).values()
