@@ -15,9 +15,9 @@ class GatedPointwise(Pointwise):
     r"""Gated blocks `G_i(u) = g_i u_i` with `g_i = sum_k W_ik s(|u_k|^2)` and `s(q) = q / (1 + q)`.
 
     Each `u_i` is a block of channels on which the point group acts by an orthogonal matrix, and `G` commutes
-    with every such action (gates as in arXiv:1807.02547). s is bounded, so G grows no faster than u and a flow
-    along it exists at all times. Scalars also get `sin(omega_i u_i) / omega_i`. G is odd; without Z2, scalars
-    get an even part as well, `b_i (1 - cos(omega_i u_i)) / omega_i + c_i`.
+    with every such action (gates as in arXiv:1807.02547). s is bounded, so G grows no faster than u and a
+    flow along it exists at all times. Scalars also get `sin(omega_i u_i) / omega_i`. G is odd; without Z2,
+    scalars get an even part as well, `b_i (1 - cos(omega_i u_i)) / omega_i + c_i`.
 
     Args:
         sizes: number of channels of each block, scalars (of size 1) first.
