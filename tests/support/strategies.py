@@ -1,4 +1,8 @@
-"""What the laws are tested on: tiny lattices of every parity, groups, kernels, fields, priors, flows."""
+"""Hypothesis strategies for everything that laws are tested on: lattices, groups, fields, priors, flows.
+
+Lattices are tiny and of every parity. A new vector field gets an entry in `FIELDS` or `ELSEWHERE`, which puts
+it under every law.
+"""
 
 from __future__ import annotations
 
@@ -54,25 +58,25 @@ seeds = st.integers(0, 2**31 - 1)
 
 
 def is_there(package: str) -> bool:
-    """Whether an optional package is installed; where CI is set, it must be, and no test is skipped."""
+    """Return whether an optional package is installed; with CI set, True, so that no test is skipped."""
     return importlib.util.find_spec(package) is not None or "CI" in os.environ
 
 
 def needs(package: str) -> pytest.MarkDecorator:
-    """Skip a test where an optional package is missing."""
+    """Return a mark that skips a test where an optional package is missing."""
     return pytest.mark.skipif(not is_there(package), reason=f"needs {package}")
 
 
 def configurations(space: Space, n: int = 3, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
-    """Reproducible white noise `(n, *shape)`."""
+    """Return reproducible white noise on a space, `(n, *shape)`."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn((n, *space.shape), generator=generator, dtype=torch.float64).to(dtype)
 
 
 def log_integral(log_density: Callable[[Tensor], Tensor], lattice: Lattice, *, n_points: int = 481) -> float:
-    """`log int exp(log_density)` over all fields on one or two sites.
+    """Return `log int exp(log_density)` over all fields on one or two sites.
 
-    By the trapezoid rule, which converges exponentially for smooth densities that decay.
+    The trapezoid rule converges exponentially for smooth densities that decay.
     """
     line = torch.linspace(-12, 12, n_points, dtype=torch.float64)
     grid = torch.cartesian_prod(*[line] * lattice.volume).reshape(-1, *lattice.shape)
@@ -81,16 +85,18 @@ def log_integral(log_density: Callable[[Tensor], Tensor], lattice: Lattice, *, n
 
 
 def lattices(*, min_dim: int = 1, max_dim: int = 4, max_volume: int = 48) -> st.SearchStrategy:
+    """Draw one of the lattices in `SHAPES`."""
     shapes = [s for s in SHAPES if min_dim <= len(s) <= max_dim and math.prod(s) <= max_volume]
     return st.sampled_from(shapes).map(Lattice)
 
 
 def groups(lattice: Lattice) -> st.SearchStrategy[SymmetryGroup]:
+    """Draw any symmetry group of a scalar field on a lattice."""
     return st.builds(SymmetryGroup, st.just(lattice), point=st.sampled_from(POINT_GROUPS), z2=st.booleans())
 
 
 def kernel_sizes(lattice: Lattice) -> st.SearchStrategy[int | tuple[int, ...] | None]:
-    """The whole lattice, one size for all axes, or one per axis; any parity."""
+    """Draw a kernel size: the whole lattice, one size for all axes, or one for each; of any parity."""
     return st.one_of(
         st.none(),
         st.integers(1, min(lattice.shape)),
@@ -100,6 +106,7 @@ def kernel_sizes(lattice: Lattice) -> st.SearchStrategy[int | tuple[int, ...] | 
 
 @st.composite
 def orbit_conv_fields(draw: st.DrawFn, group: SymmetryGroup) -> OrbitConvField:
+    """Draw a field of this family with a few features."""
     size = draw(kernel_sizes(group.lattice))
     return OrbitConvField(
         group.lattice,
@@ -114,6 +121,7 @@ def orbit_conv_fields(draw: st.DrawFn, group: SymmetryGroup) -> OrbitConvField:
 
 @st.composite
 def factorised_fields(draw: st.DrawFn, group: SymmetryGroup) -> FactorisedConvField:
+    """Draw a field of this family with a few features."""
     return FactorisedConvField(
         group.lattice,
         group=group,
@@ -129,6 +137,7 @@ def factorised_fields(draw: st.DrawFn, group: SymmetryGroup) -> FactorisedConvFi
 
 @st.composite
 def o3_fields(draw: st.DrawFn, group: SymmetryGroup) -> O3Field:
+    """Draw a field of this family with a few irreducible representations."""
     return O3Field(
         group.lattice,
         group=group,
@@ -142,6 +151,7 @@ def o3_fields(draw: st.DrawFn, group: SymmetryGroup) -> O3Field:
 
 @st.composite
 def potential_fields(draw: st.DrawFn, group: SymmetryGroup) -> PotentialField:
+    """Draw a field of this family with a few ridges."""
     return PotentialField(
         group.lattice,
         group=group,
@@ -156,6 +166,7 @@ def potential_fields(draw: st.DrawFn, group: SymmetryGroup) -> PotentialField:
 
 @st.composite
 def steerable_fields(draw: st.DrawFn, group: SymmetryGroup) -> SteerableField:
+    """Draw a field of this family with one or two representations."""
     return SteerableField(
         group.lattice,
         group=group,
@@ -169,6 +180,7 @@ def steerable_fields(draw: st.DrawFn, group: SymmetryGroup) -> SteerableField:
 
 @st.composite
 def attention_fields(draw: st.DrawFn, group: SymmetryGroup) -> AttentionField:
+    """Draw a field of this family with one or two heads."""
     return AttentionField(
         group.lattice,
         group=group,
@@ -183,6 +195,7 @@ def attention_fields(draw: st.DrawFn, group: SymmetryGroup) -> AttentionField:
 
 @st.composite
 def deep_attention_fields(draw: st.DrawFn, group: SymmetryGroup) -> DeepAttentionField:
+    """Draw a field of this family with two or three layers."""
     return DeepAttentionField(
         group.lattice,
         group=group,
@@ -199,6 +212,7 @@ def deep_attention_fields(draw: st.DrawFn, group: SymmetryGroup) -> DeepAttentio
 
 @st.composite
 def deep_steerable_fields(draw: st.DrawFn, group: SymmetryGroup) -> DeepSteerableField:
+    """Draw a field of this family with one or two layers."""
     return DeepSteerableField(
         group.lattice,
         group=group,
@@ -211,7 +225,7 @@ def deep_steerable_fields(draw: st.DrawFn, group: SymmetryGroup) -> DeepSteerabl
     )
 
 
-#: how to draw each family; one entry per name in `VECTOR_FIELDS` puts it under every law
+#: strategy for each family of fields on a lattice, by its name in `VECTOR_FIELDS`
 FIELDS: dict[str, Callable[[SymmetryGroup], st.SearchStrategy[VectorField]]] = {
     "AttentionField": attention_fields,
     "DeepAttentionField": deep_attention_fields,
@@ -226,7 +240,7 @@ FIELDS: dict[str, Callable[[SymmetryGroup], st.SearchStrategy[VectorField]]] = {
 #: the priors that a lattice can have
 LATTICE_PRIORS: dict[str, type[Prior]] = {"FreeField": FreeField, "StandardNormal": StandardNormal}
 
-#: which lattices a family takes, if not all
+#: on which lattices a family is drawn, if not on all
 SUITS: dict[str, Callable[[Lattice], bool]] = {
     # A dense trace takes nearly as many backward passes as there are sites of a small lattice.
     "DeepSteerableField": lambda lattice: lattice.dim == 2 and lattice.volume <= 12,
@@ -239,13 +253,14 @@ NEEDS: dict[str, str] = {"DeepSteerableField": "escnn", "O3Field": "e3nn", "Stee
 
 
 def families(lattice: Lattice) -> list[str]:
-    """The families that can be drawn on a lattice."""
+    """Return the names of the families that can be drawn on a lattice."""
     found = [name for name in sorted(FIELDS) if SUITS.get(name, lambda _: True)(lattice)]
     return [name for name in found if name not in NEEDS or is_there(NEEDS[name])]
 
 
 @st.composite
 def multiplet_fields(draw: st.DrawFn) -> VectorField:
+    """Draw a field of one to three components."""
     lattice = draw(lattices(max_volume=18))
     multiplet = Multiplet(lattice, draw(st.integers(1, 3)))
     group = MultipletGroup(multiplet, draw(st.sampled_from(POINT_GROUPS)), draw(st.booleans()))
@@ -260,6 +275,7 @@ def multiplet_fields(draw: st.DrawFn) -> VectorField:
 
 @st.composite
 def angle_fields(draw: st.DrawFn) -> AngleField:
+    """Draw a field of angles on at least two sites."""
     angles = Angles(draw(lattices(max_volume=12).filter(lambda lattice: lattice.volume > 1)))
     return AngleField(
         angles,
@@ -274,12 +290,13 @@ def angle_fields(draw: st.DrawFn) -> AngleField:
 
 
 def particle_spaces() -> st.SearchStrategy[Particles]:
+    """Draw two to four particles in one to three dimensions."""
     return st.builds(Particles, st.integers(2, 4), st.integers(1, 3))
 
 
 @st.composite
 def particle_fields(draw: st.DrawFn, *, scale: float = 0.5) -> ParticleField:
-    """A field on a few particles, with random weights in float64."""
+    """Draw a field of a few particles, with random weights in float64."""
     space = draw(particle_spaces())
     highest = 3 if space.dim == 3 and is_there("e3nn") else 1
     field = ParticleField(
@@ -293,7 +310,7 @@ def particle_fields(draw: st.DrawFn, *, scale: float = 0.5) -> ParticleField:
     return field
 
 
-#: families on other spaces than a lattice, each with a strategy of its own
+#: strategy for each family of fields on another space than a lattice, by its name in `VECTOR_FIELDS`
 ELSEWHERE: dict[str, Callable[[], st.SearchStrategy[VectorField]]] = {
     "AngleField": angle_fields,
     "MultipletField": multiplet_fields,
@@ -303,7 +320,7 @@ ELSEWHERE: dict[str, Callable[[], st.SearchStrategy[VectorField]]] = {
 
 @st.composite
 def fields_elsewhere(draw: st.DrawFn, *, scale: float = 0.3) -> VectorField:
-    """Any field on another space than a lattice, with random weights in float64."""
+    """Draw any field on another space than a lattice, with random weights in float64."""
     field = draw(ELSEWHERE[draw(st.sampled_from(sorted(ELSEWHERE)))]()).double()
     randomise(field, scale=scale, seed=draw(seeds))
     return field
@@ -311,7 +328,7 @@ def fields_elsewhere(draw: st.DrawFn, *, scale: float = 0.3) -> VectorField:
 
 @st.composite
 def flows_elsewhere(draw: st.DrawFn, *, solver: Solver = Solver("dopri8", rtol=1e-8, atol=1e-8)):  # noqa: B008
-    """A flow on another space than a lattice, with random weights in float64."""
+    """Draw a flow on another space than a lattice, with random weights in float64."""
     field = draw(fields_elsewhere(scale=0.1))
     flow = EquivariantCNF(field.space, vector_field=field, solver=solver).double()
     randomise(flow.prior, seed=draw(seeds))
@@ -325,7 +342,7 @@ def vector_fields(
     *,
     scale: float = 0.3,
 ) -> VectorField:
-    """Any field of the library, with random weights in float64."""
+    """Draw any field of the library on a lattice, with random weights in float64."""
     lattice = draw(lattices() if where is None else where)
     family = draw(st.sampled_from(families(lattice)))
     field = draw(FIELDS[family](draw(groups(lattice)))).double()
@@ -335,7 +352,7 @@ def vector_fields(
 
 @st.composite
 def priors_of(draw: st.DrawFn, group: SymmetryGroup) -> Prior:
-    """A prior tied by `group`, its spectrum away from the start."""
+    """Draw a prior with the symmetry `group` and random parameters."""
     name = draw(st.sampled_from(sorted(LATTICE_PRIORS)))
     if name == "FreeField":
         m2 = draw(st.floats(0.2, 3.0))
@@ -349,6 +366,7 @@ def priors_of(draw: st.DrawFn, group: SymmetryGroup) -> Prior:
 
 @st.composite
 def priors(draw: st.DrawFn, where: st.SearchStrategy[Lattice] | None = None) -> Prior:
+    """Draw a prior on a lattice with random parameters."""
     lattice = draw(lattices() if where is None else where)
     return draw(priors_of(draw(groups(lattice))))
 
@@ -360,7 +378,7 @@ def flows(
     *,
     solver: Solver = Solver("dopri8", rtol=1e-8, atol=1e-8),  # noqa: B008 (frozen)
 ) -> EquivariantCNF:
-    """A flow with random weights in float64, solved to 1e-8 unless told otherwise."""
+    """Draw a flow with random weights in float64, solved to 1e-8 by default."""
     small = lattices(max_volume=18) if where is None else where
     field = draw(vector_fields(small, scale=0.15))
     prior = draw(priors_of(field.group))
@@ -369,7 +387,7 @@ def flows(
 
 @st.composite
 def particle_flows(draw: st.DrawFn) -> EquivariantCNF:
-    """A flow of a few particles from a trapped Gaussian, solved to 1e-7."""
+    """Draw a flow of a few particles from a trapped Gaussian, solved to 1e-7."""
     field = draw(particle_fields(scale=0.3))
     prior = TrappedGaussian(field.space, beta=draw(st.floats(0.3, 5.0)), width=draw(st.floats(0.5, 2.0)))
     solver = Solver("dopri8", rtol=1e-7, atol=1e-7)
@@ -385,39 +403,10 @@ def small_flow(
     seed: int = 0,
     **options: object,
 ) -> EquivariantCNF:
-    """One reproducible flow with few parameters, for tests that need a particular one."""
+    """Return one reproducible flow with few parameters, for tests that need a particular one."""
     lattice = Lattice(shape)
     options = {"n_frequencies": 2, "n_time_modes": 2, "max_frequency": 2.0} | options
     field = OrbitConvField(lattice, **options)
     flow = EquivariantCNF(lattice, vector_field=field, prior=prior, solver=solver).double()
     randomise(flow.vector_field, scale=scale, seed=seed)
     return flow
-
-
-__all__ = [
-    "ELSEWHERE",
-    "FIELDS",
-    "LATTICE_PRIORS",
-    "POINT_GROUPS",
-    "SHAPES",
-    "FreeField",
-    "StandardNormal",
-    "configurations",
-    "fields_elsewhere",
-    "flows",
-    "flows_elsewhere",
-    "groups",
-    "is_there",
-    "kernel_sizes",
-    "lattices",
-    "log_integral",
-    "needs",
-    "particle_fields",
-    "particle_flows",
-    "particle_spaces",
-    "priors",
-    "priors_of",
-    "seeds",
-    "small_flow",
-    "vector_fields",
-]

@@ -1,7 +1,7 @@
-"""The XY model solved by characters: rings and strips of up to three sites to a slice, to all digits.
+"""The XY model solved exactly by characters: rings, and strips of up to three sites in a slice.
 
 With `exp(beta cos theta) = sum_k I_k(beta) exp(i k theta)` the transfer matrix acts on integer charges, one
-for each site of a slice: links along time are `prod_i I_{k_i}`, links inside of a slice shift the charges.
+for each site of a slice. Links along time contribute `prod_i I_{k_i}`. Links inside a slice shift charges.
 """
 
 from __future__ import annotations
@@ -16,7 +16,13 @@ from scipy.special import iv
 
 @dataclass(frozen=True)
 class ExactXY:
-    """Exact results."""
+    """Exact results.
+
+    Attributes:
+        log_z: log of the partition function.
+        energy: `-sum_mu cos(theta(x + mu) - theta(x))` per site.
+        helicity_modulus: stiffness against a twist along the first direction.
+    """
 
     log_z: float
     energy: float
@@ -24,7 +30,7 @@ class ExactXY:
 
 
 def ring(beta: float, length: int) -> ExactXY:
-    """`Z = (2 pi)^L sum_k I_k^L`; a twist of every link multiplies charge k by `exp(i k L phi)`."""
+    """Solve a ring: `Z = (2 pi)^L sum_k I_k^L`; a twist of all links gives charge k a factor `exp(i k L phi)`."""
     k = np.arange(-40, 41)
     weight = iv(k, beta)
     z = (weight**length).sum()
@@ -34,14 +40,14 @@ def ring(beta: float, length: int) -> ExactXY:
 
 
 def ring_two_point(beta: float, length: int) -> list[float]:
-    """`<cos(theta(x + t) - theta(x))> = sum_k I_k^(L - t) I_{k+1}^t / sum_k I_k^L` for each t."""
+    """Return `<cos(theta(x + t) - theta(x))> = sum_k I_k^(L - t) I_{k+1}^t / sum_k I_k^L` for each t."""
     k = np.arange(-40, 41)
     terms = [iv(k, beta) ** (length - t) * iv(k + 1, beta) ** t for t in range(length)]
     return [float(term.sum() / terms[0].sum()) for term in terms]
 
 
 def strip(beta: float, width: int, length: int) -> ExactXY:
-    """Lattice `(length, width)`; the helicity modulus is along `length`. For beta < 1, to 1e-8."""
+    """Solve the lattice `(length, width)` for beta < 1, to 1e-8; the helicity modulus is along `length`."""
     cut = 12 // width
 
     def log_z(b: float) -> float:
@@ -56,11 +62,12 @@ def strip(beta: float, width: int, length: int) -> ExactXY:
 
 
 def _charges(width: int, cut: int) -> np.ndarray:
+    """Return all charges of a slice up to `cut`, `(state, width)`."""
     return np.array(list(itertools.product(range(-cut, cut + 1), repeat=width)))
 
 
 def _power(beta: float, width: int, n: int, cut: int) -> np.ndarray:
-    """The transfer matrix, divided by `(2 pi)^width`, to the power n."""
+    """Return the transfer matrix, divided by `(2 pi)^width`, to the power n."""
     charges, grid = _charges(width, cut), 32
     angle = np.meshgrid(*[2 * math.pi * np.arange(grid) / grid] * width, indexing="ij")
     inside = sum(np.cos(angle[(i + 1) % width] - angle[i]) for i in range(width))
