@@ -30,7 +30,7 @@ class ExactXY:
 
 
 def ring(beta: float, length: int) -> ExactXY:
-    """Solve a ring: `Z = (2 pi)^L sum_k I_k^L`; a twist of all links gives charge k a factor `exp(i k L phi)`."""
+    """Solve a ring: `Z = (2 pi)^L sum_k I_k^L`; a twist of all links gives charge k the phase `k L phi`."""
     k = np.arange(-40, 41)
     weight = iv(k, beta)
     z = (weight**length).sum()
