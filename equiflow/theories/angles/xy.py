@@ -56,7 +56,7 @@ class XYModel(Action):
         return self.beta * pull
 
     def coupling_grad(self, theta: Tensor, name: str) -> Tensor:
-        """Return `dS/dbeta = -sum_{x, mu} cos(theta(x + mu) - theta(x))`, `(batch,)`."""
+        """See `Action.coupling_grad`: `dS/dbeta = -sum_{x, mu} cos(theta(x + mu) - theta(x))`."""
         if name != "beta":
             raise ValueError(f"{type(self).__name__} has the coupling beta, not {name!r}.")
         self.space.check(theta, "theta")

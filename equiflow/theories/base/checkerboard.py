@@ -81,6 +81,7 @@ class CheckerboardGroup(Group):
         return self._element((first, *others), 1 - 2 * draw(2) if self.z2 else 1)
 
     def _element(self, shift: tuple[int, ...], sign: int = 1) -> Transformation:
+        """Return a translation with a sign."""
         dim = self.lattice.dim
         return Transformation(PointElement(tuple(range(dim)), (1,) * dim), shift, sign)
 

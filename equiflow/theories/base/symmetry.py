@@ -126,10 +126,12 @@ class SymmetryGroup(Group):
 
     @property
     def _identity(self) -> PointElement:
+        """The permutation that leaves every axis as it is."""
         return PointElement(tuple(range(self.lattice.dim)), (1,) * self.lattice.dim)
 
     @property
     def _inversion(self) -> PointElement:
+        """The map x -> -x."""
         return PointElement(tuple(range(self.lattice.dim)), (-1,) * self.lattice.dim)
 
     def on(self, space: Space) -> SymmetryGroup:

@@ -56,7 +56,7 @@ class CoulombGas(Action):
         return self.beta * x.index_add(1, i, -push).index_add(1, j, push)
 
     def coupling_grad(self, x: Tensor, name: str) -> Tensor:
-        """Return `dS/dbeta = H`, `(batch,)`."""
+        """See `Action.coupling_grad`: `dS/dbeta = H`."""
         if name != "beta":
             raise ValueError(f"{type(self).__name__} has the coupling beta, not {name!r}.")
         return self.hamiltonian(x)

@@ -89,7 +89,7 @@ class QuarticAction(Action):
         return local - 2 * neighbours
 
     def coupling_grad(self, phi: Tensor, name: str) -> Tensor:
-        """Return `dS/dm2 = sum_x |phi|^2` or `dS/dlam = sum_x |phi|^4`, `(batch,)`."""
+        """See `Action.coupling_grad`: `dS/dm2 = sum_x |phi|^2`, `dS/dlam = sum_x |phi|^4`."""
         self.space.check(phi)
         powers = {"m2": 1, "lam": 2}
         if name not in powers:

@@ -95,6 +95,7 @@ _SERIES = "two dimensions at m2 = -4, lam tuned so that m_p L is about 4"
 
 
 def _observables(chi2: tuple[float, float], *others: tuple[float, float]) -> tuple[Published, ...]:
+    """Return figures of the reference chains, each given as a value and its error."""
     names = ("susceptibility", "phi_squared", "nearest_neighbour", "mass_times_length")
     return tuple(Published(name, *pair, _CHAINS) for name, pair in zip(names, (chi2, *others), strict=True))
 
