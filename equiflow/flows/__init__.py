@@ -1,4 +1,7 @@
-"""Flows: a prior carried to a model density by an invertible, symmetric map."""
+"""Flows: a prior carried to a model density by an invertible, symmetric map.
+
+Start with `EquivariantCNF`. `Flow` is what all flows have in common.
+"""
 
 from equiflow.flows.base import Flow, FlowDistribution
 from equiflow.flows.certificate import Certificate

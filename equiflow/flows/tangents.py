@@ -1,4 +1,7 @@
-"""How log q answers to the weights of a flow, sample by sample, without a backward pass."""
+"""Derivatives of log q in the weights of a flow, sample by sample and without a backward pass.
+
+Natural gradients start from `log_q_tangents`.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from equiflow.runtime.checks import check_count, check_type
 
 
 def trained_parameters(flow: EquivariantCNF) -> list[nn.Parameter]:
-    """Those that the columns of `log_q_tangents` belong to, in their order."""
+    """Return the parameters in the order of the columns of `log_q_tangents`."""
     return [p for p in (*flow.prior.parameters(), *flow.vector_field.parameters()) if p.requires_grad]
 
 
@@ -24,21 +27,25 @@ def log_q_tangents(
     generator: torch.Generator | None = None,
     intervals: int = 6,
 ) -> Tensor:
-    r"""`d log q(phi) / d theta` at fixed phi, for fresh samples phi of the flow and every parameter.
+    r"""Return `d log q(phi) / d theta` at fixed phi, for fresh samples phi of the flow and every parameter.
 
-    The continuity equation, varied: along a trajectory
-    `d/dt (d log q / d theta) = -div(dv/dtheta) - dv/dtheta . grad log q`, and the score `grad log q`
-    comes with the path, so that all that is left is a quadrature in time (Gauss and Legendre's).
-    Its second moment is the Fisher matrix of the flow.
+    The derivative of the continuity equation along a trajectory is
+    `d/dt (d log q / d theta) = -div(dv/dtheta) - dv/dtheta . grad log q`. The score `grad log q` is
+    integrated along with phi (arXiv:2206.09016). The right-hand side is then known, and a Gauss-Legendre
+    quadrature in time gives the result. Its second moment is the Fisher matrix of the flow.
 
     Args:
-        flow: whose log-density.
-        n_samples: how many samples.
-        generator: source of randomness, on the flow's device.
-        intervals: nodes of the quadrature, with one step of rk5 from each to the next.
+        flow: the flow with an exact divergence.
+        n_samples: number of samples.
+        generator: source of randomness, on the flow's device; the global one by default.
+        intervals: number of nodes of the quadrature. One step of rk5 leads from each node to the next.
 
     Returns:
         `(n_samples, parameter)`, the parameters flattened in the order of `trained_parameters`.
+
+    Raises:
+        TypeError: if `flow` is no `EquivariantCNF`.
+        ValueError: if its divergence is only estimated.
     """
     check_type(flow, EquivariantCNF, "flow")
     check_count(intervals, "intervals")
@@ -61,7 +68,7 @@ def log_q_tangents(
 
 
 def _gauss_legendre(n: int) -> tuple[list[float], list[float]]:
-    """Nodes and weights on [0, 1], by Golub and Welsch."""
+    """Return the nodes and weights of n points on [0, 1], by the method of Golub and Welsch."""
     order = torch.arange(1, n, dtype=torch.float64)
     beta = order / (4 * order.square() - 1).sqrt()
     nodes, vectors = torch.linalg.eigh(torch.diag(beta, 1) + torch.diag(beta, -1))
