@@ -19,7 +19,6 @@ from equiflow.cli.config.file import parse_config
 from equiflow.cli.run.folder import Run
 from equiflow.interop import describe_samples, load_ensemble, shards
 from equiflow.runtime import distributed
-from equiflow.runtime.randomness import SharedGenerator, batch_size_of, own_rows, whole
 from tests.support import distributed_jobs as jobs
 from tests.support.cli_runs import TINY, content, same, tiny
 from tests.support.processes import alone, together
@@ -151,18 +150,6 @@ def test_a_run_of_one_process_is_not_gone_on_with_by_too_many(tmp_path):
     assert not list((tmp_path / "run").rglob("*.pt"))
 
 
-def test_shares_are_the_batch():
-    for n in (3, 5, 8):
-        seeded = [SharedGenerator("cpu", rank=r, world_size=3).manual_seed(0) for r in range(3)]
-        rows = [own_rows(torch.randn(n, 2, generator=g), g) for g in seeded]
-        assert torch.equal(torch.cat(rows), torch.randn(n, 2, generator=torch.Generator().manual_seed(0)))
-        assert [batch_size_of(len(part), g) for part, g in zip(rows, seeded, strict=True)] == [n] * 3
-        assert max(map(len, rows)) - min(map(len, rows)) <= 1
-    with whole(seeded[1]):
-        assert len(own_rows(torch.zeros(8), seeded[1])) == 8
-    assert len(own_rows(torch.zeros(8), seeded[1])) < 8
-
-
 def test_shards_are_one_ensemble_of_independent_samples(tmp_path):
     log_weight, other = together(jobs.shards, tmp_path / "two", 3)
     assert torch.equal(log_weight, other)
@@ -229,7 +216,7 @@ def test_shards_of_a_new_folder_are_bounded(tmp_path, monkeypatch):
 
 
 def test_processes_wait_for_one_that_samples_for_days():
-    assert alone(jobs.patience) > 6 * 24 * 3600
+    assert alone(jobs.collective_timeout) > 6 * 24 * 3600
 
 
 def test_shards_of_another_ensemble_are_not_joined(tmp_path):

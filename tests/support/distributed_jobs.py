@@ -1,4 +1,4 @@
-"""What the processes of `test_distributed.py` do: importable without pytest."""
+"""Jobs for the processes of `test_distributed.py`, importable without pytest."""
 
 from __future__ import annotations
 
@@ -47,34 +47,39 @@ LATTICE = Lattice((3, 3))
 ACTION = Phi4(LATTICE, m2=-4.0, lam=8.0)
 COARSE = Solver("rk4", steps=2)
 SAMPLES = torch.randn(20, 3, 3, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
-#: no two processes get the same number of samples
-UNEVEN = 7
+#: a batch that two or three processes cannot share evenly
+UNEVEN_BATCH = 7
 
 
 def untouched(field: Any = None) -> EquivariantCNF:
+    """Return a small flow with the weights that it is built with."""
     field = OrbitConvField(LATTICE, n_frequencies=2, n_time_modes=2) if field is None else field
     return EquivariantCNF(LATTICE, vector_field=field, solver=COARSE)
 
 
 def a_flow(field: Any = None) -> EquivariantCNF:
+    """Return a small flow with random weights."""
     return randomised(untouched(field))
 
 
 def randomised(flow: Any) -> Any:
+    """Give a flow random weights, in place, and return it."""
     randomise(flow, seed=1)
     return flow
 
 
 def deep() -> EquivariantCNF:
+    """Return a flow whose divergence is estimated with random probes."""
     return a_flow(DeepAttentionField(LATTICE, trace="hutchinson", n_probes=2))
 
 
 def conditional() -> ConditionalFlow:
+    """Return a flow for a range of couplings."""
     return randomised(ConditionalFlow(a_flow(), {"lam": (6.0, 9.0)}))
 
 
 PATH = PathGradient(solver=COARSE)
-#: flow, action, options of fit
+#: for each case: how to build the flow, its action, and options of fit
 CASES: dict[str, tuple[Callable[[], Any], Any, dict[str, Any]]] = {
     "path": (a_flow, ACTION, {"objective": PATH}),
     "reverse": (a_flow, ACTION, {"objective": ReverseKL()}),
@@ -97,37 +102,41 @@ CASES: dict[str, tuple[Callable[[], Any], Any, dict[str, Any]]] = {
 
 
 def train(case: str, **options: Any) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """History, but for its times, and weights after some steps."""
+    """Train for some steps; return the columns of the history without times, and the weights."""
     build, action, given = CASES[case]
     flow = build()
     if case == "natural":
         given = given | {"optimiser": NaturalGradient.of(flow, rows=5), "learning_rate": 1.0}
-    history = fit(flow, action, **({"steps": 3, "batch_size": UNEVEN, "warmup": 0} | given | options))
+    history = fit(flow, action, **({"steps": 3, "batch_size": UNEVEN_BATCH, "warmup": 0} | given | options))
     columns = {name: column for name, column in vars(history).items() if name != "seconds"}
     return columns, flow.state_dict()
 
 
 def train_all() -> dict[str, Any]:
+    """Train every case."""
     return {case: train(case) for case in CASES}
 
 
 def train_on(case: str, options: dict[str, Any]) -> Any:
+    """Train with options in one positional argument."""
     return train(case, **options)
 
 
 def train_without_sum() -> Any:
+    """Train with each process following its own gradient."""
     distributed.sum_gradients = lambda *_: None
     return train("path")
 
 
 def train_with_equal_weights() -> Any:
+    """Train with processes that count alike, although their shares of the batch differ."""
     average = distributed.sum_gradients
     distributed.sum_gradients = lambda trained, _: average(trained, 1 / distributed.world_size())
     return train("path")
 
 
 def train_with_noise_of_its_own() -> Any:
-    """A good estimate of the gradient, but another one for every number of processes."""
+    """Train with another unbiased estimate of the gradient for every number of processes."""
 
     class Own(torch.Generator):
         def manual_seed(self, seed: int) -> torch.Generator:
@@ -138,13 +147,18 @@ def train_with_noise_of_its_own() -> Any:
 
 
 def train_from_weights_of_its_own() -> Any:
+    """Train from different weights in each process."""
     build, action, options = CASES["path"]
     CASES["path"] = lambda: build() if distributed.is_first() else untouched(), action, options
     return train("path")
 
 
 def resume_on_disks_of_their_own() -> tuple[Any, list[str], int]:
-    """With a relative name of the checkpoint: history and weights, files, how often it was called back."""
+    """Resume from a checkpoint with a relative name, where each process has its own disk.
+
+    Returns:
+        History and weights, the files of this process, and the number of calls of its callback.
+    """
     calls: list[int] = []
     options = {"checkpoint": "run.pt", "checkpoint_every": 1, "callback": lambda h: calls.append(h.step[-1])}
     stop_at(2, lambda: train("natural", **options))
@@ -152,7 +166,7 @@ def resume_on_disks_of_their_own() -> tuple[Any, list[str], int]:
 
 
 def stop_at(step: int, job: Callable[[], Any]) -> None:
-    """Take some steps of a run and leave it."""
+    """Run a training job, but leave it before the step after `step`."""
     advance = TrainingRun.advance
 
     def stopping(run: Any, *arguments: Any) -> None:
@@ -170,7 +184,7 @@ def stop_at(step: int, job: Callable[[], Any]) -> None:
 
 
 class Failing:
-    """An objective that fails in one process."""
+    """A path gradient that raises `error` in one process at its call number `at`."""
 
     def __init__(self, error: BaseException, *, process: int, at: int) -> None:
         self.error, self.process, self.at, self.calls = error, process, at, 0
@@ -183,7 +197,7 @@ class Failing:
 
 
 def outcome(job: Callable[..., Any], *arguments: Any, **options: Any) -> str:
-    """How a job ends, in one line."""
+    """Return `done`, or the error that a job raised, in one line."""
     try:
         job(*arguments, **options)
     except BaseException as error:
@@ -192,10 +206,13 @@ def outcome(job: Callable[..., Any], *arguments: Any, **options: Any) -> str:
 
 
 def fail_in(process: int, error: BaseException, at: int) -> str:
+    """Return how training ends if one process fails."""
     return outcome(train, "path", objective=Failing(error, process=process, at=at))
 
 
 def fail_in_callback() -> str:
+    """Return how training ends if its callback fails, which the first process calls."""
+
     def callback(history: Any) -> None:
         raise OSError("the disk is full")
 
@@ -203,28 +220,31 @@ def fail_in_callback() -> str:
 
 
 def train_with_a_seed_of_its_own() -> str:
+    """Return how training ends if the seeds differ."""
     return outcome(train, "path", seed=distributed.rank())
 
 
 def train_on_less_than_a_sample_each() -> str:
+    """Return how training ends with more processes than samples."""
     return outcome(train, "path", batch_size=1)
 
 
 def climb_to_less_than_a_sample_each() -> str:
-    """How it ends, and whether the first lattice was trained before."""
+    """Return how a ladder ends and which files it has left: none if it stopped before the first lattice."""
     actions = [Phi4(Lattice((n, n)), m2=-4.0, lam=8.0) for n in (2, 3)]
-    end = outcome(fit_ladder, actions, batch_size=[UNEVEN, 1], steps=1, checkpoint="run.pt")
+    end = outcome(fit_ladder, actions, batch_size=[UNEVEN_BATCH, 1], steps=1, checkpoint="run.pt")
     return f"{end} {os.listdir()}"
 
 
 def shards(folder: Path, n_shards: int | None, seed: int = 0, **options: Any) -> Tensor:
+    """Draw 103 samples into shards and return their log weights."""
     return sample_shards(
         a_flow(), ACTION, 103, folder, n_shards=n_shards, seed=seed, batch_size=16, certify=4, **options
     )
 
 
 def shards_drawn(folder: Path, n_shards: int | None) -> list[str]:
-    """Names of the shards that this process has drawn."""
+    """Return the names of the shards that this process has drawn."""
     drawn: list[str] = []
     save = sharded.save_samples
     sharded.save_samples = lambda samples, path, **options: (
@@ -235,8 +255,8 @@ def shards_drawn(folder: Path, n_shards: int | None) -> list[str]:
     return drawn
 
 
-def patience() -> float:
-    """Seconds that a collective waits in the session of a process that torchrun has started."""
+def collective_timeout() -> float:
+    """Return how many seconds a collective operation waits in a session that torchrun has started."""
     os.environ |= {"TORCHELASTIC_RUN_ID": "tests", "MASTER_ADDR": "localhost", "MASTER_PORT": "0"}
     os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
     with distributed.session():
@@ -245,11 +265,12 @@ def patience() -> float:
 
 
 def shards_outcome(folder: Path, n_shards: int, seed: int) -> str:
+    """Return how sampling into shards ends."""
     return outcome(shards, folder, n_shards, seed)
 
 
 def command(*arguments: str) -> tuple[int, str]:
-    """Exit code and output of a command of `equiflow`, and no files but those of the first process."""
+    """Run a command of `equiflow`, whose config only the first process has; return exit code and output."""
     torch.set_default_dtype(torch.float32)
     if distributed.is_first():
         Path("config.toml").write_text(TINY)
@@ -260,7 +281,7 @@ def command(*arguments: str) -> tuple[int, str]:
 
 
 def elastic(victim: int, *arguments: str) -> None:
-    """What `torchrun --nproc-per-node=2 --max-restarts=1` does, with a process that is killed on the way."""
+    """Do the same as `torchrun --nproc-per-node=2 --max-restarts=1`, and kill one process on the way."""
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -276,6 +297,7 @@ def elastic(victim: int, *arguments: str) -> None:
 
 
 def _killed_once(victim: int, *arguments: str) -> None:
+    """Run a command of `equiflow`; one process dies before its fifth step, unless it is restarted."""
     torch.set_default_dtype(torch.float32)
     advance = TrainingRun.advance
 

@@ -1,4 +1,7 @@
-"""What the physics is compared with: quadrature, transfer matrices, series with known autocorrelations."""
+"""References for physics: quadrature, a second transfer matrix, series with known autocorrelations.
+
+`transfer_matrix` shares no code with `equiflow.oracles`, so that each can judge the other.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ from equiflow import (
 
 
 def one_site_moment(action: Phi4, power: int) -> float:
-    """`<|phi|^power>` of the density `exp(-m2 phi^2 - lam phi^4)` on a lattice of one site."""
+    """Return `<|phi|^power>` for the density `exp(-m2 phi^2 - lam phi^4)` on a lattice of one site."""
 
     def weight(x: float, n: int) -> float:
         return abs(x) ** n * math.exp(-action.m2 * x**2 - action.lam * x**4)
@@ -36,14 +39,17 @@ def one_site_moment(action: Phi4, power: int) -> float:
 
 
 def ar1(a: float, n: int, n_chains: int = 1, *, seed: int = 0) -> Tensor:
-    """Stationary `x' = a x + noise` of unit variance, `(n, n_chains)`; `tau_int = (1 + a) / (2 (1 - a))`."""
+    """Return a stationary series `x' = a x + noise` of unit variance, `(n, n_chains)`.
+
+    Its integrated autocorrelation time is `tau_int = (1 + a) / (2 (1 - a))`.
+    """
     noise = np.random.default_rng(seed).standard_normal((n, n_chains))
     noise[1:] *= math.sqrt(1 - a * a)
     return torch.from_numpy(lfilter([1.0], [1.0, -a], noise, axis=0))
 
 
 def free_samples(action: FreeScalar, n: int, *, seed: int = 0) -> Tensor:
-    """Independent samples of a free field."""
+    """Return n independent samples of a free field, `(n, *lattice)`."""
     prior = FreeField(action.lattice, m2=action.m2).double()
     return prior.rsample(n, torch.Generator().manual_seed(seed)).detach()
 
@@ -62,12 +68,12 @@ class Exact:
 def transfer_matrix(
     n_slices: int, width: int, *, m2: float, lam: float, n_grid: int = 30, reach: float = 4.5, rank: int = 10
 ) -> Exact:
-    """Phi^4 on a `(n_slices, width)` lattice, `Z = tr T^n_slices`, each site on a uniform grid.
+    """Solve phi^4 on a `(n_slices, width)` lattice by `Z = tr T^n_slices`, each site on a uniform grid.
 
-    The trapezoid rule converges exponentially. One site's kernel
-    `exp(-V(a)/2 - (a - b)^2 - V(b)/2)` has few eigenvalues that matter, `k = sum_i u_i u_i^T`; with
-    `U = u x u x ...` a slice becomes `B = U^T W U`, W the bonds inside it, and `Z = tr B^n_slices`,
-    for two slices or more (the squares of the eigenvalues left out are smaller than 1e-9).
+    The trapezoid rule converges exponentially. The kernel of one site,
+    `k(a, b) = exp(-V(a)/2 - (a - b)^2 - V(b)/2)`, has few eigenvalues that matter: `k = sum_i u_i u_i^T`.
+    With `U = u x u x ...` and the links W inside a slice, `Z = tr B^n_slices` for `B = U^T W U`. There must
+    be two slices or more: the eigenvalues left out are small enough if they are squared (1e-9).
     """
     phi = np.linspace(-reach, reach, n_grid)
     half = np.exp(-0.5 * (m2 * phi**2 + lam * phi**4)) * math.sqrt(phi[1] - phi[0])
@@ -78,12 +84,12 @@ def transfer_matrix(
 
     sites = np.meshgrid(*[phi] * width, indexing="ij")
     bonds = sum((sites[(x + 1) % width] - sites[x]) ** 2 for x in range(width))
-    # The kernel shares out the measure between neighbouring slices, W adds nothing to it.
+    # The kernel contains the measure, half from each of its slices, so W has none.
     inside = np.exp(-bonds)
 
     def slice_matrix(insertion: np.ndarray | float) -> np.ndarray:
         tensor = inside * insertion
-        for _ in range(width):  # consumes the first axis, appends (i, j)
+        for _ in range(width):  # each turn sums over the first axis and appends (i, j)
             tensor = np.tensordot(tensor, pair, axes=(0, 0))
         order = [*range(0, 2 * width, 2), *range(1, 2 * width, 2)]
         return tensor.transpose(order).reshape(u.shape[1] ** width, -1)
@@ -111,7 +117,7 @@ def transfer_matrix(
 
 
 def trained_flow(action: Action, *, steps: int = 60, batch_size: int = 96) -> EquivariantCNF:
-    """A small flow after a short training, reproducible."""
+    """Return a small flow after a short, reproducible training."""
     field = OrbitConvField(action.lattice, n_frequencies=4, n_time_modes=3, max_frequency=4.0)
     flow = EquivariantCNF(action.lattice, vector_field=field).double()
     objective = PathGradient(solver=Solver("rk4", steps=8))
@@ -120,5 +126,5 @@ def trained_flow(action: Action, *, steps: int = 60, batch_size: int = 96) -> Eq
 
 
 def flat(lattice: Lattice, value: float, n: int = 1) -> Tensor:
-    """Constant configurations."""
+    """Return n configurations with the same value at every site."""
     return torch.full((n, *lattice.shape), value, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""Jobs that several processes do together over gloo, as torchrun would start them, without its price.
+"""Functions that run in several processes joined over gloo, like under torchrun but started faster.
 
 The processes are forked from a server that has imported torch and equiflow once.
 """
@@ -21,11 +21,21 @@ CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
     ["equiflow.cli.app", "torch._dynamo", "torch.distributed.launcher.api", "typer.testing"]
 )
-PATIENCE = 120.0
+#: how long to wait for a result, and for a process to end
+MAX_WAIT_SECONDS = 120.0
 
 
 def together(job: Callable[..., Any], *arguments: Any, n: int = 2) -> list[Any]:
-    """What a job returns, or raises, in each of n processes that have joined one group."""
+    """Run a job in each of n processes that have joined one group.
+
+    Args:
+        job: function to call, importable by name.
+        arguments: its arguments.
+        n: number of processes.
+
+    Returns:
+        For each process, the result of the job, or the exception that it raised.
+    """
     with tempfile.TemporaryDirectory() as folder:
         pipes = [CONTEXT.Pipe(duplex=False) for _ in range(n)]
         processes = [
@@ -39,20 +49,21 @@ def together(job: Callable[..., Any], *arguments: Any, n: int = 2) -> list[Any]:
             return [_received(receiving) for receiving, _ in pipes]
         finally:
             for process in processes:
-                process.join(PATIENCE)
+                process.join(MAX_WAIT_SECONDS)
                 process.kill()
                 process.join()
                 process.close()
 
 
 def alone(job: Callable[..., Any], *arguments: Any) -> Any:
-    """The same in a process of its own that has joined nothing."""
+    """Run a job in one new process that has joined no group, and return its result or exception."""
     return together(job, *arguments, n=1)[0]
 
 
 def _received(pipe: Any) -> Any:
+    """Return the result that a process sends, or raise a TimeoutError."""
     with pipe:
-        if not pipe.poll(PATIENCE):
+        if not pipe.poll(MAX_WAIT_SECONDS):
             raise TimeoutError("a process has not come to its end")
         return pickle.loads(pipe.recv_bytes())
 
@@ -74,13 +85,14 @@ def _work(rank: int, n: int, folder: str, pipe: Any, job: Callable[..., Any], ar
 
 
 def _own(folder: str, rank: int) -> Path:
-    """A disk of its own."""
+    """Make and return the folder that stands for the disk of one process."""
     path = Path(folder) / f"disk-{rank}"
     path.mkdir()
     return path
 
 
 def _pickled(result: Any) -> bytes:
+    """Return the pickled result, or the pickled error if it cannot be pickled."""
     try:
         return pickle.dumps(result)
     except Exception as error:
