@@ -128,7 +128,7 @@ class GatedVectors(nn.Module):
         """Return G and its divergence in each particle's own position.
 
         Args:
-            vectors: V; channels are vectors and components are those of space.
+            vectors: V, with one channel per vector and `dim` components.
             invariants: s, `(batch, particle, invariant)`, and ds/dx_i, `(batch, particle, invariant, dim)`.
             time_values: values of the time basis, `(time_mode,)`.
 

@@ -1,4 +1,4 @@
-"""The trace of a Jacobian J of which only the products `w -> J^T w` are known.
+"""Exact and estimated traces of a Jacobian J that is known only by its products `w -> J^T w`.
 
 `dense_trace` is exact; `hutchinson` and `hutch_plus_plus` are estimates. All take a batch of Jacobians. The
 estimates are unbiased, and so are their gradients. They are smooth in J if the probes are kept.

@@ -82,7 +82,7 @@ class PeriodicCNN(Conditioner):
 
     Args:
         lattice: where the field lives, in one to three dimensions.
-        **options: those of `Conditioner`.
+        **options: the other arguments of `Conditioner`.
     """
 
     def __init__(self, lattice: Lattice, **options: Any) -> None:
@@ -107,7 +107,7 @@ class ParityCNN(Conditioner):
 
     Args:
         lattice: where the field lives, in one to three dimensions.
-        **options: those of `Conditioner`.
+        **options: the other arguments of `Conditioner`.
     """
 
     def __init__(self, lattice: Lattice, **options: Any) -> None:

@@ -149,7 +149,7 @@ class AffineLayer(PhaseSpaceLayer):
     Args:
         group: symmetry to build in.
         linear: initial modes of `K_0` on all momenta, `(*lattice)`.
-        **options: those of `PhaseSpaceLayer`.
+        **options: the other options of `PhaseSpaceLayer`.
     """
 
     def __init__(self, group: SymmetryGroup, *, linear: Tensor, **options: Any) -> None:
