@@ -41,8 +41,9 @@ class Complaint:
 def complaints(content: dict[str, Any]) -> Iterator[Complaint]:
     """Yield what is wrong with the content of a config file, at most one thing for each key."""
     content = with_kinds(content)
-    for name in content.keys() - Config.model_fields.keys():
-        yield Complaint((name,), f"{name}: unknown section{_hint(name, Config.model_fields)}")
+    for name in content:
+        if name not in Config.model_fields:
+            yield Complaint((name,), f"{name}: unknown section{_hint(name, Config.model_fields)}")
     for name, described in Config.model_fields.items():
         if name in content:
             yield from _in_table((name,), content[name])
@@ -69,11 +70,14 @@ def _in_table(path: Path, value: object) -> Iterator[Complaint]:
     elif path[-1] in LISTS or not isinstance(value, dict):
         expected = "tables" if path[-1] in LISTS else "a table" if name in LISTS else "a section"
         yield Complaint(path, f"{name} = {shown(value)}: expected {expected} {_title(path)} with keys.")
-    elif name in KINDS and value.get("kind", next(iter(KINDS[name]))) not in KINDS[name]:
-        yield _unknown_kind(path, value["kind"], list(KINDS[name]))
     else:
-        section = KINDS[name][value.get("kind", next(iter(KINDS[name])))] if name in KINDS else None
-        yield from _in_section(path, value, section or sections_named(name)[0], name)
+        sections = sections_named(name)
+        if "kind" in value and name in KINDS:
+            sections = tuple(section for kind, section in KINDS[name].items() if kind == value["kind"])
+        if sections:
+            yield from _in_section(path, value, sections[0], name)
+        else:
+            yield _unknown_kind(path, value["kind"], list(KINDS[name]))
 
 
 def _in_section(path: Path, value: dict[str, Any], section: type[Section], name: str) -> Iterator[Complaint]:
@@ -114,11 +118,13 @@ def _explained(error: Any, path: Path, place: Path, section: type[Section], name
 
 
 def _missing(path: Path) -> Complaint:
+    """The complaint that a table is missing."""
     text = f"section {_title(path)} is missing: it has no default. `equiflow config` shows it."
     return Complaint(path, text)
 
 
 def _unknown_kind(path: Path, kind: object, known: list[str]) -> Complaint:
+    """The complaint that a table is of none of the known kinds."""
     hint = _similar(kind if isinstance(kind, str) else "", known) or "."
     text = f"{_title(path)} kind = {shown(kind)}: expected {' or '.join(known)}{hint}"
     return Complaint((*path, "kind"), text)
@@ -143,5 +149,6 @@ def _hint(name: str, known: Iterable[str], table: str = "") -> str:
 
 
 def _similar(name: str, known: Iterable[str]) -> str:
+    """The question whether a known name was meant that looks like the given one."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f"; did you mean {close[0]}?" if close else ""

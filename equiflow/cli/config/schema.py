@@ -206,10 +206,11 @@ def with_kinds(content: dict[str, Any]) -> dict[str, Any]:
     A theory with fields of its own, such as the O(N) model, need not name them.
     """
     action, start = content.get("action"), content.get("start")
-    if not isinstance(action, dict) or action.get("kind", "phi4") not in ACTIONS:
+    kind = action.get("kind", "phi4") if isinstance(action, dict) else None
+    if not isinstance(kind, str) or kind not in ACTIONS:
         return content
     started = isinstance(start, dict) and start.get("flow") is not None
-    theory = ACTIONS[action.get("kind", "phi4")].theory
+    theory = ACTIONS[kind].theory
     completed = dict(content)
     for section, suitable in (("field", families_of(theory)), ("prior", priors_of(theory))):
         default, table = next(iter(suitable)), content.get(section, {})

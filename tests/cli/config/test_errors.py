@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from equiflow.cli.config.errors import ConfigError
+from equiflow.cli.config.errors import ConfigError, complaints
 from equiflow.cli.config.file import parse_config
+from equiflow.cli.config.schema import KINDS, Config, every_key
 from tests.support.cli_runs import parse
 
 
@@ -70,3 +74,31 @@ def test_every_mistake_is_told_at_once():
     with pytest.raises(ConfigError) as refused:
         parse("[training]\nsteps = 0\nbach_size = 3\n[run]\nkeep = -1")
     assert len(str(refused.value).splitlines()) == 3
+
+
+VALUES = st.sampled_from(
+    [3, -1, 1.5, True, "orbit", "none", [1], [4, 4], [[1]], ["a"], {}, {"kind": "path"}, {"kind": ["a"]}]
+    + [[{"kind": "path"}], [{"shape": [2, 2]}], [{"kind": "bad"}], [{"kind": [1]}]]
+)
+KIND_NAMES = st.sampled_from([*(kind for kinds in KINDS.values() for kind in kinds), "bad", 3, [1]])
+TABLES = st.dictionaries(st.sampled_from(sorted({key for _, _, key, _ in every_key()})), VALUES, max_size=3)
+SECTIONS = st.dictionaries(
+    st.sampled_from([*Config.model_fields, "fields"]),
+    VALUES | TABLES | st.builds(lambda table, kind: {**table, "kind": kind}, TABLES, KIND_NAMES),
+    max_size=3,
+)
+
+
+@given(SECTIONS)
+def test_there_are_complaints_exactly_if_a_config_is_refused(sections):
+    content = {"lattice": {"shape": [4, 4]}, "action": {"m2": 1.0, "lam": 1.0}, **sections}
+    try:
+        Config.model_validate(content)
+    except ValidationError:
+        refused = True
+    else:
+        refused = False
+    found = list(complaints(content))
+    assert bool(found) == refused
+    assert len({complaint.path for complaint in found}) == len(found)
+    assert all("\n" not in complaint.text for complaint in found)
