@@ -87,7 +87,7 @@ class Observable:
 def estimate_observables(samples: Samples, observables: Sequence[Observable]) -> dict[str, Estimates]:
     """Estimate quantities of your own on samples of any theory.
 
-    Errors are those of `measure`: weighted or with autocorrelations, and with the change under a finer solve.
+    Errors are computed as in `measure`, with weights or autocorrelations, and with the solver error.
 
     Args:
         samples: an ensemble or a chain.
@@ -98,14 +98,18 @@ def estimate_observables(samples: Samples, observables: Sequence[Observable]) ->
 
     Raises:
         TypeError: if an argument is of another type.
-        ValueError: if two observables share a name, a function returns another shape than promised, there are
-            too few samples for an error, or a weight is NaN or infinite.
+        ValueError: if two observables share a name, a function returns values of a wrong shape or NaN, there
+            are too few samples for an error, or a weight is NaN or infinite.
     """
     check_names(observables)
     if not observables:
         return {}
     functions = [function for observable in observables for function in observable.averages]
-    return Averages.over(samples, functions).estimates(observables)
+    averages = Averages.over(samples, functions)
+    for observable in observables:
+        if not all(bool(averages.mean_of(function).isfinite().all()) for function in observable.averages):
+            raise ValueError(f"{observable.name!r} has NaN or infinite values; expected finite ones.")
+    return averages.estimates(observables)
 
 
 def check_names(observables: Sequence[Observable], taken: Sequence[str] = ()) -> None:
@@ -156,8 +160,8 @@ class Averages:
 
         Raises:
             TypeError: if `samples` is of another type.
-            ValueError: if a function returns another shape, there are too few samples for an error, or a
-                weight is NaN or infinite.
+            ValueError: if a function returns values of a wrong shape, there are too few samples for an error,
+                or a weight is NaN or infinite.
         """
         check_type(samples, Samples, "samples", "Give an Ensemble or a Chain.")
         columns = _Columns(functions)
@@ -175,8 +179,8 @@ class Averages:
     def estimates(self, observables: Sequence[Observable]) -> dict[str, Estimates]:
         """Estimate observables that are computed from these averages.
 
-        The error of `f(<a>)` is that of the fluctuations `sum_i df/da_i (a_i - <a_i>)`, by the Gamma method
-        along a chain (hep-lat/0306017). Its solver error is `f(<a> + shift) - f(<a>)`.
+        The error of `f(<a>)` follows from its fluctuations `sum_i df/da_i (a_i - <a_i>)`, along a chain by
+        the Gamma method (hep-lat/0306017). Its solver error is `f(<a> + shift) - f(<a>)`.
 
         Args:
             observables: what to compute.
@@ -185,7 +189,7 @@ class Averages:
             The estimate of every observable by its name, a tuple of estimates for several numbers.
 
         Raises:
-            ValueError: if an observable is no differentiable function of the averages, or not of 0-d tensors.
+            ValueError: if a quantity is no differentiable function of the averages, or no number.
         """
         values, slopes = self._with_slopes(observables)
         errors = error_of_fluctuations(self.fluctuations @ slopes.T, scale=slopes.abs() @ self.means.abs())
@@ -210,7 +214,7 @@ class Averages:
     def _with_slopes(self, observables: Sequence[Observable]) -> tuple[Tensor, Tensor]:
         """Return all numbers, `(k,)`, and their derivatives in the averages, `(k, a)`.
 
-        The derivatives are taken one at a time: one that does not exist is NaN and would spoil a common one.
+        The derivatives are taken one at a time. In a common backward pass one NaN would spoil all others.
         """
         leaf = self.means.clone().requires_grad_()
         values, slopes = [], []
@@ -256,6 +260,8 @@ class _Columns:
                 f"The average of an observable returned {got}; expected one value per configuration, "
                 f"({len(phi)},), or several, ({len(phi)}, k)."
             )
+        if values.is_complex():
+            raise ValueError("The average of an observable is complex; give its real and imaginary part.")
         return values
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from equiflow.analysis.tables import table
 from equiflow.flows import Flow
 from equiflow.samplers.importance import Ensemble, check_not_annealed, log_weights
 from equiflow.samplers.kernel import Chain
@@ -69,6 +70,12 @@ class Diagnosis:
         """Whether both directions agree within errors."""
         return not self.warnings
 
+    def __str__(self) -> str:
+        """Return a table of the estimates, and the warnings below."""
+        sectors = {"P(M > 0), model": self.positive_sector[0], "P(M > 0), target": self.positive_sector[1]}
+        estimates = {name: value for name, value in vars(self).items() if isinstance(value, Estimate)}
+        return "\n".join([table(estimates | sectors), *(f"warning: {warning}" for warning in self.warnings)])
+
 
 def diagnose(
     flow: Flow, action: Action, ensemble: Ensemble, chain: Chain, *, threshold: float = 4.0
@@ -88,7 +95,7 @@ def diagnose(
         The estimates from both directions, and warnings where they disagree.
 
     Raises:
-        ValueError: if the ensemble is annealed, since its weights cannot be compared with those of a chain.
+        ValueError: if the ensemble is annealed, since weights of paths cannot be compared with weights of a chain.
     """
     check_not_annealed(ensemble)  # before the expensive inverse flow
     target_phi = chain.configurations.to(flow.device, flow.dtype)

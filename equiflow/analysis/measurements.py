@@ -23,6 +23,7 @@ from equiflow.analysis.averages import (
 )
 from equiflow.analysis.correlators import CoshFit, fit_cosh
 from equiflow.analysis.lattice_fields import LatticeFields
+from equiflow.analysis.tables import table
 from equiflow.runtime.checks import check_type
 from equiflow.samplers.samples import Samples
 from equiflow.statistics import Estimate, error_of_fluctuations
@@ -99,8 +100,7 @@ class Measurements:
         for name, value in self.own.items():
             if isinstance(value, tuple):
                 rows |= {f"{name}[{k}]": one for k, one in enumerate(value)}
-        width = max(map(len, rows))
-        return "\n".join(f"{name:<{width}}  {value}" for name, value in rows.items())
+        return table(rows)
 
     def _by_name(self) -> dict[str, Any]:
         """Return all results that exist, by name."""
@@ -177,7 +177,7 @@ def _lattice(source: Samples, action: Action | None, space: Space | None) -> Lat
     if space.sites is None or space.has_windings:
         name = "space" if action is None else "action.space"
         raise TypeError(
-            f"{name} must be that of a real field on a lattice, a Lattice or Multiplet; got {space}. For "
+            f"{name} must belong to a real field on a lattice, a Lattice or Multiplet; got {space}. For "
             "other theories use equiflow.analysis.estimate_observables."
         )
     if given != space.shape:

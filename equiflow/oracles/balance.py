@@ -62,7 +62,7 @@ def z2_balance(source: Ensemble | Chain, *, odd: Callable[[Tensor], Tensor] = ma
     Raises:
         ValueError: if `odd` does not change sign with phi, or there are no samples.
     """
-    phi = source.phi if isinstance(source, Ensemble) else source.configurations
+    phi = source.configurations
     if not len(phi):
         raise ValueError("There are no samples to balance; expected at least one.")
     if not torch.allclose(odd(-phi[:8]), -odd(phi[:8])):

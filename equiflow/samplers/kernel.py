@@ -215,7 +215,7 @@ class Chain(Samples):
         certificate: of the flow that made the proposals, for samplers that have one.
         log_weight: `-S - log q` of each sample, for independence Metropolis, `(n_samples, n_chains)`.
         kernel: the update that made the chains, tuned; `chain.kernel.sample(n, start=chain)` continues them.
-        annealed: whether the log weights are those of an annealed ensemble, work along paths.
+        annealed: whether the log weights come from an annealed ensemble, as work along paths.
     """
 
     samples: Tensor

@@ -54,10 +54,10 @@ class Samples(ABC):
 
     @abstractmethod
     def mean_and_fluctuations(self, function: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-        """Average k numbers per configuration, and keep how every sample deviates from the averages.
+        """Average k numbers per configuration, and return the deviation of every sample from the averages.
 
-        Derived quantities are computed from these two: the fluctuations of `f(<a>)` are
-        `sum_i df/da_i` times those of `a_i`, and `statistics.error_of_fluctuations` makes its error of them.
+        The error of a derived quantity `f(<a>)` follows from these deviations: its own fluctuations are
+        `sum_i df/da_i (a_i - <a_i>)`, and `statistics.error_of_fluctuations` turns them into an error.
 
         Args:
             function: function of a batch `(batch, *lattice)` that returns `(batch, k)` in float64.

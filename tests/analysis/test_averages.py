@@ -180,6 +180,8 @@ def test_what_two_observables_share_is_evaluated_once():
         (lambda phi: phi.sum(), r"returned \(\); expected"),
         (lambda phi: phi[:-1].flatten(1).sum(1), r"returned \(\d+,\); expected"),
         (lambda phi: 1.0, "returned float; expected"),
+        (lambda phi: torch.fft.fft(phi.flatten(1)), "is complex"),
+        (lambda phi: phi.flatten(1)[:, 0] / 0, "'bad' has NaN or infinite values"),
     ],
 )
 def test_averages_must_give_one_value_or_several_per_configuration(average, message):

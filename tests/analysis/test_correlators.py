@@ -29,7 +29,7 @@ def test_masses_of_a_free_correlator_are_exact(side, m2):
 
 
 def correlated_noise(side: int, size: float = 1e-4) -> Tensor:
-    """Return a covariance whose neighbours are as correlated as those of a correlator."""
+    """Return a covariance with correlated neighbours, as averaged correlators have it."""
     distance = (torch.arange(side)[:, None] - torch.arange(side)).abs()
     return size**2 * (torch.exp(-distance.double() / 4) + 0.5)
 

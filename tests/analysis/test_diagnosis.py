@@ -54,6 +54,7 @@ def test_a_collapsed_flow_has_a_fine_reverse_ess_and_is_found_out(chain):
     assert any("Forward ESS" in warning for warning in found.warnings)
     assert any("log Z" in warning for warning in found.warnings)
     assert any("Z2 sector" in warning for warning in found.warnings)
+    assert str(found).splitlines()[-1] == f"warning: {found.warnings[-1]}"
     # The model has one of two equal wells, so it misses half of Z.
     assert found.log_z_bridge.mean - found.log_z_reverse.mean == pytest.approx(math.log(2), abs=0.05)
 
@@ -61,6 +62,8 @@ def test_a_collapsed_flow_has_a_fine_reverse_ess_and_is_found_out(chain):
 def test_a_symmetric_flow_raises_no_warning(chain):
     found = diagnosis_of(trained(z2=True), chain)
     assert found.ok, found.warnings
+    assert "warning" not in str(found)
+    assert f"forward_ess       {found.forward_ess}" in str(found)
     assert found.lower_bound.mean <= found.log_z_bridge.mean <= found.upper_bound.mean
 
 
