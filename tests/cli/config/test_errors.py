@@ -76,9 +76,9 @@ def test_every_mistake_is_told_at_once():
     assert len(str(refused.value).splitlines()) == 3
 
 
+ROWS = [[{"kind": "path"}], [{"shape": [2, 2]}], [{"kind": "bad"}], [{"kind": [1]}]]
 VALUES = st.sampled_from(
-    [3, -1, 1.5, True, "orbit", "none", [1], [4, 4], [[1]], ["a"], {}, {"kind": "path"}, {"kind": ["a"]}]
-    + [[{"kind": "path"}], [{"shape": [2, 2]}], [{"kind": "bad"}], [{"kind": [1]}]]
+    [3, -1, 1.5, True, "orbit", "none", [1], [4, 4], [[1]], ["a"], {}, {"kind": "path"}, {"kind": [1]}, *ROWS]
 )
 KIND_NAMES = st.sampled_from([*(kind for kinds in KINDS.values() for kind in kinds), "bad", 3, [1]])
 TABLES = st.dictionaries(st.sampled_from(sorted({key for _, _, key, _ in every_key()})), VALUES, max_size=3)
