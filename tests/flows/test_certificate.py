@@ -1,4 +1,4 @@
-"""Every result of a flow knows its errors of discretisation and rounding; the solver is chosen by them."""
+"""Certificates: errors of discretisation and rounding, in every result and in the choice of a solver."""
 
 import copy
 import dataclasses
@@ -164,7 +164,7 @@ def test_certificates_are_values():
 
 
 class Truncated(OrbitConvField):
-    """In float32, and only there, its divergence has the digits of bfloat16."""
+    """A field whose divergence has only the digits of bfloat16 in float32."""
 
     def velocity_and_divergence(self, phi, t):
         velocity, divergence = super().velocity_and_divergence(phi, t)
@@ -174,7 +174,7 @@ class Truncated(OrbitConvField):
 
 
 def random_flow(field, *, steps: int = 16, prior=None, scale: float = 0.3) -> EquivariantCNF:
-    """In float32, with an error of discretisation of 1e-5 to 1e-4."""
+    """Return a float32 flow whose error of discretisation is 1e-5 to 1e-4."""
     flow = EquivariantCNF(field.lattice, vector_field=field, prior=prior, solver=Solver("rk4", steps=steps))
     randomise(flow.double().vector_field, scale=scale)
     return flow.float()
@@ -243,7 +243,7 @@ def test_in_float64_a_certificate_compares_two_solvers_and_nothing_else(with_act
 
 
 class Quadratic(Action):
-    """`S = phi . M phi / 2` with a matrix that has a dtype of its own."""
+    """`S = phi . M phi / 2`, whose matrix has a dtype of its own."""
 
     def __init__(self, lattice):
         super().__init__(lattice)
@@ -315,7 +315,7 @@ def test_every_family_is_certified_in_float64(name):
 
 
 class Rounded(AffineMap):
-    """In float32, and only there, the log-determinant has the digits of bfloat16."""
+    """A map whose log-determinant has only the digits of bfloat16 in float32."""
 
     def forward(self, x, even, odd):
         moved, log_slope = super().forward(x, even, odd)

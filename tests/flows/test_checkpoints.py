@@ -99,7 +99,7 @@ def test_an_option_of_the_template_is_passed_on_by_a_conditional_flow(tmp_path):
 
 
 class Shifted(Flow):
-    """A flow of one's own that does not say how it is rebuilt."""
+    """A user's flow that does not say how it is rebuilt."""
 
     def transform_and_log_det(self, z: Tensor) -> tuple[Tensor, Tensor]:
         return z + 1, z.new_zeros(len(z))
@@ -109,7 +109,7 @@ class Shifted(Flow):
 
 
 class SavedShift(Shifted):
-    """One that does."""
+    """A user's flow that says how it is rebuilt."""
 
     def recipe(self) -> dict[str, Any]:
         return {"flow": "SavedShift", "lattice": list(self.lattice.shape)}

@@ -1,3 +1,5 @@
+"""Continuous flows: density, symmetry, gradients, certificates, files and errors."""
+
 from __future__ import annotations
 
 import copy
@@ -153,7 +155,7 @@ def gradient_of(flow: EquivariantCNF, loss: Tensor) -> Tensor:
 
 
 def directional_mismatch(flow: EquivariantCNF, loss, gradient: Tensor) -> float:
-    """Relative difference between a gradient along a random direction and finite differences."""
+    """Return the relative difference of a gradient along a random direction from finite differences."""
     along = torch.randn(len(gradient), generator=generator(7))
     start = torch.nn.utils.parameters_to_vector(flow.parameters()).detach()
     step, values = 1e-5, []
@@ -223,7 +225,7 @@ def test_path_samples_are_the_flow_s_samples(adjoint):
 
 
 def worst_deviation(one, other) -> float:
-    """Largest difference of two gradient estimators in mean, in its standard errors."""
+    """Return the largest difference between the means of two gradient estimators, in standard errors."""
     flow = small_flow((2, 3), n_frequencies=1, n_time_modes=1, solver=rk4(6))
     action = Phi4(flow.lattice, m2=0.5, lam=0.5)
     differences = torch.stack(

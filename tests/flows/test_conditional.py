@@ -1,3 +1,5 @@
+"""Conditional flows: every coupling has a flow of its own, which obeys every law and is trained rightly."""
+
 from __future__ import annotations
 
 import copy
@@ -98,7 +100,7 @@ def test_flows_at_several_couplings_can_be_used_by_several_threads():
 
 
 def overwritten(flow: ConditionalFlow, **couplings: float) -> EquivariantCNF:
-    """The template with its weights overwritten, which is wrong as soon as a second coupling is asked for."""
+    """Return the template with its weights overwritten, a mistake that the next coupling suffers from."""
     with torch.no_grad():
         for name, weight in flow.weights(**couplings).items():
             dict(flow.template.named_parameters())[name].copy_(weight)
@@ -155,7 +157,7 @@ def gradient(objective, flow: ConditionalFlow, family: ActionFamily) -> dict[str
 
 
 def by_functional_call(flow: ConditionalFlow, family: ActionFamily) -> dict[str, torch.Tensor]:
-    """The same surrogate with the weights as differentiable functions of the modes."""
+    """Gradients of the same surrogate, with the weights as differentiable functions of the modes."""
 
     class Surrogate(torch.nn.Module):
         def __init__(self) -> None:

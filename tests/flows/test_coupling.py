@@ -111,7 +111,7 @@ def test_sampled_log_prob_is_log_prob_of_the_sample(kind, options, seed):
 
 
 def masks_partition(flow: CouplingFlow) -> bool:
-    """Whether each layer moves what it does not read, and two in turn move every site once."""
+    """Return whether each layer reads only what it leaves alone, and two in turn move every site once."""
     for layer in flow.layers:
         moved = torch.zeros(flow.lattice.volume, dtype=torch.bool)
         moved[layer._active] = True

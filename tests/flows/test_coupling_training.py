@@ -48,7 +48,7 @@ def test_a_parameter_without_a_gradient_is_seen(kind):
 
 
 def test_every_weight_has_a_gradient_and_one_layer_would_not():
-    """Why a hidden layer is demanded: without one the kernel's even offsets meet frozen zeros."""
+    """Without a hidden layer, the weights at even offsets of a kernel only meet zeros of the mask."""
     flow = make("real_nvp", hidden_channels=(2,))
     unreached(flow)
     assert all(bool((p.grad != 0).all()) for p in flow.parameters())

@@ -1,4 +1,4 @@
-"""Flows on (phi, p): laws that hold to rounding, because the discrete map is what they are stated for."""
+"""Flows on field and momentum: their laws are about the discrete map, so they hold to rounding."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def symplectic_defect(flow: ExtendedFlow, z: Tensor) -> float:
 
 
 class ReplacedLayer(PhaseSpaceLayer):
-    """A layer with something wrong with it, for the laws to find."""
+    """A layer with a planted mistake."""
 
     def __init__(self, good: PhaseSpaceLayer, what: str) -> None:
         torch.nn.Module.__init__(self)

@@ -1,4 +1,4 @@
-"""Whatever is done to a flow, in whatever order, it keeps its laws and its copies keep their values."""
+"""A flow keeps its laws, and its copies keep their values, under any sequence of operations."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class InterruptionError(Exception):
 
 @dataclass(frozen=True, repr=False)
 class Interrupted:
-    """An objective that stops the run at its second call, under the name of the one inside."""
+    """An objective that stops the run at its second call, and has the repr of the objective inside."""
 
     inner: Objective
     calls: list[int]
@@ -78,7 +78,7 @@ class Interrupted:
 
 
 def fingerprint(flow: EquivariantCNF) -> list[Tensor]:
-    """Every number of a flow and what it makes of some fields."""
+    """Return all numbers of a flow, and its results for some fields."""
     phi = configurations(flow.lattice, 2, dtype=flow.dtype)
     with torch.no_grad():
         return [*(tensor.clone() for tensor in flow.state_dict().values()), flow.log_prob(phi)]
@@ -131,11 +131,11 @@ class FlowMachine(RuleBasedStateMachine):
         return EquivariantCNF(self.lattice, vector_field=field, prior=prior, solver=solver)
 
     def tolerance(self) -> float:
-        """Rounding; where steps adapt, also what a step more or less can change."""
+        """Return the tolerance: rounding, and with adaptive steps the effect of one step more or less."""
         return ROUNDING[self.flow.dtype] + (1e-4 if self.flow.solver.is_adaptive else 0.0)
 
     def replace_by(self, other: EquivariantCNF) -> None:
-        """Go on with another flow that must be the same in every bit; keep this one to compare with."""
+        """Go on with another flow that must be equal to the bit, and keep this one for comparison."""
         assert other is not self.flow
         assert (other.solver, other.group) == (self.flow.solver, self.flow.group)
         before = fingerprint(self.flow)
