@@ -95,7 +95,7 @@ def diagnose(
         The estimates from both directions, and warnings where they disagree.
 
     Raises:
-        ValueError: if the ensemble is annealed, since weights of paths cannot be compared with weights of a chain.
+        ValueError: if the ensemble is annealed, since weights of paths and of samples cannot be compared.
     """
     check_not_annealed(ensemble)  # before the expensive inverse flow
     target_phi = chain.configurations.to(flow.device, flow.dtype)

@@ -44,7 +44,7 @@ def log_z_bridge(flow: Flow, action: Action, ensemble: Ensemble, chain: Chain) -
         log Z with its error.
 
     Raises:
-        ValueError: if the ensemble is annealed, since weights of paths cannot be compared with weights of a chain.
+        ValueError: if the ensemble is annealed, since weights of paths and of samples cannot be compared.
     """
     check_not_annealed(ensemble)
     target = chain.series(

@@ -24,7 +24,8 @@ from equiflow.theories.scalar import observables
 class LatticeFields:
     """Averages of fields `(batch, *lattice)` or `(batch, component, *lattice)`, and what follows from them.
 
-    All methods that take phi compute in float64. Products of several components are scalar products.
+    All methods that take phi compute in float64. Products of several components are scalar products. See
+    `Measurements` for the definitions of `C(t)` and `G(x)`.
 
     Attributes:
         lattice: where the fields live.

@@ -38,7 +38,8 @@ class Measurements:
 
     `M = mean_x phi_x`; `G(x) = <phi_y phi_{y+x}>`; L and t run along the first axis. For a multiplet,
     products are scalar products, `|M|` is a length, and `M` and `M^3` stand for `M_1` and `|M|^2 M_1`.
-    `measurements["binder"]` is `measurements.binder`, and names of your own observables work alike.
+    `measurements["binder"]` is `measurements.binder`, and your own observables are found by name in the same
+    way. `print(measurements)` shows a table.
 
     Attributes:
         abs_magnetisation: `<|M|>`.
@@ -144,8 +145,8 @@ def measure(
 
     >>> from equiflow import HMC, Lattice, Phi4
     >>> from equiflow.analysis import Observable
-    >>> action = Phi4(Lattice((4, 4)), m2=-4.0, lam=8.0)
-    >>> chain = HMC(action, step_size=0.1).sample(40, n_chains=32, n_thermalisation=20)
+    >>> action, generator = Phi4(Lattice((4, 4)), m2=-4.0, lam=8.0), torch.Generator().manual_seed(0)
+    >>> chain = HMC(action, step_size=0.1).sample(40, n_chains=32, n_thermalisation=20, generator=generator)
     >>> links = Observable("links", lambda phi: (phi - phi.roll(-1, 1)).square().mean((1, 2)))
     >>> measured = measure(chain, action=action, observables=[links])
     >>> expected = 2 * (measured.phi_squared.mean - measured.nearest_neighbour.mean)
