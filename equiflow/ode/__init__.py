@@ -1,1 +1,5 @@
-"""Integration of ordinary differential equations: which solver, and how it is driven."""
+"""Integration of ordinary differential equations.
+
+`solver.Solver` says how, `integrate.integrate` does it, `tuning.choose_solver` finds the cheapest solver that
+is accurate enough. The coefficients of the fixed-step methods are in `tableaus`.
+"""

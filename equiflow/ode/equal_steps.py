@@ -68,7 +68,7 @@ class _ThreeEighths(Formula):
         return (k1 + 3 * (k2 + k3) + k4) * h * 0.125
 
 
-# Two formulas are written out: results must not change by a bit, and all saved ones were rounded in this order.
+# Two formulas are written out in the order in which all saved results were rounded: none may change by a bit.
 _WRITTEN_OUT: dict[str, type[Formula]] = {"heun3": _Heun3, "rk4": _ThreeEighths}
 FORMULAS = {name: _WRITTEN_OUT.get(name, Formula)(tableau) for name, tableau in TABLEAUS.items()}
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torchdiffeq import odeint, odeint_adjoint
 
 from equiflow.ode.equal_steps import solve_in_equal_steps
 from equiflow.ode.solver import EqualSteps, Gradient, Solver, SolverError, Tolerances
@@ -161,6 +160,9 @@ def _in_adaptive_steps(
     parameters: tuple[Tensor, ...],
 ) -> State:
     """Integrate with torchdiffeq; raise a SolverError if it gives up."""
+    # Imported here, because it imports much of scipy, which equal steps do without.
+    from torchdiffeq import odeint, odeint_adjoint
+
     times = torch.tensor([t0, t1], dtype=state[0].dtype, device=state[0].device)
     # Without step_t the last step passes t1 and an interpolant of lower order steps back to it.
     options = {"max_num_steps": control.max_steps, "step_t": times}
