@@ -249,7 +249,8 @@ def _load_file(path: Path, kind: type[S]) -> tuple[dict[str, Any], S]:
         raise CheckpointError(f"{path} holds no {kind.__name__}; it holds {header.get('kind')!r}.")
     try:
         samples = _put_together(header["content"], arrays)
-        assert isinstance(samples, kind)
+        if not isinstance(samples, kind):
+            raise TypeError(f"its content is a {type(samples).__name__}")
         _check(samples, tuple(header["shape"]))
     except Exception as error:  # constructors raise many kinds of errors on a wrong recipe
         raise CheckpointError(f"{path} does not describe {kind.__name__}: {error}") from error
