@@ -34,7 +34,7 @@ def small_flow(angles: Angles = SQUARE, *, scale: float = 0.1) -> EquivariantCNF
 
 
 def trained(angles: Angles, beta: float, steps: int) -> EquivariantCNF:
-    """A flow from a uniform start, trained for a moment."""
+    """Return a flow of angles after a short training."""
     field = AngleField(angles, n_ridges=4, n_time_modes=2)
     flow = EquivariantCNF(angles, vector_field=field, solver=Solver("rk5", steps=4)).double()
     options = {"batch_size": 64, "learning_rate": 8e-2, "warmup": 5, "progress": False}

@@ -11,7 +11,7 @@ from torch import Tensor
 def site_by_site(
     phi: Tensor, *, hop: float = 0.0, kinetic: float = 0.0, square: float = 0.0, quartic: float = 0.0
 ) -> Tensor:
-    """`sum_x [sum_mu (hop phi phi' + kinetic (phi' - phi)^2) + square phi^2 + quartic phi^4]`."""
+    """Return `sum_x [sum_mu (hop phi phi' + kinetic (phi' - phi)^2) + square phi^2 + quartic phi^4]`."""
     total = torch.zeros(len(phi))
     shape = phi.shape[1:]
     for x in itertools.product(*map(range, shape)):

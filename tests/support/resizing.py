@@ -1,4 +1,7 @@
-"""What the tests of resizing draw: pairs of lattices, fields, priors; and how much each law is violated."""
+"""Strategies and measures for the tests of resizing.
+
+Pairs of lattices, fields and priors are drawn; each `*_violation` measures how much one law is broken.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,7 @@ times = st.floats(0, 1)
 
 @dataclass(frozen=True)
 class Pair:
-    """Two lattices, and the cell of the fields that fit both when repeated."""
+    """Two lattices, and the cell of fields that fit both lattices when they are repeated."""
 
     cell: tuple[int, ...]
     source: Lattice
@@ -55,7 +58,7 @@ class Pair:
 
 @st.composite
 def pairs(draw: st.DrawFn, *, cubic: bool = False) -> Pair:
-    """Any two lattices of one to three dimensions; where their sides have no common divisor, period 1."""
+    """Draw two lattices in one to three dimensions; the period is 1 where sides have no common divisor."""
     dim = draw(st.integers(1, 3))
     side = st.integers(1, LONGEST_SIDE[dim])
     cell = [draw(side)] * dim if cubic else [draw(side) for _ in range(dim)]
@@ -66,15 +69,15 @@ def pairs(draw: st.DrawFn, *, cubic: bool = False) -> Pair:
 
 
 @st.composite
-def growing(draw: st.DrawFn) -> Pair:
-    """A lattice, and one that is as large or larger along each axis."""
+def growing_pairs(draw: st.DrawFn) -> Pair:
+    """Draw a lattice, and another one that is at least as large along each axis."""
     source = draw(lattices(max_dim=3, max_volume=27))
     target = tuple(side + draw(st.integers(0, 4)) for side in source.shape)
     return Pair((1,) * source.dim, source, Lattice(target))
 
 
 def exact_group(draw: st.DrawFn, pair: Pair) -> SymmetryGroup:
-    """A group of the source that is no larger on the target: nothing is averaged."""
+    """Draw a group of the source that is not larger on the target, so that nothing is averaged."""
     group = SymmetryGroup(pair.source, draw(st.sampled_from(POINT_GROUPS)), draw(st.booleans()))
     if set(group.on(pair.target).point_elements) <= set(group.point_elements):
         return group
@@ -98,7 +101,7 @@ def field_on(
 
 @st.composite
 def fields_to_resize(draw: st.DrawFn, pair: Pair) -> OrbitConvField:
-    """A random field of the source whose kernel fits the target, in a group that both have."""
+    """Draw a field of the source whose kernel fits the target, with a group of both lattices."""
     group = exact_group(draw, pair)
     fits = [min(sides) for sides in zip(pair.source.shape, pair.target.shape, strict=True)]
     sizes = range(1, min(fits) + 1) if group.point in REFLECTING else range(1, min(fits) + 1, 2)
@@ -108,30 +111,30 @@ def fields_to_resize(draw: st.DrawFn, pair: Pair) -> OrbitConvField:
     return field_on(group, draw(seeds), kernel_size=kernel_size)
 
 
-def drawn(where: st.SearchStrategy[Pair]) -> st.SearchStrategy[tuple[Pair, OrbitConvField]]:
+def fields_and_pairs(where: st.SearchStrategy[Pair]) -> st.SearchStrategy[tuple[Pair, OrbitConvField]]:
     return where.flatmap(lambda pair: st.tuples(st.just(pair), fields_to_resize(pair)))
 
 
-def relative(found: Tensor, expected: Tensor) -> float:
+def relative_difference(found: Tensor, expected: Tensor) -> float:
     return float((found - expected).detach().abs().max() / expected.detach().abs().max().clamp(min=1.0))
 
 
-def reach(field: OrbitConvField) -> tuple[int, ...]:
-    """How far the kernel reaches along each axis."""
+def kernel_reach(field: OrbitConvField) -> tuple[int, ...]:
+    """Return how far the kernel of a field reaches along each axis."""
     offsets = (field.group.offset_orbits(field.config()["kernel_size"]).index >= 0).nonzero()
     sides = torch.tensor(field.lattice.shape)
     return tuple(torch.minimum(offsets, sides - offsets).amax(0).tolist())
 
 
 def tiling_violation(pair: Pair, field: VectorField, resized: VectorField, t: float, seed: int) -> float:
-    """How much the velocities of one periodic field differ on two lattices."""
+    """Measure how much the velocities of one periodic configuration differ on two lattices."""
     phi = pair.fields(seed)
     expected = pair.repeated(field.velocity(pair.repeated(phi, pair.source), t)[pair.in_cell], pair.target)
-    return relative(resized.velocity(pair.repeated(phi, pair.target), t), expected)
+    return relative_difference(resized.velocity(pair.repeated(phi, pair.target), t), expected)
 
 
 def localised(lattice: Lattice, seed: int, radius: tuple[int, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """The same noise around the origin of any lattice, and where it lies."""
+    """Return the same noise around the origin of any lattice, and the index of its sites."""
     box = Lattice(tuple(2 * r + 1 for r in radius))
     where = torch.meshgrid(
         *(torch.arange(-r, r + 1) % side for r, side in zip(radius, lattice.shape, strict=True)),
@@ -143,7 +146,7 @@ def localised(lattice: Lattice, seed: int, radius: tuple[int, ...]) -> tuple[Ten
 
 
 def locality_violation(field: VectorField, resized: VectorField, t: float, seed: int) -> float:
-    """How much the velocity of a localised field changes around it, where no kernel can go round the lattice.
+    """Measure how much the velocity of a localised field changes near the field.
 
     Sites of the field are at most twice its radius apart, less than half a side.
     """
@@ -152,7 +155,7 @@ def locality_violation(field: VectorField, resized: VectorField, t: float, seed:
     for one in (field, resized):
         phi, where = localised(one.lattice, seed, radius)
         inside.append(one.velocity(phi, t)[where])
-    return relative(inside[1], inside[0])
+    return relative_difference(inside[1], inside[0])
 
 
 def randomised_flow(shape: tuple[int, ...], seed: int = 0, **options: object) -> EquivariantCNF:
@@ -170,17 +173,17 @@ def random_prior(
 
 
 def spectrum(prior: FreeField) -> Tensor:
-    """`log sigma_k` on all momenta, `(*lattice)`."""
+    """Return `log sigma_k` on all momenta, `(*lattice)`."""
     return prior.log_sigma.detach()[prior.group.momentum_orbits().index]
 
 
 def log_ratio(prior: FreeField) -> Tensor:
-    """What was learned: `log sigma_k` less that of the free field."""
+    """Return the learned part of the spectrum: `log sigma_k` minus `log sigma_k` of the free field."""
     return spectrum(prior) + 0.5 * (2 * (prior.lattice.squared_momenta() + prior.m2)).log()
 
 
 def common_momenta_violation(source: Lattice, old: Tensor, target: Lattice, new: Tensor) -> float:
-    """Largest difference at the momenta `k / L = k' / L'` that both lattices have."""
+    """Return the largest difference at the momenta `k / L = k' / L'` of both lattices."""
     per_axis = [
         [(k, k * b // a) for k in range(a) if k * b % a == 0]
         for a, b in zip(source.shape, target.shape, strict=True)
@@ -199,7 +202,7 @@ def priors_to_resize(draw: st.DrawFn, pair: Pair) -> FreeField:
 def reflection_violation(
     resize: Callable[[Tensor, Lattice, Lattice], Tensor], pair: Pair, seed: int
 ) -> float:
-    """How much it matters whether a kernel is reflected before or after it changes its lattice."""
+    """Measure the difference between reflecting a kernel before and after it changes its lattice."""
     kernel = configurations(pair.source, 2, seed)
     return max(
         float(
@@ -211,7 +214,7 @@ def reflection_violation(
     )
 
 
-cases = lattices(max_dim=3).flatmap(lambda lat: st.tuples(groups(lat), kernel_sizes(lat)))
+groups_and_kernel_sizes = lattices(max_dim=3).flatmap(lambda lat: st.tuples(groups(lat), kernel_sizes(lat)))
 
 
 RESIZABLE = {

@@ -36,7 +36,7 @@ def test_the_velocity_is_the_gradient_of_the_potential(field, seed, t):
 @settings(max_examples=10)
 @given(lattices(max_volume=12), st.sampled_from(POINT_GROUPS), seeds)
 def test_pairs_alone_are_a_sum_of_sines(lattice, point, seed):
-    """Without ridges, term by term: `v_x = sum_n sum_y K_n(x - y) sin n(theta_y - theta_x)`."""
+    """Without ridges the field is, term by term, `v_x = sum_n sum_y K_n(x - y) sin n(theta_y - theta_x)`."""
     angles = Angles(lattice)
     field = AngleField(angles, group=AngleGroup(angles, point), n_harmonics=3, n_ridges=1, n_time_modes=1)
     randomise(field.double(), seed=seed)
@@ -77,7 +77,7 @@ def test_the_field_starts_at_zero_and_moves():
 
 
 def test_ridges_go_beyond_pairs():
-    """Of pairs, the change by turning one neighbour does not depend on where another one points."""
+    """With pairs alone, the effect of turning one neighbour does not depend on the angle of another one."""
     theta = torch.zeros(4, 3, 3, dtype=torch.float64)
     theta[1:3, 0, 1] = 1.0
     theta[2:4, 1, 0] = 1.0
@@ -86,7 +86,7 @@ def test_ridges_go_beyond_pairs():
 
 
 class Planted(VectorField):
-    """A sound field with a mistake planted in it."""
+    """A correct field plus a planted mistake."""
 
     def __init__(self, inner: AngleField) -> None:
         super().__init__(inner.group)
@@ -99,7 +99,7 @@ class Planted(VectorField):
 
 
 class Unwinds(Planted):
-    """Springs between neighbours: every symmetry, but a full turn is noticed."""
+    """Springs between neighbours: symmetric, but not periodic."""
 
     def mistake(self, phi):
         pull = sum(phi.roll(1, mu) + phi.roll(-1, mu) - 2 * phi for mu in self.lattice.axes)
@@ -107,7 +107,7 @@ class Unwinds(Planted):
 
 
 class HalfInteger(Planted):
-    """`sin((theta_y - theta_x) / 2)`: periodic after two turns."""
+    """`sin((theta_y - theta_x) / 2)`, periodic after two turns only."""
 
     def mistake(self, phi):
         near = [(phi.roll(s, mu) - phi) / 2 for mu in self.lattice.axes for s in (1, -1)]
@@ -122,7 +122,7 @@ class PointsUp(Planted):
 
 
 class Chiral(Planted):
-    """`1 - cos`, even where it should be odd."""
+    """`1 - cos`, which is even and should be odd."""
 
     def mistake(self, phi):
         near = [phi.roll(s, mu) - phi for mu in self.lattice.axes for s in (1, -1)]
@@ -130,7 +130,7 @@ class Chiral(Planted):
 
 
 class ForgetsTheCurvature(AngleField):
-    """The trace through the embedding alone: without what the turning tangent gives, `-Re[conj(u) q]`."""
+    """A trace without the term of the turning tangent, `-Re[conj(u) q]`."""
 
     def velocity_and_divergence(self, phi, t):
         velocity, divergence = super().velocity_and_divergence(phi, t)

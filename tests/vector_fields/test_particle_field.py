@@ -32,7 +32,7 @@ def test_field_obeys_every_law_in_float32():
 
 
 class Planted(VectorField):
-    """A sound field with a mistake planted in it."""
+    """A correct field plus a planted mistake."""
 
     def __init__(self, inner: ParticleField) -> None:
         super().__init__(inner.group)
@@ -54,7 +54,7 @@ class SeesTheOrigin(Planted):
 
 
 class CountsTheMean(Planted):
-    """Takes `(1 - 1/N)` of the trace, as if subtracting the mean had a divergence."""
+    """A divergence of `(1 - 1/N)` of the trace, as if subtracting the mean had a divergence."""
 
     def velocity_and_divergence(self, phi, t):
         velocity, divergence = self.inner.velocity_and_divergence(phi, t)
@@ -62,7 +62,7 @@ class CountsTheMean(Planted):
 
 
 class ForgetsTheGates(GatedVectors):
-    """The trace as if the gates of a particle did not depend on where it is."""
+    """A trace as if the gates of a particle did not depend on its position."""
 
     def forward(self, vectors, invariants, time_values):
         value, slope = invariants
@@ -89,7 +89,7 @@ def test_the_field_starts_at_zero_and_moves():
 
 
 def test_the_field_goes_beyond_pair_forces():
-    """Of pair forces, the change by moving one neighbour does not depend on where another one is."""
+    """With pair forces alone, the effect of moving one neighbour does not depend on another neighbour."""
     near, far = torch.tensor([[0.5, 1.0], [0.5, 1.5]]), torch.tensor([[1.0, 0.0], [1.2, -0.3]])
     x = torch.stack([torch.stack([torch.zeros(2), a, b]) for a in near for b in far])
     velocity = random_field().velocity(x, 0.0)[:, 0].detach()

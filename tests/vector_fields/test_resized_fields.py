@@ -17,15 +17,15 @@ from equiflow.theories.base.point_groups import PointElement
 from equiflow.theories.base.resizing import offsets_on
 from equiflow.theories.base.symmetry import SymmetryGroup
 from tests.support.resizing import (
-    cases,
-    drawn,
     field_on,
-    growing,
+    fields_and_pairs,
+    groups_and_kernel_sizes,
+    growing_pairs,
+    kernel_reach,
     localised,
     locality_violation,
     pairs,
-    reach,
-    relative,
+    relative_difference,
     tiling_violation,
     times,
 )
@@ -33,14 +33,14 @@ from tests.support.strategies import POINT_GROUPS, configurations, seeds
 
 
 @settings(max_examples=80)
-@given(drawn(pairs()), times, seeds)
+@given(fields_and_pairs(pairs()), times, seeds)
 def test_velocity_of_a_field_that_fits_both_lattices_is_the_same(case, t, seed):
     pair, field = case
     assert tiling_violation(pair, field, field.resized(pair.target), t, seed) < 1e-12
 
 
 @settings(max_examples=40)
-@given(drawn(pairs()), times, seeds)
+@given(fields_and_pairs(pairs()), times, seeds)
 def test_divergence_per_site_is_the_same_unless_an_offset_comes_to_lie_on_the_origin(case, t, seed):
     pair, field = case
     resized, phi = field.resized(pair.target), pair.fields(seed)
@@ -50,14 +50,14 @@ def test_divergence_per_site_is_the_same_unless_an_offset_comes_to_lie_on_the_or
     ]
     folded = offsets_on(field.kernel.values(), pair.source, pair.target)
     at_origin = (..., *(0,) * pair.source.dim)
-    if all(far < side for far, side in zip(reach(field), pair.target.shape, strict=True)):
-        assert relative(per_site[1], per_site[0]) < 1e-12
+    if all(far < side for far, side in zip(kernel_reach(field), pair.target.shape, strict=True)):
+        assert relative_difference(per_site[1], per_site[0]) < 1e-12
     else:
-        assert relative(folded[at_origin], field.kernel.values()[at_origin]) > 1e-6
+        assert relative_difference(folded[at_origin], field.kernel.values()[at_origin]) > 1e-6
 
 
 @settings(max_examples=15)
-@given(drawn(pairs()).filter(lambda case: case[0].source.volume <= 36), times, seeds)
+@given(fields_and_pairs(pairs()).filter(lambda case: case[0].source.volume <= 36), times, seeds)
 def test_shrunk_to_the_cell_the_divergence_is_the_trace_over_periodic_fields(case, t, seed):
     pair, field = case
     try:
@@ -73,7 +73,7 @@ def test_shrunk_to_the_cell_the_divergence_is_the_trace_over_periodic_fields(cas
         return field.velocity(pair.repeated(x, pair.source), t)[pair.in_cell]
 
     trace = dense_jacobian(of_cell, phi).diagonal(dim1=1, dim2=2).sum(1)
-    assert relative(resized.velocity_and_divergence(phi, t)[1], trace) < 1e-12
+    assert relative_difference(resized.velocity_and_divergence(phi, t)[1], trace) < 1e-12
 
 
 @settings(max_examples=40)
@@ -89,37 +89,37 @@ def test_a_group_that_grows_averages_the_field_over_its_elements(pair, point, z2
         [inverse[g](field.velocity(pair.repeated(g(phi), pair.source), t)[pair.in_cell]) for g in elements]
     ).mean(0)
     velocity = resized.velocity(pair.repeated(phi, pair.target), t)
-    assert relative(velocity, pair.repeated(expected, pair.target)) < 1e-12
+    assert relative_difference(velocity, pair.repeated(expected, pair.target)) < 1e-12
 
 
 @settings(max_examples=40)
-@given(drawn(growing()), times, seeds)
+@given(fields_and_pairs(growing_pairs()), times, seeds)
 def test_growing_and_shrinking_again_is_the_identity(case, t, seed):
     pair, field = case
     back = field.resized(pair.target).resized(pair.source)
     phi = configurations(pair.source, seed=seed)
     expected, found = (f.velocity_and_divergence(phi, t) for f in (field, back))
-    assert max(relative(a, b) for a, b in zip(found, expected, strict=True)) < 1e-12
+    assert max(relative_difference(a, b) for a, b in zip(found, expected, strict=True)) < 1e-12
     torch.testing.assert_close(back.kernel.values(), field.kernel.values(), rtol=1e-13, atol=1e-13)
 
 
 @settings(max_examples=40)
-@given(drawn(growing()), times, seeds)
+@given(fields_and_pairs(growing_pairs()), times, seeds)
 def test_a_localised_field_moves_the_same_on_a_larger_lattice(case, t, seed):
     pair, field = case
     assert locality_violation(field, field.resized(pair.target), t, seed) < 1e-12
 
 
 @settings(max_examples=40)
-@given(drawn(pairs()))
+@given(fields_and_pairs(pairs()))
 def test_a_kernel_of_small_support_keeps_its_values_offset_by_offset(case):
     pair, field = case
-    fits = zip(reach(field), pair.source.shape, pair.target.shape, strict=True)
+    fits = zip(kernel_reach(field), pair.source.shape, pair.target.shape, strict=True)
     if not all(2 * far < min(sides) for far, *sides in fits):
         return
     old, new = field.kernel.values(), field.resized(pair.target).kernel.values()
     seen = 0.0
-    for offset in itertools.product(*(range(-far, far + 1) for far in reach(field))):
+    for offset in itertools.product(*(range(-far, far + 1) for far in kernel_reach(field))):
         torch.testing.assert_close(new[(..., *offset)], old[(..., *offset)], rtol=1e-13, atol=1e-14)
         seen += float(old[(..., *offset)].abs().sum())
     for values in (old, new):
@@ -145,7 +145,7 @@ def test_kernels_that_decay_move_localised_fields_the_same_up_to_their_tail(shap
         ]
         folded = velocities[1]
         for axis, side in zip(lattice.axes, shape, strict=True):
-            # Nothing is lost of the larger lattice: what lies beyond the smaller is what went round it.
+            # Nothing is lost: sites beyond the smaller lattice are those that went round it.
             folded = torch.stack(folded.split(side, axis)).sum(0)
         torch.testing.assert_close(folded, velocities[0], rtol=1e-12, atol=1e-12)
         inside = [
@@ -169,7 +169,7 @@ def test_a_resized_field_obeys_every_law_on_its_new_lattice(pair, point, z2, see
 
 
 @settings(max_examples=40)
-@given(cases, times, seeds)
+@given(groups_and_kernel_sizes, times, seeds)
 def test_values_are_the_kernels_that_act(case, t, seed):
     group, kernel_size = case
     field, phi = field_on(group, seed, kernel_size=kernel_size), configurations(group.lattice, seed=seed)
@@ -182,14 +182,14 @@ def test_values_are_the_kernels_that_act(case, t, seed):
     slopes = torch.cat([torch.ones_like(phi).unsqueeze(1), features.first], 1).flatten(2).sum(2)
     drift = 0.0 if group.z2 else field.drift @ torch.cos(math.pi * t * torch.arange(2))
     velocity, divergence = field.velocity_and_divergence(phi, t)
-    assert relative(velocity, torch.fft.ifftn(modes.sum(1), dim=axes).real + drift) < 1e-12
-    assert relative(divergence, slopes @ at_time.flatten(1)[:, 0]) < 1e-12
+    assert relative_difference(velocity, torch.fft.ifftn(modes.sum(1), dim=axes).real + drift) < 1e-12
+    assert relative_difference(divergence, slopes @ at_time.flatten(1)[:, 0]) < 1e-12
     values.zero_()
     assert torch.equal(field.velocity(phi, t), velocity)
 
 
 @settings(max_examples=40)
-@given(cases, seeds)
+@given(groups_and_kernel_sizes, seeds)
 def test_set_values_is_the_average_over_the_group(case, seed):
     group, kernel_size = case
     kernel = field_on(group, seed, kernel_size=kernel_size).kernel

@@ -101,7 +101,7 @@ def test_reweighted_flows_have_the_exact_physics(shape, exact: ExactXY, other: E
 
 
 def test_chains_have_the_exact_physics():
-    """HMC on the line, and both chains of a flow that knows little, on a ring."""
+    """On a ring: HMC, and both kinds of chain from a flow with little training."""
     angles, exact = Angles(Lattice((4,))), ring(0.9, 4)
     action, flow = XYModel(angles, beta=0.9), trained(angles, 0.9, 3)
     generator = torch.Generator().manual_seed(0)

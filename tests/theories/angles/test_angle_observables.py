@@ -1,4 +1,4 @@
-"""Observables of angles, on everything that can be known."""
+"""Observables of angles against quadrature, characters and closed forms."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.support.xy_oracle import ExactXY, ring, ring_two_point, strip
 
 
 def quadrature(angles: Angles, beta: float) -> tuple[Tensor, Tensor, float]:
-    """All angles on a grid but one at zero, their weights, and log Z: exponentially exact."""
+    """Return all angles on a grid with one at zero, their weights, and log Z; exponentially exact."""
     points, volume = 24, angles.lattice.volume
     line = TURN * torch.arange(points, dtype=torch.float64) / points
     rest = torch.cartesian_prod(*[line] * (volume - 1)).reshape(points ** (volume - 1), -1)
@@ -69,7 +69,7 @@ def test_a_vortex_and_its_antivortex():
 
 
 def test_a_third_of_all_plaquettes_of_independent_angles_has_a_vortex():
-    """The sum of three uniform angles in [-pi, pi) lies outside of that range with probability 1/3."""
+    """The sum of three uniform angles in [-pi, pi) lies outside [-pi, pi) with probability 1/3."""
     theta = UniformAngles(Angles(Lattice((16, 16)))).rsample(400, torch.Generator().manual_seed(0))
     density = vortex_density(theta)
     assert abs(float(density.mean()) - 1 / 3) < 4 * float(density.std()) / 20 < 0.01

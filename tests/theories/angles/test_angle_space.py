@@ -1,4 +1,4 @@
-"""Angles are the same after a full turn; their group."""
+"""The space of angles, in which a full turn changes nothing, and its group."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ def test_gaussians_and_fields_of_real_numbers_refuse_angles():
 
 
 class VonMisesFromTheOrigin(UniformAngles):
-    """A density that falls off from zero as if angles were numbers."""
+    """A density that falls off from zero, as if angles were real numbers."""
 
     def log_prob(self, z):
         return super().log_prob(z) - 1e-3 * z.square().sum(self.space.event_axes)

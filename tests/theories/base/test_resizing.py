@@ -15,7 +15,7 @@ from torch import Tensor
 from equiflow.theories.base.lattice import Lattice
 from equiflow.theories.base.resizing import momenta_on, offsets_on
 from equiflow.theories.base.symmetry import SymmetryGroup
-from tests.support.resizing import cases, pairs, reflection_violation
+from tests.support.resizing import groups_and_kernel_sizes, pairs, reflection_violation
 from tests.support.strategies import configurations, groups, lattices, seeds
 
 
@@ -80,7 +80,7 @@ def test_the_maps_refuse_another_dimension(resize):
 
 
 @settings(max_examples=40)
-@given(cases, seeds)
+@given(groups_and_kernel_sizes, seeds)
 def test_the_mean_over_orbits_is_that_of_a_loop(case, seed):
     group, kernel_size = case
     orbits = group.offset_orbits(kernel_size)

@@ -28,7 +28,7 @@ from tests.support.strategies import POINT_GROUPS
 
 
 def unsplit(kernel: Tensor, source: Lattice, target: Lattice) -> Tensor:
-    """All of the offset L/2 on one side."""
+    """Put the whole value of the offset L/2 on one side."""
     index = torch.arange(max(source.shape))
     for axis, old, new in zip(source.axes, source.shape, target.shape, strict=True):
         if old != new:
@@ -41,7 +41,7 @@ def unsplit(kernel: Tensor, source: Lattice, target: Lattice) -> Tensor:
 
 
 def counted_twice(kernel: Tensor, source: Lattice, target: Lattice) -> Tensor:
-    """The offset L/2 on both sides in full."""
+    """Put the whole value of the offset L/2 on both sides."""
     for axis, old, new in zip(source.axes, source.shape, target.shape, strict=True):
         if old % 2 == 0 and old != new:
             kernel = kernel.clone()
@@ -50,7 +50,7 @@ def counted_twice(kernel: Tensor, source: Lattice, target: Lattice) -> Tensor:
 
 
 def unsigned(kernel: Tensor, source: Lattice, target: Lattice) -> Tensor:
-    """Offsets by their index, so that -1 lands far away."""
+    """Carry offsets by their index, so that -1 lands far away."""
     for axis, old, new in zip(source.axes, source.shape, target.shape, strict=True):
         carried = kernel.new_zeros(
             [new if a - kernel.dim() == axis else n for a, n in enumerate(kernel.shape)]
@@ -60,7 +60,7 @@ def unsigned(kernel: Tensor, source: Lattice, target: Lattice) -> Tensor:
 
 
 def cropped(kernel: Tensor, source: Lattice, target: Lattice) -> Tensor:
-    """Offsets that the smaller lattice does not have are dropped instead of summed."""
+    """Drop the offsets that the smaller lattice lacks, instead of adding them to others."""
     for axis, old, new in zip(source.axes, source.shape, target.shape, strict=True):
         if new < old:
             index = torch.arange(old)
@@ -71,7 +71,7 @@ def cropped(kernel: Tensor, source: Lattice, target: Lattice) -> Tensor:
 
 
 def by_index(values: Tensor, source: Lattice, target: Lattice) -> Tensor:
-    """Momenta by their index."""
+    """Carry momenta by their index."""
     for axis, old, new in zip(source.axes, source.shape, target.shape, strict=True):
         values = values.index_select(axis, torch.arange(new) % old)
     return values
@@ -162,7 +162,7 @@ def test_an_unsplit_last_offset_is_seen_by_reflections_and_by_nothing_else(monke
     expected = symmetric.resized(pair.target).kernel.values()
     plant(monkeypatch, offsets_on, unsplit)
     assert asymmetry() > 1e-3
-    # The average over the orbits of a group with reflections splits it all the same.
+    # The average over the orbits of a group with reflections splits the offset, too.
     torch.testing.assert_close(symmetric.resized(pair.target).kernel.values(), expected, rtol=0, atol=1e-13)
 
 

@@ -15,7 +15,7 @@ from tests.support.strategies import POINT_GROUPS, configurations, groups, kerne
 
 
 def image(element: PointElement, x: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
-    """`R x` modulo the lattice, from the definition."""
+    """Return `R x` modulo the lattice, by definition."""
     turned = (s * x[a] for s, a in zip(element.signs, element.permutation, strict=True))
     return tuple(c % side for c, side in zip(turned, shape, strict=True))
 
@@ -25,7 +25,7 @@ def sites(shape: tuple[int, ...]) -> list[tuple[int, ...]]:
 
 
 def box(shape: tuple[int, ...], kernel_size: int | tuple[int, ...] | None) -> set:
-    """Offsets of a kernel centred as well as its parity allows, modulo the lattice."""
+    """Return the offsets of a kernel, centred as well as its parity allows, modulo the lattice."""
     sizes = shape if kernel_size is None else kernel_size
     sizes = (sizes,) * len(shape) if isinstance(sizes, int) else sizes
     along = [range(-((n - 1) // 2), n // 2 + 1) for n in sizes]
@@ -33,7 +33,7 @@ def box(shape: tuple[int, ...], kernel_size: int | tuple[int, ...] | None) -> se
 
 
 def classes(index: torch.Tensor) -> set[frozenset]:
-    """The sets of offsets that share an orbit label, -1 left out."""
+    """Return the sets of offsets with the same orbit label, without the label -1."""
     found: dict[int, set] = {}
     for x in sites(tuple(index.shape)):
         if int(index[x]) >= 0:

@@ -65,7 +65,7 @@ def test_a_field_at_zero_has_the_divergence_of_its_linear_part():
 
 
 class PerComponent(MultipletField):
-    """Sines of each component by itself: no O(N)."""
+    """A field with sines of each component alone, which breaks O(N)."""
 
     def velocity_and_divergence(self, phi, t):
         velocity, divergence = super().velocity_and_divergence(phi, t)
@@ -73,7 +73,7 @@ class PerComponent(MultipletField):
 
 
 class ForgetsTheOtherComponents(MultipletField):
-    """Takes cos(omega r) for the whole trace."""
+    """A field whose divergence takes cos(omega r) for the whole trace."""
 
     def velocity_and_divergence(self, phi, t):
         velocity, divergence = super().velocity_and_divergence(phi, t)

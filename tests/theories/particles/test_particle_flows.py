@@ -56,7 +56,7 @@ def test_a_saved_flow_is_the_same_flow(space, tmp_path):
 
 
 def test_the_centre_of_mass_of_samples_is_that_of_the_prior():
-    """Sample by sample, so it is exactly Gaussian with variance 1 / (beta N)."""
+    """The two agree sample by sample, so the centre of mass is Gaussian with variance 1 / (beta N)."""
     flow = EquivariantCNF(PLANE, vector_field=random_field(), prior=TrappedGaussian(PLANE, beta=5.0).double())
     z = flow.prior.rsample(500, torch.Generator().manual_seed(0)).detach()
     x = flow.transform_and_log_det(z)[0].detach()
@@ -67,7 +67,7 @@ def test_the_centre_of_mass_of_samples_is_that_of_the_prior():
 
 
 def log_z_of_two(dim: int, beta: float) -> float:
-    """Centre of mass in closed form times the integral over the distance r: `H = 1/r + r^2/4 + X^2`."""
+    """Return log Z by an integral over the distance r; `H = 1/r + r^2/4 + X^2`, with X in closed form."""
     sphere = 2 * math.pi ** (dim / 2) / math.gamma(dim / 2)
     relative, _ = quad(lambda r: r ** (dim - 1) * np.exp(-beta * (1 / r + r**2 / 4)), 0, np.inf)
     return math.log(sphere * relative) + 0.5 * dim * math.log(math.pi / beta)
@@ -95,7 +95,7 @@ def test_log_z_of_two_particles_is_the_integral_over_their_distance(dim):
     ensemble = importance_sample(flow, gas, 2000, generator=torch.Generator().manual_seed(1))
     assert ensemble.effective_sample_size().mean > 0.8
     assert abs(ensemble.log_z().sigmas_from(log_z_of_two(dim, beta))) < 3
-    # Another temperature is another integral, and would be told apart.
+    # The integral at another temperature is told apart.
     assert abs(ensemble.log_z().sigmas_from(log_z_of_two(dim, 1.03 * beta))) > 5
     # The variational free energy is an upper bound.
     assert float(-ensemble.log_weight.mean()) > -log_z_of_two(dim, beta)

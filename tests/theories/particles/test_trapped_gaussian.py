@@ -14,7 +14,7 @@ from tests.support.strategies import configurations, particle_flows
 
 
 def covariance(prior: TrappedGaussian) -> torch.Tensor:
-    """Of all coordinates: sigma^2 on differences, 1 / beta on the uniform mode, on each axis."""
+    """Return the covariance of all coordinates: sigma^2 on differences, 1 / beta on the uniform mode."""
     n, dim = prior.space.shape
     uniform = torch.full((n, n), 1 / n)
     each = (torch.eye(n) - uniform) * (2 * prior.log_sigma.detach()).exp() + uniform / prior.beta

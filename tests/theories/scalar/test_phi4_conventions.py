@@ -13,7 +13,7 @@ from equiflow import FreeScalar, Lattice, Phi4
 from tests.support.explicit_actions import site_by_site
 from tests.support.strategies import configurations, lattices, log_integral, seeds
 
-# The actions written out again, from the couplings alone.
+# The actions written out from their couplings alone.
 EXPLICIT = {
     "hopping": lambda phi, kappa, lam_hopping: site_by_site(
         phi, hop=-2 * kappa, square=1 - 2 * lam_hopping, quartic=lam_hopping
@@ -25,7 +25,7 @@ BACK = {"hopping": Phi4.from_hopping, "continuum": Phi4.from_continuum, "factori
 names = pytest.mark.parametrize("name", EXPLICIT)
 
 
-# The same from two numbers for every convention, with the constructor that reads it.
+# A constructor and its explicit action for each convention, both from two numbers.
 CONVENTIONS = {
     "hopping": (
         lambda lattice, a, b: Phi4.from_hopping(lattice, kappa=0.1 + a, lam_hopping=b),
@@ -43,11 +43,11 @@ CONVENTIONS = {
 
 
 def violation(action: Phi4, name: str, seed: int, *, scale: float = 1.0, power: float = 1.0) -> float:
-    """`|S_there(phi_there) - S_here(phi_here)|` relative to the sum of their terms' sizes."""
+    """Return `|S_there(phi_there) - S_here(phi_here)|` relative to the size of the terms."""
     form = action.conventions()[name]
     phi = configurations(action.lattice, seed=seed)
     there = EXPLICIT[name](scale * form.field_scale**power * phi, **form.couplings)
-    # Of the terms before they cancel: on one site the kinetic term is 2d phi^2 - 2d phi^2.
+    # The size before terms cancel: on one site the kinetic term is 2d phi^2 - 2d phi^2.
     size = site_by_site(phi, square=abs(action.m2) + 4 * action.lattice.dim, quartic=action.lam)
     return float(((action(phi) - there) / size).abs().max())
 

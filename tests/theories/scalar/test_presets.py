@@ -1,4 +1,4 @@
-"""Presets are what their sources say, but for the phases, which are what a Markov chain says."""
+"""Presets agree with their sources; their phases agree with the Binder cumulant of a Markov chain."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_a_wrong_name_is_answered_with_the_nearest(wrong, near):
 
 
 def phase(name: str, **couplings: float) -> str:
-    """What the Binder cumulant of a short chain says: 2/3 broken, 0.47 critical in 3D, 0 symmetric."""
+    """Return the phase by the Binder cumulant of a chain: 2/3 broken, 0.47 critical in 3D, 0 symmetric."""
     preset = presets.get(name)
     action = type(preset.action)(preset.lattice, **{"m2": preset.m2, "lam": preset.lam} | couplings)
     generator = torch.Generator().manual_seed(0)

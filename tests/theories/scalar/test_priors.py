@@ -29,7 +29,7 @@ from tests.support.strategies import (
 
 
 def covariance(prior: Prior) -> Tensor:
-    """`C(x, y) = 1/V sum_k sigma_k^2 cos k(x - y)`, mode by mode."""
+    """Return `C(x, y) = 1/V sum_k sigma_k^2 cos k(x - y)`, summed mode by mode."""
     shape = prior.lattice.shape
     if isinstance(prior, StandardNormal):
         return torch.eye(prior.lattice.volume)
@@ -84,7 +84,7 @@ def test_colouring_white_noise_gives_the_covariance(prior):
 
 
 def worst_covariance_deviation(prior: Prior, dense: Tensor) -> float:
-    """Largest deviation of a sample covariance from `dense`, in standard errors."""
+    """Return the largest deviation of a sample covariance from `dense`, in standard errors."""
     n = 20_000
     z = prior.rsample(n, torch.Generator().manual_seed(0)).detach().flatten(1)
     variance = dense.diagonal()

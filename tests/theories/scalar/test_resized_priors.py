@@ -21,11 +21,11 @@ from tests.support.resizing import (
 )
 from tests.support.strategies import POINT_GROUPS, configurations, lattices, seeds
 
-pairs_of_priors = pairs().flatmap(lambda pair: st.tuples(st.just(pair), priors_to_resize(pair)))
+priors_and_pairs = pairs().flatmap(lambda pair: st.tuples(st.just(pair), priors_to_resize(pair)))
 
 
 @settings(max_examples=60)
-@given(pairs_of_priors)
+@given(priors_and_pairs)
 def test_spectra_agree_at_every_momentum_that_both_lattices_have(case):
     pair, prior = case
     resized = prior.resized(pair.target)
