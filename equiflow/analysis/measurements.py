@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -81,7 +80,7 @@ class Measurements:
     connected_correlator: tuple[Estimate, ...]
     two_point: tuple[Estimate, ...]
     effective_mass: tuple[Estimate, ...]
-    own: Mapping[str, Estimates] = field(default_factory=lambda: MappingProxyType({}), repr=False)
+    own: Mapping[str, Estimates] = field(default_factory=dict, repr=False, hash=False)
 
     def scalars(self) -> dict[str, Estimate]:
         """Return all single numbers by name, your own last."""
@@ -165,7 +164,7 @@ def measure(
         return fit.mass.mean + (c - correlator) @ fit.slope
 
     standard: dict[str, Any] = averages.estimates(lattice_fields.observables(mass))
-    own = MappingProxyType(estimate_observables(source, observables))
+    own = estimate_observables(source, observables)
     unknown = {"action_density": None} if action is None else {}
     return Measurements(**(standard | unknown), mass_fit=fit, own=own)
 

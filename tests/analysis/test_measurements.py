@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import replace
+import pickle
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -222,6 +223,15 @@ def test_observables_of_one_s_own_are_found_by_name_and_in_print():
         measured["nothing"]
     with pytest.raises(KeyError):
         measure(as_chain(free_samples(action, 2000)))["action_density"]
+
+
+def test_results_are_plain_values():
+    own = Observable("own one", observables.phi_squared)
+    measured = measure(as_ensemble(configurations(Lattice((4, 4)), 50)), observables=[own])
+    again = pickle.loads(pickle.dumps(measured))
+    assert (repr(again), again.own) == (repr(measured), measured.own)
+    assert asdict(measured)["own"]["own one"] == asdict(measured["own one"])
+    assert hash(measured) == hash(replace(measured, own={}))
 
 
 @pytest.mark.parametrize("name", ["binder", "own", "mass_fit"])
