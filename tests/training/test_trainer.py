@@ -9,12 +9,16 @@ import torch
 
 from equiflow import (
     Action,
+    ActionFamily,
+    ConditionalFlow,
+    CouplingFlow,
     EquivariantCNF,
     FactorisedConvField,
     FreeField,
     FreeScalar,
     Lattice,
     OrbitConvField,
+    OverCouplings,
     PathGradient,
     Phi4,
     Solver,
@@ -114,6 +118,42 @@ def test_unless_told_otherwise_a_field_is_integrated_with_the_steps_that_suit_it
         losses.append(fit(flow, action, objective=objective, **options).loss)
     assert losses[0] == losses[1]
     assert kind.training_solver == Solver("rk5", steps=steps)
+
+
+@pytest.mark.parametrize(("kind", "steps"), [(OrbitConvField, 5), (FactorisedConvField, 10)])
+def test_unless_told_otherwise_a_conditional_flow_is_trained_over_couplings_with_a_larger_penalty(
+    kind, steps
+):
+    lattice = Lattice((2, 2))
+    family = ActionFamily(Phi4, lattice, m2=-4.0, lam=(6.0, 9.0))
+    options = {"steps": 2, "batch_size": 4, "progress": False}
+    solver = Solver("rk5", steps=steps)
+    objectives = (
+        None,
+        PathGradient(kinetic_penalty=1e-2, solver=solver),
+        OverCouplings(PathGradient(kinetic_penalty=1e-2, solver=solver)),
+        OverCouplings(PathGradient(solver=solver)),
+    )
+    runs = []
+    for objective in objectives:
+        torch.manual_seed(0)
+        flow = ConditionalFlow(EquivariantCNF(lattice, vector_field=kind(lattice)), {"lam": (6.0, 9.0)})
+        fit(flow, family, objective=objective, **options)
+        runs.append(weights(flow))
+    assert same(runs[0], runs[1])
+    assert same(runs[0], runs[2])
+    assert not same(runs[0], runs[3])
+
+
+def test_only_flows_that_integrate_have_a_solver_for_training():
+    assert build().training_solver == Solver("rk5", steps=5)
+    exact = CouplingFlow(SQUARE, n_layers=2)
+    assert exact.training_solver is None
+    with pytest.raises(TypeError, match=r"CouplingFlow does not integrate\. Leave it out"):
+        exact.log_prob_to_train(torch.zeros(2, 4, 4), solver=FAST)
+    log_q, nfe = exact.log_prob_to_train(torch.zeros(2, 4, 4))
+    assert torch.equal(log_q, exact.log_prob(torch.zeros(2, 4, 4)))
+    assert nfe == 0
 
 
 def test_unless_told_otherwise_it_is_adam_with_a_short_memory():
