@@ -988,6 +988,26 @@ MUTANTS = (
         "deviations of a reweighted average are w / mean w (O - <O>)",
         ("statistics/test_coverage.py::test_measurements_of_a_reweighted_ensemble",),
     ),
+    Mutant(
+        "derived quantities without signs",
+        "analysis/averages.py",
+        "self.fluctuations @ slopes.T",
+        "self.fluctuations @ slopes.abs().T",
+        "fluctuations of f(<a>) are sum_i df/da_i (a_i - <a_i>)",
+        (
+            "analysis/test_averages.py::test_the_error_of_a_derived_quantity_on_an_ensemble_is_that_of_the_jackknife",
+        ),
+    ),
+    Mutant(
+        "observables without solver error",
+        "analysis/averages.py",
+        "self._quantities(observables, self.means + self.shift)",
+        "self._quantities(observables, self.means)",
+        "every estimate carries its solver error",
+        (
+            "analysis/test_averages.py::test_the_solver_error_of_an_observable_is_its_change_under_a_finer_solve",
+        ),
+    ),
     # --- statistics -------------------------------------------------------------------------------
     Mutant(
         "ESS without square",
