@@ -1,6 +1,7 @@
 """The one list of theories: what belongs to each kind of configurations.
 
-A new theory is a folder beside this file, a file in `equiflow/vector_fields/`, and an entry here.
+A new theory is a folder beside this file, with its space, group, prior and actions, a file in
+`equiflow/vector_fields/`, and an entry here.
 """
 
 from __future__ import annotations
