@@ -73,7 +73,7 @@ def test_the_adjoint_of_equal_steps_is_that_of_torchdiffeq(method):
     )[-1]
     found, expected = (torch.autograd.grad(y.square().sum(), (weight, start)) for y in (ours, theirs))
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
-    # Backpropagation through the same steps gives another gradient: that of the discrete map.
+    # Backpropagation through the same steps gives another gradient, which is exact for the discrete map.
     assert abs(float(found[0]) - float(loss_gradient_by_backpropagation(method))) > 1e-7
 
 

@@ -1,4 +1,4 @@
-"""Every method of `Solver` solves an equation in closed form at its order, and counts and fails honestly."""
+"""Every method converges at its order, counts its evaluations, and says where it fails."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ START = torch.tensor([[0.3, -1.2], [0.7, 0.4]], dtype=torch.float64)
 
 
 def growth(t: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """`dy/dt = y (cos t + sin 3t)`."""
+    """Return the rates of `dy/dt = y (cos t + sin 3t)`, whose solution is known."""
     (y,) = state
     return (y * torch.cos(t) + torch.sin(3 * t) * y,)
 
@@ -30,7 +30,7 @@ def exact(y0: Tensor, t: float) -> Tensor:
 
 
 def blow_up(t: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """`dy/dt = y^2`, infinite at t = 1 / y(0)."""
+    """Return the rates of `dy/dt = y^2`, whose solution is infinite at t = 1 / y(0)."""
     return (state[0] ** 2,)
 
 
@@ -67,10 +67,10 @@ def test_the_order_is_not_another_one(method, order):
 @pytest.mark.parametrize("method", ADAPTIVE_ORDER)
 def test_adaptive_error_respects_the_tolerance(method):
     errors = {tol: true_error(Solver(method, rtol=tol, atol=tol)) for tol in (1e-3, 1e-5, 1e-7)}
-    # fehlberg2 steps by its less accurate member: its tolerance is per step and not for the way.
+    # fehlberg2 advances by the less accurate of its two formulas, so the errors of its steps add up.
     factor = 500 if method == "fehlberg2" else 20
     assert all(error < factor * tol for tol, error in errors.items())
-    assert errors[1e-3] > factor * 1e-7  # so a solver that ignored its tolerance would be seen
+    assert errors[1e-3] > factor * 1e-7  # a solver that ignores its tolerance fails here
     assert errors[1e-7] < errors[1e-5] < errors[1e-3]
 
 
@@ -194,7 +194,7 @@ def test_dtype_and_device_are_kept(method, dtype, device):
 
 
 class CountsQuestions(TorchDispatchMode):
-    """Counts how often a value is read from tensors: each time a GPU would have to be waited for."""
+    """Counts how often the value of a tensor is read, which makes the program wait for a GPU."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -207,7 +207,7 @@ class CountsQuestions(TorchDispatchMode):
 
 def questions(solver: Solver, *, gradient: bool = False) -> int:
     flow = small_flow((4, 4))
-    flow.sample(1)  # constants are made, on the CPU, at the first evaluation
+    flow.sample(1)  # the first evaluation makes constants on the CPU
     with CountsQuestions() as mode, torch.set_grad_enabled(gradient):
         if gradient:
             phi = flow.rsample_path(3, generator=torch.Generator().manual_seed(0), solver=solver).phi
@@ -219,7 +219,7 @@ def questions(solver: Solver, *, gradient: bool = False) -> int:
 
 @pytest.mark.parametrize("method", FIXED_STEP_ORDER)
 def test_equal_steps_ask_the_device_nothing(method):
-    # One question at the end: is the result finite?
+    # The one question comes at the end: is the result finite?
     assert questions(Solver(method, steps=2)) == questions(Solver(method, steps=9)) == 1
 
 
@@ -241,8 +241,8 @@ def test_questions_are_counted():
 
 
 def in_the_steps_of_torchdiffeq(rates, start: Tensor, grid: Tensor, method: str) -> Tensor:
-    """Solve by another implementation of the method."""
-    if method == "rk5":  # dopri5 that is given its steps instead of choosing them
+    """Return the final state by another implementation of the method."""
+    if method == "rk5":  # dopri5 with prescribed steps
         length = float((grid[1] - grid[0]).abs())
         steps = dict.fromkeys(("first_step", "min_step", "max_step"), length) | {"step_t": grid}
         return odeint(rates, start, grid, method="dopri5", options=steps)[-1]
@@ -269,7 +269,7 @@ def test_equal_steps_are_those_of_torchdiffeq(method, times):
     grid = torch.linspace(*times, 6, dtype=torch.float64)
     theirs = in_the_steps_of_torchdiffeq(rates, start, grid, method)
     torch.testing.assert_close(ours, theirs, rtol=1e-13, atol=0)
-    for other in FIXED_STEP_ORDER.keys() - {method}:  # a method of the same order would be told apart
+    for other in FIXED_STEP_ORDER.keys() - {method}:  # methods of the same order differ too
         assert not torch.allclose(ours, in_the_steps_of_torchdiffeq(rates, start, grid, other), rtol=1e-10)
 
 

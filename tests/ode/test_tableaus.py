@@ -13,7 +13,7 @@ from equiflow.ode.equal_steps import FORMULAS, Formula
 from equiflow.ode.solver import FIXED_STEP_ORDER
 from equiflow.ode.tableaus import TABLEAUS, Tableau
 
-#: A rooted tree: the tuple of the subtrees at its root.
+#: a rooted tree is the tuple of the subtrees at its root
 Tree = tuple["Tree", ...]
 
 
@@ -22,7 +22,7 @@ def size(tree: Tree) -> int:
 
 
 def density(tree: Tree) -> int:
-    """`gamma(t) = |t| prod gamma(subtrees)`."""
+    """Return `gamma(t) = |t| prod gamma(subtrees)`."""
     product = size(tree)
     for branch in tree:
         product *= density(branch)
@@ -30,7 +30,7 @@ def density(tree: Tree) -> int:
 
 
 def trees(n: int) -> Iterator[Tree]:
-    """All rooted trees of n vertices."""
+    """Yield all rooted trees with n vertices."""
     smaller = [tree for m in range(1, n) for tree in trees(m)]
     for count in range(n):
         for branches in combinations_with_replacement(smaller, count):
@@ -39,7 +39,7 @@ def trees(n: int) -> Iterator[Tree]:
 
 
 def stage_weights(tableau: Tableau, tree: Tree) -> list[Fraction]:
-    """`Phi_i(t) = prod_{subtrees s} sum_j a_ij Phi_j(s)` for each stage i."""
+    """Return `Phi_i(t) = prod_{subtrees s} sum_j a_ij Phi_j(s)` for each stage i."""
     weights = [Fraction(1)] * tableau.n_stages
     for branch in tree:
         inner = stage_weights(tableau, branch)
@@ -49,7 +49,7 @@ def stage_weights(tableau: Tableau, tree: Tree) -> list[Fraction]:
 
 
 def holds(tableau: Tableau, tree: Tree) -> bool:
-    """The order condition `sum_i b_i Phi_i(t) = 1 / gamma(t)` (Butcher 1963)."""
+    """Return whether `sum_i b_i Phi_i(t) = 1 / gamma(t)`, the order condition of a tree (Butcher 1963)."""
     stages = zip(tableau.weights, stage_weights(tableau, tree), strict=True)
     return sum(b * phi for b, phi in stages) == Fraction(1, density(tree))
 

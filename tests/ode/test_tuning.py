@@ -16,7 +16,7 @@ N_SAMPLES = 32
 
 
 def log_weight(flow: EquivariantCNF, solver: Solver, action: Phi4 | None) -> Tensor:
-    """Log weights of the same samples by a solver; without an action the exact flow is the target."""
+    """Return log weights of the same samples by a solver; without an action the exact flow is the target."""
     flow.solver = solver
     phi, log_q = flow.sample_and_log_prob(N_SAMPLES, generator=torch.Generator().manual_seed(0))
     flow.solver = TIGHT

@@ -1,4 +1,4 @@
-"""A compiled flow is the same flow, and where compiling fails it still works."""
+"""A compiled flow gives the results of the uncompiled one, and still works if compilation fails."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_a_velocity_compiles_without_a_graph_break(kind, convolution, size):
     field = small_field(kind, Lattice((4, 4)), kernel_size=size, convolution=convolution)
     randomise(field.double())
     phi, t = configurations(field.lattice), torch.tensor(0.3, dtype=torch.float64)
-    field.velocity_and_divergence(phi, t)  # constants are cached
+    field.velocity_and_divergence(phi, t)  # caches constants
     for gradients in (False, True):
         torch._dynamo.reset()
         with torch.set_grad_enabled(gradients):

@@ -1,4 +1,4 @@
-"""Several processes do what one does: the same gradients, weights, files and samples."""
+"""Several processes give the results of one: the same gradients, weights, files and samples."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.skipif(
 
 
 def distance(one, other) -> float:
-    """Largest difference of history and weights, relative to the largest value."""
+    """Return the largest difference of history and weights, relative to the largest value."""
     (history, weights), (history_2, weights_2) = one, other
     columns = [
         (torch.tensor(history[name]), torch.tensor(history_2[name]))
@@ -234,7 +234,7 @@ def test_shards_of_another_ensemble_are_not_joined(tmp_path):
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory) -> Run:
-    """A run of two processes; the second does not see the config."""
+    """Return a run that two processes have trained; only the first has seen its config."""
     folder = tmp_path_factory.mktemp("runs") / "undisturbed"
     (code, output), silent = together(jobs.command, "train", "config.toml", "--run", str(folder), "--quiet")
     assert code == 0, output
@@ -295,7 +295,7 @@ def test_samples_of_a_run_by_two_processes(undisturbed, tmp_path):
 
 @pytest.mark.slow
 def test_torchrun_itself(undisturbed, tmp_path):
-    """The same with the command, and a process that is killed from outside."""
+    """Do the same with the real command, and kill a process from outside."""
     (tmp_path / "config.toml").write_text(TINY)
     folder = tmp_path / "run"
     torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=3"]

@@ -1,3 +1,5 @@
+"""Files survive interrupted writes, and files that are damaged, foreign or dangerous are refused."""
+
 from __future__ import annotations
 
 import os
@@ -101,7 +103,7 @@ def test_pickled_code_is_not_run(path, monkeypatch):
     with pytest.raises(CheckpointError, match="more than tensors and plain values"):
         load_safely(path, "thing")
     assert only_file(path)
-    torch.load(path, weights_only=False)  # the trap works for whoever loads carelessly
+    torch.load(path, weights_only=False)  # loading without care does run the code
     assert Path("code-was-run").is_dir()
 
 

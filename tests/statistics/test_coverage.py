@@ -1,4 +1,4 @@
-"""One-sigma errors cover the exact value two times in three, for every way an error is made."""
+"""One-sigma errors of every kind cover the exact value two times in three."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.support.estimates import coverage, covers, normal, shuffled
 from tests.support.oracles import ar1, free_samples
 
 SEEDS = 200
-A = 9 / 11  # an AR(1) series with it has tau_int = (1 + a) / (2 (1 - a)) = 5
+A = 9 / 11  # the AR(1) series with this coefficient has tau_int = (1 + a) / (2 (1 - a)) = 5
 ACTION = FreeScalar(Lattice((4, 4)), m2=1.0)
 
 
@@ -45,7 +45,7 @@ def test_mean_of_a_chain_by_the_gamma_method():
     assert covers(gamma, 0.0)
     assert gamma[7].error == pytest.approx(mean_of_series(series[:, 7]).error, rel=1e-9)
     taus = [Estimate(e.tau_int, e.tau_int_error) for e in gamma]
-    # The error of tau is itself known to leading order only, and rather too large.
+    # The error of tau is known to leading order only, and it is rather too large.
     assert 0.60 <= coverage(taus, 5.0) <= 0.80
     assert not covers([Estimate(e.mean, e.error / math.sqrt(2 * e.tau_int)) for e in gamma], 0.0)
 
@@ -86,14 +86,14 @@ def test_binder_cumulant_of_a_chain_by_linear_propagation():
 
 
 def weighted(seed: int, n: int = 500) -> Ensemble:
-    """Model N(0, 1), target N(0.3, 0.8^2) with log Z = 3."""
+    """Return weighted samples of the model N(0, 1) for the target N(0.3, 0.8^2) with log Z = 3."""
     x = normal(n, 1, seed=seed)
     log_weight = (3 - 0.5 * ((x - 0.3) / 0.8) ** 2 - math.log(0.8) + 0.5 * x**2)[:, 0]
     return Ensemble(x, torch.zeros(n), log_weight)
 
 
 def exact_ess() -> float:
-    """`1 / int p^2 / q` of the two normal densities."""
+    """Return `1 / int p^2 / q` for the two normal densities."""
     precision = 2 / 0.8**2 - 1
     exponent = (2 * 0.3 / 0.8**2) ** 2 / (2 * precision) - 0.3**2 / 0.8**2
     return 0.8**2 * math.sqrt(precision) / math.exp(exponent)
@@ -105,7 +105,7 @@ def test_reweighted_mean_log_z_and_effective_sample_size():
     assert covers(means, 0.3)
     assert covers([log_mean_exp(e.log_weight) for e in ensembles], 3.0)
     assert covers([effective_sample_size(e.log_weight) for e in ensembles], exact_ess())
-    # As if every sample counted in full, or none of them were reweighted.
+    # Wrong: errors as if every sample counted in full, and means without weights.
     assert not covers([Estimate(m.mean, 0.5 * 0.8 / math.sqrt(500)) for m in means], 0.3)
     assert not covers(
         [Estimate(float(e.phi.mean()), m.error) for e, m in zip(ensembles, means, strict=True)], 0.3
@@ -124,7 +124,7 @@ def test_bridge_with_an_autocorrelated_target():
 
 
 def free_chain(seed: int, n: int = 1000, n_chains: int = 4) -> Chain:
-    """Free fields with `phi' = a phi + noise`, so that `M^2` has a tau_int of 5."""
+    """Return free fields with `phi' = a phi + noise`, so that `M^2` has a tau_int of 5."""
     phi = free_samples(ACTION, n * n_chains, seed=seed).unflatten(0, (n, n_chains)).numpy()
     a = math.sqrt(A)
     phi[1:] *= math.sqrt(1 - a * a)
@@ -153,7 +153,7 @@ def test_measurements_of_a_chain_know_its_autocorrelation():
         assert covers(found, exact), (name, coverage(found, exact))
     taus = [one["susceptibility"].tau_int for one in measured]
     assert np.mean(taus) == pytest.approx(5.0, rel=0.1)
-    # The same samples taken for independent ones.
+    # Wrong: the same samples, treated as independent.
     loose = [Ensemble(c.configurations, *torch.zeros(2, 4000)) for c in chains[:60]]
     naive = [measure(ensemble).scalars() for ensemble in loose]
     for name, exact in free_truth().items():

@@ -18,12 +18,12 @@ def test_jackknife_error_of_a_mean_is_the_standard_error(n):
     mean, error = jackknife(lambda m: m, x, n_blocks=n)
     torch.testing.assert_close(mean, x.mean(0))
     torch.testing.assert_close(error, x.std(0) / math.sqrt(n))
-    # The biased variance would be told apart.
+    # The biased variance gives another error.
     assert not torch.allclose(error, x.std(0, correction=0) / math.sqrt(n), rtol=1e-4)
 
 
 def ratios(n_blocks: int) -> list[Estimate]:
-    """A ratio of correlated means, `<x y> / <x>`, many times over."""
+    """Return 300 estimates of a ratio of correlated means, `<x y> / <x>`."""
     results = []
     for seed in range(300):
         x, noise = normal(2, 256, seed=seed)

@@ -19,7 +19,7 @@ def test_tau_int_of_ar1_is_known(a, n_chains):
     result = integrated_autocorrelation_time(ar1(a, 40_000 // n_chains, n_chains))
     assert abs(result.sigmas_from(truth)) < 4
     assert result.error < 0.1 * truth
-    # Twice that time, another common convention, is told apart.
+    # Twice that time, another common convention, is far away.
     assert abs(result.sigmas_from(2 * truth)) > 4
 
 

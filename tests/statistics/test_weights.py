@@ -17,14 +17,14 @@ ESTIMATORS = [effective_sample_size, forward_effective_sample_size, log_mean_exp
 
 
 def gaussian_pair(n: int, sigmas: list[float], *, of_target: bool, seed: int = 0) -> Tensor:
-    """Log weights of a unit normal model and a target of widths `sigmas`, normalised."""
+    """Return log weights for a unit normal model and a normalised target of widths `sigmas`."""
     sigma = torch.tensor(sigmas)
     x = normal(n, len(sigmas), seed=seed) * (sigma if of_target else 1.0)
     return (0.5 * x.square() * (1 - sigma**-2) - sigma.log()).sum(1)
 
 
 def gaussian_ess(sigmas: list[float]) -> float:
-    """`1 / int p^2 / q`, the same in both directions."""
+    """Return `1 / int p^2 / q`, which both directions share."""
     return math.prod(s * math.sqrt(2 - s * s) for s in sigmas)
 
 
