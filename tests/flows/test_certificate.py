@@ -22,7 +22,6 @@ from equiflow import (
 )
 from equiflow.flows import AffineMap, ExtendedAction
 from equiflow.ode.solver import Solver, SolverError
-from equiflow.ode.tuning import choose_solver
 from equiflow.runtime.precision import in_double
 from equiflow.samplers import HMC, Alternate, IndependenceMetropolis, LatentHMC
 from equiflow.statistics import Estimate
@@ -123,25 +122,6 @@ def test_the_choice_prints_what_was_tried_and_what_was_chosen():
 
 def test_float32_reaches_a_thousandth():
     assert flow_with(Solver()).float().tune_solver(1e-3, action=ACTION).error <= 1e-3
-
-
-def test_a_target_that_no_solver_reaches_is_refused_with_the_best_error():
-    with pytest.raises(SolverError, match=r"best error is 1\.0e-05.*float64"):
-        choose_solver(lambda solver: (1e-5, 10), target=1e-9)
-
-
-def test_solvers_that_give_up_are_passed_over():
-    def measure(solver):
-        if solver.steps is not None:
-            raise SolverError("blew up")
-        return 1e-4, 50
-
-    assert choose_solver(measure, target=1e-3).solver == Solver("dopri5", rtol=1e-5, atol=1e-5)
-
-
-def test_impossible_targets_are_refused():
-    with pytest.raises(ValueError, match="target"):
-        choose_solver(lambda solver: (0.0, 1), target=0.0)
 
 
 def test_rk5_uses_the_same_formula_as_dopri5():
@@ -347,13 +327,3 @@ def test_the_rounding_of_an_exact_map_is_measured(name, with_action):
     assert (found.solver, found.refined, found.nfe) == ("exact map", "exact map in float64", 0)
     exact = flow.double().certificate(64, action=action, generator=on(0))
     assert exact.max_log_q_error < 1e-11
-
-
-@pytest.mark.parametrize("options", [{"checkpoint": True}, {"adjoint": True}])
-def test_a_tuned_solver_keeps_the_way_to_gradients(options):
-    like = Solver("rk4", steps=3, **options)
-    chosen = choose_solver(lambda solver: (0.0, 10), target=1e-3, like=like).solver
-    assert (chosen.checkpoint, chosen.adjoint) == (like.checkpoint, like.adjoint)
-    hopeless = lambda solver: (0.0 if solver.is_adaptive else 1.0, 10)  # noqa: E731
-    patient = choose_solver(hopeless, target=1e-3, like=Solver("dopri5", max_steps=77)).solver
-    assert patient.max_steps == 77
