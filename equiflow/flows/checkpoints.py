@@ -53,6 +53,9 @@ class SavedModule(nn.Module, ABC):
             device: where the module goes.
             options: see `load`.
 
+        Returns:
+            The module with its weights, in its saved dtype.
+
         Raises:
             Exception: of any type, if `content` does not come from `to_dict`.
         """
@@ -213,6 +216,9 @@ def with_current_names(
         state: weights by name.
         renamed: see `SavedModule.renamed`.
         prefix: of the names, such as `"template."` for a flow inside of another module.
+
+    Returns:
+        The same weights under the names of today.
     """
     current = {}
     for name, weight in state.items():

@@ -138,6 +138,9 @@ class EquivariantCNF(Flow):
             trace: see `VectorField.with_trace`.
             n_probes: number of probes of an estimate.
 
+        Returns:
+            The copy, with the same solver and prior.
+
         Raises:
             TypeError: if the divergence of the field has a closed form.
         """
@@ -337,6 +340,9 @@ class EquivariantCNF(Flow):
             name: name of the flow.
             device: where the flow goes.
             compile: whether its vector field is compiled.
+
+        Returns:
+            The flow on the device, in its saved dtype.
 
         Raises:
             ValueError: if there is no flow of this name.

@@ -29,7 +29,15 @@ class Part(Protocol):
 
 
 def check_space(vector_field: VectorField, space: Space) -> None:
-    """Raise a ValueError unless a vector field lives on the space of a flow."""
+    """Raise unless a vector field lives on the space of a flow.
+
+    Args:
+        vector_field: the field.
+        space: of the flow's configurations.
+
+    Raises:
+        ValueError: if it lives on another space.
+    """
     if vector_field.space != space:
         raise ValueError(
             f"The vector field lives on {vector_field.space.kind} {vector_field.space.shape}, the flow "
@@ -38,7 +46,15 @@ def check_space(vector_field: VectorField, space: Space) -> None:
 
 
 def check_groups(vector_field: Part, prior: Part) -> None:
-    """Raise a ValueError unless one of two groups contains the other."""
+    """Raise unless one of the groups of two parts contains the other.
+
+    Args:
+        vector_field: one part of a flow.
+        prior: the other part.
+
+    Raises:
+        ValueError: if neither contains the other.
+    """
     one, other = vector_field.group, prior.group
     if type(one) is type(other) and not (one <= other or other <= one):
         raise ValueError(
@@ -63,6 +79,9 @@ def rebuild(recipe: dict[str, Any], known: Mapping[str, Any], space: Space) -> A
         recipe: what `describe` returned.
         known: classes by name.
         space: of the configurations.
+
+    Returns:
+        An instance of the class that the recipe names.
 
     Raises:
         ValueError: if the name is not among the `known` ones.

@@ -56,6 +56,9 @@ def sample_path(
         field: vector field, for one solve.
         solver: how to integrate.
         parameters: parameters of the field, which get gradients from the adjoint equation.
+
+    Returns:
+        Configurations with log-densities, scores, kinetic energies and the number of evaluations.
     """
     with torch.no_grad():
         score, log_q = prior.score(z), prior.log_prob(z)

@@ -97,6 +97,9 @@ class PhaseSpace(Space):
         Args:
             phi: the field, `(batch, *lattice)`.
             momentum: its momentum, `(batch, *lattice)`.
+
+        Returns:
+            The states, `(batch, 2, *lattice)`.
         """
         return torch.stack([phi, momentum], 1)
 
@@ -144,6 +147,9 @@ class ExtendedAction(Action):
             generator: source of randomness, on the device of `phi`.
             batch_size: number of momenta drawn by all processes together; `phi` are the rows of this
                 process, see `own_rows`.
+
+        Returns:
+            The states, `(batch, 2, *lattice)`.
         """
         shape = (batch_size, *self.lattice.shape)
         momentum = torch.randn(shape, generator=generator, device=phi.device, dtype=phi.dtype)

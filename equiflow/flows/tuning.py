@@ -25,6 +25,9 @@ def solver_errors(
         reference: the flow in float64 with a solver whose error is negligible.
         z: samples of the prior, `(batch, *lattice)`.
         action: target of the log weights; None for `reference` itself.
+
+    Returns:
+        A function of a `Solver` that returns its error and its evaluations per sample.
     """
     exact = torch.zeros(len(z), dtype=torch.float64, device=z.device)
     if action is not None:

@@ -37,6 +37,9 @@ class Formula:
             t: time at the beginning of the step, 0-d.
             end: time at the end of the step, 0-d.
             y: state at the beginning of the step, `(n,)`.
+
+        Returns:
+            The increment of the state, `(n,)`.
         """
         h = end - t
         stages = [rates(t, y)]

@@ -42,6 +42,9 @@ class Tableau:
             nodes: `c`, as in `"0 1/2 1"`.
             rows: rows of `a`, from the second stage on.
             weights: `b`.
+
+        Returns:
+            The tableau, with exact fractions.
         """
         return cls(order, _fractions(nodes), tuple(map(_fractions, rows)), _fractions(weights))
 

@@ -132,6 +132,9 @@ def inline_svg(figure: Figure, name: str) -> str:
     Args:
         figure: a figure in the colours of `equiflow.report.plots`.
         name: name of the figure, unique on the page; the identifiers in the element start with it.
+
+    Returns:
+        Text of the element, without declarations in front of it.
     """
     from matplotlib import rc_context
 

@@ -32,6 +32,9 @@ def training_curve(history: History, fresh: Sequence[tuple[int, float, float]] =
     Args:
         history: record of the training, with at least one step.
         fresh: step, ESS and its error of each measurement on fresh samples.
+
+    Returns:
+        The figure.
     """
     figure, (top, middle, bottom) = _axes(3, 1, (7, 7), sharex=True)
     top.plot(history.step, history.loss, color=FLOW, lw=0.8)
@@ -78,6 +81,9 @@ def two_point(flow: Measurements, reference: Measurements | None = None, *, labe
         flow: observables from the reweighted flow.
         reference: the same observables from another sampler; None leaves out the difference.
         label: name of the reference.
+
+    Returns:
+        The figure.
     """
     if reference is None:
         figure, top = _axes(1, 1, (7, 4))
@@ -114,6 +120,9 @@ def magnetisation(ensemble: Ensemble, chain: Chain | None = None, *, label: str 
         ensemble: weighted samples of the flow, a scalar field.
         chain: reference samples of the target; None leaves them out.
         label: name of the reference.
+
+    Returns:
+        The figure.
     """
     figure, axes = _axes(1, 1, (7, 4))
     model = _numpy(observables.magnetisation(ensemble.phi))
@@ -138,6 +147,9 @@ def weights(ensemble: Ensemble, forward_log_weight: Tensor | None = None) -> Fig
     Args:
         ensemble: weighted samples of the flow.
         forward_log_weight: log weights of target samples, `(n_samples,)`; None leaves them out.
+
+    Returns:
+        The figure.
     """
     figure, axes = _axes(1, 1, (7, 4))
     log_z = ensemble.log_z().mean
@@ -158,6 +170,9 @@ def configurations(phi: Tensor, *, n_shown: int = 6) -> Figure:
     Args:
         phi: `(batch, *lattice)`.
         n_shown: number of configurations, the first ones of the batch.
+
+    Returns:
+        The figure.
 
     Raises:
         ValueError: if the lattice is not two-dimensional.

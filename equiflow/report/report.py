@@ -110,7 +110,7 @@ class Report:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Warnings of the diagnosis; empty without a chain."""
+        """Return the warnings of the diagnosis; empty without a chain."""
         return () if self.diagnosis is None else self.diagnosis.warnings
 
     @cached_property
@@ -148,7 +148,7 @@ class Report:
 
     @cached_property
     def measurements(self) -> tuple[Measurements, Measurements | None]:
-        """Observables from the reweighted flow and from the chain; None without a chain."""
+        """Return the observables of the reweighted flow and those of the chain; None without a chain."""
         ensemble, action = self.fields
         reference = None if self.chain is None else measure(self.chain, action=action)
         return measure(ensemble, action=action), reference
@@ -249,6 +249,9 @@ def comparison_rows(flow: Measurements, reference: Measurements) -> list[tuple[s
     Args:
         flow: observables from the reweighted flow.
         reference: the same observables from another sampler.
+
+    Returns:
+        One row of four texts for each observable of the flow.
     """
     other = reference.scalars()
     return [

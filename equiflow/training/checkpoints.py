@@ -86,6 +86,9 @@ def sound_history(state: dict[str, Any], steps: int) -> History:
         state: as read from a checkpoint.
         steps: number of steps of the whole run.
 
+    Returns:
+        The history, with one entry per step taken.
+
     Raises:
         TypeError: if the number of steps taken is not an integer, or a column is missing or unknown.
         ValueError: if a column has another length, or holds more than numbers.

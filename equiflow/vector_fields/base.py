@@ -85,6 +85,9 @@ class VectorField(RecordsOptions, nn.Module, ABC):
             trace: name of the method.
             n_probes: number of probes of an estimate, for each configuration.
 
+        Returns:
+            The copy, with equal weights.
+
         Raises:
             TypeError: if the divergence has a closed form.
         """
@@ -110,6 +113,9 @@ class VectorField(RecordsOptions, nn.Module, ABC):
         Args:
             phi: `(batch, *lattice)`.
             generator: source of randomness, on the field's device.
+
+        Returns:
+            A field that gives the same rates during the whole solve.
         """
         return self
 

@@ -88,6 +88,9 @@ class EstimatedField(VectorField):
         Args:
             phi: `(batch, *lattice)`.
             t: float or 0-d tensor in [0, 1].
+
+        Returns:
+            The parts, whose sum is the velocity `(batch, *lattice)`.
         """
         return Parts(self.velocity(phi, t))
 
@@ -111,6 +114,9 @@ class EstimatedField(VectorField):
             trace: `"dense"`, `"hutchinson"` or `"hutch++"`.
             n_probes: number of probes of an estimate, for each configuration.
 
+        Returns:
+            The copy, without probes.
+
         Raises:
             ValueError: for an unknown trace, or less than one probe.
         """
@@ -128,6 +134,9 @@ class EstimatedField(VectorField):
         Args:
             phi: the configurations where the solve starts, `(batch, *lattice)`.
             generator: source of randomness, on the field's device.
+
+        Returns:
+            A field with probes `(probe, batch, *lattice)` for this batch.
         """
         if self.trace_is_exact:
             return self

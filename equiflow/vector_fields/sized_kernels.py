@@ -25,6 +25,9 @@ def kernel_of_size(
         n_features: number of kernels.
         kernel_size: offsets per axis, any parity; `None` for the whole lattice.
         convolution: how the kernels act, see `OrbitConvField`.
+
+    Returns:
+        The kernels with fresh weights.
     """
     if kernel_size is None:
         return spanning_kernel(group, n_time_modes, n_features, convolution=convolution)

@@ -160,6 +160,9 @@ def group_in_the_plane(lattice: Lattice, group: SymmetryGroup | None) -> Symmetr
         lattice: where the field lives.
         group: the group; if None, translations x the full point group x Z2.
 
+    Returns:
+        The group, which acts on `lattice`.
+
     Raises:
         ValueError: if the lattice is not two-dimensional, or the group acts on another one.
     """
@@ -182,6 +185,9 @@ def size_on(
         group: ties the offsets.
         size: one number for both axes, or one for each; if None, the default or as many as fit.
         default: the number of offsets per axis by default.
+
+    Returns:
+        One number of offsets for each of the two axes.
 
     Raises:
         ValueError: if a size that is given does not fit the lattice.
@@ -247,6 +253,9 @@ def same_group_on(lattice: Lattice, group: SymmetryGroup) -> SymmetryGroup:
     Args:
         lattice: the other lattice.
         group: the group on the lattice of the field.
+
+    Returns:
+        The group that acts on `lattice`.
 
     Raises:
         ValueError: if the lattice has another number of dimensions or a different point group.

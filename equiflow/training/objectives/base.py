@@ -158,6 +158,9 @@ def with_vector_field(flow: Flow, objective: object, *, instead: str) -> Equivar
         objective: the objective that needs the vector field.
         instead: the objective to use for other flows, as text.
 
+    Returns:
+        The flow itself.
+
     Raises:
         TypeError: if the flow is not an `EquivariantCNF`.
     """
