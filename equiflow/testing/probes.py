@@ -94,7 +94,15 @@ def prior_samples(flow: Flow, n_samples: int, seed: int) -> Tensor:
 
 
 def elements_of(group: Group, n_random: int) -> dict[str, Element]:
-    """Return the generators of a group and `n_random` random elements, by name."""
+    """Return the generators of a group and some random elements.
+
+    Args:
+        group: the group.
+        n_random: number of random elements, the same in every call.
+
+    Returns:
+        Name -> element.
+    """
     generator = torch.Generator().manual_seed(0)
     named = group.generators()
     for n in range(n_random):
@@ -111,22 +119,57 @@ def in_parts(elements: dict[str, Element]) -> Iterator[dict[str, Element]]:
 
 
 def with_images(phi: Tensor, elements: dict[str, Element]) -> Tensor:
-    """Return the configurations, then their images under each element, in one batch."""
+    """Return the configurations, then their images under each element, in one batch.
+
+    Args:
+        phi: configurations, `(batch, *shape)`.
+        elements: n group elements by name.
+
+    Returns:
+        `((1 + n) * batch, *shape)`.
+    """
     return torch.cat([phi, *(element(phi) for element in elements.values())])
 
 
 def worse(a: float, b: float) -> float:
-    """Return the larger violation; NaN counts as the largest."""
+    """Return the larger violation; NaN counts as the largest.
+
+    Args:
+        a: one violation.
+        b: another one.
+
+    Returns:
+        `a` or `b`.
+    """
     return b if b != b or b > a else a
 
 
 def tolerance_of(module: nn.Module, factor: float, given: float | None = None) -> float:
-    """Return the given tolerance, or `factor` times the rounding tolerance of the module's dtype."""
+    """Return the given tolerance, or `factor` times the rounding tolerance of the module's dtype.
+
+    Args:
+        module: field or flow to test.
+        factor: how much larger than rounding the tolerance is.
+        given: what the caller gave; None for the default.
+
+    Returns:
+        The tolerance.
+    """
     return factor * TOLERANCE[_dtype_and_device(module)[0]] if given is None else given
 
 
 def demand(module: nn.Module, law: str, error: float, tolerance: float) -> None:
-    """Raise an AssertionError that names the law unless `error <= tolerance`; NaN fails."""
+    """Raise an AssertionError that names the law unless `error <= tolerance`; NaN fails.
+
+    Args:
+        module: what was tested; messages name its class.
+        law: the law.
+        error: size of the violation.
+        tolerance: largest size that passes.
+
+    Raises:
+        AssertionError: if the violation is larger.
+    """
     if not error <= tolerance:
         raise AssertionError(f"{type(module).__name__}: {law} is {error:.1e}, larger than {tolerance:.0e}.")
 

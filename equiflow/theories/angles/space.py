@@ -66,7 +66,12 @@ class Angles(Space):
     def nearest(self, phi: Tensor, to: Tensor | float = 0.0) -> Tensor:
         """Return the same angles within half a turn of `to`; by default in [-pi, pi).
 
-        The result is differentiable in `phi`, with slope 1. See `Space.nearest`.
+        Args:
+            phi: angles, `(batch, *lattice)`.
+            to: other angles, `(batch, *lattice)`, or one number for all.
+
+        Returns:
+            The angles `phi`, `(batch, *lattice)`; differentiable in `phi`, with slope 1.
         """
         with torch.no_grad():
             turns = ((phi - to) / (2 * math.pi) + 0.5).floor()

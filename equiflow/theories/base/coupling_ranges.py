@@ -138,7 +138,15 @@ class ActionFamily:
         return self.kind(self.space, **self.fixed, **self.couplings.check(couplings))
 
     def draw(self, n_points: int, generator: torch.Generator | None = None) -> list[dict[str, float]]:
-        """Draw couplings, see `CouplingRanges.draw`."""
+        """Draw couplings that are uniform in their ranges, see `CouplingRanges.draw`.
+
+        Args:
+            n_points: number of points, >= 1.
+            generator: source of randomness; the global one by default.
+
+        Returns:
+            The couplings at each point.
+        """
         return self.couplings.draw(n_points, generator)
 
     def __repr__(self) -> str:

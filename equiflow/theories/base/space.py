@@ -143,7 +143,7 @@ class Space:
         """
         self.check(phi, name)
         finite = phi.isfinite()
-        if not bool(finite.all()):
+        if not holds(finite.all()):
             bad = int((~finite.flatten(1).all(1)).sum())
             raise ValueError(
                 f"{name} has NaN or infinite values in {bad} of {len(phi)} configurations; "

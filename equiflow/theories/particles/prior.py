@@ -55,7 +55,15 @@ class TrappedGaussian(Prior):
     def for_flow(cls, space: Space, group: Group) -> TrappedGaussian:
         """Return the default prior without the translations of `group`, which a trap breaks.
 
-        See `Prior.for_flow`.
+        Args:
+            space: the particles.
+            group: symmetry of the flow.
+
+        Returns:
+            A trapped Gaussian with `beta = 1` and width 1.
+
+        Raises:
+            TypeError: if `space` is not `Particles`.
         """
         check_type(space, Particles, "space")
         assert isinstance(space, Particles)
