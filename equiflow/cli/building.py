@@ -67,6 +67,12 @@ def build_flow(config: Config, *, start: EquivariantCNF | None = None) -> Equiva
     Args:
         config: what to build.
         start: the flow to start from instead of a new one; it is resized to the lattice of the config.
+
+    Returns:
+        The flow, on the device and in the dtype of the config.
+
+    Raises:
+        ConfigError: if the library refuses a section.
     """
     space = build_space(config)
     with section("solver"):
@@ -177,6 +183,9 @@ def build_optimiser(config: Config, flow: EquivariantCNF) -> Callable[[list[nn.P
     Args:
         config: of the run.
         flow: to be trained.
+
+    Returns:
+        A function of the parameters and of the learning rate, which returns the optimiser.
 
     Raises:
         ConfigError: if the optimiser cannot train this flow.

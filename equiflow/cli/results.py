@@ -280,7 +280,7 @@ def _chain(run: Run, action: Action, flow: EquivariantCNF, n_hmc: int) -> Chain 
 
 
 def _quality(ensemble: Ensemble) -> list[tuple[str, str]]:
-    """Rows `quantity, value` about the weights of an ensemble."""
+    """Return rows `quantity, value` about the weights of an ensemble."""
     rows = [
         ("reverse ESS per sample", str(ensemble.effective_sample_size())),
         ("log Z", str(ensemble.log_z())),

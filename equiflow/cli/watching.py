@@ -59,6 +59,9 @@ def screen(run: Run, width: int = DEFAULT_WIDTH) -> Group:
     Args:
         run: to be shown.
         width: of the terminal, in columns.
+
+    Returns:
+        What rich prints: a panel.
     """
     every, rungs = run.metrics, run.rungs
     rung = rungs[every[-1].get("rung", 1) - 1] if every else rungs[0]
@@ -99,7 +102,7 @@ def _summary(rows: Sequence[dict[str, Any]], fresh: Sequence[dict[str, Any]]) ->
 def _numbers(
     rows: Sequence[dict[str, Any]], fresh: Sequence[dict[str, Any]], steps: int
 ) -> list[tuple[str, str]]:
-    """Rows `quantity, value` about the latest step and the latest evaluation."""
+    """Return rows `quantity, value` about the latest step and the latest evaluation."""
     last = rows[-1]
     ess = "none for this objective" if last["ess"] is None else f"{last['ess']:.4f}"
     numbers = [("loss", f"{last['loss']:.6g}"), ("ESS on the batch", ess)]
@@ -143,7 +146,7 @@ def remaining(rows: Sequence[dict[str, Any]], steps: int) -> float:
 
 
 def _clock(seconds: float) -> str:
-    """Seconds as hours:minutes:seconds."""
+    """Return seconds as hours:minutes:seconds."""
     if not math.isfinite(seconds):
         return "unknown"
     hours, rest = divmod(round(seconds), 3600)
@@ -156,6 +159,9 @@ def sparkline(values: Sequence[float], width: int) -> str:
     Args:
         values: of the curve, in order; each character shows the mean of equally many.
         width: largest number of characters.
+
+    Returns:
+        At most `width` characters.
     """
     n_bins = min(width, len(values))
     edges = [round(i * len(values) / n_bins) for i in range(n_bins + 1)]

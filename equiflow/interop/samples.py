@@ -43,6 +43,9 @@ def shard_path(folder: str | Path, index: int, suffix: str) -> Path:
         folder: the folder.
         index: number of the file, from 0.
         suffix: kind of file, such as `.npz`.
+
+    Returns:
+        A path such as `folder/samples-000000.npz`.
     """
     return Path(folder) / f"samples-{index:06d}{suffix}"
 
@@ -143,6 +146,9 @@ def load_ensemble(path: str | Path) -> Ensemble:
     Args:
         path: file of `save_samples`, or folder of `append_samples` or `sample_shards`.
 
+    Returns:
+        The ensemble, with `phi` of shape `(n_samples, *lattice)`.
+
     Raises:
         FileNotFoundError: if there is no such file, or no samples in the folder.
         CheckpointError: if a file is damaged or holds something else, if shards are missing, or if the files
@@ -156,6 +162,9 @@ def load_chain(path: str | Path) -> Chain:
 
     Args:
         path: file of `save_samples`, or folder of `append_samples`.
+
+    Returns:
+        The chain, with samples of shape `(n_samples, n_chains, *lattice)`.
 
     Raises:
         FileNotFoundError: if there is no such file, or no samples in the folder.

@@ -57,6 +57,9 @@ def kinds_with(key: str, name: str) -> list[str]:
     Args:
         key: the key.
         name: of the table, such as `field` or `parts`.
+
+    Returns:
+        Names of kinds; none if the table comes in one kind only.
     """
     return [kind for kind, section in KINDS.get(name, {}).items() if key in section.model_fields]
 

@@ -53,6 +53,9 @@ def key(default: Any, text: str, **bounds: Any) -> Any:
         default: its value where a file does not give it.
         text: what it means, in a few words.
         bounds: pydantic's, such as `ge=1`.
+
+    Returns:
+        What pydantic takes as the definition of a field.
     """
     return Field(default, description=text, **bounds)
 
@@ -64,5 +67,8 @@ def required(example: Any, text: str, **bounds: Any) -> Any:
         example: a value for the printed defaults.
         text: what it means, in a few words.
         bounds: pydantic's, such as `ge=1`.
+
+    Returns:
+        What pydantic takes as the definition of a field.
     """
     return Field(description=text, examples=[example], **bounds)

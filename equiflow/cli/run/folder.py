@@ -146,7 +146,7 @@ class Run:
 
     @property
     def sessions(self) -> list[dict[str, Any]]:
-        """Versions and start of each time that training was begun or resumed."""
+        """The versions and the start of each time that training was begun or resumed."""
         path = self.folder / "run.json"
         return json.loads(path.read_text(encoding="utf-8"))["sessions"] if path.exists() else []
 

@@ -34,6 +34,9 @@ def of_rung(lines: Iterable[dict[str, Any]], number: int) -> list[dict[str, Any]
     Args:
         lines: as `read_lines` returns them.
         number: of the rung, from 1.
+
+    Returns:
+        The lines, in the same order.
     """
     return [line for line in lines if _rung(line) == number]
 

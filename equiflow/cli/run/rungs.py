@@ -53,7 +53,7 @@ class RunRung:
 
     @property
     def shape(self) -> str:
-        """Sides of the lattice in words, such as `8 x 8`."""
+        """The sides of the lattice in words, such as `8 x 8`."""
         return " x ".join(map(str, self.config.lattice.shape))
 
 
@@ -63,6 +63,9 @@ def rungs_of(config: Config, folder: Path) -> list[RunRung]:
     Args:
         config: of the run.
         folder: of the run.
+
+    Returns:
+        One entry per lattice; a run without a ladder has one.
 
     Raises:
         ConfigError: if a rung has a coupling that the action lacks.
