@@ -59,7 +59,7 @@ class Alternate(Kernel):
         return all(kernel.is_tuned for kernel in self.kernels)
 
     def update(self, phi: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Outcome]:
-        """Apply every kernel once, see `Kernel.update`."""
+        """See `Kernel.update`; every kernel updates once, in order."""
         parts = []
         for kernel in self.kernels:
             phi, outcome = kernel.update(phi, generator)
@@ -67,12 +67,12 @@ class Alternate(Kernel):
         return phi, replace(mean_outcome(parts), parts=tuple(parts))
 
     def adapted(self, outcome: Outcome, n: int) -> Alternate:
-        """Return the sequence with every kernel adapted to its own outcome, see `Kernel.adapted`."""
+        """See `Kernel.adapted`; every kernel adapts to its own outcome."""
         pairs = zip(self.kernels, outcome.parts, strict=True)
         return Alternate(*(kernel.adapted(part, n) for kernel, part in pairs))
 
     def settled(self, history: Sequence[Outcome]) -> Alternate:
-        """Return the sequence with every kernel settled, see `Kernel.settled`."""
+        """See `Kernel.settled`; every kernel settles with its own history."""
         return Alternate(
             *(
                 kernel.settled([outcome.parts[i] for outcome in history])

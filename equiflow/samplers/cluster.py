@@ -52,7 +52,7 @@ class ClusterUpdate(Kernel):
         """
 
     def update(self, phi: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Outcome]:
-        """Bind and flip in every chain, see `Kernel.update`."""
+        """See `Kernel.update`; bind and flip in every chain."""
         labels = clusters(bonds(phi, generator))
         flipped = self.flips(labels, generator).reshape(phi.shape)
         always = torch.ones(len(phi), dtype=torch.float64, device=phi.device)

@@ -72,7 +72,7 @@ class HMC(Kernel):
         return self.step_size is not None
 
     def update(self, phi: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Outcome]:
-        """Run one trajectory of every chain, see `Kernel.update`."""
+        """See `Kernel.update`; an update is one trajectory of every chain."""
         step_size = math.exp(self._log_step)
         momentum = torch.randn(phi.shape, generator=generator, dtype=phi.dtype, device=phi.device)
         stretch = 0.5 + float(torch.rand((), generator=generator, device=phi.device))
@@ -95,13 +95,13 @@ class HMC(Kernel):
         return 0.5 * momentum.double().square().flatten(1).sum(1) + self.action(phi.double())
 
     def adapted(self, outcome: Outcome, n: int) -> HMC:
-        """Return this kernel with a step nearer to the target acceptance, see `Kernel.adapted`."""
+        """See `Kernel.adapted`; the step comes nearer to the target acceptance."""
         if self.is_tuned:
             return self
         return self._with(self._log_step + log_step_change(outcome, self.target_acceptance, n))
 
     def settled(self, history: Sequence[Outcome]) -> HMC:
-        """Return this kernel with the tuned step fixed, see `Kernel.settled`.
+        """See `Kernel.settled`; the tuned step is fixed.
 
         Raises:
             RuntimeError: if the step size collapsed, or a chain accepted no trajectory.

@@ -58,6 +58,9 @@ class Kernel(ABC):
         Args:
             outcome: of the last update.
             n: number of the last update, from 0.
+
+        Returns:
+            The kernel.
         """
         return self
 
@@ -66,6 +69,9 @@ class Kernel(ABC):
 
         Args:
             history: outcomes of the second half of the thermalisation.
+
+        Returns:
+            The kernel.
         """
         return self
 
@@ -229,7 +235,11 @@ class Chain(Samples):
     def followed_by(self, more: Chain) -> Chain:
         """Join this chain and its continuation, sampled with `start=` this chain.
 
-        The certificate of the result is this chain's, or the continuation's if this chain has none.
+        Args:
+            more: the continuation.
+
+        Returns:
+            One chain. Its certificate is this chain's, or the continuation's if this chain has none.
         """
         log_weight = None
         if self.log_weight is not None and more.log_weight is not None:

@@ -134,7 +134,7 @@ class LatentHMC(Kernel):
 
     @torch.no_grad()
     def update(self, phi: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Outcome]:
-        """Run one trajectory of every chain, see `Kernel.update`."""
+        """See `Kernel.update`; an update is one trajectory of every chain."""
         noise = self.latent.flow.prior.whiten(self.latent.flow.inverse_and_log_det(phi)[0])
         noise, outcome = self.hmc.update(noise, generator)
         moved = outcome.accepted.bool()

@@ -73,7 +73,7 @@ class LocalMetropolis(Kernel):
         return self.width is not None
 
     def update(self, phi: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Outcome]:
-        """Sweep once over every chain, see `Kernel.update`."""
+        """See `Kernel.update`; an update is one sweep over every chain."""
         axes = self.action.lattice.axes
         accepted = torch.zeros(len(phi), dtype=torch.float64, device=phi.device)
         probability = torch.zeros_like(accepted)
@@ -103,14 +103,14 @@ class LocalMetropolis(Kernel):
         return local(proposal) - local(phi)
 
     def adapted(self, outcome: Outcome, n: int) -> LocalMetropolis:
-        """Return this kernel with a width nearer to the target acceptance, see `Kernel.adapted`."""
+        """See `Kernel.adapted`; the width comes nearer to the target acceptance."""
         other = copy.copy(self)
         if not self.is_tuned:
             other._log_width += log_step_change(outcome, self.target_acceptance, n)
         return other
 
     def settled(self, history: Sequence[Outcome]) -> LocalMetropolis:
-        """Return this kernel with the tuned width fixed, see `Kernel.settled`."""
+        """See `Kernel.settled`; the tuned width is fixed."""
         other = copy.copy(self)
         other.width = self.width or math.exp(self._log_width)
         return other

@@ -172,7 +172,7 @@ class IndependenceStep(Kernel):
 
     @torch.no_grad()
     def update(self, phi: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Outcome]:
-        """Propose to every chain, see `Kernel.update`."""
+        """See `Kernel.update`; every chain gets proposals of the flow."""
         log_weight = log_weights(self.flow, self.action, phi, batch_size=max(1, len(phi)))
         outcomes = []
         for _ in range(self.n_proposals):
