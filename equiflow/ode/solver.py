@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from enum import Enum
 
 from equiflow.ode.tableaus import TABLEAUS
+from equiflow.runtime.checks import is_integer, is_number, plain
 
 #: order of each method that takes equal steps
 FIXED_STEP_ORDER = {name: tableau.order for name, tableau in TABLEAUS.items()}
@@ -74,7 +75,7 @@ class Tolerances:
     def __post_init__(self) -> None:
         _check_steps("max_steps", self.max_steps)
         for name, value in (("rtol", self.rtol), ("atol", self.atol)):
-            if isinstance(value, bool) or not isinstance(value, (float, int)):
+            if not is_number(value):
                 raise TypeError(f"{name} must be a number, got {value!r}.")
         if not (0 < self.rtol < 1 and 0 < self.atol < math.inf):
             raise ValueError(
@@ -90,7 +91,7 @@ class Tolerances:
 
 
 def _check_steps(name: str, count: object) -> None:
-    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+    if not is_integer(count) or count < 1:
         raise ValueError(f"{name} must be an integer >= 1, got {count!r}.")
 
 
@@ -135,6 +136,8 @@ class Solver:
     checkpoint: bool = False
 
     def __post_init__(self) -> None:
+        for name in ("steps", "rtol", "atol", "max_steps"):
+            object.__setattr__(self, name, plain(getattr(self, name)))
         self._check_method()
         # Options of the other kind of method are checked too, with a valid number in place of None.
         EqualSteps(1 if self.steps is None else self.steps)

@@ -1,27 +1,69 @@
-"""Checks of what callers give; messages name the argument, the value and a remedy."""
+"""Checks of what callers give; messages name the argument, the value and a remedy.
+
+Numbers of numpy are accepted wherever Python's are, see `plain`.
+"""
 
 from __future__ import annotations
 
 import math
+from typing import Any, TypeGuard
+
+import numpy as np
+
+
+def plain(value: Any) -> Any:
+    """Return a number of numpy as Python's, a 1-d array of integers as a tuple, any other value itself.
+
+    The items of tuples and lists are converted too.
+
+    >>> plain(np.int64(8)), plain(np.float32(0.5)), plain(np.array([4, 6])), plain("rk4")
+    (8, 0.5, (4, 6), 'rk4')
+    """
+    if isinstance(value, (np.integer, np.floating)):
+        return value.item()
+    if isinstance(value, np.ndarray) and value.ndim == 1 and np.issubdtype(value.dtype, np.integer):
+        return tuple(value.tolist())
+    return type(value)(map(plain, value)) if type(value) in (tuple, list) else value
+
+
+def _is_a(value: object, kind: type) -> bool:
+    """Return whether `value` is an instance of a class, with numpy's numbers as good as Python's."""
+    if isinstance(value, bool):
+        return kind is bool
+    if kind is float:
+        return isinstance(value, (float, np.floating))
+    return isinstance(value, (int, np.integer) if kind is int else kind)
+
+
+def is_integer(value: object) -> TypeGuard[int]:
+    """Return whether a value is an integer of Python or numpy; a bool is none."""
+    return _is_a(value, int)
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Return whether a value is an integer or a float of Python or numpy; a bool is none."""
+    return _is_a(value, int) or _is_a(value, float)
 
 
 def check_type(value: object, expected: type | tuple[type, ...], name: str, remedy: str = "") -> None:
     """Raise a TypeError unless `value` is an instance of `expected`.
 
-    A bool is accepted only where `expected` is bool.
+    A bool is accepted only where `expected` is bool. Numbers of numpy count as int and float.
 
     Args:
         value: the argument to check.
         expected: a class, or a tuple of classes any of which is accepted.
         name: name of the argument in the message.
-        remedy: a sentence that ends the message.
+        remedy: a sentence that ends the message; by default the attribute `how_to_give` of the class, if it
+            has one.
 
     Raises:
         TypeError: if the value is of another type.
     """
-    if not isinstance(value, expected) or (isinstance(value, bool) and expected is not bool):
-        kinds = expected if isinstance(expected, tuple) else (expected,)
+    kinds = expected if isinstance(expected, tuple) else (expected,)
+    if not any(_is_a(value, kind) for kind in kinds):
         wanted = " or ".join(kind.__name__ for kind in kinds)
+        remedy = remedy or getattr(kinds[0], "how_to_give", "")
         raise TypeError(f"{name} must be of type {wanted}, got {value!r}. {remedy}".rstrip())
 
 
@@ -34,17 +76,18 @@ def check_count(value: object, name: str, *, minimum: int = 1) -> int:
         minimum: smallest accepted value.
 
     Returns:
-        The value.
+        The value, an `int`.
 
     Raises:
         TypeError: if the value is no integer.
         ValueError: if it is smaller than `minimum`.
     """
-    if isinstance(value, bool) or not isinstance(value, int):
+    if not is_integer(value):
         raise TypeError(f"{name} must be an integer, got {value!r}.")
-    if value < minimum:
-        raise ValueError(f"{name} must be an integer >= {minimum}, got {value}.")
-    return value
+    count = int(value)
+    if count < minimum:
+        raise ValueError(f"{name} must be an integer >= {minimum}, got {count}.")
+    return count
 
 
 def check_positive(value: float, name: str) -> float:

@@ -15,6 +15,8 @@ from inspect import Parameter
 from types import MappingProxyType
 from typing import Any, get_type_hints
 
+from equiflow.runtime.checks import plain
+
 #: the default of an option that has none
 REQUIRED = Parameter.empty
 
@@ -77,8 +79,8 @@ class RecordsOptions:
     """A class whose instances know the options that they were built with.
 
     An instance records the arguments of its own class's constructor, positional or not, with defaults filled
-    in. `options_of` says which parameters count as options. Arguments that a subclass passes on to
-    `super().__init__` are not recorded. Recording costs nothing after the construction.
+    in and numbers of numpy as Python's. `options_of` says which parameters count as options. Arguments that
+    a subclass passes on to `super().__init__` are not recorded. Recording costs nothing after construction.
 
     >>> class Walk(RecordsOptions):
     ...     def __init__(self, lattice, n_steps=4, *, seed=0): ...
@@ -120,6 +122,7 @@ def _recording(construct: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(construct)
     def wrapped(self: RecordsOptions, *args: Any, **options: Any) -> None:
         if type(self).__init__ is wrapped:
+            args, options = plain(args), {name: plain(value) for name, value in options.items()}
             try:
                 bound = signature.bind(self, *args, **options)
             except TypeError:  # the call itself raises an error that names the constructor

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from equiflow.flows import Flow
-from equiflow.runtime.checks import check_count
+from equiflow.runtime.checks import check_count, plain
 from equiflow.samplers.hmc import HMC
 from equiflow.samplers.importance import Ensemble
 from equiflow.samplers.kernel import Kernel
@@ -99,6 +99,7 @@ def _driven(
 
 def _schedule(betas: int | Sequence[float]) -> list[float]:
     """Return the schedule, rising from 0 to 1."""
+    betas = plain(betas)
     if isinstance(betas, int):
         n = check_count(betas, "betas")
         return [i / n for i in range(n + 1)]

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 
-from equiflow.runtime.checks import check_count, check_positive, check_type
+from equiflow.runtime.checks import check_count, check_positive, check_type, is_integer, is_number, plain
+
+INTEGERS = (np.int8(3), np.int64(3), np.uint16(3))
+FLOATS = (np.float16(0.5), np.float32(0.5), np.float64(0.5))
 
 
 @pytest.mark.parametrize(
@@ -41,3 +45,54 @@ def test_a_positive_number_comes_back_as_a_float():
             check_positive(value, "m2")
     with pytest.raises(TypeError, match="m2 must be of type float or int"):
         check_positive("1", "m2")
+
+
+@pytest.mark.parametrize("value", INTEGERS, ids=lambda value: value.dtype.name)
+def test_integers_of_numpy_are_integers_and_become_python_s(value):
+    check_type(value, int, "n")
+    check_type(value, (float, int), "n")
+    assert is_integer(value)
+    assert is_number(value)
+    for same in (check_count(value, "n"), plain(value), plain((value, "a"))[0], plain([value])[0]):
+        assert (same, type(same)) == (3, int)
+    with pytest.raises(ValueError, match="n must be an integer >= 4, got 3"):
+        check_count(value, "n", minimum=4)
+    with pytest.raises(TypeError, match="must be of type str"):
+        check_type(value, str, "n")
+
+
+@pytest.mark.parametrize("value", FLOATS, ids=lambda value: value.dtype.name)
+def test_floats_of_numpy_are_numbers_and_become_python_s(value):
+    check_type(value, (float, int), "m2")
+    assert is_number(value)
+    assert not is_integer(value)
+    for same in (check_positive(value, "m2"), plain(value)):
+        assert (same, type(same)) == (0.5, float)
+    for wrong in (lambda: check_type(value, int, "n"), lambda: check_count(value, "n")):
+        with pytest.raises(TypeError, match="n must be"):
+            wrong()
+
+
+@pytest.mark.parametrize("value", [True, np.bool_(True), "3", None, np.array([3.0]), 3j, np.complex64(3)])
+def test_what_is_no_number_is_none(value):
+    assert not is_number(value)
+    assert not is_integer(value)
+    assert plain(value) is value
+
+
+def test_an_array_of_integers_becomes_a_tuple():
+    assert plain(np.array([4, 6])) == (4, 6)
+    assert all(type(side) is int for side in plain(np.array([4, 6], dtype=np.uint8)))
+    grid = np.array([[4, 6]])
+    assert plain(grid) is grid
+
+
+class Lamp:
+    how_to_give = "Write Lamp()."
+
+
+def test_a_class_says_itself_how_it_is_given():
+    with pytest.raises(TypeError, match=r"^lamp must be of type Lamp, got 3\. Write Lamp\(\)\.$"):
+        check_type(3, Lamp, "lamp")
+    with pytest.raises(TypeError, match=r"got 3\. Light it\.$"):
+        check_type(3, Lamp, "lamp", "Light it.")

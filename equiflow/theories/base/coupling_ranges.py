@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from equiflow.runtime.checks import check_count, check_type
+from equiflow.runtime.checks import check_count, check_type, is_number, plain
 from equiflow.theories.base.action import Action
 from equiflow.theories.base.space import Space
 
@@ -126,10 +126,8 @@ class ActionFamily:
         check_type(space, Space, "space", "Write Lattice((16, 16)).")
         self.kind = kind
         self.space = space
-        self.fixed = {k: v for k, v in couplings.items() if isinstance(v, (int, float))}
-        self.couplings = CouplingRanges(
-            {k: v for k, v in couplings.items() if not isinstance(v, (int, float))}
-        )
+        self.fixed = {k: plain(v) for k, v in couplings.items() if is_number(v)}
+        self.couplings = CouplingRanges({k: v for k, v in couplings.items() if not is_number(v)})  # type: ignore[misc]
         for end in (0, 1):  # couplings without a density are refused now, not in the middle of training
             self.at(**{name: limits[end] for name, limits in self.couplings.ranges.items()})
 
@@ -157,7 +155,7 @@ class ActionFamily:
 
 def _range(name: str, limits: object) -> tuple[float, float]:
     """Return `(low, high)` as floats, else raise."""
-    if not isinstance(limits, (tuple, list)) or len(limits) != 2:
+    if not isinstance(limits, (tuple, list, np.ndarray)) or len(limits) != 2:
         raise ValueError(f"The range of {name} must be (low, high), got {limits!r}.")
     for limit in limits:
         check_type(limit, (float, int), f"Each end of the range of {name}")

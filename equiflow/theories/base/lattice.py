@@ -10,6 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from equiflow.runtime.checks import is_integer
 from equiflow.theories.base.space import Space
 
 
@@ -34,14 +35,16 @@ class Lattice(Space):
     shape: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        if not isinstance(self.shape, Iterable) or isinstance(self.shape, str):
+        a_single_number = getattr(self.shape, "ndim", 1) == 0  # an array that iterates over nothing
+        if not isinstance(self.shape, Iterable) or isinstance(self.shape, str) or a_single_number:
             raise TypeError(
                 f"Lattice shape must be a sequence of sides, got {self.shape!r}. "
                 "Write Lattice((16, 16)) for two dimensions, Lattice((16,)) for one."
             )
         sides = tuple(self.shape)
-        if any(isinstance(side, bool) or not isinstance(side, int) for side in sides):
+        if not all(map(is_integer, sides)):
             raise TypeError(f"Lattice sides must be integers, got {sides}.")
+        sides = tuple(map(int, sides))
         if not sides or min(sides) < 1:
             raise ValueError(f"A lattice needs at least one side, each at least 1; got {sides}.")
         object.__setattr__(self, "shape", sides)

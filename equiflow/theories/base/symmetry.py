@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from equiflow.runtime.checks import check_type
+from equiflow.runtime.checks import check_type, is_integer, plain
 from equiflow.theories.base.group import Element, Group
 from equiflow.theories.base.kind import group_on
 from equiflow.theories.base.lattice import Lattice, lattice_of
@@ -224,9 +224,9 @@ class SymmetryGroup(Group):
     def _support(self, kernel_size: int | tuple[int, ...] | None) -> Tensor:
         """Return which offsets a kernel has before they are closed under the group, `(*lattice)` bool."""
         shape = self.lattice.shape
-        sizes = shape if kernel_size is None else kernel_size
+        sizes = shape if kernel_size is None else plain(kernel_size)
         sizes = tuple(sizes) if isinstance(sizes, tuple | list) else (sizes,) * self.lattice.dim
-        if not all(isinstance(n, int) and not isinstance(n, bool) for n in sizes):
+        if not all(map(is_integer, sizes)):
             raise TypeError(f"kernel_size must be an integer or one per axis, got {kernel_size!r}.")
         if len(sizes) != len(shape) or any(not 1 <= n <= side for n, side in zip(sizes, shape, strict=False)):
             raise ValueError(

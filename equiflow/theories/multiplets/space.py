@@ -34,7 +34,7 @@ class Multiplet(Space):
 
     def __post_init__(self) -> None:
         check_type(self.lattice, Lattice, "lattice", "Write Lattice((16, 16)).")
-        check_count(self.n_components, "n_components")
+        object.__setattr__(self, "n_components", check_count(self.n_components, "n_components"))
 
     @classmethod
     def of_shape(cls, shape: tuple[int, ...]) -> Multiplet:

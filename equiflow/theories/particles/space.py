@@ -32,8 +32,8 @@ class Particles(Space):
     dim: int
 
     def __post_init__(self) -> None:
-        check_count(self.number, "number")
-        check_count(self.dim, "dim")
+        object.__setattr__(self, "number", check_count(self.number, "number"))
+        object.__setattr__(self, "dim", check_count(self.dim, "dim"))
 
     @classmethod
     def of_shape(cls, shape: tuple[int, ...]) -> Particles:
