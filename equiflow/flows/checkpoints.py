@@ -93,7 +93,8 @@ class SavedModule(nn.Module, ABC):
             The flow with the saved weights, in the saved dtype.
 
         Raises:
-            FileNotFoundError: if there is no such file.
+            OSError: if the operating system refuses, for instance a FileNotFoundError or a PermissionError.
+            ValueError: if this machine lacks the device.
             CheckpointError: if the file is damaged, holds something else, or names a part that is not
                 part of this library.
             TypeError: for an option that the flow in the file does not take.
@@ -101,7 +102,7 @@ class SavedModule(nn.Module, ABC):
         content = load_safely(path, cls.file_kind, map_location=device)
         try:
             return cls.from_dict(content, device=device, **options)
-        except UnknownOptionError:
+        except (UnknownOptionError, torch.cuda.OutOfMemoryError):
             raise
         except Exception as error:  # a recipe that fits nothing can make constructors raise anything
             raise CheckpointError(f"{path} does not describe a {cls.file_kind}: {error}") from error

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from equiflow.interop import hdf5
-from equiflow.runtime.storage import CheckpointError, written_atomically
+from equiflow.runtime.storage import CheckpointError, is_of_system, written_atomically
 
 T = TypeVar("T")
 
@@ -85,7 +85,7 @@ def read_header(path: str | Path) -> dict[str, Any]:
     """Return the header that `write` was given.
 
     Raises:
-        FileNotFoundError: if there is no such file.
+        OSError: if the operating system refuses, for instance a FileNotFoundError or a PermissionError.
         CheckpointError: if the file is damaged or of another kind.
         ValueError: for an unknown suffix.
     """
@@ -123,9 +123,11 @@ def _guarded(path: str | Path, action: Callable[[], T]) -> T:
     """Return the result of reading a file, or raise a CheckpointError if it is damaged."""
     try:
         return action()
-    except (FileNotFoundError, ImportError):
+    except ImportError:
         raise
     except Exception as error:  # numpy, zipfile and h5py raise many kinds of errors on damaged files
+        if is_of_system(error):
+            raise
         raise CheckpointError(
             f"{path} cannot be read as {FORMAT}: it is truncated, damaged, or something else "
             f"({type(error).__name__}: {error})."

@@ -20,7 +20,7 @@ from equiflow.interop.samples import describe_samples, load_ensemble, save_sampl
 from equiflow.runtime import distributed
 from equiflow.runtime.checks import check_count
 from equiflow.runtime.randomness import stream
-from equiflow.runtime.storage import CheckpointError
+from equiflow.runtime.storage import CheckpointError, sweep
 from equiflow.samplers import importance_sample
 from equiflow.theories.base.action import Action
 
@@ -103,8 +103,7 @@ def sample_shards(
 
 def _kept(path: Path) -> Tensor | None:
     """Return the log weights of a shard, or None if it is missing or damaged."""
-    for leftover in path.parent.glob(f".{path.name}.*.tmp"):
-        leftover.unlink(missing_ok=True)
+    sweep(path.parent, path.name)
     try:
         return load_ensemble(path).log_weight
     except (FileNotFoundError, CheckpointError):

@@ -21,6 +21,7 @@ from equiflow.interop import describe_samples, load_ensemble, shards
 from equiflow.runtime import distributed
 from tests.support import distributed_jobs as jobs
 from tests.support.cli_runs import TINY, content, same, tiny
+from tests.support.leftovers import dead_process, half_written_by
 from tests.support.processes import alone, together
 
 pytestmark = pytest.mark.skipif(
@@ -179,7 +180,7 @@ def test_shards_that_are_there_are_kept(tmp_path):
     sound, damaged, gone = sorted(tmp_path.iterdir())
     damaged.write_bytes(damaged.read_bytes()[:-200])
     gone.unlink()
-    (tmp_path / f".{gone.name}.1.2.tmp").touch()
+    half_written_by(dead_process(), gone)
     with pytest.raises(CheckpointError):
         load_ensemble(tmp_path)
     kept = sound.stat()

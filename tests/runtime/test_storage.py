@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
+import time
 import zipfile
 from pathlib import Path
 
@@ -11,7 +13,9 @@ import pytest
 import torch
 
 from equiflow.flows import EquivariantCNF
-from equiflow.runtime.storage import CheckpointError, load_safely, save_atomically
+from equiflow.runtime import storage
+from equiflow.runtime.storage import CheckpointError, load_safely, save_atomically, sweep, written_atomically
+from tests.support.leftovers import dead_process, half_written_by
 from tests.support.strategies import small_flow
 
 CONTENT = {"kind": "thing", "numbers": [1, 2.5], "weights": torch.arange(6.0)}
@@ -198,3 +202,118 @@ def test_a_recipe_that_does_not_fit_is_refused(path, change):
     save_atomically(recipe, path)
     with pytest.raises(CheckpointError, match="does not describe a flow"):
         EquivariantCNF.load(path)
+
+
+def left_in(folder: Path) -> set[Path]:
+    return set(folder.glob(".*.tmp"))
+
+
+def test_what_dead_processes_left_is_swept_and_what_living_ones_write_is_not(path):
+    dead, living = half_written_by(dead_process(), path), half_written_by(os.getppid(), path)
+    other = half_written_by(dead_process(), path.with_name("other.pt"))
+    with written_atomically(path) as own:
+        own.write_text("hours of work")
+        sweep(path.parent, path.name)
+        assert left_in(path.parent) == {living, other, own}
+        sweep(path.parent)
+        assert left_in(path.parent) == {living, own}
+    assert path.read_text() == "hours of work"
+    assert not dead.exists()
+
+
+def test_what_this_process_left_unfinished_is_swept(path):
+    left = half_written_by(os.getpid(), path)
+    sweep(path.parent)
+    assert not left.exists()
+
+
+def test_files_of_other_machines_are_swept_when_nobody_has_touched_them_for_a_day(path, monkeypatch):
+    monkeypatch.setattr("platform.node", lambda: "another machine")
+    elsewhere = half_written_by(dead_process(), path)
+    monkeypatch.undo()
+    of_version_0_1 = path.with_name(".file.pt.12.34.tmp")
+    strange = path.with_name(".somebody-else.tmp")
+    of_version_0_1.touch()
+    strange.touch()
+    sweep(path.parent)
+    assert left_in(path.parent) == {elsewhere, of_version_0_1, strange}
+    for temporary in left_in(path.parent):
+        os.utime(temporary, (0, time.time() - 25 * 3600))
+    sweep(path.parent)
+    assert left_in(path.parent) == {strange}
+
+
+@pytest.mark.parametrize("name", ["n" * 243 + ".pt", "n" * 252 + ".pt", "\u03c6" * 126 + ".pt"], ids=len)
+def test_every_name_that_the_system_allows_can_be_written(tmp_path, name):
+    save_atomically(CONTENT, tmp_path / name)
+    assert load_safely(tmp_path / name, "thing")["numbers"] == [1, 2.5]
+    with pytest.raises(OSError, match="too long"):
+        save_atomically(CONTENT, tmp_path / f"{name}nnnnnnnnnn")
+
+
+def test_a_symbolic_link_is_followed(tmp_path):
+    target, link = tmp_path / "disk" / "file.pt", tmp_path / "link.pt"
+    link.symlink_to(target)
+    for numbers in ([1], [2]):  # a link to nothing yet, and to a file
+        save_atomically({"kind": "thing", "numbers": numbers}, link)
+        assert link.is_symlink()
+        assert load_safely(target, "thing")["numbers"] == numbers
+    assert only_file(target)
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EMFILE, errno.EIO, errno.ENOMEM])
+def test_what_the_system_refuses_is_not_called_damage(saved, monkeypatch, number):
+    def refuse(file, *arguments, **options):
+        raise OSError(number, os.strerror(number), str(file))
+
+    monkeypatch.setattr("builtins.open", refuse)
+    for load in (lambda: load_safely(saved, "thing"), lambda: EquivariantCNF.load(saved)):
+        with pytest.raises(OSError, match=os.strerror(number)) as refused:
+            load()
+        assert refused.value.errno == number
+
+
+needs_no_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+
+
+@pytest.mark.parametrize(
+    ("device", "message"),
+    [
+        pytest.param("cuda", "no CUDA device here", marks=needs_no_cuda),
+        ("cuda:99", "no (CUDA device|device cuda:99) here"),
+        ("gpu", "unknown device 'gpu'; expected cpu"),
+        ("xpu:99", "no device xpu:99 here"),
+    ],
+)
+def test_a_device_that_is_not_there_is_not_called_damage(tmp_path, device, message):
+    small_flow().save(tmp_path / "flow.pt")
+    for load in (
+        lambda: EquivariantCNF.load(tmp_path / "flow.pt", device=device),
+        lambda: EquivariantCNF.pretrained("phi4-2d-L8", device=device),
+        lambda: load_safely(tmp_path / "flow.pt", "flow", map_location=device),
+    ):
+        with pytest.raises(ValueError, match=message):
+            load()
+
+
+@needs_no_cuda
+def test_a_sound_file_from_a_gpu_is_named_as_such(saved, monkeypatch):
+    monkeypatch.setattr(torch.serialization, "location_tag", lambda storage: "cuda:0")
+    save_atomically(CONTENT, saved)
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match="saved from a device that this machine lacks"):
+        load_safely(saved, "thing")
+    content = load_safely(saved, "thing", map_location="cpu")
+    assert torch.equal(content["weights"], CONTENT["weights"])
+    saved.write_bytes(saved.read_bytes()[:-60])
+    with pytest.raises(CheckpointError):
+        load_safely(saved, "thing")
+
+
+def test_a_full_gpu_is_not_called_damage(saved, monkeypatch):
+    def full(*arguments, **options):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(storage.torch, "load", full)
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        load_safely(saved, "thing")

@@ -7,11 +7,11 @@ from typing import Any
 
 from equiflow.cli.run.journal import of_rung, read_lines, rewrite_lines
 from equiflow.cli.run.rungs import RunRung
-from equiflow.runtime.storage import CheckpointError, load_safely
+from equiflow.runtime.storage import CheckpointError, load_safely, sweep
 
 
 def rewind(folder: Path, rungs: list[RunRung]) -> list[int]:
-    """Drop what was recorded after the checkpoints, and leftovers of writes that were cut off.
+    """Drop what was recorded after the checkpoints, and what killed processes left half written.
 
     Args:
         folder: of the run.
@@ -24,8 +24,7 @@ def rewind(folder: Path, rungs: list[RunRung]) -> list[int]:
         CheckpointError: if a checkpoint is damaged.
     """
     for one in {folder, *(rung.folder for rung in rungs)}:
-        for leftover in list(one.glob(".*.tmp")):
-            leftover.unlink(missing_ok=True)
+        sweep(one)
     evaluations = read_lines(folder / "evaluations.jsonl")
     done, rows, kept = [], [], []
     for rung in rungs:
