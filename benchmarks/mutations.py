@@ -966,7 +966,7 @@ MUTANTS = (
     ),
     Mutant(
         "chain taken for independent samples",
-        "statistics/series.py",
+        "statistics/gamma_method.py",
         "error = (2 * tau.clamp(min=0.5) * variance / max(total - 1, 1)).sqrt()",
         "error = (variance / max(total - 1, 1)).sqrt()",
         "error^2 = 2 tau_int var / N",
@@ -1051,7 +1051,7 @@ MUTANTS = (
     ),
     Mutant(
         "tau_int without its half",
-        "statistics/series.py",
+        "statistics/gamma_method.py",
         "running = 0.5 + (gamma",
         "running = (gamma",
         "tau_int = 1/2 + sum rho",

@@ -5,10 +5,10 @@ function of means, `effective_sample_size` and `log_mean_exp` for weighted sampl
 """
 
 from equiflow.statistics.estimate import Estimate
+from equiflow.statistics.gamma_method import error_of_fluctuations
 from equiflow.statistics.jackknife import jackknife, jackknife_estimate, jackknife_of_logs
 from equiflow.statistics.series import (
     block_count,
-    error_of_fluctuations,
     estimate_of_series,
     integrated_autocorrelation_time,
     mean_of_series,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,8 @@ class Estimate:
             (0.5 for independent samples); None if it does not come from a series.
         systematic: size of the discretisation error of the flow behind it, see `Certificate`.
         tau_int_error: standard error of `tau_int`.
+        note: why the error may be too small, in a few words that are printed behind it, such as "only 12
+            tau_int long"; empty if there is no reason.
 
     >>> print(Estimate(0.21053, 0.00009))
     0.210530 ± 0.000090
@@ -27,6 +29,7 @@ class Estimate:
     tau_int: float | None = None
     systematic: float = 0.0
     tau_int_error: float | None = None
+    note: str = field(default="", repr=False, compare=False)
 
     @property
     def total_error(self) -> float:
@@ -36,7 +39,8 @@ class Estimate:
     def __str__(self) -> str:
         # A systematic error below a hundredth of the statistical one changes no digit that is shown.
         shown = self.systematic > 0.01 * self.error
-        return self._with_error() + (f" ± {self.systematic:.1g} (solver)" if shown else "")
+        solver = f" ± {self.systematic:.1g} (solver)" if shown else ""
+        return self._with_error() + solver + (f" ({self.note})" if self.note else "")
 
     def _with_error(self) -> str:
         """Return `mean ± statistical error`."""

@@ -23,7 +23,7 @@ from equiflow.statistics import (
     log_mean_exp,
     mean_of_series,
 )
-from tests.support.estimates import coverage, covers, normal, shuffled
+from tests.support.estimates import coverage, covers, error_ratio, means_of_runs, normal, shuffled
 from tests.support.oracles import ar1, free_samples
 
 SEEDS = 200
@@ -175,3 +175,55 @@ def test_replicas_too_short_for_an_autocorrelation_are_compared_with_each_other(
     runs = [ar1(A, 3, 40, seed=seed) for seed in range(SEEDS)]
     assert covers([mean_of_series(run) for run in runs], 0.0)
     assert not covers([mean_of_series(shuffled(run.T)) for run in runs], 0.0)
+
+
+RUNS = 500  # 68 % of 500 scatters by 2 %
+
+
+def ar1_runs(a: float, n: int, n_chains: int, *, seed: int = 0) -> Tensor:
+    """Return many runs of AR(1) chains, `(n, n_chains, RUNS)`."""
+    return ar1(a, n, n_chains * RUNS, seed=seed).unflatten(1, (n_chains, RUNS))
+
+
+@pytest.mark.parametrize(("n", "n_chains"), [(4000, 1), (500, 8)])
+@pytest.mark.parametrize("a", [-0.95, -0.9, -0.5, -0.2, 0.0, 0.5, 0.9, 0.98])
+def test_mean_of_a_chain_of_any_correlation_of_neighbours(a, n, n_chains):
+    runs = ar1_runs(a, n, n_chains)
+    found = means_of_runs(runs)
+    assert 0.62 <= coverage(found, 0.0) <= 0.74
+    assert error_ratio(found) == pytest.approx(1, abs=0.1)
+    assert np.mean([e.tau_int for e in found]) == pytest.approx((1 + a) / (1 - a) / 2, rel=0.06)
+    assert str(mean_of_series(runs[..., 3])) == str(found[3])
+    if a <= -0.5:  # the counter-example: errors as if the samples were independent
+        loose = [Estimate(e.mean, float(runs.std()) / math.sqrt(n * n_chains)) for e in found]
+        assert coverage(loose, 0.0) > 0.85
+
+
+def test_an_antithetic_series_may_be_short():
+    for n in (30, 100):
+        for a in (-0.95, -0.5):
+            assert 0.62 <= coverage(means_of_runs(ar1_runs(a, n, 1)), 0.0) <= 0.74
+
+
+@pytest.mark.parametrize(
+    ("fast", "slow", "size"), [(-0.9, 0.98, 0.8), (-0.9, 0.98, 0.5), (-0.5, 0.9, 0.8), (-0.9, 0.9, 0.95)]
+)
+def test_mean_of_a_chain_with_a_slow_part_below_an_antithetic_one(fast, slow, size):
+    runs = size * ar1_runs(fast, 4000, 1) + (1 - size) * ar1_runs(slow, 4000, 1, seed=1)
+    found = means_of_runs(runs)
+    assert 0.62 <= coverage(found, 0.0) <= 0.74
+    taus = torch.tensor([(1 + a) / (1 - a) / 2 for a in (fast, slow)], dtype=torch.float64)
+    squares = torch.tensor([size, 1 - size]).double().square()
+    tau = float(squares @ taus / squares.sum())
+    assert np.mean([e.tau_int for e in found]) == pytest.approx(tau, rel=0.2)
+    if tau > 0.5:  # the counter-example: the window that closes at the first lag
+        first = [Estimate(e.mean, e.error * math.sqrt(0.5 / max(e.tau_int, 0.5))) for e in found]
+        assert coverage(first, 0.0) < 0.62
+
+
+@pytest.mark.parametrize("n", [4, 5, 6, 7])
+@pytest.mark.parametrize("a", [-0.9, 0.0, 0.95])
+def test_chains_too_short_for_a_window_are_compared_with_each_other(a, n):
+    found = means_of_runs(ar1_runs(a, n, 64))
+    assert 0.62 <= coverage(found, 0.0) <= 0.74
+    assert error_ratio(found) == pytest.approx(1, abs=0.1)

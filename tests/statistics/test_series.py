@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import pytest
 import torch
@@ -90,3 +91,30 @@ def test_the_number_of_blocks_is_bounded():
     assert block_count(series, max_blocks=20) == 18  # a multiple of the number of chains
     assert block_count(series, max_blocks=2) == 2
     assert block_count(series) == 126
+
+
+@pytest.mark.parametrize(("n", "n_chains"), [(200, 1), (60, 3), (5, 64), (12, 40)])
+def test_a_short_series_says_so_in_print(n, n_chains):
+    slow, fast = (mean_of_series(ar1(a, n, n_chains)) for a in (0.98, 0.0))
+    expected = "tau_int cut by the length" if n_chains >= 40 else r"only \d+ tau_int long"
+    assert re.search(expected, slow.note)
+    assert str(slow).endswith(f"({slow.note})")
+    assert not fast.note
+    assert "(" not in str(fast)
+
+
+def test_the_note_of_an_estimate_is_about_its_length_in_autocorrelation_times():
+    long, short = (mean_of_series(ar1(0.9, n, 4)) for n in (400, 80))
+    assert 4 * 400 / long.tau_int > 50 > 4 * 80 / short.tau_int
+    assert (long.note, short.note) == ("", f"only {4 * 80 / short.tau_int:.0f} tau_int long")
+    assert integrated_autocorrelation_time(ar1(0.9, 80, 4)).note == short.note
+
+
+def test_lists_are_series_and_complex_numbers_are_not():
+    assert mean_of_series([1.0, 2.0, 4.0, 3.0, 2.0]) == mean_of_series(
+        torch.tensor([1.0, 2.0, 4.0, 3.0, 2.0])
+    )
+    with pytest.raises(ValueError, match=r"got shape \(3,\)"):
+        mean_of_series([1.0, 2.0, 4.0])
+    with pytest.raises(ValueError, match="complex; give its real"):
+        mean_of_series(torch.ones(10) + 1j)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from equiflow.statistics import Estimate
+from equiflow.statistics import Estimate, error_of_fluctuations
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -19,6 +19,13 @@ def shuffled(series: Tensor, *, seed: int = 0) -> Tensor:
     """Return the numbers of a series, `(n * n_chains,)`, without their order."""
     numbers = series.flatten()
     return numbers[torch.randperm(len(numbers), generator=torch.Generator().manual_seed(seed))]
+
+
+def means_of_runs(runs: Tensor) -> list[Estimate]:
+    """Return `mean_of_series` of each of many runs, `(n, n_chains, n_runs)`, all computed at once."""
+    means = runs.mean((0, 1))
+    errors = error_of_fluctuations(runs - means, scale=runs.abs().amax((0, 1)))
+    return [errors.estimate(k, mean) for k, mean in enumerate(means.tolist())]
 
 
 def coverage(estimates: Sequence[Estimate], truth: float) -> float:

@@ -1,0 +1,217 @@
+"""Errors of Markov chains by the Gamma method (hep-lat/0306017), also for series that alternate.
+
+Start with `error_of_fluctuations`; `estimate_of_series` calls it for functions of means.
+
+The window of the Gamma method is trusted for series whose slow part shows in the first lags, and its numbers
+are kept there. Two kinds of series need more:
+
+- Antithetic series, in which neighbours are anticorrelated. The averages of neighbours
+  `y_t = (x_t + x_{t+1}) / 2` have the same sum of autocovariances, without the alternating part. Their window
+  is taken.
+- Series with a weak slow part below a strong fast one. The sums of pairs of autocovariances of a reversible
+  chain are positive and fall (Geyer 1992). If all of them up to the first negative one amount to
+  significantly more than the window holds, they are taken.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from equiflow.statistics.estimate import Estimate
+
+#: assumed ratio of exponential to integrated autocorrelation time, S in the paper
+S_TAU = 1.5
+#: the same for averages of neighbours, whose slow part is often weak
+S_TAU_OF_AVERAGES = 4.0
+#: length of the shortest chain with a measurable autocorrelation; of shorter chains the averages are compared
+MIN_CHAIN_LENGTH = 4
+#: chains shorter than this have no room for a window; their averages are compared if there are enough chains
+MIN_WINDOWED_LENGTH = 8
+#: number of chains whose averages give an error of their own
+MIN_REPLICAS = 8
+#: number of values that are Fourier transformed at a time, which bounds the memory
+MAX_TRANSFORMED_VALUES = 2**22
+#: fluctuations below this fraction of the mean are rounding errors
+ROUNDING = 1e-14
+#: standard deviations of rho(1) below 0 from which a series counts as antithetic
+ANTITHETIC_SIGMAS = 2.0
+#: standard deviations by which sums of pairs must exceed the window to be taken
+PAIR_SIGMAS = 4.0
+#: length of a series in autocorrelation times below which its errors are unreliable and its estimate says so
+MIN_LENGTH_IN_TAU = 50
+
+
+@dataclass(frozen=True)
+class SeriesErrors:
+    """Standard errors of k means and the autocorrelation times behind them, `(k,)` each.
+
+    Attributes:
+        error: standard errors, `sqrt(2 tau_int var / N)`.
+        tau: integrated autocorrelation times in steps, 0.5 for independent samples. A constant series has
+            error 0 and infinite tau.
+        tau_error: standard errors of `tau`.
+        n_steps: length of each chain.
+        n_chains: number of chains.
+    """
+
+    error: Tensor
+    tau: Tensor
+    tau_error: Tensor
+    n_steps: int = 1
+    n_chains: int = 1
+
+    def estimate(self, k: int, mean: float, *, systematic: float = 0.0) -> Estimate:
+        """Return the estimate of one mean.
+
+        Args:
+            k: its index.
+            mean: its value.
+            systematic: size of its discretisation error.
+
+        Returns:
+            The value with its error and, if finite, its autocorrelation time. Its note says if the series is
+            too short for a reliable error.
+        """
+        tau, tau_error = float(self.tau[k]), float(self.tau_error[k])
+        if not math.isfinite(tau):
+            return Estimate(mean, float(self.error[k]), systematic=systematic)
+        return Estimate(
+            mean,
+            float(self.error[k]),
+            systematic=systematic,
+            tau_int=tau,
+            tau_int_error=tau_error,
+            note=self.note(tau),
+        )
+
+    def note(self, tau: float) -> str:
+        """Return what is wrong with the length of the series, in words; empty if nothing is."""
+        if self.n_steps == 1:
+            return ""
+        length = self.n_steps * self.n_chains / tau
+        if length < MIN_LENGTH_IN_TAU:
+            return f"only {length:.0f} tau_int long"
+        # The sum of all autocorrelations that fit into a chain is about n / 2 at most.
+        return "tau_int cut by the length of the chains" if tau > self.n_steps / 4 else ""
+
+
+def error_of_fluctuations(fluctuations: Tensor, *, scale: Tensor | float = 0.0) -> SeriesErrors:
+    """Return the errors of means, from the deviations of series from their means.
+
+    For a derived quantity `f(<a>)` pass the deviations `sum_i df/da_i (a_i - <a_i>)`. Its error is then exact
+    to leading order, with all correlations between the `a_i` and its own autocorrelation time.
+
+    Args:
+        fluctuations: deviations of k series, `(n, n_chains, k)`, of mean zero. With n < 4, or n < 8 in at
+            least 8 chains, the averages of chains count as independent, so `(1, n, k)` are n independent
+            samples.
+        scale: size of each mean, `(k,)`; fluctuations smaller than its rounding error count as zero.
+
+    Returns:
+        Errors and autocorrelation times, `(k,)` each.
+    """
+    n, n_chains, k = fluctuations.shape
+    scale = torch.as_tensor(scale).to(fluctuations).expand(k)
+    if n < MIN_CHAIN_LENGTH or (n < MIN_WINDOWED_LENGTH and n_chains >= MIN_REPLICAS):
+        return SeriesErrors(*_of_replicas(fluctuations, scale), n, n_chains)
+    width = max(1, MAX_TRANSFORMED_VALUES // (n * n_chains))
+    parts = [
+        _gamma_method(part, bound)
+        for part, bound in zip(fluctuations.split(width, 2), scale.split(width), strict=True)
+    ]
+    return SeriesErrors(*(torch.cat(column) for column in zip(*parts, strict=True)), n, n_chains)
+
+
+def _of_replicas(fluctuations: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return errors, tau_int and its errors from the scatter of the averages of independent chains."""
+    n, n_chains, _ = fluctuations.shape
+    square = fluctuations.mean(0).var(0) / n_chains
+    variance = fluctuations.flatten(0, 1).var(0)
+    constant = variance <= (ROUNDING * scale) ** 2
+    if n == 1:
+        tau, tau_error = torch.full_like(square, 0.5), torch.zeros_like(square)
+    else:
+        tau = 0.5 * n * n_chains * square / variance
+        tau_error = tau * math.sqrt(2 / (n_chains - 1))
+    tau, tau_error = (torch.where(constant, math.inf, value) for value in (tau, tau_error))
+    return square.sqrt(), tau, tau_error
+
+
+def _gamma_method(fluctuations: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return errors, tau_int and its errors, `(k,)` each."""
+    n, n_chains, _ = fluctuations.shape
+    total = n * n_chains
+    first, variance, window, tau = _windowed(fluctuations)
+    constant = variance <= (ROUNDING * scale) ** 2
+    # Noise of an anticorrelated series can push the sum below the smallest possible value.
+    tau = tau.clamp(min=0.5 / n)
+    tau_error = _error_of_tau(tau, window, total)
+    # N / (N - 1) makes the error of independent samples exact.
+    error = (2 * tau.clamp(min=0.5) * variance / max(total - 1, 1)).sqrt()
+    antithetic = (first < -ANTITHETIC_SIGMAS / math.sqrt(total) * variance) & ~constant
+    if n > MIN_CHAIN_LENGTH and bool(antithetic.any()):
+        _, of_averages, window, tau_of_averages = _windowed(
+            0.5 * (fluctuations[1:] + fluctuations[:-1])[..., antithetic], s_tau=S_TAU_OF_AVERAGES
+        )
+        tau_of_averages = tau_of_averages.clamp(min=0.25)
+        summed = 2 * tau_of_averages * of_averages
+        # The averages give half a weight to both ends of each chain; the missing half has this variance.
+        ends = 0.5 * variance[antithetic] / (n * total)
+        error[antithetic] = (summed / (total - 1) + ends).sqrt()
+        scaled = 0.5 * summed / variance[antithetic]
+        tau[antithetic] = scaled
+        relative = _error_of_tau(tau_of_averages, window, total) / tau_of_averages
+        tau_error[antithetic] = scaled * relative
+    infinite = torch.full_like(tau, math.inf)
+    return (
+        torch.where(constant, 0.0, error),
+        torch.where(constant, infinite, tau),
+        torch.where(constant, infinite, tau_error),
+    )
+
+
+def _error_of_tau(tau: Tensor, window: Tensor, total: int) -> Tensor:
+    """Return the standard error of an autocorrelation time (hep-lat/0306017, equation 42)."""
+    return 2 * tau * ((window + 0.5 - tau).clamp(min=0.5) / total).sqrt()
+
+
+def _windowed(fluctuations: Tensor, *, s_tau: float = S_TAU) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the autocovariances at lags 1 and 0, the window W and `tau_int = 1/2 + sum_{t <= W} rho(t)`.
+
+    W is the smallest with `exp(-W / tau_exp) < tau_exp / sqrt(W N)`, where the truncation error falls below
+    the statistical error of tau_int (hep-lat/0306017, equations 51 and 52), or the end of the positive pairs.
+    """
+    n, n_chains, _ = fluctuations.shape
+    total, end = n * n_chains, max(n // 2, 2)
+    power = torch.fft.rfft(fluctuations, 2 * n, dim=0).abs().square().sum(1)
+    gamma = torch.fft.irfft(power, 2 * n, dim=0)[:n]
+    gamma /= n_chains * torch.arange(n, 0, -1).to(gamma)[:, None]
+    variance = gamma[0]
+    windows = torch.arange(1, end, device=gamma.device)[:, None]
+    running = 0.5 + (gamma[1:end] / variance).cumsum(0)
+    # For tau_int <= 1/2 the logarithm does not exist: the series has no slow mode.
+    slow = running > 0.5
+    tau_exp = torch.where(slow, s_tau / ((2 * running + 1) / (2 * running - 1)).log(), 1e-9)
+    enough = (-windows / tau_exp).exp() < tau_exp / (windows * total).sqrt()
+    last = torch.full_like(enough[:1], True)
+    index = torch.cat([enough[:-1], last]).to(torch.uint8).argmax(0)
+    window = (index + 1).to(gamma)
+    # Subtracting the sample mean has biased rho by about -2 tau / N.
+    tau = running.gather(0, index[None])[0] * (1 + (2 * window + 1) / total)
+    longer, pairs = _of_positive_pairs(gamma[:end], total)
+    noise = 2 * tau.clamp(min=0.25) * ((longer - window).clamp(min=1) / total).sqrt()
+    hidden = (longer > window) & (pairs > tau + PAIR_SIGMAS * noise)
+    return gamma[1], variance, torch.where(hidden, longer, window), torch.where(hidden, pairs, tau)
+
+
+def _of_positive_pairs(gamma: Tensor, total: int) -> tuple[Tensor, Tensor]:
+    """Return the window and tau_int of Geyer's initial monotone sequence of autocovariances `(lag, k)`."""
+    pairs = gamma[: len(gamma) // 2 * 2].unflatten(0, (-1, 2)).sum(1)
+    falling = pairs.cummin(0).values
+    window = 2.0 * (falling > 0).sum(0).to(gamma) - 1
+    summed = falling.clamp(min=0).sum(0) / gamma[0] - 0.5
+    return window, summed * (1 + (2 * window + 1) / total)
