@@ -15,6 +15,7 @@ from torch import Tensor
 
 from equiflow.ode.equal_steps import solve_in_equal_steps
 from equiflow.ode.solver import EqualSteps, Gradient, Solver, SolverError, Tolerances
+from equiflow.runtime.autograd import holds, is_transformed
 from equiflow.runtime.precision import full_precision
 
 State = tuple[Tensor, ...]
@@ -64,8 +65,13 @@ def integrate(
         The final state and the number of evaluations.
 
     Raises:
-        SolverError: if the solver gives up or the result is not finite.
+        SolverError: if the solver gives up or the result is not finite. Within `torch.func.vmap` no value can
+            be looked at, so a result that is not finite is returned.
+        ValueError: within `torch.func`, if the solver adapts its steps, or computes gradients by the adjoint
+            equation or with checkpoints.
     """
+    if is_transformed():
+        _check_transformed(solver)
     if state[0].numel() == 0 or t0 == t1:
         return Solution(state, 0, solver, (0.0,) * len(state) if estimate_error else None)
     counter = _Counted(rates)
@@ -79,6 +85,17 @@ def integrate(
         error = tuple(float((a.detach() - b).abs().max()) for a, b in pairs)
         nfe += finer.nfe
     return Solution(final, nfe, solver, error)
+
+
+def _check_transformed(solver: Solver) -> None:
+    """Raise unless `torch.func` can transform a solve."""
+    plain = solver.gradient is Gradient.BACKPROPAGATION or not torch.is_grad_enabled()
+    if solver.is_adaptive or not plain:
+        option = "" if plain else ", adjoint=True" if solver.adjoint else ", checkpoint=True"
+        raise ValueError(
+            "torch.func (vmap, grad, jvp and others) transforms equal steps without adjoint and checkpoint "
+            f'only, got {solver}{option}; set flow.solver = Solver("rk5", steps=12), for instance.'
+        )
 
 
 class _Counted:
@@ -110,7 +127,7 @@ def _solve(
         final = _in_equal_steps(rates, state, t0, t1, solver, control, parameters)
     else:
         final = _in_adaptive_steps(rates, state, t0, t1, solver, control, parameters)
-    if not bool(torch.stack([part.isfinite().all() for part in final]).all()):
+    if not holds(torch.stack([part.isfinite().all() for part in final]).all()):
         raise SolverError(_explain(rates, solver, "returned NaN or infinite values"))
     return final
 

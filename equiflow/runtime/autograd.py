@@ -1,7 +1,11 @@
-"""Tensors to differentiate with respect to, whatever made them: `detached`, `as_leaf`, `differentiable`."""
+"""Tensors to differentiate with respect to, whatever made them: `detached`, `as_leaf`, `differentiable`.
+
+`is_transformed` and `holds` serve code that also runs within the transformations of `torch.func`.
+"""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 
@@ -21,3 +25,20 @@ def as_leaf(phi: Tensor) -> Tensor:
 def differentiable(phi: Tensor) -> Tensor:
     """Return `phi` itself if it requires a gradient, else its values as a new leaf."""
     return phi if phi.requires_grad else as_leaf(phi)
+
+
+def is_transformed() -> bool:
+    """Return whether `torch.func` (vmap, grad, jvp and others) transforms the running code."""
+    # torch asks the same before it applies a function of `torch.autograd`; there is no public name for it.
+    active: bool = torch._C._are_functorch_transforms_active()
+    return active
+
+
+def holds(condition: Tensor) -> bool:
+    """Return whether a 0-d condition is true; within `torch.func.vmap`, where no value is known, return True."""
+    if not is_transformed():
+        return bool(condition)
+    try:
+        return bool(condition)
+    except RuntimeError:  # vmap refuses to look at a value
+        return True

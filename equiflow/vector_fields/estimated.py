@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from equiflow.nn.traces import Product, dense_trace, far_apart, hutch_plus_plus, hutchinson
-from equiflow.runtime.autograd import differentiable
+from equiflow.runtime.autograd import differentiable, is_transformed
 from equiflow.runtime.checks import check_count
 from equiflow.runtime.precision import full_precision
 from equiflow.runtime.randomness import batch_size_of, own_rows
@@ -155,6 +155,8 @@ class EstimatedField(VectorField):
             ValueError: if the trace is an estimate and no probes have been drawn for this batch.
         """
         self._check_probes(phi)
+        if is_transformed():
+            return self._transformed(phi, t)
         keeps_graph = torch.is_grad_enabled()
         with torch.enable_grad():
             point = differentiable(phi)
@@ -169,6 +171,16 @@ class EstimatedField(VectorField):
             if parts.coupled.requires_grad:
                 divergence = divergence + self._trace(product, phi)
         return (velocity, divergence) if keeps_graph else (velocity.detach(), divergence.detach())
+
+    def _transformed(self, phi: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
+        """Return velocity and divergence within `torch.func`, which knows no leaves of a graph."""
+
+        def coupled(point: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+            parts = self.velocity_in_parts(point, t)
+            return parts.coupled, (phi.new_zeros(()) + parts.known, phi.new_zeros(()) + parts.trace)
+
+        velocity, pull_back, (known, trace) = torch.func.vjp(coupled, phi, has_aux=True)
+        return velocity + known, trace + self._trace(lambda w: pull_back(w)[0], phi)
 
     def _trace(self, product: Product, phi: Tensor) -> Tensor:
         """Return the trace of a Jacobian that is known by its products, `(batch,)`."""

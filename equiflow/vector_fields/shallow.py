@@ -13,6 +13,7 @@ from torch import Tensor
 from equiflow.nn.kernels.feature_convolution import feature_convolution
 from equiflow.nn.kernels.orbits import KernelValues, OrbitKernel
 from equiflow.nn.pointwise.features import FeatureValues, SineFeatures
+from equiflow.runtime.autograd import is_transformed
 from equiflow.runtime.precision import full_precision
 from equiflow.vector_fields.base import PathRates, VectorField
 
@@ -90,10 +91,16 @@ class ShallowField(VectorField):
         self, phi: Tensor, kernel: KernelValues, drift: Tensor | None
     ) -> tuple[Tensor, FeatureValues]:
         """Return the velocity, and the features without a graph."""
-        with torch.no_grad():
+        convolution = self.kernel.convolution
+        if is_transformed():  # `feature_convolution` has a backward pass, but no rules for `torch.func`.
             features = self.features(phi)
-        frequencies = self.features.frequencies()
-        velocity = feature_convolution(phi, frequencies, kernel.operand, features, self.kernel.convolution)
+            linear, encoded = convolution.encode(phi.unsqueeze(1)), convolution.encode(features.value)
+            velocity = convolution.mix(linear, encoded, kernel.operand)
+        else:
+            with torch.no_grad():
+                features = self.features(phi)
+            frequencies = self.features.frequencies()
+            velocity = feature_convolution(phi, frequencies, kernel.operand, features, convolution)
         return (velocity if drift is None else velocity + drift), features
 
     def _divergence(self, slopes: Tensor, kernel: KernelValues) -> Tensor:

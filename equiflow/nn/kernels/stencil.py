@@ -108,15 +108,24 @@ class Stencil(nn.Module):
 class _Gather(torch.autograd.Function):
     """Take fields `(channel, V, batch)` at the sites `(offset, V)`: `(channel, offset, V, batch)`."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, fields: Tensor, sites: Tensor, back: Tensor) -> Tensor:
-        ctx.save_for_backward(sites, back)
+    def forward(fields: Tensor, sites: Tensor, back: Tensor) -> Tensor:
         around = fields.index_select(1, sites.flatten())
         return around.unflatten(1, sites.shape)
 
     @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
+        _remember_sites(ctx, inputs)
+
+    @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         return _Collect.apply(gradient, *ctx.saved_tensors), None, None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
+        return _Gather.apply(tangent, *ctx.saved_for_forward)
 
 
 class _Collect(torch.autograd.Function):
@@ -125,13 +134,28 @@ class _Collect(torch.autograd.Function):
     It gathers at the sites `back` instead of scattering.
     """
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, spread: Tensor, sites: Tensor, back: Tensor) -> Tensor:
-        ctx.save_for_backward(sites, back)
+    def forward(spread: Tensor, sites: Tensor, back: Tensor) -> Tensor:
         start = torch.arange(len(back), device=back.device).unsqueeze(1) * back.shape[1]
         collected = spread.flatten(1, 2).index_select(1, (back + start).flatten())
         return collected.view(spread.shape).sum(1)
 
     @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
+        _remember_sites(ctx, inputs)
+
+    @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         return _Gather.apply(gradient, *ctx.saved_tensors), None, None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
+        return _Collect.apply(tangent, *ctx.saved_for_forward)
+
+
+def _remember_sites(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor]) -> None:
+    """Save the indices for the derivatives of both classes, which are linear in their fields."""
+    ctx.save_for_backward(*inputs[1:])
+    ctx.save_for_forward(*inputs[1:])

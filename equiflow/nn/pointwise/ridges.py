@@ -27,6 +27,7 @@ class _SineAndCosine(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*output)
+        ctx.save_for_forward(*output)
 
     @staticmethod
     def backward(ctx: Any, of_sin: Tensor | None, of_cos: Tensor | None) -> Tensor | None:
@@ -34,6 +35,11 @@ class _SineAndCosine(torch.autograd.Function):
         if of_cos is None:
             return None if of_sin is None else of_sin * cos
         return -of_cos * sin if of_sin is None else torch.addcmul(of_sin * cos, of_cos, sin, value=-1)
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor) -> tuple[Tensor, Tensor]:
+        sin, cos = ctx.saved_for_forward
+        return tangent * cos, -tangent * sin
 
 
 def sine_and_cosine(theta: Tensor) -> tuple[Tensor, Tensor]:

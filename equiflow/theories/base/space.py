@@ -9,8 +9,10 @@ from __future__ import annotations
 import math
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
+from equiflow.runtime.autograd import holds
 from equiflow.runtime.precision import FIELD_DTYPES
 
 
@@ -21,6 +23,7 @@ class Space:
     `shape` and `of_shape`. It overrides the other members where the defaults are wrong:
 
     - `sites` and `on` if the configurations live on a lattice;
+    - `initial` if chains cannot start from weak noise;
     - `windings` and `nearest` if different numbers stand for one configuration, as angles do.
 
     Attributes:
@@ -95,6 +98,30 @@ class Space:
             The configurations `phi`, `(batch, *shape)`.
         """
         return phi
+
+    def initial(
+        self,
+        n: int,
+        generator: torch.Generator | None = None,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float64,
+    ) -> Tensor:
+        """Draw configurations from which Markov chains can start; here Gaussian noise of width 0.1.
+
+        The noise is weak, because strong fluctuations of a phi^4 field are too stiff for any sensible step
+        size. Override it where weak noise has no density, as for particles that repel each other.
+
+        Args:
+            n: number of configurations.
+            generator: source of randomness, on the device of the configurations; the global one by default.
+            device: of the configurations.
+            dtype: of the configurations.
+
+        Returns:
+            `(n, *shape)`.
+        """
+        return 0.1 * torch.randn((n, *self.shape), generator=generator, device=device, dtype=dtype)
 
     def check(self, phi: Tensor, name: str = "phi") -> Tensor:
         """Return `phi` if it is a batch of configurations, else raise.
