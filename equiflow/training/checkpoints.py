@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -125,20 +126,43 @@ def check_moments(moments: dict[int, Any], trained: Sequence[Tensor]) -> None:
                 raise ValueError(f"{name} of parameter {index} has shape {tuple(found[name].shape)}")
 
 
-def check_groups(saved: dict[str, Any], optimiser: Optimizer) -> None:
-    """Raise unless the options of a saved optimiser are those of `optimiser`, up to the learning rate.
+def with_all_options(saved: dict[str, Any], optimiser: Optimizer) -> dict[str, Any]:
+    """Return the saved state of an optimiser with the options that its version of torch did not have.
+
+    An option that the state lacks is filled in, if `optimiser` has the default value of its class. So
+    `decoupled_weight_decay` of Adam, which torch has since version 2.7, is no reason to refuse older states.
 
     Args:
         saved: `state_dict` of the saved optimiser.
         optimiser: the optimiser that is to go on from it.
 
+    Returns:
+        The state with the options of `optimiser`, up to the learning rate.
+
     Raises:
         ValueError: if options or parameters differ.
     """
-    groups = optimiser.state_dict()["param_groups"]
-    expected = [group | {"lr": old["lr"]} for group, old in zip(groups, saved["param_groups"], strict=True)]
-    if saved["param_groups"] != expected:
-        raise ValueError("the optimiser had other options or parameters")
+    groups, defaults = optimiser.state_dict()["param_groups"], _defaults_of(type(optimiser))
+    if len(saved["param_groups"]) != len(groups):
+        raise ValueError(f"the optimiser had {len(saved['param_groups'])} groups of parameters")
+    completed = []
+    for now, old in zip(groups, saved["param_groups"], strict=True):
+        added = {k: v for k, v in now.items() if k not in old and k in defaults and v == defaults[k]}
+        complete = added | old
+        names = sorted((now.keys() | complete.keys()) - {"lr"})
+        changed = [name for name in names if now.get(name, ...) != complete.get(name, ...)]
+        if changed:
+            raise ValueError(f"the optimiser had other options or parameters: {', '.join(changed)}")
+        completed.append(complete)
+    return {**saved, "param_groups": completed}
+
+
+def _defaults_of(cls: type[Optimizer]) -> dict[str, Any]:
+    """Return the default options of a class of optimisers; empty if parameters and rate do not make one."""
+    try:
+        return cls([torch.zeros((), requires_grad=True)], lr=1e-3).defaults  # type: ignore[call-arg]
+    except Exception:  # the constructor of somebody's optimiser may raise anything
+        return {}
 
 
 def optimiser_name(optimiser: Callable[..., Optimizer]) -> str:

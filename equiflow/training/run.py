@@ -19,11 +19,11 @@ from equiflow.runtime.storage import CheckpointError
 from equiflow.theories.base.action import Action
 from equiflow.theories.base.coupling_ranges import ActionFamily
 from equiflow.training.checkpoints import (
-    check_groups,
     check_moments,
     check_same_settings,
     optimiser_name,
     sound_history,
+    with_all_options,
     without_addresses,
 )
 from equiflow.training.data_parallel import exchange
@@ -209,8 +209,7 @@ class TrainingRun:
             # A checkpoint counts the parameters in the order of the optimiser's groups.
             parameters = [p for group in self.optimiser.param_groups for p in group["params"]]
             check_moments(state["optimiser"]["state"], parameters)
-        check_groups(state["optimiser"], self.optimiser)
-        self.optimiser.load_state_dict(state["optimiser"])
+        self.optimiser.load_state_dict(with_all_options(state["optimiser"], self.optimiser))
         self.generator.set_state(state["generator"].cpu())
         self.history = history
         self.step = len(history)

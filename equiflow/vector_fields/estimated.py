@@ -179,7 +179,7 @@ class EstimatedField(VectorField):
             parts = self.velocity_in_parts(point, t)
             return parts.coupled, (phi.new_zeros(()) + parts.known, phi.new_zeros(()) + parts.trace)
 
-        velocity, pull_back, (known, trace) = torch.func.vjp(coupled, phi, has_aux=True)
+        velocity, pull_back, (known, trace) = torch.func.vjp(coupled, phi, has_aux=True)  # type: ignore[misc]
         return velocity + known, trace + self._trace(lambda w: pull_back(w)[0], phi)
 
     def _trace(self, product: Product, phi: Tensor) -> Tensor:

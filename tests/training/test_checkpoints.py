@@ -232,6 +232,44 @@ def test_a_run_does_not_go_on_with_another_optimiser(first, second, message, tmp
     assert (tmp_path / "run.pt").read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    ("optimiser", "added"),
+    [
+        (adam, "decoupled_weight_decay"),  # torch has it since version 2.7
+        (torch.optim.Adam, "decoupled_weight_decay"),
+        (torch.optim.AdamW, "decoupled_weight_decay"),  # whose default is not Adam's
+        (torch.optim.SGD, "fused"),
+        (torch.optim.RMSprop, "capturable"),
+    ],
+)
+def test_a_run_of_an_older_torch_without_an_option_goes_on(optimiser, added, tmp_path):
+    options = SHORT | {"checkpoint_every": 2, "learning_rate": 1e-3}
+    expected, path, stopping = build(), tmp_path / "run.pt", Tampered(OBJECTIVES[0], 4)
+    fit(expected, ACTION, optimiser=optimiser, objective=OBJECTIVES[0], **options)
+    with pytest.raises(InterruptionError):
+        fit(build(), ACTION, optimiser=optimiser, objective=stopping, checkpoint=path, **options)
+    content = torch.load(path, weights_only=True)
+    for group in content["optimiser"]["param_groups"]:
+        del group[added]
+    torch.save(content, path)
+    resumed = build()
+    objective = OBJECTIVES[0]
+    history = fit(resumed, ACTION, optimiser=optimiser, objective=objective, checkpoint=path, **options)
+    assert len(history) == options["steps"]
+    assert same(weights(resumed), weights(expected))
+
+
+def test_a_run_without_an_option_does_not_go_on_if_it_is_no_default_today(tmp_path):
+    options = SHORT | {"checkpoint": tmp_path / "run.pt", "learning_rate": 1e-3, "optimiser": one_of_many()}
+    fit(build(), ACTION, **options)
+    content = torch.load(tmp_path / "run.pt", weights_only=True)
+    for group in content["optimiser"]["param_groups"]:
+        del group["nesterov"]
+    torch.save(content, tmp_path / "run.pt")
+    with pytest.raises(CheckpointError, match="other options or parameters: momentum, nesterov"):
+        fit(build(), ACTION, **options | {"optimiser": one_of_many(momentum=0.9, nesterov=True)})
+
+
 def test_a_run_goes_on_with_a_partial_of_a_function_that_was_imported_anew(tmp_path):
     def imported() -> Callable[..., Optimizer]:
         def sgd(parameters: list[nn.Parameter], learning_rate: float, *, momentum: float) -> Optimizer:
