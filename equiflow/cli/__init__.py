@@ -6,15 +6,21 @@ Needs the extra `cli`; `import equiflow` imports none of it.
 
 from __future__ import annotations
 
+import io
 import sys
 
 
 def main() -> None:
     """Entry point of the command `equiflow`."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="replace")  # a character that the terminal lacks stops no command
     try:
         from equiflow.cli.app import app
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] == "equiflow":
             raise
         sys.exit(f"The command line needs {error.name}: pip install '.[cli]'.")
+    except KeyboardInterrupt:
+        sys.exit(130)
     app(prog_name="equiflow")

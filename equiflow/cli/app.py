@@ -6,6 +6,7 @@ The work is done by `equiflow.cli.run.folder.Run` and `equiflow.cli.results`. On
 from __future__ import annotations
 
 import functools
+import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,13 +14,14 @@ from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, NoReturn, TypeVar
 
+import torch
 import typer
 
 import equiflow
 from equiflow import SolverError, TrainingDivergedError
+from equiflow.cli import ensembles, results, watching
 from equiflow.cli import info as information
 from equiflow.cli import presets as known_presets
-from equiflow.cli import results, watching
 from equiflow.cli.config.errors import ConfigError
 from equiflow.cli.config.file import load_config, parse_config
 from equiflow.cli.config.render import render_defaults
@@ -54,6 +56,9 @@ SHARED_ERRORS = (ElsewhereError, CheckpointError, RunError)
 F = TypeVar("F", bound=Callable[..., Any])
 
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="run folder")]
+Device = Annotated[
+    str | None, typer.Option(help="cpu, cuda, cuda:1, ...; that of the run unless given", metavar="DEVICE")
+]
 Threads = Annotated[int | None, typer.Option(help="CPU threads; those of the run unless given", min=1)]
 
 
@@ -68,6 +73,14 @@ def reports_errors(command: F) -> F:
             if isinstance(error, SHARED_ERRORS) and not distributed.is_first():
                 raise typer.Exit(1) from None
             fail(str(error) if not isinstance(error, OSError) else _of_system(error))
+        except (MemoryError, RuntimeError) as error:
+            if not _is_of_memory(error):
+                raise
+            fail(f"There is not enough memory: take smaller batches or fewer samples. {_first_line(error)}")
+        except KeyboardInterrupt:
+            if not distributed.is_first():
+                raise typer.Exit(130) from None
+            fail("Stopped.", 130)
 
     return wrapped  # type: ignore[return-value]
 
@@ -91,15 +104,26 @@ def fail(message: str, status: int = 1) -> NoReturn:
         status: exit status of the command.
     """
     who = "" if distributed.is_first() else f"process {distributed.rank()}: "
-    typer.secho(who + message, err=True, fg=typer.colors.RED)
+    colourless = bool(os.environ.get("NO_COLOR"))
+    typer.echo(who + message if colourless else typer.style(who + message, fg=typer.colors.RED), err=True)
     raise typer.Exit(status)
 
 
 def _of_system(error: OSError) -> str:
     """The message of an error of the operating system."""
     if error.filename is None:
-        return f"The system refused: {error}."
+        return f"The system refused: {error.strerror or error}."
     return f"{error.filename}: {error.strerror}."
+
+
+def _is_of_memory(error: BaseException) -> bool:
+    """Whether memory has run out, of the CPU or of a GPU."""
+    return isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) or "allocate memory" in str(error)
+
+
+def _first_line(error: BaseException) -> str:
+    """The first line of a message; messages of torch go on with its source code."""
+    return next(iter(str(error).splitlines()), "")
 
 
 @app.callback(invoke_without_command=True)
@@ -240,7 +264,10 @@ def watch(
     once: Annotated[bool, typer.Option("--once", help="print the state and stop")] = False,
     every: Annotated[float, typer.Option(help="seconds between updates", min=0.1)] = 2.0,
 ) -> None:
-    """Follow a run while it trains: loss, ESS, acceptance, gradient norm, time to the end."""
+    """Follow a run while it trains: loss, ESS, acceptance, gradient norm, time to the end.
+
+    It also says whether a process is training the run, and goes on through all stops until the last step.
+    """
     try:
         watching.watch(Run.open(run), once=once, every=every)
     except KeyboardInterrupt:
@@ -263,8 +290,14 @@ def sample(
         typer.Option(help="files, in a folder; a single file unless given or under torchrun", min=1),
     ] = None,
     threads: Threads = None,
+    device: Device = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="replace an ensemble of this name, or its shards")
+    ] = False,
 ) -> None:
     """Draw independent samples of a trained flow, with weights and certificate, into a file.
+
+    A file that is there already is kept: give another name, or --force.
 
     Large ensembles are written in shards: -o NAME.npz then means the folder NAME. The processes of
     `torchrun --nproc-per-node=4 -m -- equiflow sample RUN` share the shards. The random numbers of a shard do
@@ -272,21 +305,22 @@ def sample(
     """
     trained = distributed.from_first(lambda: Run.open(run))
     options: dict[str, Any] = {"out": out, "seed": seed, "batch_size": batch_size, "threads": threads}
+    options |= {"device": device, "force": force}
     by_torchrun = distributed.launched() or distributed.world_size() > 1
     if shards == 1 or (shards is None and not by_torchrun):
-        distributed.by_first(lambda: results.sample(trained, n_samples, **options))
+        distributed.by_first(lambda: ensembles.sample(trained, n_samples, **options))
     else:
-        results.sample_in_shards(trained, n_samples, n_shards=shards, **options)
+        ensembles.sample_in_shards(trained, n_samples, n_shards=shards, **options)
 
 
 @app.command()
 @reports_errors
 def measure(
-    ensemble: Annotated[Path, typer.Argument(help="file or folder of `equiflow sample`")],
+    ensemble: Annotated[Path, typer.Argument(help="file or folder of `equiflow sample`, or run folder")],
     json: Annotated[Path | None, typer.Option("--json", help="also write the numbers to this file")] = None,
 ) -> None:
-    """Print the observables of an ensemble, with their errors."""
-    results.measure_file(ensemble, json)
+    """Print the observables of an ensemble, or of all those in a run folder, with their errors."""
+    results.measure_files(ensemble, json)
 
 
 @app.command()
@@ -299,16 +333,17 @@ def report(
     ] = 4096,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="RUN/report.html unless given")] = None,
     threads: Threads = None,
+    device: Device = None,
 ) -> None:
     """Measure a trained flow and write one self-contained HTML page, plots and results.json."""
-    results.report(Run.open(run), n_samples=n_samples, n_hmc=hmc, out=out, threads=threads)
+    results.report(Run.open(run), n_samples=n_samples, n_hmc=hmc, out=out, threads=threads, device=device)
 
 
 @app.command()
 @reports_errors
-def check(run: RunFolder) -> None:
+def check(run: RunFolder, device: Device = None) -> None:
     """Run every law on a trained flow in float64: symmetry, divergence, density, inverse."""
-    outcome = results.check(Run.open(run))
+    outcome = results.check(Run.open(run), device=device)
     typer.echo(str(outcome))
     if not outcome.ok:
         raise typer.Exit(1)

@@ -24,6 +24,7 @@ from equiflow.cli.config.theories import priors_of
 from equiflow.flows.tangents import trained_parameters
 from equiflow.interop import describe_samples, load_chain
 from equiflow.ode.solver import FIXED_STEP_ORDER
+from equiflow.runtime.devices import check_device
 from equiflow.runtime.options import options_of
 from equiflow.runtime.precision import default_dtype
 from equiflow.theories.base.lattice import lattice_of
@@ -78,8 +79,7 @@ def build_flow(config: Config, *, start: EquivariantCNF | None = None) -> Equiva
     with section("solver"):
         solver = Solver(**config.solver.model_dump())
     with section("compute"):
-        device = torch.device(config.compute.device)
-        torch.empty((), device=device)
+        device = check_device(config.compute.device)
     dtype = getattr(torch, config.compute.dtype)
     if start is None:
         # Constants are built in the dtype of the run, whatever the default of the process is.

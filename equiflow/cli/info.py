@@ -18,6 +18,9 @@ EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
     "steerable": (("escnn",), "SteerableField, in two dimensions (gfortran builds one of its parts)"),
     "splines": (("zuko",), "SplineMap of CouplingFlow"),
     "tensorboard": (("tensorboard",), "run.tensorboard = true"),
+    "io": (("h5py",), "files of samples in HDF5"),
+    "arviz": (("arviz", "xarray"), "equiflow.interop.to_inference_data"),
+    "dev": (("hypothesis", "pytest", "ruff", "mypy"), "tests and checks of the package itself"),
 }
 
 

@@ -1,4 +1,4 @@
-"""From a trained run to numbers: samples, observables, the report, the laws.
+"""From a trained run to numbers: observables, the report, the laws.
 
 Each public function is a command of `equiflow.cli.app`.
 """
@@ -15,21 +15,19 @@ import torch
 from equiflow import HMC, Action, Angles, Chain, Ensemble, EquivariantCNF, Solver, importance_sample
 from equiflow import measure as measured
 from equiflow.cli.building import build_action
-from equiflow.cli.config.errors import ConfigError
 from equiflow.cli.config.render import render
+from equiflow.cli.ensembles import HMC_FILE, ensembles_of, quality, ready
 from equiflow.cli.run.errors import RunError
 from equiflow.cli.run.folder import Run
 from equiflow.cli.run.journal import of_rung
-from equiflow.interop import describe_samples, load_chain, load_ensemble, sample_shards, save_samples
-from equiflow.interop.containers import SUFFIXES
-from equiflow.interop.samples import shards_in
+from equiflow.cli.run.standing import note_if_unfinished
+from equiflow.interop import describe_samples, load_chain, load_ensemble, save_samples
 from equiflow.report.page import Page
 from equiflow.report.report import Report, write_json
 from equiflow.report.terminal import print_line, print_table
-from equiflow.runtime import distributed
 from equiflow.runtime.randomness import stream
 from equiflow.runtime.storage import CheckpointError
-from equiflow.statistics import Estimate, effective_sample_size, log_mean_exp
+from equiflow.statistics import Estimate
 from equiflow.testing import Check, CheckReport, check_flow, equivariance_error, invariance_error
 from equiflow.theories.angles import observables as angles
 from equiflow.theories.base.kind import kind_named
@@ -46,96 +44,25 @@ HMC_CHAINS, HMC_THIN = 64, 5
 LAWS_SOLVER = Solver("dopri5", rtol=1e-7, atol=1e-7)
 
 
-def sample(
-    run: Run, n_samples: int, *, out: Path | None, seed: int, batch_size: int, threads: int | None
-) -> None:
-    """Draw an ensemble, write it to a file, and print its quality.
-
-    Args:
-        run: with a trained flow.
-        n_samples: number of samples.
-        out: the file; by default `ensemble.npz` in the run folder.
-        seed: of the samples.
-        batch_size: number of samples at a time.
-        threads: CPU threads; by default as in the config.
-    """
-    out = _file(run, out)
-    flow, source = _ready(run, threads)
-    generator = stream(seed, "samples", device=flow.device)
-    ensemble = importance_sample(flow, run.action, n_samples, batch_size=batch_size, generator=generator)
-    about = {"run": str(run.folder), "flow": source, "seed": seed}
-    save_samples(ensemble, out, action=run.action, about=about)
-    print_table(f"{n_samples} samples of {source}", ("quantity", "value"), _quality(ensemble))
-    print_line(f"wrote {out}; next: equiflow measure {out}")
-
-
-def sample_in_shards(
-    run: Run,
-    n_samples: int,
-    *,
-    n_shards: int | None,
-    out: Path | None,
-    seed: int,
-    batch_size: int,
-    threads: int | None,
-) -> None:
-    """Draw an ensemble, in all processes together, write it in shards, and print its quality.
-
-    Args:
-        run: with a trained flow.
-        n_samples: number of samples.
-        n_shards: number of files; by default what suits the number of samples.
-        out: a name with the suffix of the files; without the suffix it is the name of their folder.
-        seed: of the samples.
-        batch_size: number of samples at a time.
-        threads: CPU threads; by default as in the config.
-    """
-    out = _file(run, out)
-    torch.set_num_threads(threads or run.config.compute.threads)
-    content, source = distributed.from_first(lambda: _as_content(*run.trained()))
-    with distributed.all_or_none():  # one process may lack the device
-        flow = EquivariantCNF.from_dict(content, device=run.config.compute.device)
-    log_weight = sample_shards(
-        flow,
-        run.action,
-        n_samples,
-        out.with_suffix(""),
-        n_shards=n_shards,
-        seed=seed,
-        batch_size=batch_size,
-        suffix=out.suffix,
-        about={"run": str(run.folder), "flow": source},
-    )
-    if distributed.is_first():
-        rows = [
-            ("reverse ESS per sample", str(effective_sample_size(log_weight))),
-            ("log Z, without the solver's error", str(log_mean_exp(log_weight))),
-        ]
-        files = len(shards_in(out.with_suffix("")))
-        print_table(f"{n_samples} samples of {source} in {files} shards", ("quantity", "value"), rows)
-        print_line(f"wrote {out.with_suffix('')}; next: equiflow measure {out.with_suffix('')}")
-
-
-def _as_content(flow: EquivariantCNF, source: str) -> tuple[dict[str, Any], str]:
-    """A flow as a dictionary, which one process can send to others."""
-    return flow.cpu().to_dict(), source
-
-
-def _file(run: Run, out: Path | None) -> Path:
-    """The file of an ensemble, with a suffix that can be written."""
-    out = run.folder / "ensemble.npz" if out is None else out
-    if out.suffix not in SUFFIXES:
-        raise ConfigError(f"{out}: give a name that ends in {', '.join(SUFFIXES)}.")
-    return out
-
-
-def measure_file(path: Path, out: Path | None) -> None:
+def measure_files(path: Path, out: Path | None) -> None:
     """Print the observables of samples.
 
     Args:
-        path: a file of samples, or a folder of shards.
+        path: a file of samples, a folder of shards, or a run folder: then all ensembles in it.
         out: JSON file for the same numbers, if they are to be written.
+
+    Raises:
+        RunError: if the run folder holds no ensemble, or several that one JSON file cannot hold.
     """
+    found = ensembles_of(path) if (path / "config.toml").exists() else [path]
+    if out is not None and len(found) > 1:
+        raise RunError(f"--json takes one ensemble, {path} holds {', '.join(map(str, found))}: name one.")
+    for samples in found:
+        _measure_file(samples, out)
+
+
+def _measure_file(path: Path, out: Path | None) -> None:
+    """Print the observables of one file or folder of samples, and write them to a JSON file."""
     about = describe_samples(path)
     samples: Ensemble | Chain = (load_chain if about["kind"] == "Chain" else load_ensemble)(path)
     name = about["action"]["text"] if about["action"] else "of an unknown action"
@@ -144,7 +71,7 @@ def measure_file(path: Path, out: Path | None) -> None:
     scalars, correlator = _observables(samples, space)
     rows = [(key.replace("_", " "), str(value)) for key, value in scalars.items()]
     if isinstance(samples, Ensemble):
-        rows = _quality(samples) + rows
+        rows = quality(samples) + rows
     print_table(f"{path}: {name}", ("quantity", "value"), rows)
     if correlator:
         of_time = [(str(t), str(value)) for t, value in enumerate(correlator)]
@@ -175,7 +102,15 @@ def has_field_observables(space: Space) -> bool:
     return space.sites is not None and not space.has_windings
 
 
-def report(run: Run, *, n_samples: int, n_hmc: int, out: Path | None, threads: int | None) -> None:
+def report(
+    run: Run,
+    *,
+    n_samples: int,
+    n_hmc: int,
+    out: Path | None,
+    threads: int | None,
+    device: str | None = None,
+) -> None:
     """Measure a run on fresh samples, and write page, plots and numbers.
 
     Args:
@@ -184,9 +119,10 @@ def report(run: Run, *, n_samples: int, n_hmc: int, out: Path | None, threads: i
         n_hmc: number of HMC samples to compare with; 0 takes those in the folder, if any.
         out: the page; by default `report.html` in the run folder.
         threads: CPU threads; by default as in the config.
+        device: where to sample; by default as in the config.
 
     Raises:
-        RunError: if the theory has no report.
+        RunError: if the theory has no report, or the run has no checkpoint yet.
     """
     space = run.action.space
     if not has_field_observables(space):
@@ -194,7 +130,8 @@ def report(run: Run, *, n_samples: int, n_hmc: int, out: Path | None, threads: i
             f"A report shows observables of real fields on a lattice; this run is of {space.kind}. Take "
             f"`equiflow sample {run.folder}` and `equiflow measure`, or `equiflow check {run.folder}`."
         )
-    flow, source = _ready(run, threads)
+    flow, source = ready(run, threads, device)
+    note_if_unfinished(run, flow, source)
     action, seed = run.action, run.config.training.seed
     generator = stream(seed, "report", device=flow.device)
     ensemble = importance_sample(flow, action, n_samples, batch_size=512, certify=256, generator=generator)
@@ -226,9 +163,17 @@ def _ladder(run: Run, histories: list[History], last: EquivariantCNF) -> list[Ru
     return [*made, Rung(run.action, last, histories[-1])] if made else []
 
 
-def check(run: Run) -> CheckReport:
-    """Check the laws on the trained flow of a run."""
-    return laws(_ready(run, None)[0])
+def check(run: Run, *, device: str | None = None) -> CheckReport:
+    """Check the laws on the trained flow of a run.
+
+    Args:
+        run: with a trained flow.
+        device: where to check; by default as in the config.
+
+    Returns:
+        What `laws` returns.
+    """
+    return laws(ready(run, None, device)[0])
 
 
 def laws(flow: EquivariantCNF) -> CheckReport:
@@ -247,15 +192,9 @@ def laws(flow: EquivariantCNF) -> CheckReport:
     return CheckReport(f"EquivariantCNF on {exact.lattice.shape}, symmetries only", tuple(checks))
 
 
-def _ready(run: Run, threads: int | None) -> tuple[EquivariantCNF, str]:
-    """The trained flow and its file, and as many threads as asked for."""
-    torch.set_num_threads(threads or run.config.compute.threads)
-    return run.trained()
-
-
 def _chain(run: Run, action: Action, flow: EquivariantCNF, n_hmc: int) -> Chain | None:
     """HMC samples: those in the folder if there are enough, else new ones, which are kept there."""
-    path = run.folder / "hmc.npz"
+    path = run.folder / HMC_FILE
     if path.exists():
         try:
             about, chain = describe_samples(path), load_chain(path)
@@ -267,27 +206,22 @@ def _chain(run: Run, action: Action, flow: EquivariantCNF, n_hmc: int) -> Chain 
     if not n_hmc:
         return None
     generator = stream(run.config.training.seed, "hmc", device=flow.device)
-    chain = HMC(action).sample(
-        max(8, -(-n_hmc // HMC_CHAINS)),
-        n_chains=HMC_CHAINS,
-        thin=HMC_THIN,
-        generator=generator,
-        device=flow.device,
-        dtype=flow.dtype,
-    )
+    try:
+        chain = HMC(action).sample(
+            max(8, -(-n_hmc // HMC_CHAINS)),
+            n_chains=HMC_CHAINS,
+            thin=HMC_THIN,
+            generator=generator,
+            device=flow.device,
+            dtype=flow.dtype,
+        )
+    except (ValueError, RuntimeError) as error:  # a report of the flow alone is better than none
+        if isinstance(error, torch.cuda.OutOfMemoryError):
+            raise
+        print_line(f"HMC cannot sample this action, so that the report compares with nothing: {error}")
+        return None
     save_samples(chain, path, action=action)
     return chain
-
-
-def _quality(ensemble: Ensemble) -> list[tuple[str, str]]:
-    """Return rows `quantity, value` about the weights of an ensemble."""
-    rows = [
-        ("reverse ESS per sample", str(ensemble.effective_sample_size())),
-        ("log Z", str(ensemble.log_z())),
-    ]
-    if ensemble.certificate is not None:
-        rows.append(("certificate", str(ensemble.certificate)))
-    return rows
 
 
 def _plain(value: Estimate) -> dict[str, float | None]:

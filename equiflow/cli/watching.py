@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.panel import Panel
 from rich.table import Table
@@ -19,38 +19,35 @@ from rich.text import Text
 
 from equiflow.cli.run.folder import Run
 from equiflow.cli.run.journal import of_rung
+from equiflow.cli.run.locking import is_locked
+from equiflow.cli.run.standing import is_finished, standing
+from equiflow.report.terminal import console as terminal
+from equiflow.report.terminal import printable
 
 #: characters of a curve, from the lowest value to the highest
 BLOCKS = "▁▂▃▄▅▆▇█"
 #: number of latest steps that the time to the end is estimated from
 STEPS_OF_PACE = 100
-#: width of the terminal in columns where there is none, as in a pipe
+#: width in columns unless given
 DEFAULT_WIDTH = 100
 
 
 def watch(run: Run, *, once: bool, every: float) -> None:
-    """Show the state of a run until its last step.
+    """Show the state of a run until its last step, through all its stops.
 
     Args:
         run: to be watched.
         once: print the state and return.
         every: seconds between updates.
     """
-    console = Console()
-    # A pipe has no width: keep rows on one line there.
-    console = console if console.is_terminal else Console(width=DEFAULT_WIDTH)
+    console = terminal()
     if once:
         console.print(screen(run, console.width))
         return
     with Live(screen(run, console.width), console=console, auto_refresh=False) as live:
-        while not _finished(run):
+        while not is_finished(run):
             time.sleep(every)
             live.update(screen(run, console.width), refresh=True)
-
-
-def _finished(run: Run) -> bool:
-    """Whether the last step is taken."""
-    return (run.folder / "flow.pt").exists()
 
 
 def screen(run: Run, width: int = DEFAULT_WIDTH) -> Group:
@@ -66,10 +63,10 @@ def screen(run: Run, width: int = DEFAULT_WIDTH) -> Group:
     every, rungs = run.metrics, run.rungs
     rung = rungs[every[-1].get("rung", 1) - 1] if every else rungs[0]
     rows, steps = of_rung(every, rung.number), rung.config.training.steps
-    where = f", rung {rung.number} of {len(rungs)}, {rung.shape}" if len(rungs) > 1 else ""
-    title = f"{run.folder.name}{where}: step {rows[-1]['step'] if rows else 0} of {steps}"
+    title = Text(printable(f"{run.folder.name}{', ' if len(rungs) > 1 else ': '}{standing(run)}"))
+    state = Text(printable(_state(run)))
     if not rows:
-        return Group(Panel("No step has been taken yet.", title=title))
+        return Group(Panel(Group("No step has been taken yet.", state), title=title))
     wide = max(10, min(width, 150) - 50)
     fresh = [row for row in run.evaluations if "ess" in row]
     curves = Table.grid(padding=(0, 2))
@@ -81,16 +78,29 @@ def screen(run: Run, width: int = DEFAULT_WIDTH) -> Group:
         shown = [value for value in values if value is not None and math.isfinite(value)]
         if shown:
             line = sparkline(shown, wide)
-            curves.add_row(name, Text(line, style="cyan"), f"{min(shown):.4g} to {max(shown):.4g}")
+            curves.add_row(name, Text(printable(line), style="cyan"), f"{min(shown):.4g} to {max(shown):.4g}")
     table = Table(show_header=False, box=None)
     for below in rungs[: rung.number - 1]:
         name = f"rung {below.number}, {below.shape}"
-        table.add_row(name, _summary(of_rung(every, below.number), of_rung(fresh, below.number)))
+        summary = _summary(of_rung(every, below.number), of_rung(fresh, below.number))
+        table.add_row(name, printable(summary))
     for name, value in _numbers(rows, of_rung(fresh, rung.number), steps):
-        table.add_row(name, value)
+        table.add_row(name, printable(value))
     if rung is not rungs[-1]:
         table.add_row("", "of this rung; those above it come after")
-    return Group(Panel(Group(curves, "", table), title=title))
+    return Group(Panel(Group(curves, "", table, state), title=title))
+
+
+def _state(run: Run) -> str:
+    """Return a sentence that says whether a process is training the run."""
+    if is_finished(run):
+        return "Training is finished."
+    trains = is_locked(run.folder)
+    if trains:
+        return "A process is training it."
+    if trains is None:
+        return "Whether a process is training it cannot be known on this file system."
+    return f"No process is training it: it was stopped or killed. `equiflow resume {run.folder}` goes on."
 
 
 def _summary(rows: Sequence[dict[str, Any]], fresh: Sequence[dict[str, Any]]) -> str:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import zlib
 from collections.abc import Callable, Mapping
@@ -23,12 +24,33 @@ T = TypeVar("T")
 FORMAT = "equiflow samples"
 
 
+class _ErrorsLater(io.FileIO):
+    """A file that keeps the first error of writing, such as a full disk, and then lets all writes pass.
+
+    An error inside of `zipfile` would be followed by others, printed when its objects are deleted.
+    """
+
+    error: OSError | None = None
+
+    def write(self, data: Any, /) -> int:
+        """Write, or keep the error."""
+        if self.error is None:
+            try:
+                return super().write(data)
+            except OSError as error:
+                self.error = error
+        return memoryview(data).nbytes
+
+
 def _write_npz(path: Path, header: str, arrays: Mapping[str, np.ndarray]) -> None:
     """Write an uncompressed .npz file."""
     content: dict[str, Any] = {"header": np.array(header), **arrays}
-    # Given a name instead of a file, np.savez would add a suffix.
-    with open(path, "wb") as file:
+    with _ErrorsLater(path, "wb") as raw, io.BufferedWriter(raw) as file:
+        # Given a name instead of a file, np.savez would add a suffix.
         np.savez(file, **content)
+        file.flush()
+        if raw.error is not None:
+            raise raw.error
 
 
 def _read_npz_header(path: Path) -> str:
@@ -60,6 +82,17 @@ def backend_for(path: Path) -> Any:
     if path.suffix not in _BACKENDS:
         raise ValueError(f"{path} must end in {', '.join(SUFFIXES)}, which says what kind of file it is.")
     return _BACKENDS[path.suffix]
+
+
+def check_can_be_written(path: str | Path) -> None:
+    """Raise if files with this suffix cannot be written here, which is better known before hours of sampling.
+
+    Raises:
+        ValueError: for an unknown suffix.
+        ImportError: if the format needs a package that is not installed.
+    """
+    if backend_for(Path(path)) is hdf5:
+        hdf5.check_installed()
 
 
 def write(path: str | Path, header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
@@ -122,6 +155,8 @@ def _checked_header(text: str) -> dict[str, Any]:
 def _guarded(path: str | Path, action: Callable[[], T]) -> T:
     """Return the result of reading a file, or raise a CheckpointError if it is damaged."""
     try:
+        with open(path, "rb"):  # raises what h5py would wrap
+            pass
         return action()
     except ImportError:
         raise

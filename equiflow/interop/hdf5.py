@@ -20,6 +20,15 @@ def _h5py() -> ModuleType:
     return h5py
 
 
+def check_installed() -> None:
+    """Raise unless h5py is installed.
+
+    Raises:
+        ImportError: it says how to install h5py.
+    """
+    _h5py()
+
+
 def write(path: Path, header: str, arrays: Mapping[str, np.ndarray]) -> None:
     """Write one dataset per array and the header as a string; an old file is overwritten.
 
@@ -30,8 +39,10 @@ def write(path: Path, header: str, arrays: Mapping[str, np.ndarray]) -> None:
 
     Raises:
         ImportError: if h5py is not installed.
+        OSError: if the operating system refuses, for instance on a full disk.
     """
-    with _h5py().File(path, "w") as file:
+    # Through a file of Python: where HDF5 itself meets a full disk, it can end the process.
+    with open(path, "wb+") as raw, _h5py().File(raw, "w") as file:
         file["header"] = header
         for name, array in arrays.items():
             file[name] = array

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from equiflow.flows import Flow
+from equiflow.interop.containers import check_can_be_written
 from equiflow.interop.samples import describe_samples, load_ensemble, save_samples, shard_path, shards_in
 from equiflow.runtime import distributed
 from equiflow.runtime.checks import check_count
@@ -68,10 +69,14 @@ def sample_shards(
         Log weights of all samples, `(n_samples,)`, in the order of the shards, in every process.
 
     Raises:
-        ValueError: if there are more shards than samples, or the folder holds something else.
+        ValueError: if there are more shards than samples, the folder holds something else, or the suffix is
+            unknown.
+        ImportError: if the files need a package that is not installed.
         TypeError: if a count is not an integer.
     """
     check_count(n_samples, "n_samples")
+    with distributed.all_or_none():
+        check_can_be_written(f"samples{suffix}")
     if n_shards is None:
         n_values = n_samples * math.prod(flow.prior.event_shape)
         n_shards = distributed.from_first(lambda: _begun_with(folder)) or min(

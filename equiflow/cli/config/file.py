@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -32,7 +33,7 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
         ConfigError: if the file is missing or no TOML, or a key is unknown, missing or ill-typed.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = _decoded(Path(path).read_bytes())
     except OSError as error:
         raise ConfigError(
             f"{path} cannot be read: {error.strerror}. `equiflow config` prints one."
@@ -40,6 +41,16 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is no text file in UTF-8. `equiflow config` prints a config.") from error
     return parse_config(text, source=str(path), overrides=overrides)
+
+
+def _decoded(content: bytes) -> str:
+    """Return the text of a file in UTF-8, or in UTF-16 with its mark, as PowerShell writes outputs.
+
+    Line ends become those of Python.
+    """
+    marked = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    text = content.decode("utf-16" if marked else "utf-8-sig")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def parse_config(text: str, *, source: str, overrides: Iterable[str] = ()) -> Config:
@@ -57,7 +68,7 @@ def parse_config(text: str, *, source: str, overrides: Iterable[str] = ()) -> Co
         ConfigError: if the text is no TOML, or a key is unknown, missing or ill-typed.
     """
     try:
-        content = tomllib.loads(text)
+        content = tomllib.loads(text.removeprefix("\ufeff"))
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{source} is not valid TOML: {error}.") from error
     apply_overrides(content, overrides)

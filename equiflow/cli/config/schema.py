@@ -104,7 +104,7 @@ class TrainingSection(Section):
 
     steps: int = key(600, "optimiser steps; with a ladder, those on the last lattice", ge=1)
     batch_size: int = key(128, "model samples per step", ge=1)
-    seed: int = key(0, "seed of everything that is random in the run", ge=0)
+    seed: int = key(0, "seed of everything that is random in the run", ge=0, le=2**64 - 1)
 
 
 def _couplings(actions: dict[str, type[ActionSection]]) -> dict[str, Any]:

@@ -36,7 +36,7 @@ from equiflow.cli.config.render import render
 from equiflow.cli.config.schema import Config
 from equiflow.cli.run.errors import RunError
 from equiflow.cli.run.journal import of_rung, read_lines
-from equiflow.cli.run.locking import locked
+from equiflow.cli.run.locking import is_locked, locked
 from equiflow.cli.run.recorder import Recorder
 from equiflow.cli.run.rewinding import rewind
 from equiflow.cli.run.rungs import RunRung, check_shares, rungs_of
@@ -75,11 +75,7 @@ class Run:
             RunError: if the folder holds a run already.
         """
         folder = Path(folder)
-        if (folder / "config.toml").exists():
-            raise RunError(
-                f"{folder} holds a run already. Go on with it by `equiflow resume {folder}`, or give another "
-                "folder by --run."
-            )
+        _refuse_another_run(folder)
         check_shares(config)
         start, run = start_flow(config), cls(folder, config)
         for rung, flow in zip(run.rungs, run._flows(start), strict=True):
@@ -87,11 +83,13 @@ class Run:
             building.build_objective(rung.config)
             building.build_action(rung.config)
         folder.mkdir(parents=True, exist_ok=True)
-        if start is not None:
-            start.save(run.start)
-        # Last: a folder without it holds no run.
-        with written_atomically(folder / "config.toml") as temporary:
-            temporary.write_text(render(config), encoding="utf-8")
+        with locked(folder):
+            _refuse_another_run(folder)  # two commands may make it at the same time
+            if start is not None:
+                start.save(run.start)
+            # Last: a folder without it holds no run.
+            with written_atomically(folder / "config.toml") as temporary:
+                temporary.write_text(render(config), encoding="utf-8")
         return run
 
     @classmethod
@@ -169,12 +167,22 @@ class Run:
             flow = building.build_flow(rung.config, start=flow)
             yield flow
 
-    def trained(self) -> tuple[EquivariantCNF, str]:
+    def trained(self, *, device: str | None = None) -> tuple[EquivariantCNF, str]:
         """Return the best flow so far on the last lattice, and the name of the file that it is from.
+
+        Args:
+            device: where the flow goes; by default the device of the config.
+
+        Returns:
+            The flow with an exact divergence, and the name of its file.
 
         Raises:
             RunError: if there is no checkpoint of it yet.
+            ValueError: if this machine lacks the device.
         """
+        if device is not None:
+            compute = self.config.compute.model_copy(update={"device": device})
+            return Run(self.folder, self.config.model_copy(update={"compute": compute})).trained()
         device, last = self.config.compute.device, self.rungs[-1]
         for path in (self.folder / "flow.pt", last.best):
             if path.exists():
@@ -279,6 +287,18 @@ class Run:
             temporary.write_text(json.dumps(content, indent=2), encoding="utf-8")
 
 
+def _refuse_another_run(folder: Path) -> None:
+    """Raise if a folder holds a run already."""
+    if not (folder / "config.toml").exists():
+        return
+    if is_locked(folder):
+        raise RunError(f"Another process is training {folder}. Give another folder by --run.")
+    raise RunError(
+        f"{folder} holds a run already. Go on with it by `equiflow resume {folder}`, or give another folder "
+        "by --run."
+    )
+
+
 def _rebuilt(start: dict[str, Any] | None) -> EquivariantCNF | None:
     return None if start is None else EquivariantCNF.from_dict(start)
 
@@ -302,7 +322,7 @@ def start_flow(config: Config) -> EquivariantCNF | None:
         )
     with building.section("start"):
         if Path(name).is_dir():
-            return Run.open(name).trained()[0].cpu()
+            return Run.open(name).trained(device="cpu")[0]
         if Path(name).exists():
             return EquivariantCNF.load(name)
         return EquivariantCNF.pretrained(name)

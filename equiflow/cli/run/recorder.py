@@ -133,6 +133,6 @@ def _link(source: Path, target: Path) -> None:
     """Give a file a second name; make a copy where the file system has no links."""
     # A link is safe: checkpoints are never written to, only replaced.
     try:
-        os.link(source, target)
+        os.link(os.path.realpath(source), target)
     except OSError:
         shutil.copyfile(source, target)

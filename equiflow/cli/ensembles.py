@@ -1,0 +1,212 @@
+"""Ensembles of a trained run: `equiflow sample` draws them into files, `equiflow measure` finds them."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from equiflow import Ensemble, EquivariantCNF, importance_sample
+from equiflow.cli.config.errors import ConfigError
+from equiflow.cli.run.errors import RunError
+from equiflow.cli.run.folder import Run
+from equiflow.cli.run.standing import note_if_unfinished
+from equiflow.interop import sample_shards, save_samples
+from equiflow.interop.containers import SUFFIXES, check_can_be_written
+from equiflow.interop.samples import shards_in
+from equiflow.report.terminal import print_line, print_table
+from equiflow.runtime import distributed
+from equiflow.runtime.devices import check_device
+from equiflow.runtime.randomness import stream
+from equiflow.statistics import effective_sample_size, log_mean_exp
+
+#: file of the HMC samples that a report compares with, in the run folder
+HMC_FILE = "hmc.npz"
+
+
+def sample(
+    run: Run,
+    n_samples: int,
+    *,
+    out: Path | None,
+    seed: int,
+    batch_size: int,
+    threads: int | None,
+    device: str | None = None,
+    force: bool = False,
+) -> None:
+    """Draw an ensemble, write it to a file, and print its quality.
+
+    Args:
+        run: with a trained flow.
+        n_samples: number of samples.
+        out: the file; by default `ensemble.npz` in the run folder.
+        seed: of the samples.
+        batch_size: number of samples at a time.
+        threads: CPU threads; by default as in the config.
+        device: where to sample; by default as in the config.
+        force: whether a file that is there is replaced.
+
+    Raises:
+        ConfigError: if the name of the file has another suffix.
+        RunError: if the file is there already, or the run has no checkpoint yet.
+        OSError: if the file cannot be written.
+        ImportError: if its format needs a package that is not installed.
+    """
+    out = _file(run, out)
+    if not force:
+        _refuse_to_replace(out)
+    _check_place(out)
+    flow, source = ready(run, threads, device)
+    note_if_unfinished(run, flow, source)
+    generator = stream(seed, "samples", device=flow.device)
+    ensemble = importance_sample(flow, run.action, n_samples, batch_size=batch_size, generator=generator)
+    if not force:  # another command may have written it meanwhile
+        _refuse_to_replace(out)
+    about = {"run": str(run.folder), "flow": source, "seed": seed}
+    save_samples(ensemble, out, action=run.action, about=about)
+    print_table(f"{n_samples} samples of {source}", ("quantity", "value"), quality(ensemble))
+    print_line(f"wrote {out}; next: equiflow measure {out}")
+
+
+def sample_in_shards(
+    run: Run,
+    n_samples: int,
+    *,
+    n_shards: int | None,
+    out: Path | None,
+    seed: int,
+    batch_size: int,
+    threads: int | None,
+    device: str | None = None,
+    force: bool = False,
+) -> None:
+    """Draw an ensemble, in all processes together, write it in shards, and print its quality.
+
+    Args:
+        run: with a trained flow.
+        n_samples: number of samples.
+        n_shards: number of files; by default what suits the number of samples.
+        out: a name with the suffix of the files; without the suffix it is the name of their folder.
+        seed: of the samples.
+        batch_size: number of samples at a time.
+        threads: CPU threads; by default as in the config.
+        device: where to sample; by default as in the config.
+        force: whether shards that are there are removed first; else sound ones are kept.
+
+    Raises:
+        ConfigError: if the name of the files has another suffix.
+        RunError: if the run has no checkpoint yet.
+        ValueError: if the folder holds shards of another ensemble.
+        OSError: if the files cannot be written.
+        ImportError: if their format needs a package that is not installed.
+    """
+    torch.set_num_threads(threads or run.config.compute.threads)
+    out, content, source = distributed.from_first(lambda: _prepared(run, out, force))
+    folder = out.with_suffix("")
+    with distributed.all_or_none():  # one process may lack the device
+        flow = EquivariantCNF.from_dict(content, device=check_device(device or run.config.compute.device))
+    log_weight = sample_shards(
+        flow,
+        run.action,
+        n_samples,
+        folder,
+        n_shards=n_shards,
+        seed=seed,
+        batch_size=batch_size,
+        suffix=out.suffix,
+        about={"run": str(run.folder), "flow": source},
+    )
+    if distributed.is_first():
+        rows = [
+            ("reverse ESS per sample", str(effective_sample_size(log_weight))),
+            ("log Z, without the solver's error", str(log_mean_exp(log_weight))),
+        ]
+        files = len(shards_in(folder))
+        print_table(f"{n_samples} samples of {source} in {files} shards", ("quantity", "value"), rows)
+        print_line(f"wrote {folder}; next: equiflow measure {folder}")
+
+
+def ready(run: Run, threads: int | None, device: str | None) -> tuple[EquivariantCNF, str]:
+    """Return the trained flow of a run, and set the number of threads.
+
+    Args:
+        run: with a trained flow.
+        threads: CPU threads; by default as in the config.
+        device: where the flow goes; by default as in the config.
+
+    Returns:
+        The flow, and the name of the file that it is from.
+    """
+    torch.set_num_threads(threads or run.config.compute.threads)
+    return run.trained(device=device)
+
+
+def quality(ensemble: Ensemble) -> list[tuple[str, str]]:
+    """Return rows `quantity, value` about the weights of an ensemble."""
+    rows = [
+        ("reverse ESS per sample", str(ensemble.effective_sample_size())),
+        ("log Z", str(ensemble.log_z())),
+    ]
+    if ensemble.certificate is not None:
+        rows.append(("certificate", str(ensemble.certificate)))
+    return rows
+
+
+def ensembles_of(folder: Path) -> list[Path]:
+    """Return the files and folders of samples in a run folder, without the HMC samples of its report.
+
+    Raises:
+        RunError: if there are none.
+    """
+    found = [
+        path
+        for path in sorted(folder.iterdir())
+        if (path.is_file() and path.suffix in SUFFIXES and path.name != HMC_FILE) or shards_in(path)
+    ]
+    if not found:
+        raise RunError(f"{folder} holds no ensemble yet: `equiflow sample {folder}` draws one.")
+    return found
+
+
+def _prepared(run: Run, out: Path | None, force: bool) -> tuple[Path, dict[str, Any], str]:
+    """Return the name of the shards, and the flow as a dictionary, which one process can send to others."""
+    out = _file(run, out)
+    _check_place(out.with_suffix("") / out.name)
+    # Torchrun repeats the command after a process was killed: what was drawn since it began is kept.
+    if force and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
+        for shard in shards_in(out.with_suffix("")):
+            shard.unlink()
+    flow, source = run.trained(device="cpu")
+    note_if_unfinished(run, flow, source)
+    return out, flow.to_dict(), source
+
+
+def _file(run: Run, out: Path | None) -> Path:
+    """Return the file of an ensemble, after checking that its format can be written."""
+    out = run.folder / "ensemble.npz" if out is None else out
+    if out.suffix not in SUFFIXES:
+        raise ConfigError(f"{out}: give a name that ends in {', '.join(SUFFIXES)}.")
+    check_can_be_written(out)
+    return out
+
+
+def _refuse_to_replace(out: Path) -> None:
+    """Raise if a file is there already."""
+    if out.exists():
+        raise RunError(
+            f"{out} is there already, and may have taken long: give another name by --out, or --force to "
+            "replace it."
+        )
+
+
+def _check_place(out: Path) -> None:
+    """Make the folder of a file; raise now, not after hours of sampling, if it cannot be written there."""
+    folder = Path(os.path.realpath(out)).parent
+    folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+    out.exists()  # raises if the name is too long

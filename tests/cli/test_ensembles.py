@@ -1,0 +1,191 @@
+"""`equiflow sample` loses nothing that is there, and refuses what cannot be written before it starts."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from equiflow.cli import ensembles
+from equiflow.cli.run.folder import Run
+from equiflow.interop import load_ensemble
+from tests.support import distributed_jobs as jobs
+from tests.support.cli_runs import Executioner, KilledError, invoke, succeed, tiny, trained
+from tests.support.strategies import needs
+
+#: a target so near the prior that few samples measure it well
+EASY = ("action.m2=1.0", "action.lam=0.05")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Run:
+    return trained(tmp_path_factory.mktemp("run") / "tiny")
+
+
+def words(output: str) -> str:
+    """An output without the line breaks and frames of a terminal."""
+    return " ".join(output.replace("│", " ").split())
+
+
+def refused(*arguments: object) -> str:
+    """The message of a command that ends with status 1 and no traceback."""
+    result = invoke(*arguments)
+    assert result.exit_code == 1, result.output
+    assert isinstance(result.exception, SystemExit)
+    return words(result.output)
+
+
+def never(*arguments: object, **options: object) -> None:
+    raise AssertionError("this was refused too late")
+
+
+def test_an_ensemble_is_replaced_by_force_only(run, tmp_path, monkeypatch):
+    path = tmp_path / "e.npz"
+    succeed("sample", run.folder, "-n", 8, "-o", path)
+    first = load_ensemble(path).phi
+    with monkeypatch.context() as patch:
+        patch.setattr(ensembles, "importance_sample", never)
+        message = refused("sample", run.folder, "-n", 8, "-o", path, "--seed", 2)
+    assert "e.npz is there already" in message
+    assert "--force" in message
+    assert torch.equal(load_ensemble(path).phi, first)
+    succeed("sample", run.folder, "-n", 8, "-o", path, "--seed", 2, "--force")
+    assert not torch.equal(load_ensemble(path).phi, first)
+
+
+def test_an_ensemble_that_appears_meanwhile_is_kept(run, tmp_path, monkeypatch):
+    path, draw = tmp_path / "e.npz", ensembles.importance_sample
+
+    def draw_slowly(*arguments, **options):
+        path.write_text("another command was faster")
+        return draw(*arguments, **options)
+
+    monkeypatch.setattr(ensembles, "importance_sample", draw_slowly)
+    assert "is there already" in refused("sample", run.folder, "-n", 8, "-o", path)
+    assert path.read_text() == "another command was faster"
+
+
+def test_shards_of_other_samples_are_replaced_by_force_only(run, tmp_path):
+    command = ["sample", run.folder, "-n", 8, "-o", tmp_path / "many.npz", "--shards", 2]
+    succeed(*command)
+    first = load_ensemble(tmp_path / "many").phi
+    succeed(*command)  # the same command keeps them
+    assert "belongs to another ensemble" in refused(*command, "--seed", 2)
+    assert torch.equal(load_ensemble(tmp_path / "many").phi, first)
+    succeed(*command, "--seed", 2, "--force")
+    assert not torch.equal(load_ensemble(tmp_path / "many").phi, first)
+
+
+def test_force_keeps_what_was_drawn_before_torchrun_began_again(run, tmp_path, monkeypatch):
+    command = ["sample", run.folder, "-n", 8, "-o", tmp_path / "many.npz", "--shards", 2, "--force"]
+    succeed(*command)
+    drawn = [path.stat().st_mtime_ns for path in sorted((tmp_path / "many").iterdir())]
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    succeed(*command)
+    assert [path.stat().st_mtime_ns for path in sorted((tmp_path / "many").iterdir())] == drawn
+
+
+@pytest.mark.parametrize("shards", [[], ["--shards", 2]], ids=["file", "shards"])
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [("n" * 270 + ".npz", "too long"), ("file/e.npz", "exists|Not a directory"), ("e.csv", "ends in .npz")],
+)
+def test_a_file_that_cannot_be_written_is_refused_before_sampling(
+    run, tmp_path, monkeypatch, out, message, shards
+):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(ensembles, "importance_sample", never)
+    monkeypatch.setattr(ensembles, "sample_shards", never)
+    output = refused("sample", run.folder, "-o", tmp_path / out, *shards)
+    assert any(part.replace(" ", "") in output.replace(" ", "") for part in message.split("|"))
+
+
+def test_a_folder_without_permission_is_refused_before_sampling(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(ensembles, "importance_sample", never)
+    monkeypatch.setattr(ensembles.os, "access", lambda path, *_, **__: Path(path) != tmp_path)
+    assert "Permission denied" in refused("sample", run.folder, "-o", tmp_path / "e.npz")
+
+
+def test_without_h5py_nothing_is_sampled_for_it(run, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    monkeypatch.setattr(ensembles, "importance_sample", never)
+    monkeypatch.setattr("equiflow.interop.shards.importance_sample", never)
+    for shards in ([], ["--shards", 2]):
+        message = refused("sample", run.folder, "-o", tmp_path / "e.h5", *shards)
+        assert message == "HDF5 files need h5py: pip install '.[io]', or take a name that ends in .npz."
+    with pytest.raises(ImportError, match="need h5py"):
+        jobs.shards(tmp_path / "e", 2, suffix=".h5")
+
+
+@pytest.mark.parametrize("suffix", [".npz", pytest.param(".h5", marks=needs("h5py"))])
+@pytest.mark.parametrize("shards", [[], ["--shards", 2]], ids=["file", "shards"])
+def test_a_full_disk_leaves_one_clear_message_and_the_old_ensemble(run, tmp_path, suffix, shards):
+    """A limit on the size of files stands for the disk: writes fail in the same place."""
+    path = tmp_path / f"e{suffix}"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    command = ["sample", run.folder, "-n", 512, "-o", path, *shards, "--force"]
+    succeed(*command)
+    left = {file: file.read_bytes() for file in tmp_path.rglob("*.*") if not shards}
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (8000, before[1]))
+        message = refused(*command)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "too large" in message
+    assert len(message) < 400
+    assert left == {file: file.read_bytes() for file in tmp_path.rglob("*.*") if not shards}
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_a_run_folder_stands_for_its_ensembles(tmp_path):
+    folder = trained(tmp_path / "run", *EASY).folder
+    assert "equiflow sample" in refused("measure", folder)
+    (folder / ensembles.HMC_FILE).touch()
+    assert "holds no ensemble yet" in refused("measure", folder)
+    succeed("sample", folder, "-n", 256)
+    assert "log Z" in succeed("measure", folder, "--json", tmp_path / "one.json")
+    succeed("sample", folder, "-n", 256, "-o", folder / "more.npz", "--shards", 2)
+    assert ensembles.ensembles_of(folder) == [folder / "ensemble.npz", folder / "more"]
+    output = succeed("measure", folder)
+    assert "ensemble.npz: Phi4" in output
+    assert "more: Phi4" in output
+    message = refused("measure", folder, "--json", tmp_path / "two.json")
+    assert "name one" in message
+    assert not (tmp_path / "two.json").exists()
+
+
+def test_a_run_of_another_device_is_sampled_reported_and_checked_here(tmp_path):
+    folder = trained(tmp_path / "run", *EASY).folder
+    config = folder / "config.toml"
+    config.write_text(config.read_text().replace('device = "cpu"', 'device = "cuda:99"'))
+    for command in (["sample", "-n", 256], ["report", "-n", 256, "--hmc", 0], ["check"]):
+        assert "device" in refused(*command, folder)
+        succeed(*command, folder, "--device", "cpu")
+    succeed("sample", "-n", 8, "--shards", 2, folder, "--device", "cpu")
+    (folder / "flow.pt").unlink()
+    (folder / "checkpoints" / "best.pt").unlink()  # from here on, the latest checkpoint has to do
+    assert "latest.pt" in succeed("sample", "-n", 8, folder, "--device", "cpu", "--force")
+    assert "cuda:99" in config.read_text()
+    assert "unknown device 'gpu'" in refused("sample", folder, "--device", "gpu", "--force")
+
+
+@pytest.mark.parametrize("command", ["sample", "report"])
+def test_an_unfinished_run_says_at_which_step_it_stands(command, tmp_path):
+    run = Run.create(tmp_path / "run", tiny(*EASY))
+    with pytest.MonkeyPatch.context() as patch:
+        Executioner(patch, 17)
+        with pytest.raises(KilledError):
+            run.train(progress=False)
+    step = run.metrics[-1]["step"]
+    assert 3 < step < 7
+    flow, source = run.trained()
+    options = ["--hmc", 0] if command == "report" else []
+    output = words(succeed(command, run.folder, "-n", 256, *options))
+    assert f"is unfinished: step {step} of 7." in output
+    assert f"The flow is that of {source}, of step {flow.about['step']};" in output
+    run.train(progress=False)
+    force = ["--force"] if command == "sample" else []
+    assert "is unfinished" not in succeed(command, run.folder, "-n", 256, *options, *force)
