@@ -227,6 +227,8 @@ class Flow(SavedFlow, ABC):
         Raises:
             ValueError: if the flow only estimates its log-determinants.
         """
+        if action is not None:
+            check_type(action, Action, "action")
         z = self.prior.rsample(check_count(n_samples, "n_samples", minimum=0), generator)
         reference = self._reference()
         phi, log_weight, nfe = self._log_weight(z, reference, action)

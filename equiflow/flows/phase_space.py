@@ -119,6 +119,7 @@ class ExtendedAction(Action):
     space: PhaseSpace
 
     def __init__(self, action: Action) -> None:
+        check_type(action, Action, "action")
         check_type(action.space, Lattice, "action.space", "Momenta are for scalar fields.")
         super().__init__(PhaseSpace(action.lattice))
         self.action = action

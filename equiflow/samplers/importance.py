@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from equiflow.flows import Certificate, Flow
-from equiflow.runtime.checks import check_count
+from equiflow.runtime.checks import check_count, check_type
 from equiflow.samplers.samples import Samples, certificate_of, per_configuration, reweighted_mean, with_shift
 from equiflow.statistics import (
     Estimate,
@@ -142,9 +142,10 @@ def importance_sample(
         The samples with their weights and, unless `certify` is 0, their certificate.
 
     Raises:
-        TypeError: if a count is not an integer.
+        TypeError: if `action` is not an `Action`, or a count is not an integer.
         ValueError: if `batch_size` is not positive, or another count is negative.
     """
+    check_type(action, Action, "action")
     check_count(n_samples, "n_samples", minimum=0)
     check_count(batch_size, "batch_size")
     check_count(certify, "certify", minimum=0)
@@ -170,4 +171,5 @@ def log_weights(flow: Flow, action: Action, phi: Tensor, *, batch_size: int = 10
     Returns:
         `(batch,)`.
     """
+    check_type(action, Action, "action")
     return torch.cat([-action(part) - flow.log_prob(part) for part in phi.split(batch_size)])

@@ -97,8 +97,8 @@ class Kernel(ABC):
             n_chains: number of chains, updated together. With `start` it is the number of chains there.
             n_thermalisation: updates before the first sample. They also tune the kernel.
             thin: updates per kept sample.
-            initial: first fields, `(n_chains, *lattice)`; by default samples of the flow, or weak Gaussian
-                noise if there is none.
+            initial: first fields, `(n_chains, *lattice)`; by default samples of the flow, or
+                `action.initial` if there is none.
             start: a chain to continue without thermalisation, made by this kernel. With the same `certify`,
                 and the generator in the state in which that chain left it, the two chains are bit for bit one
                 longer run.
@@ -190,9 +190,7 @@ class Kernel(ABC):
             return self.flow.sample(n_chains, generator=generator)
         if device is None:
             device = "cpu" if generator is None else generator.device
-        # Weak, because strong fluctuations of a phi^4 field are too stiff for any sensible step size.
-        shape = (n_chains, *self.action.space.shape)
-        return 0.1 * torch.randn(shape, generator=generator, device=device, dtype=dtype or torch.float64)
+        return self.action.initial(n_chains, generator, device=device, dtype=dtype or torch.float64)
 
 
 def _thermalise(

@@ -68,6 +68,18 @@ class LatentAction(Action):
         gaussian = 0.5 * (noise.double().square() + LOG_2PI).flatten(1).sum(1)
         return torch.where(near, gaussian - self.beta * log_weight, torch.inf)
 
+    def initial(
+        self,
+        n: int,
+        generator: torch.Generator | None = None,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float64,
+    ) -> Tensor:
+        """Draw weak noise, see `Action.initial`."""
+        # Not what `Space.initial` draws: those are configurations.
+        return 0.1 * torch.randn((n, *self.space.shape), generator=generator, device=device, dtype=dtype)
+
     def configurations(self, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Carry noise to the target's space: `phi = f(colour(noise))`.
 

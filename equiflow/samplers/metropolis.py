@@ -26,6 +26,7 @@ class IndependenceMetropolis:
     """
 
     def __init__(self, flow: Flow, action: Action) -> None:
+        check_type(action, Action, "action")
         self.flow = flow
         self.action = action
 

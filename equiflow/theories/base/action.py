@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from equiflow.runtime.autograd import as_leaf
 from equiflow.runtime.checks import check_type
+from equiflow.theories.base.action_values import check_values
 from equiflow.theories.base.group import Group
 from equiflow.theories.base.lattice import Lattice, lattice_of
 from equiflow.theories.base.space import Space
@@ -17,15 +19,28 @@ from equiflow.theories.base.space import Space
 class Action(nn.Module, ABC):
     """The action `S[phi]` of a theory; the target density is `exp(-S[phi]) / Z`.
 
-    A subclass defines `forward`. It may override `grad` with a closed form, and it overrides `coupling_grad`
-    if its couplings can be varied.
+    A subclass defines `forward`. It may override `grad` with a closed form and `initial` with a better start
+    of Markov chains, and it overrides `coupling_grad` if its couplings can be varied. `action(phi)` calls
+    `forward` and checks what goes in and comes out. `equiflow.testing.check_action` tests the rest.
 
     Args:
         space: of the configurations.
 
     Raises:
         TypeError: if `space` is not a `Space`.
+
+    >>> class Quartic(Action):
+    ...     def forward(self, phi):
+    ...         return (phi**4).sum(self.lattice.axes)
+    >>> Quartic(Lattice((2, 2)))(torch.ones(3, 2, 2))
+    tensor([4., 4., 4.])
     """
+
+    #: ends the message of an error where something else is given, see `check_type`
+    how_to_give: ClassVar[str] = (
+        "Derive a class from equiflow.Action, write S in its forward(self, phi), and give an instance, such "
+        "as MyAction(lattice)."
+    )
 
     def __init__(self, space: Space) -> None:
         super().__init__()
@@ -36,6 +51,24 @@ class Action(nn.Module, ABC):
     def lattice(self) -> Lattice:
         """The lattice of the fields; a TypeError if the configurations do not live on one."""
         return lattice_of(self.space)
+
+    def __call__(self, phi: Tensor) -> Tensor:
+        """Return `S[phi]` of each configuration: the result of `forward`, checked.
+
+        Args:
+            phi: `(batch, *lattice)`.
+
+        Returns:
+            `(batch,)`; +inf where the density is zero.
+
+        Raises:
+            TypeError: if `phi` or the result is no tensor of float32 or float64, or the result is less
+                precise than `phi`.
+            ValueError: if `phi` is not of this space, or the result is not one real number for each
+                configuration on their device, see `check_values`.
+        """
+        self.space.check(phi)
+        return check_values(super().__call__(phi), phi, type(self).__name__)
 
     @abstractmethod
     def forward(self, phi: Tensor) -> Tensor:
@@ -99,7 +132,29 @@ class Action(nn.Module, ABC):
             f"{type(self).__name__} has no derivative in its couplings; override `coupling_grad`."
         )
 
+    def initial(
+        self,
+        n: int,
+        generator: torch.Generator | None = None,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float64,
+    ) -> Tensor:
+        """Draw fields from which Markov chains can start; here those of the space, see `Space.initial`.
+
+        Override it if the action is infinite or stiff there.
+
+        Args:
+            n: number of fields.
+            generator: source of randomness, on the device of the fields; the global one by default.
+            device: of the fields.
+            dtype: of the fields.
+
+        Returns:
+            `(n, *lattice)`.
+        """
+        return self.space.initial(n, generator, device=device, dtype=dtype)
+
     def log_prob_unnormalised(self, phi: Tensor) -> Tensor:
         """Return `-S[phi]`, the log of the target density up to `-log Z`, `(batch,)`."""
-        log_density: Tensor = -self(phi)
-        return log_density
+        return -self(phi)

@@ -132,8 +132,15 @@ class ActionFamily:
             self.at(**{name: limits[end] for name, limits in self.couplings.ranges.items()})
 
     def at(self, **couplings: float) -> Action:
-        """Return the action at the given couplings, one value for each range."""
-        return self.kind(self.space, **self.fixed, **self.couplings.check(couplings))
+        """Return the action at the given couplings, one value for each range.
+
+        Raises:
+            TypeError: if `kind` makes no `Action`, or a coupling is not a number.
+            ValueError: if a coupling is unknown, missing or outside its range.
+        """
+        action = self.kind(self.space, **self.fixed, **self.couplings.check(couplings))
+        check_type(action, Action, "What kind returns")
+        return action
 
     def draw(self, n_points: int, generator: torch.Generator | None = None) -> list[dict[str, float]]:
         """Draw couplings that are uniform in their ranges, see `CouplingRanges.draw`.

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
+from torch import Tensor
+
 from equiflow.runtime.checks import check_count
 from equiflow.theories.base.space import Space
 
@@ -44,3 +47,28 @@ class Particles(Space):
     def shape(self) -> tuple[int, ...]:  # type: ignore[override]
         """Shape of one configuration, `(particle, dim)`."""
         return (self.number, self.dim)
+
+    def initial(
+        self,
+        n: int,
+        generator: torch.Generator | None = None,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float64,
+    ) -> Tensor:
+        """Draw particles near the places of a compact grid of spacing 1, so that none are close together.
+
+        Which particle has which place is random. See `Space.initial`.
+        """
+        places = self._places().to(device, dtype)
+        order = torch.rand(n, self.number, generator=generator, device=device).argsort(1)
+        return places[order] + super().initial(n, generator, device=device, dtype=dtype)
+
+    def _places(self) -> Tensor:
+        """Return the points of a centred grid of spacing 1 nearest to the origin, `(particle, dim)`."""
+        side = 1
+        while side**self.dim < self.number:
+            side += 1
+        line = torch.arange(side, dtype=torch.float64) - (side - 1) / 2
+        grid = torch.stack(torch.meshgrid(*[line] * self.dim, indexing="ij"), -1).flatten(0, -2)
+        return grid[grid.square().sum(1).argsort(stable=True)[: self.number]]

@@ -32,7 +32,7 @@ class ExternalField(Action):
     h: Tensor
 
     def __init__(self, action: Action, *, h: float | tuple[float, ...]) -> None:
-        check_type(action, Action, "action", "Give an instance, such as Phi4(lattice, m2=-4.0, lam=6.0).")
+        check_type(action, Action, "action")
         if action.space.sites is None or action.space.has_windings:
             raise TypeError(
                 f"action is for {action.space.kind} {action.space.shape}; expected an action of real fields "
@@ -56,8 +56,38 @@ class ExternalField(Action):
         return self.action.grad(phi) - self.h.to(phi)
 
     def coupling_grad(self, phi: Tensor, name: str) -> Tensor:
-        """Return the derivative of S in one of its couplings, see `Action.coupling_grad`."""
-        return self.action.coupling_grad(phi, name)
+        """Return the derivative in a coupling of S, or in h: `dS_h/dh = -sum_x phi(x)`.
+
+        With several components the external fields are `h_0`, `h_1` and so on, one for each component.
+
+        Args:
+            phi: `(batch, *lattice)`, with several components `(batch, component, *lattice)`.
+            name: of the coupling.
+
+        Returns:
+            `(batch,)`.
+
+        Raises:
+            TypeError: if S has no derivative in its couplings.
+            ValueError: if there is no coupling of this name.
+        """
+        fields = ["h"] if self.h.shape[0] == 1 else [f"h_{a}" for a in range(self.h.shape[0])]
+        if name not in fields:
+            return self.action.coupling_grad(phi, name)
+        self.space.check(phi)
+        sums = -phi.sum(self.lattice.axes)
+        return sums[:, fields.index(name)] if self.space.component_axes else sums
+
+    def initial(
+        self,
+        n: int,
+        generator: torch.Generator | None = None,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float64,
+    ) -> Tensor:
+        """Draw starts of S, see `Action.initial`."""
+        return self.action.initial(n, generator, device=device, dtype=dtype)
 
     def __repr__(self) -> str:
         # On one line, unlike the repr of other modules with a part: it names samples in files and tables.

@@ -10,6 +10,7 @@ import math
 import torch
 from torch import Tensor
 
+from equiflow.runtime.checks import check_type
 from equiflow.theories.base.action import Action
 
 
@@ -121,8 +122,8 @@ def action_density(phi: Tensor, action: Action) -> Tensor:
     Returns:
         `(batch,)`.
     """
-    value: Tensor = action(phi)
-    return value / action.lattice.volume
+    check_type(action, Action, "action")
+    return action(phi) / action.lattice.volume
 
 
 def _axes(phi: Tensor) -> tuple[int, ...]:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from equiflow.flows import Flow
 from equiflow.ode.solver import Solver
+from equiflow.runtime.checks import check_type
 from equiflow.theories.base.action import Action
 from equiflow.training.objectives.base import ObjectiveValue
 from equiflow.training.objectives.samples import check_samples, check_samples_fit, digest, draw
@@ -61,6 +62,7 @@ class ForwardKL:
             TypeError: if there is a solver and the flow does not integrate.
             ValueError: if the samples are not configurations of the flow.
         """
+        check_type(action, Action, "action")
         phi = draw(self.samples, flow, action, batch_size, generator)
         log_q, nfe = flow.log_prob_to_train(phi, solver=self.solver, generator=generator)
         fixed = log_q.detach()

@@ -13,6 +13,7 @@ import torch
 from equiflow.flows import Flow
 from equiflow.ode.solver import Solver
 from equiflow.runtime.autograd import as_leaf
+from equiflow.runtime.checks import check_type
 from equiflow.theories.base.action import Action
 from equiflow.training.objectives.base import ObjectiveValue, with_vector_field
 
@@ -28,6 +29,7 @@ class ReverseKL:
         self, flow: Flow, action: Action, batch_size: int, generator: torch.Generator | None = None
     ) -> ObjectiveValue:
         """See `Objective.__call__`."""
+        check_type(action, Action, "action")
         phi, log_q = flow.rsample_and_log_prob(batch_size, generator=generator)
         divergence = log_q + action(phi)
         return ObjectiveValue(divergence.mean(), -divergence.detach(), 0)
@@ -69,6 +71,7 @@ class PathGradient:
         Raises:
             TypeError: if the flow is not an `EquivariantCNF`.
         """
+        check_type(action, Action, "action")
         continuous = with_vector_field(flow, self, instead="ReverseKL()")
         path = continuous.rsample_path(batch_size, generator=generator, solver=self.solver)
         phi = path.phi.detach()
@@ -92,6 +95,7 @@ class InversePathGradient:
         self, flow: Flow, action: Action, batch_size: int, generator: torch.Generator | None = None
     ) -> ObjectiveValue:
         """See `Objective.__call__`."""
+        check_type(action, Action, "action")
         phi, log_q = flow.rsample_and_log_prob(batch_size, generator=generator)
         leaf = as_leaf(phi)
         (score,) = torch.autograd.grad(flow.log_prob(leaf).sum(), leaf)

@@ -1,0 +1,208 @@
+"""An action gives one real number for each configuration; anything else is refused where it is called."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from equiflow import (
+    HMC,
+    Action,
+    ActionFamily,
+    EquivariantCNF,
+    ExtendedAction,
+    IndependenceMetropolis,
+    IndependenceStep,
+    LatentHMC,
+    Lattice,
+    Phi4,
+    annealed_importance_sample,
+    fit,
+    fit_ladder,
+    importance_sample,
+)
+from equiflow.samplers.importance import log_weights
+from equiflow.theories.base.action_values import LARGEST_FIELD
+from equiflow.theories.scalar.external_field import ExternalField
+from equiflow.theories.scalar.observables import action_density
+from equiflow.training import ForwardKL, InversePathGradient, PathGradient, ReverseKL
+from tests.support.strategies import configurations
+
+LATTICE = Lattice((3, 4))
+PHI = configurations(LATTICE, 5)
+
+
+class Of(Action):
+    """The action that a function gives."""
+
+    def __init__(self, function, lattice=LATTICE):
+        super().__init__(lattice)
+        self.function = function
+
+    def forward(self, phi):
+        return self.function(phi)
+
+
+def right(phi):
+    return phi.square().flatten(1).sum(1)
+
+
+MISTAKES = {
+    "sum over the batch": (
+        lambda phi: phi.square().sum(),
+        r"shape \(\) for 5 configurations; expected \(5,\)",
+    ),
+    "mean": (lambda phi: phi.square().mean(), r"shape \(\)"),
+    "an axis too much": (lambda phi: right(phi)[:, None], r"shape \(5, 1\)"),
+    "an axis too little": (lambda phi: phi.square().sum(-1), r"shape \(5, 3\)"),
+    "the first one alone": (lambda phi: right(phi)[:1], r"shape \(1,\)"),
+    "a number": (lambda phi: 1.0, "returned float; expected a tensor"),
+    "none": (lambda phi: None, "returned NoneType"),
+    "integers": (lambda phi: right(phi).long(), "returned torch.int64"),
+    "complex numbers": (lambda phi: right(phi) + 0j, "returned torch.complex128"),
+    "half precision": (lambda phi: right(phi).bfloat16(), "returned torch.bfloat16"),
+    "single precision of double": (lambda phi: right(phi).float(), "returned torch.float32 for fields"),
+    "another device": (lambda phi: right(phi).to("meta"), "on meta for fields on cpu"),
+    "NaN": (lambda phi: (right(phi) - 12).log(), r"returned NaN for \d of 5 .* log or root"),
+    "all NaN": (lambda phi: right(phi) * math.nan, "returned NaN for 5 of 5"),
+    "minus infinity": (
+        lambda phi: right(phi) - torch.tensor([0, 0, math.inf, 0, 0]),
+        r"-inf for 1 of 5 .*below",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_what_is_not_one_real_number_for_each_configuration_is_refused(mistake):
+    function, message = MISTAKES[mistake]
+    action = Of(function)
+    for call in (action, action.log_prob_unnormalised, ExternalField(action, h=0.5)):
+        with pytest.raises((TypeError, ValueError), match=message):
+            call(PHI)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("n", [0, 1, 5])
+def test_right_values_pass_untouched(dtype, n):
+    phi = PHI[:n].to(dtype)
+    action = Of(right)
+    assert torch.equal(action(phi), right(phi))
+    assert torch.equal(Of(lambda phi: right(phi.double()))(phi), right(phi.double()))
+    leaf = phi.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(action(leaf).sum(), leaf)
+    torch.testing.assert_close(gradient, 2 * phi)
+    torch.testing.assert_close(action.grad(phi), 2 * phi)
+
+
+def test_plus_infinity_is_a_zero_weight():
+    wall = Of(lambda phi: torch.where(phi.flatten(1)[:, 0] > 0, right(phi), torch.inf))
+    expected = torch.where(PHI.flatten(1)[:, 0] > 0, right(PHI), torch.inf)
+    assert torch.equal(wall(PHI), expected)
+    assert bool(expected.isinf().any())
+
+
+@pytest.mark.parametrize("largest", [1e80, math.inf, math.nan])
+def test_nan_beyond_the_range_of_numbers_is_left_to_the_sampler(largest):
+    phi = PHI.clone()
+    phi[1, 0, 0] = largest
+    overflows = Of(lambda phi: (phi**4 - phi**2 * phi**4).flatten(1).sum(1).neg())
+    assert overflows(phi).isnan().tolist() == [False, True, False, False, False]
+
+
+@pytest.mark.parametrize("fraction", [0.5, 1.0])
+def test_nan_of_moderate_fields_is_refused_beside_large_ones(fraction):
+    phi = PHI.clone()
+    phi[1, 0, 0] = 1e80
+    phi[3, 0, 0] = fraction * LARGEST_FIELD
+    action = Of(lambda phi: torch.where(phi.flatten(1)[:, 0] > 3, torch.nan, right(phi)))
+    with pytest.raises(ValueError, match="NaN for 1 of 5"):
+        action(phi)
+
+
+@pytest.mark.parametrize("shape", [(5, 4, 4), (5, 4, 3), (5, 2, 3, 4), (3, 4), (5, 12)])
+def test_fields_of_another_lattice_are_refused(shape):
+    with pytest.raises(ValueError, match=r"phi has shape .*expected \(batch, 3, 4\)"):
+        Of(right)(torch.zeros(shape))
+
+
+def test_fields_that_are_no_fields_are_refused():
+    for phi in (PHI.numpy(), PHI.tolist(), PHI.long(), PHI.half(), PHI + 0j):
+        with pytest.raises(TypeError, match=r"phi (must be a torch.Tensor|has dtype)"):
+            Of(right)(phi)
+
+
+def test_nan_is_seen_without_gradients_and_in_inference_mode():
+    action = Of(MISTAKES["all NaN"][0])
+    with torch.no_grad(), pytest.raises(ValueError, match="NaN"):
+        action(PHI)
+    with torch.inference_mode(), pytest.raises(ValueError, match="NaN"):
+        action(PHI)
+
+
+def test_transformations_of_torch_go_through_the_check():
+    action = Of(right)
+    slope = torch.func.grad(lambda phi: action(phi[None])[0])(PHI[0])
+    torch.testing.assert_close(slope, 2 * PHI[0])
+    each = torch.func.vmap(lambda phi: action(phi[None])[0])(PHI)
+    torch.testing.assert_close(each, right(PHI))
+
+
+USES = {
+    "certificate": lambda flow, action: flow.certificate(5, action=action),
+    "importance_sample": lambda flow, action: importance_sample(flow, action, 5),
+    "annealed_importance_sample": lambda flow, action: annealed_importance_sample(flow, action, 5),
+    "IndependenceMetropolis": lambda flow, action: IndependenceMetropolis(flow, action).sample(3, n_chains=5),
+    "HMC": lambda flow, action: HMC(action).sample(3, n_chains=5),
+    "fit": lambda flow, action: fit(flow, action, steps=1, batch_size=5, progress=False),
+    "ReverseKL": lambda flow, action: ReverseKL()(flow, action, 5),
+    "PathGradient": lambda flow, action: PathGradient()(flow, action, 5),
+    "InversePathGradient": lambda flow, action: InversePathGradient()(flow, action, 5),
+    "ForwardKL": lambda flow, action: ForwardKL(PHI.float())(flow, action, 5),
+}
+
+
+OTHER_USES = {
+    "log_weights": lambda flow, action: log_weights(flow, action, PHI.float()),
+    "LatentHMC": lambda flow, action: LatentHMC(flow, action),
+    "IndependenceStep": lambda flow, action: IndependenceStep(flow, action),
+    "ExternalField": lambda flow, action: ExternalField(action, h=0.5),
+    "ExtendedAction": lambda flow, action: ExtendedAction(action),
+    "action_density": lambda flow, action: action_density(PHI, action),
+    "fit_ladder": lambda flow, action: fit_ladder([action], flow=flow, steps=1),
+}
+
+
+@pytest.mark.parametrize("use", USES)
+@pytest.mark.parametrize("mistake", ["sum over the batch", "an axis too much"])
+def test_no_use_of_an_action_accepts_a_wrong_shape(use, mistake):
+    with pytest.raises(ValueError, match=r"Of returned shape \("):
+        USES[use](EquivariantCNF(LATTICE), Of(MISTAKES[mistake][0]))
+
+
+@pytest.mark.parametrize(
+    "use", ["importance_sample", "annealed_importance_sample", "IndependenceMetropolis", "fit"]
+)
+def test_no_use_accepts_an_action_of_another_lattice(use):
+    with pytest.raises(ValueError, match=r"4, 4\)"):
+        USES[use](EquivariantCNF(LATTICE), Of(right, Lattice((4, 4))))
+
+
+@pytest.mark.parametrize("use", USES | OTHER_USES)
+def test_a_bare_function_is_refused_with_the_same_sentence_everywhere(use):
+    with pytest.raises(
+        TypeError, match=r"ction.* must be of type Action, got .*Derive a class from equiflow\.Action"
+    ):
+        (USES | OTHER_USES)[use](EquivariantCNF(LATTICE), right)
+
+
+def test_a_family_of_bare_functions_is_refused():
+    with pytest.raises(TypeError, match=r"What kind returns must be of type Action, got .*Derive a class"):
+        ActionFamily(lambda lattice, lam: right, LATTICE, lam=(1.0, 2.0))
+
+
+def test_the_check_adds_nothing_to_the_values_of_phi4():
+    action = Phi4(LATTICE, m2=-4.0, lam=6.0)
+    assert torch.equal(action(PHI), nn.Module.__call__(action, PHI))
