@@ -934,9 +934,9 @@ MUTANTS = (
     ),
     Mutant(
         "mean without weights",
-        "samplers/importance.py",
-        "weight * values.double(), weight)",
-        "values.double(), torch.ones_like(weight))",
+        "statistics/reweighting.py",
+        "weight * _real(values), weight)",
+        "_real(values), torch.ones_like(weight))",
         "<O> = sum w O / sum w",
         IMPORTANCE,
     ),

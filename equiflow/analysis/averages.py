@@ -16,8 +16,16 @@ from torch import Tensor
 
 from equiflow.flows import Certificate
 from equiflow.runtime.checks import check_type
+from equiflow.samplers.importance import Ensemble
 from equiflow.samplers.samples import Samples, per_configuration
-from equiflow.statistics import Estimate, error_of_fluctuations
+from equiflow.statistics import (
+    Estimate,
+    SeriesErrors,
+    error_of_fluctuations,
+    error_of_weighted_fluctuations,
+    few_effective_samples,
+    warn_if_few_effective_samples,
+)
 
 #: function of a batch `(batch, *lattice)` that returns `(batch,)` or `(batch, k)`
 Average = Callable[[Tensor], Tensor]
@@ -140,16 +148,20 @@ class Averages:
         fluctuations: deviations of every sample from them, `(n, n_chains, a)`, see `Samples`.
         shift: their change under a finer solve of the flow, `(a,)`; 0 where no flow is involved.
         columns: where the averages of each function are.
+        log_weight: of the samples of an ensemble, `(n,)`; None for a chain.
     """
 
     means: Tensor
     fluctuations: Tensor
     shift: Tensor
     columns: _Columns
+    log_weight: Tensor | None = None
 
     @classmethod
     def over(cls, samples: Samples, functions: Sequence[Average]) -> Averages:
         """Measure functions of configurations.
+
+        A `LowEffectiveSampleSizeWarning` says if few samples carry the weight.
 
         Args:
             samples: an ensemble or a chain.
@@ -166,7 +178,11 @@ class Averages:
         check_type(samples, Samples, "samples", "Give an Ensemble or a Chain.")
         columns = _Columns(functions)
         means, fluctuations = samples.mean_and_fluctuations(columns)
-        return cls(means, fluctuations, _shift(samples.certificate, columns, means), columns)
+        shift = _shift(samples.certificate, columns, means)
+        if not isinstance(samples, Ensemble):
+            return cls(means, fluctuations, shift, columns)
+        warn_if_few_effective_samples(samples.log_weight, stacklevel=5)
+        return cls(means, fluctuations, shift, columns, samples.log_weight)
 
     def mean_of(self, function: Average) -> Tensor:
         """Return the average of one of the functions, 0-d or `(k,)`."""
@@ -192,7 +208,7 @@ class Averages:
             ValueError: if a quantity is no differentiable function of the averages, or no number.
         """
         values, slopes = self._with_slopes(observables)
-        errors = error_of_fluctuations(self.fluctuations @ slopes.T, scale=slopes.abs() @ self.means.abs())
+        errors = self.errors(self.fluctuations @ slopes.T, scale=slopes.abs() @ self.means.abs())
         shifted = self._quantities(observables, self.means + self.shift)
         shift = torch.stack([number for _, number in _numbers(shifted)]) - values
         estimates = (
@@ -205,6 +221,23 @@ class Averages:
             else tuple(itertools.islice(estimates, len(quantity)))
             for name, quantity in shifted.items()
         }
+
+    def errors(self, fluctuations: Tensor, *, scale: Tensor) -> SeriesErrors:
+        """Return the errors of k linear combinations of these averages.
+
+        Args:
+            fluctuations: the same combinations of `self.fluctuations`, `(n, n_chains, k)`.
+            scale: size of each combination, `(k,)`.
+
+        Returns:
+            Errors with autocorrelations along a chain. For an ensemble they know whether few samples carry
+            the weight.
+        """
+        few = "" if self.log_weight is None else few_effective_samples(self.log_weight)
+        if self.log_weight is None or not few:
+            return error_of_fluctuations(fluctuations, scale=scale)
+        error = error_of_weighted_fluctuations(fluctuations[0], self.log_weight)
+        return SeriesErrors(error, torch.full_like(error, 0.5), torch.zeros_like(error), reason=few)
 
     def _quantities(self, observables: Sequence[Observable], means: Tensor) -> dict[str, Quantity]:
         """Return the value of every observable for given averages, by name."""

@@ -8,7 +8,7 @@ correlator of your own.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,8 @@ from equiflow.statistics import Estimate
 MIN_MASS_TIMES_SIDE = 0.02
 #: largest mass that a fit can find, in lattice units; a larger one would be noise at the first t of a window
 MAX_MASS = 20.0
+#: probability of chi2 below which a fit is flagged
+MIN_P_VALUE = 0.01
 #: masses at which a fit looks for its start
 N_MASSES_TRIED = 60
 
@@ -36,14 +38,14 @@ def second_moment_length(correlator: Tensor) -> Tensor:
     """Return the second-moment length `xi = sqrt(chi2 / F - 1) / (2 sin(pi / side))`, 0-d.
 
     Here `chi2 = sum_t C(t)`, and F is `low_momentum`. A propagator `1 / (p^2 + xi^-2)` has
-    `chi2 / F = 1 + 4 sin^2(pi / side) xi^2`. The length is 0 if noise makes F larger than chi2, and NaN for a
-    side of 1.
+    `chi2 / F = 1 + 4 sin^2(pi / side) xi^2`. The length is NaN for a side of 1, and if noise makes F larger
+    than chi2: then the data only say that xi is too small to be seen.
     """
     side = len(correlator)
     if side == 1:
         return math.nan * correlator.sum()
     excess = correlator.sum() / low_momentum(correlator) - 1
-    return excess.clamp(min=0).sqrt() / (2 * math.sin(math.pi / side))
+    return excess.sqrt() / (2 * math.sin(math.pi / side))
 
 
 def effective_mass(correlator: Tensor) -> list[Tensor]:
@@ -82,9 +84,16 @@ class CoshFit:
         """Probability of a larger `chi2` if there is a single state; NaN for `dof` = 0."""
         return float(special.chdtrc(self.dof, self.chi2)) if self.dof > 0 else math.nan
 
+    @property
+    def note(self) -> str:
+        """What is wrong with the fit, in words; empty if `p_value` is not below `MIN_P_VALUE`."""
+        # For dof = 0 there is no p-value, and the comparison is false.
+        return "bad fit: several states, choose a larger t_min" if self.p_value < MIN_P_VALUE else ""
+
     def __str__(self) -> str:
         first, last = self.window
-        return f"m = {self.mass} from t = {first} to {last}, chi2 / dof = {self.chi2:.2f} / {self.dof}"
+        mass = replace(self.mass, note=self.mass.note or self.note)
+        return f"m = {mass} from t = {first} to {last}, chi2 / dof = {self.chi2:.2f} / {self.dof}"
 
 
 def fit_cosh(correlator: Tensor, covariance: Tensor, *, t_min: int | None = None) -> CoshFit:

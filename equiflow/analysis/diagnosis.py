@@ -5,6 +5,7 @@ The reverse ESS alone cannot see a mode that the flow has dropped. Start with `d
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 from torch import Tensor
@@ -21,7 +22,7 @@ from equiflow.statistics import (
     jackknife_estimate,
     log_mean_exp,
     mean_of_series,
-    normalised_weights,
+    weighted_mean,
 )
 from equiflow.theories.base.action import Action
 from equiflow.theories.scalar import observables
@@ -134,28 +135,44 @@ def compare_directions(
     check_not_annealed(ensemble)
     model = ensemble.log_weight
     series = target_log_weight.reshape(n_chains, -1).T
-    n_blocks = block_count(series)
-    inverse = log_mean_exp(-target_log_weight, n_blocks=n_blocks)
+    n_blocks = _block_count(series)
+    unknown = Estimate(-math.inf, math.inf)  # a weight of zero makes the means of log w and of 1/w infinite
+    possible = not bool(series.isneginf().any())
+    log_z_forward = _log_z_forward(target_log_weight, n_blocks) if possible else unknown
     log_z = ensemble.log_z()
     estimates = {
         "reverse_ess": ensemble.effective_sample_size(),
         "forward_ess": forward_effective_sample_size(target_log_weight, n_blocks=n_blocks),
-        "lower_bound": jackknife_estimate(lambda mean: mean, model),
-        "upper_bound": mean_of_series(series),
+        "lower_bound": unknown
+        if bool(model.isneginf().any())
+        else jackknife_estimate(lambda mean: mean, model),
+        "upper_bound": mean_of_series(series) if possible else unknown,
         "log_z_reverse": log_z,
-        "log_z_forward": Estimate(-inverse.mean, inverse.error),
+        "log_z_forward": log_z_forward,
         "log_z_bridge": bridge_log_z(model, series),
     }
     # An error of log q shifts log Z by the same amount in both directions.
     for name in ("log_z_forward", "log_z_bridge"):
         estimates[name] = replace(estimates[name], systematic=log_z.systematic)
-    weight = normalised_weights(model)
     positive = (observables.magnetisation(ensemble.phi) > 0).double()
     sectors = (
-        jackknife_estimate(lambda wo, w: wo / w, weight * positive, weight),
+        weighted_mean(positive, model),
         mean_of_series((observables.magnetisation(target_phi) > 0).double().reshape(n_chains, -1).T),
     )
     return Diagnosis(**estimates, positive_sector=sectors, warnings=_warnings(estimates, sectors, threshold))
+
+
+def _log_z_forward(target_log_weight: Tensor, n_blocks: int) -> Estimate:
+    """Return `-log mean 1/w` on target samples."""
+    inverse = log_mean_exp(-target_log_weight, n_blocks=n_blocks)
+    return Estimate(-inverse.mean, inverse.error)
+
+
+def _block_count(log_weight: Tensor) -> int:
+    """Return how many blocks absorb the autocorrelation of log weights along chains, `(n, n_chains)`."""
+    finite = log_weight[log_weight.isfinite()]
+    lowest = float(finite.min()) if len(finite) else 0.0
+    return block_count(log_weight.masked_fill(log_weight.isneginf(), lowest))
 
 
 def _warnings(

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from equiflow.analysis.averages import (
+    Average,
     Averages,
     Estimates,
     Observable,
@@ -25,7 +26,7 @@ from equiflow.analysis.lattice_fields import LatticeFields
 from equiflow.analysis.tables import table
 from equiflow.runtime.checks import check_type
 from equiflow.samplers.samples import Samples
-from equiflow.statistics import Estimate, error_of_fluctuations
+from equiflow.statistics import Estimate
 from equiflow.theories.base.action import Action
 from equiflow.theories.base.lattice import Lattice, lattice_of
 from equiflow.theories.base.space import Space
@@ -50,10 +51,12 @@ class Measurements:
         action_density: `<S> / V`; None unless `measure` was given the action.
         binder: `U4 = 1 - <M^4> / (3 <M^2>^2)`.
         structure_factor: `F = sum_t C(t) cos(2 pi t / L) = <|phi_p|^2> / V` at the smallest momentum.
-        correlation_length: second-moment length `xi`, `4 sin^2(pi/L) xi^2 = chi2 / F - 1`.
+        correlation_length: second-moment length `xi`, `4 sin^2(pi/L) xi^2 = chi2 / F - 1`; NaN if noise makes
+            F larger than chi2.
         pole_mass: m_p of the correlated fit in `mass_fit`.
         mass_times_length: `m_p L`.
-        mass_fit: the fit behind the pole mass, with its chi2; see `fit_cosh`.
+        mass_fit: the fit behind the pole mass, with its chi2; see `fit_cosh`. Its mass is `pole_mass`, with
+            the error from the fluctuations of the fitted mass.
         moments: `<M>, <M^2>, <M^3>, <M^4>`.
         correlator: zero-momentum two-point function `C(t) = sum_{x_1 = t} G(x)`.
         connected_correlator: `G_c(t) = C(t) - V / L <|M|>^2`, whose sum is the connected susceptibility.
@@ -139,8 +142,8 @@ def measure(
 
     Raises:
         TypeError: if the action is not one of a field on a lattice, or an argument is of another type.
-        ValueError: if the configurations are of another space, there are too few samples for an error, or a
-            weight is NaN or infinite. Also if an observable has the name of another one.
+        ValueError: if the configurations are of another space or have NaN values, there are too few samples
+            for an error, or a weight is NaN or +inf. Also if an observable has the name of another one.
 
     >>> from equiflow import HMC, Lattice, Phi4
     >>> from equiflow.analysis import Observable
@@ -156,17 +159,27 @@ def measure(
     check_names(observables, taken=[one.name for one in fields(Measurements)])
     lattice_fields = LatticeFields(_lattice(source, action, space), action)
     averages = Averages.over(source, lattice_fields.averages())
+    if not bool(averages.means.isfinite().all()):
+        raise ValueError(
+            "The configurations, or their action, have NaN or infinite values; expected finite ones."
+        )
     correlator = averages.mean_of(lattice_fields.correlator)
-    fit = _mass_fit(correlator, averages.fluctuations_of(lattice_fields.correlator), t_min)
+    fit = _mass_fit(averages, lattice_fields.correlator, t_min)
 
     def mass(c: Tensor) -> Tensor:
         # Linear around the fit: differentiable, and as exact as the propagation of all other errors.
         return fit.mass.mean + (c - correlator) @ fit.slope
 
     standard: dict[str, Any] = averages.estimates(lattice_fields.observables(mass))
+    noted = replace(standard["pole_mass"], note=standard["pole_mass"].note or fit.note)
+    standard |= {
+        "pole_mass": noted,
+        "mass_times_length": replace(standard["mass_times_length"], note=noted.note),
+        "mass_fit": replace(fit, mass=noted),
+    }
     own = estimate_observables(source, observables)
     unknown = {"action_density": None} if action is None else {}
-    return Measurements(**(standard | unknown), mass_fit=fit, own=own)
+    return Measurements(**(standard | unknown), own=own)
 
 
 def _lattice(source: Samples, action: Action | None, space: Space | None) -> Lattice:
@@ -185,13 +198,14 @@ def _lattice(source: Samples, action: Action | None, space: Space | None) -> Lat
     return lattice_of(space)
 
 
-def _mass_fit(correlator: Tensor, fluctuations: Tensor, t_min: int | None) -> CoshFit:
+def _mass_fit(averages: Averages, correlator_of: Average, t_min: int | None) -> CoshFit:
     """Fit the mass with the correlations of single configurations, scaled to the errors of the averages.
 
     For independent samples this is the jackknife covariance. Along a chain a covariance of blocks would be
     noisy.
     """
-    error = error_of_fluctuations(fluctuations, scale=correlator.abs()).error
+    correlator, fluctuations = averages.mean_of(correlator_of), averages.fluctuations_of(correlator_of)
+    error = averages.errors(fluctuations, scale=correlator.abs()).error
     deviations = fluctuations.flatten(0, 1)
     covariance = deviations.T @ deviations
     spread = covariance.diagonal().sqrt()

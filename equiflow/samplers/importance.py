@@ -17,9 +17,10 @@ from equiflow.samplers.samples import Samples, certificate_of, per_configuration
 from equiflow.statistics import (
     Estimate,
     effective_sample_size,
-    jackknife_estimate,
     log_mean_exp,
     normalised_weights,
+    warn_if_few_effective_samples,
+    weighted_mean,
 )
 from equiflow.theories.base.action import Action
 
@@ -68,7 +69,9 @@ class Ensemble(Samples):
         return with_shift(estimate, self.certificate, lambda _, log_w: log_w.double().logsumexp(0))
 
     def mean(self, observable: Callable[[Tensor], Tensor]) -> Estimate:
-        """Estimate the reweighted mean `sum w O / sum w`, with its jackknife error. See `Samples.mean`.
+        """Estimate the reweighted mean `sum w O / sum w`, see `Samples.mean` and `statistics.weighted_mean`.
+
+        A `LowEffectiveSampleSizeWarning` says if few samples carry the weight.
 
         Raises:
             ValueError: if the observable does not return one value per configuration.
@@ -79,8 +82,8 @@ class Ensemble(Samples):
                 f"The observable returned shape {tuple(values.shape)}; expected one value per "
                 f"configuration, {tuple(self.log_weight.shape)}."
             )
-        weight = normalised_weights(self.log_weight)
-        estimate = jackknife_estimate(lambda wo, w: wo / w, weight * values.double(), weight)
+        warn_if_few_effective_samples(self.log_weight)
+        estimate = weighted_mean(values, self.log_weight)
         return with_shift(
             estimate, self.certificate, lambda phi, log_w: reweighted_mean(observable(phi), log_w)
         )

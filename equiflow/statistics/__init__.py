@@ -5,8 +5,17 @@ function of means, `effective_sample_size` and `log_mean_exp` for weighted sampl
 """
 
 from equiflow.statistics.estimate import Estimate
-from equiflow.statistics.gamma_method import error_of_fluctuations
+from equiflow.statistics.gamma_method import SeriesErrors, error_of_fluctuations
 from equiflow.statistics.jackknife import jackknife, jackknife_estimate, jackknife_of_logs
+from equiflow.statistics.reweighting import (
+    MIN_EFFECTIVE_SAMPLES,
+    LowEffectiveSampleSizeWarning,
+    error_of_weighted_fluctuations,
+    few_effective_samples,
+    normalised_weights,
+    warn_if_few_effective_samples,
+    weighted_mean,
+)
 from equiflow.statistics.series import (
     block_count,
     estimate_of_series,
@@ -18,16 +27,20 @@ from equiflow.statistics.weights import (
     effective_sample_size,
     forward_effective_sample_size,
     log_mean_exp,
-    normalised_weights,
 )
 
 __all__ = [
+    "MIN_EFFECTIVE_SAMPLES",
     "Estimate",
+    "LowEffectiveSampleSizeWarning",
+    "SeriesErrors",
     "block_count",
     "bridge_log_z",
     "effective_sample_size",
     "error_of_fluctuations",
+    "error_of_weighted_fluctuations",
     "estimate_of_series",
+    "few_effective_samples",
     "forward_effective_sample_size",
     "integrated_autocorrelation_time",
     "jackknife",
@@ -36,4 +49,6 @@ __all__ = [
     "log_mean_exp",
     "mean_of_series",
     "normalised_weights",
+    "warn_if_few_effective_samples",
+    "weighted_mean",
 ]

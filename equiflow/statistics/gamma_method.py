@@ -56,6 +56,7 @@ class SeriesErrors:
         tau_error: standard errors of `tau`.
         n_steps: length of each chain.
         n_chains: number of chains.
+        reason: why all of these errors may be too small, in words; empty if there is no reason.
     """
 
     error: Tensor
@@ -63,6 +64,7 @@ class SeriesErrors:
     tau_error: Tensor
     n_steps: int = 1
     n_chains: int = 1
+    reason: str = ""
 
     def estimate(self, k: int, mean: float, *, systematic: float = 0.0) -> Estimate:
         """Return the estimate of one mean.
@@ -89,9 +91,9 @@ class SeriesErrors:
         )
 
     def note(self, tau: float) -> str:
-        """Return what is wrong with the length of the series, in words; empty if nothing is."""
-        if self.n_steps == 1:
-            return ""
+        """Return why the error of a series with this tau may be too small; empty if there is no reason."""
+        if self.n_steps == 1 or self.reason:
+            return self.reason
         length = self.n_steps * self.n_chains / tau
         if length < MIN_LENGTH_IN_TAU:
             return f"only {length:.0f} tau_int long"

@@ -31,13 +31,16 @@ def jackknife(
         The function of the averages of all samples, and its error of the same shape.
 
     Raises:
-        ValueError: if there are fewer than two samples or blocks, or the columns differ in length.
+        ValueError: if there are fewer than two samples or blocks, or the columns differ in length,
+            or one is complex.
     """
     n_samples = len(columns[0])
     if n_blocks < 2:
         raise ValueError(f"jackknife needs n_blocks >= 2, got {n_blocks}.")
     if n_samples < 2 or any(len(column) != n_samples for column in columns):
         raise ValueError("jackknife needs columns of one length >= 2; got " + str([len(c) for c in columns]))
+    if any(column.is_complex() for column in columns):
+        raise ValueError("A column is complex; give its real and imaginary part one at a time.")
     n_blocks = min(n_blocks, n_samples)
     blocks = [torch.tensor_split(column.double(), n_blocks) for column in columns]
     totals = [column.double().sum(0) for column in columns]
@@ -82,16 +85,17 @@ def jackknife_of_logs(function: Callable[..., Tensor], *log_columns: Tensor, n_b
 
     Args:
         function: takes the log-average of each column and returns a tensor; it must work elementwise.
-        log_columns: `(n_samples,)` each, finite, in the order of sampling.
+        log_columns: `(n_samples,)` each, in the order of sampling; -inf is the logarithm of zero.
         n_blocks: number of contiguous blocks (at most the number of samples).
 
     Returns:
-        The estimate.
+        The estimate. Its error is infinite if the function is infinite or undefined without one of the
+        blocks, as when a single sample has a weight.
 
     Raises:
-        ValueError: if there are fewer than two samples or blocks, or a value is NaN or infinite.
+        ValueError: if there are fewer than two samples or blocks, a value is NaN or +inf, or all are -inf.
     """
-    columns = [finite_logs(column) for column in log_columns]
+    columns = [zero_or_finite_logs(column) for column in log_columns]
     n_samples = len(columns[0])
     if n_samples < 2 or n_blocks < 2:
         raise ValueError(f"Expected n_samples >= 2 and n_blocks >= 2, got {n_samples} and {n_blocks}.")
@@ -105,13 +109,24 @@ def jackknife_of_logs(function: Callable[..., Tensor], *log_columns: Tensor, n_b
         left_out.append(others.logsumexp(1) - left)
     full = function(*(column.logsumexp(0) - math.log(n_samples) for column in columns))
     values = function(*left_out)
+    if not bool(values.isfinite().all()):
+        return Estimate(float(full), math.inf)
     variance = (values - values.mean()).square().sum() * (n_blocks - 1) / n_blocks
     return Estimate(float(full), float(variance.sqrt()))
 
 
-def finite_logs(log_weight: Tensor) -> Tensor:
-    """Return log weights in float64 without a graph; raise a ValueError if one is NaN or infinite."""
-    log_weight = log_weight.detach().double()
-    if not bool(log_weight.isfinite().all()):
-        raise ValueError("log_weight has NaN or infinite values; expected finite ones.")
+def zero_or_finite_logs(log_weight: Tensor) -> Tensor:
+    """Return log weights in float64 without a graph, where -inf is a weight of zero.
+
+    Raises:
+        ValueError: if one is NaN, +inf or complex, or all weights are zero.
+    """
+    log_weight = torch.as_tensor(log_weight).detach()
+    if log_weight.is_complex():
+        raise ValueError("log_weight is complex; expected real numbers.")
+    log_weight = log_weight.double()
+    if bool((log_weight.isnan() | log_weight.isposinf()).any()):
+        raise ValueError("log_weight has NaN or infinite values; expected finite ones, or -inf for zero.")
+    if len(log_weight) and bool(log_weight.isneginf().all()):
+        raise ValueError("log_weight is -inf everywhere: no sample has a weight. Draw others.")
     return log_weight

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from equiflow.statistics.estimate import Estimate
-from equiflow.statistics.jackknife import finite_logs, jackknife_of_logs
+from equiflow.statistics.jackknife import jackknife_of_logs, zero_or_finite_logs
+from equiflow.statistics.reweighting import few_effective_samples
 from equiflow.statistics.series import mean_of_series
-
-
-def normalised_weights(log_weight: Tensor) -> Tensor:
-    """Return `exp(log_weight)` in float64, scaled so that the largest weight is 1."""
-    log_weight = finite_logs(log_weight)
-    return (log_weight - log_weight.max()).exp() if len(log_weight) else log_weight
 
 
 def effective_sample_size(log_weight: Tensor, *, n_blocks: int = 128) -> Estimate:
@@ -24,16 +20,16 @@ def effective_sample_size(log_weight: Tensor, *, n_blocks: int = 128) -> Estimat
     It cannot see a mode that the model has dropped: look at `forward_effective_sample_size` too.
 
     Args:
-        log_weight: `-S(phi) - log q(phi)` on model samples, `(n_samples,)`.
+        log_weight: `-S(phi) - log q(phi)` on model samples, `(n_samples,)`; -inf is a weight of zero.
         n_blocks: number of blocks for the jackknife error.
 
     Returns:
         The estimate, between 0 and 1.
 
     Raises:
-        ValueError: if there are fewer than two samples, or a weight is NaN or infinite.
+        ValueError: if there are fewer than two samples, or a weight is NaN or +inf, or all are zero.
     """
-    log_weight = finite_logs(log_weight)
+    log_weight = zero_or_finite_logs(log_weight)
     # Without the largest weight's logarithm: the difference of two log-averages would drown in a huge offset.
     log_weight = log_weight - log_weight.max() if len(log_weight) else log_weight
     return jackknife_of_logs(
@@ -50,11 +46,14 @@ def forward_effective_sample_size(log_weight: Tensor, *, n_blocks: int = 128) ->
             autocorrelation time.
 
     Returns:
-        The estimate, between 0 and 1.
+        The estimate, between 0 and 1; 0 without an error if a weight is zero.
 
     Raises:
-        ValueError: if there are fewer than two samples, or a weight is NaN or infinite.
+        ValueError: if there are fewer than two samples, or a weight is NaN or +inf, or all are zero.
     """
+    log_weight = zero_or_finite_logs(log_weight)
+    if bool(log_weight.isneginf().any()):  # the mean of 1/w is infinite
+        return Estimate(0.0, 0.0)
     return jackknife_of_logs(
         lambda log_w, log_inverse: (-log_w - log_inverse).exp(), log_weight, -log_weight, n_blocks=n_blocks
     )
@@ -64,16 +63,17 @@ def log_mean_exp(log_weight: Tensor, *, n_blocks: int = 128) -> Estimate:
     """Return `log Z = log mean w` with its error, on independent samples of the model.
 
     Args:
-        log_weight: `-S(phi) - log q(phi)` on model samples, `(n_samples,)`.
+        log_weight: `-S(phi) - log q(phi)` on model samples, `(n_samples,)`; -inf is a weight of zero.
         n_blocks: number of blocks for the jackknife error.
 
     Returns:
-        The estimate.
+        The estimate. Its note says if few samples carry the weight.
 
     Raises:
-        ValueError: if there are fewer than two samples, or a weight is NaN or infinite.
+        ValueError: if there are fewer than two samples, or a weight is NaN or +inf, or all are zero.
     """
-    return jackknife_of_logs(lambda log_mean: log_mean, log_weight, n_blocks=n_blocks)
+    estimate = jackknife_of_logs(lambda log_mean: log_mean, log_weight, n_blocks=n_blocks)
+    return replace(estimate, note=few_effective_samples(log_weight))
 
 
 def bridge_log_z(model_log_weight: Tensor, target_log_weight: Tensor) -> Estimate:
@@ -96,9 +96,9 @@ def bridge_log_z(model_log_weight: Tensor, target_log_weight: Tensor) -> Estimat
         The estimate. Its error is infinite if no weight is likely under both densities.
 
     Raises:
-        ValueError: if a weight is NaN or infinite, or the target's series is too short.
+        ValueError: if a weight is NaN or +inf, all of one side are zero, or the target's series is too short.
     """
-    model, target = finite_logs(model_log_weight), finite_logs(target_log_weight)
+    model, target = zero_or_finite_logs(model_log_weight), zero_or_finite_logs(target_log_weight)
     chains = target[:, None] if target.dim() == 1 else target
     log_z = _bennett(model, chains.flatten())
     c = log_z + math.log(len(model) / chains.numel())
@@ -113,7 +113,11 @@ def bridge_log_z(model_log_weight: Tensor, target_log_weight: Tensor) -> Estimat
 
 def _bennett(model: Tensor, target: Tensor) -> float:
     """Solve Bennett's equation by bisection; its left side falls with C and its right side rises."""
-    low, high = float(min(model.min(), target.min())), float(max(model.max(), target.max()))
+    logs = torch.cat([model, target])
+    finite = logs[logs.isfinite()]
+    low, high = float(finite.min()), float(finite.max())
+    if len(finite) < len(logs):  # weights of zero can take Z below the smallest other one
+        low -= math.log(len(logs))
     offset = math.log(len(model) / len(target))
     for _ in range(100):
         log_z = 0.5 * (low + high)

@@ -86,3 +86,14 @@ def test_where_no_mass_fits_it_is_not_a_number(correlator, covariance):
 def test_a_window_off_the_correlator_is_refused(t_min):
     with pytest.raises(ValueError, match="t_min"):
         fit_cosh(free_correlator(8, 1.0), torch.eye(8), t_min=t_min)
+
+
+def test_a_length_too_small_to_be_seen_is_not_a_number():
+    correlator = torch.zeros(8, dtype=torch.float64)
+    correlator[0], correlator[1], correlator[7] = 1.0, -0.01, -0.01  # noise: F > chi2
+    assert math.isnan(float(second_moment_length(correlator)))
+    correlator[1], correlator[7] = 0.01, 0.01
+    # F = 1 + 0.02 cos(pi / 4) and chi2 = 1.02
+    excess = 1.02 / (1 + 0.02 * math.cos(math.pi / 4)) - 1
+    expected = math.sqrt(excess) / (2 * math.sin(math.pi / 8))
+    assert float(second_moment_length(correlator)) == pytest.approx(expected, rel=1e-12)

@@ -108,7 +108,7 @@ def test_log_mean_exp_of_gaussian_log_weights_is_known():
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_weights_that_are_not_finite_are_refused(estimator, bad):
     with pytest.raises(ValueError, match="NaN or infinite"):
         estimator(torch.tensor([0.0, 1.0, bad]))
