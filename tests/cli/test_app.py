@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import runpy
+import shutil
 import sys
+import threading
+from importlib.metadata import metadata
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +17,9 @@ import torch
 
 import equiflow
 from equiflow import measure
-from equiflow.cli import info, main, results, versions
+from equiflow.cli import info, main, results, versions, watching
 from equiflow.cli.run.folder import Run
+from equiflow.cli.run.locking import LOCK_FILE, is_locked, locked
 from equiflow.cli.watching import remaining, sparkline
 from equiflow.interop import describe_samples, load_ensemble
 from equiflow.theories.scalar.presets import names
@@ -143,6 +148,32 @@ def test_watch_before_the_first_step_and_the_first_evaluation(run, tmp_path):
     assert "unknown" in output
 
 
+def test_watch_says_whether_a_process_trains_the_run(run, tmp_path, monkeypatch):
+    assert "Training is finished." in succeed("watch", run.folder, "--once")
+    new = Run.create(tmp_path / "new", run.config)
+    assert "No process is training it" in succeed("watch", new.folder, "--once")
+    shutil.copy(run.folder / "metrics.jsonl", new.folder)
+    output = " ".join(succeed("watch", new.folder, "--once").replace("│", " ").split())
+    assert "No process is training it: it was stopped or killed." in output
+    assert "equiflow resume" in output
+    with locked(new.folder):
+        assert "A process is training it." in succeed("watch", new.folder, "--once")
+    (new.folder / LOCK_FILE).unlink()
+    assert is_locked(new.folder) is False
+    monkeypatch.setattr(watching, "is_locked", lambda folder: None)
+    assert "cannot be known" in succeed("watch", new.folder, "--once")
+
+
+def test_to_look_at_a_lock_does_not_take_it(run):
+    """A run may begin while somebody watches it."""
+    fcntl = pytest.importorskip("fcntl")
+    with open(run.folder / LOCK_FILE) as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        threading.Timer(0.05, fcntl.flock, (file, fcntl.LOCK_UN)).start()
+        with locked(run.folder):
+            assert is_locked(run.folder)
+
+
 def test_time_to_the_end_follows_the_recent_pace():
     rows = [{"step": n, "seconds": 10.0 if n == 1 else 10 + 2.0 * n} for n in range(1, 302)]
     assert remaining(rows, 401) == pytest.approx(200.0)
@@ -214,6 +245,17 @@ def test_info_says_how_to_get_what_is_missing(monkeypatch):
     assert torch.__version__ in succeed("info")
     monkeypatch.setattr(info, "installed_version", lambda package: None if package == "e3nn" else "1.0")
     assert "pip install '.[o3]'" in " ".join(succeed("info").split())
+
+
+def test_info_knows_every_extra():
+    requires = metadata("equiflow-lattice").get_all("Requires-Dist")
+    extras = set(metadata("equiflow-lattice").get_all("Provides-Extra"))
+    assert set(info.EXTRAS) == extras
+    for extra, (packages, _) in info.EXTRAS.items():
+        required = {re.split(r"[^\w.-]", line)[0] for line in requires if f'extra == "{extra}"' in line}
+        assert set(packages) <= required
+        if extra != "dev":
+            assert required - set(packages) <= {"equiflow-lattice", "numpy", "tomli"}
 
 
 @pytest.mark.parametrize("version", ["2.14.1+cu130", "2.14.1"])

@@ -75,7 +75,7 @@ class Run:
             RunError: if the folder holds a run already.
         """
         folder = Path(folder)
-        _refuse_another_run(folder)
+        _refuse_another_run(folder, in_training=bool(is_locked(folder)))
         check_shares(config)
         start, run = start_flow(config), cls(folder, config)
         for rung, flow in zip(run.rungs, run._flows(start), strict=True):
@@ -84,7 +84,7 @@ class Run:
             building.build_action(rung.config)
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder):
-            _refuse_another_run(folder)  # two commands may make it at the same time
+            _refuse_another_run(folder, in_training=False)  # two commands may make it at the same time
             if start is not None:
                 start.save(run.start)
             # Last: a folder without it holds no run.
@@ -287,11 +287,11 @@ class Run:
             temporary.write_text(json.dumps(content, indent=2), encoding="utf-8")
 
 
-def _refuse_another_run(folder: Path) -> None:
+def _refuse_another_run(folder: Path, *, in_training: bool) -> None:
     """Raise if a folder holds a run already."""
     if not (folder / "config.toml").exists():
         return
-    if is_locked(folder):
+    if in_training:
         raise RunError(f"Another process is training {folder}. Give another folder by --run.")
     raise RunError(
         f"{folder} holds a run already. Go on with it by `equiflow resume {folder}`, or give another folder "

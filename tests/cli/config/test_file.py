@@ -12,6 +12,7 @@ from equiflow.cli.config.file import load_config, parse_config
 from equiflow.cli.presets import config_text
 from equiflow.cli.run.rungs import rungs_of
 from equiflow.theories.scalar.presets import names
+from tests.support.cli_runs import MINIMAL
 from tests.support.strategies import is_there
 
 EXAMPLES = Path(__file__).parents[3] / "examples" / "configs"
@@ -23,6 +24,16 @@ def test_a_missing_or_binary_file_is_told(tmp_path):
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ConfigError, match="UTF-8"):
         load_config(tmp_path / "binary.toml")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_a_file_is_read_as_editors_and_shells_of_all_systems_write_it(tmp_path, encoding, newline):
+    """Notepad marks UTF-8, and PowerShell writes the output of `equiflow presets` in UTF-16."""
+    text = f"# φ⁴{newline}{MINIMAL.replace(chr(10), newline)}"
+    (tmp_path / "c.toml").write_bytes(text.encode(encoding))
+    assert load_config(tmp_path / "c.toml") == parse_config(MINIMAL, source="c")
+    assert parse_config(f"\ufeff{MINIMAL}", source="c") == parse_config(MINIMAL, source="c")
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.toml")), ids=lambda path: path.stem)

@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 from equiflow import CheckpointError, EquivariantCNF
 from equiflow.cli.app import app
 from equiflow.cli.config.errors import ConfigError
+from equiflow.cli.run import folder as folder_module
 from equiflow.cli.run.errors import RunError
 from equiflow.cli.run.folder import Run
 from equiflow.cli.run.locking import locked
@@ -27,6 +28,7 @@ from equiflow.runtime import storage
 from equiflow.runtime.randomness import stream
 from equiflow.runtime.storage import load_safely
 from tests.support.cli_runs import TINY, Executioner, KilledError, content, same, tiny, trained
+from tests.support.leftovers import dead_process, half_written_by
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -266,6 +268,53 @@ def test_two_processes_do_not_train_one_run(undisturbed):
     pytest.importorskip("fcntl")
     with locked(undisturbed.folder), pytest.raises(RunError, match="Another process"):
         undisturbed.train()
+
+
+def test_a_run_that_is_begun_meanwhile_is_not_overwritten(tmp_path, monkeypatch):
+    """Two commands may make the same folder at the same time: one trains, and one is refused."""
+    building, folder = folder_module.building.build_action, tmp_path / "run"
+
+    def slowly(config):
+        monkeypatch.setattr(folder_module.building, "build_action", building)
+        Run.create(folder, tiny("training.steps=2"))
+        return building(config)
+
+    monkeypatch.setattr(folder_module.building, "build_action", slowly)
+    with pytest.raises(RunError, match="holds a run already"):
+        Run.create(folder, tiny())
+    assert Run.open(folder).config.training.steps == 2
+
+
+def test_a_new_run_in_the_folder_of_one_in_training_is_refused_as_such(undisturbed):
+    with locked(undisturbed.folder), pytest.raises(RunError, match="Another process is training"):
+        Run.create(undisturbed.folder, tiny())
+
+
+def test_resuming_leaves_what_living_processes_write(undisturbed, tmp_path):
+    """`equiflow sample` may write into the folder while training goes on."""
+    folder = tmp_path / "run"
+    shutil.copytree(undisturbed.folder, folder)
+    run = Run.open(folder)
+    of_the_dead = [half_written_by(dead_process(), place / "x") for place in (folder, run.checkpoints)]
+    of_the_living = [half_written_by(os.getppid(), place / "x") for place in (folder, run.checkpoints)]
+    with storage.written_atomically(folder / "ensemble.npz") as temporary:
+        temporary.write_text("hours of sampling")
+        run.train(progress=False)
+    assert (folder / "ensemble.npz").read_text() == "hours of sampling"
+    assert not any(path.exists() for path in of_the_dead)
+    assert all(path.exists() for path in of_the_living)
+
+
+def test_checkpoints_kept_of_one_behind_a_link_are_its_earlier_states(undisturbed, tmp_path):
+    run = Run.create(tmp_path / "run", tiny())
+    (tmp_path / "disk").mkdir()
+    run.checkpoints.mkdir()
+    run.latest.symlink_to(tmp_path / "disk" / "latest.pt")
+    run.train(progress=False)
+    assert run.latest.is_symlink()
+    assert load_safely(run.latest, "training")["step"] == 7
+    assert load_safely(run.checkpoints / "step-000006.pt", "training")["step"] == 6
+    assert same(content(run), content(undisturbed))
 
 
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK])
