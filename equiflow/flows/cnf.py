@@ -15,7 +15,7 @@ from torch import Tensor
 
 from equiflow.flows.base import Flow
 from equiflow.flows.compiled import CompiledField
-from equiflow.flows.parts import check_groups, check_space, describe, pretrained_file, rebuild, space_of
+from equiflow.flows.parts import check_groups, describe, field_with, pretrained_file, rebuild, space_of
 from equiflow.flows.path import PathSample, sample_path
 from equiflow.flows.tuning import solver_errors
 from equiflow.ode.integrate import Solution, State, integrate
@@ -31,7 +31,7 @@ from equiflow.theories.base.lattice import Lattice
 from equiflow.theories.base.prior import Prior, default_prior, known_priors
 from equiflow.theories.base.resizing import freeze_as, space_on
 from equiflow.theories.base.space import Space
-from equiflow.vector_fields import VectorField, default_field, known_fields
+from equiflow.vector_fields import VectorField, known_fields
 
 
 class EquivariantCNF(Flow):
@@ -42,8 +42,9 @@ class EquivariantCNF(Flow):
 
     Args:
         space: of the configurations: a `Lattice`, a `Multiplet`, `Angles`, `Particles`.
-        vector_field: any `VectorField` on that space; on a lattice by default a `PotentialField` with
-            translations x the full point group x Z2.
+        group: the symmetry to build into field and prior; by default the largest one of the space, on a
+            lattice translations x the full point group x Z2.
+        vector_field: any `VectorField` on that space; on a lattice by default a `PotentialField`.
         prior: any `Prior` on that space; on a lattice by default a `FreeField` with a learnable spectrum,
             tied by the field's group.
         solver: how to integrate; by default `Solver("dopri5", rtol=1e-5, atol=1e-5)`.
@@ -53,8 +54,8 @@ class EquivariantCNF(Flow):
 
     Raises:
         TypeError: for an argument of the wrong type.
-        ValueError: if field, prior and flow do not share one space, or field and prior have groups of which
-            neither contains the other.
+        ValueError: if field, prior, group and flow do not share one space, if field and prior have groups of
+            which neither contains the other, or if a field with another group is given.
 
     >>> flow = EquivariantCNF(Lattice((4, 4)))
     >>> phi, log_q = flow.sample_and_log_prob(8)
@@ -66,6 +67,7 @@ class EquivariantCNF(Flow):
         self,
         space: Space,
         *,
+        group: Group | None = None,
         vector_field: VectorField | None = None,
         prior: Prior | None = None,
         solver: Solver | None = None,
@@ -73,11 +75,7 @@ class EquivariantCNF(Flow):
     ) -> None:
         check_type(compile, bool, "compile")
         check_type(space, Space, "space", "Write Lattice((16, 16)).")
-        vector_field = default_field(space) if vector_field is None else vector_field
-        check_type(
-            vector_field, VectorField, "vector_field", "Give an instance, such as PotentialField(lattice)."
-        )
-        check_space(vector_field, space)
+        vector_field = field_with(space, group, vector_field)
         super().__init__(space, default_prior(space, vector_field.group) if prior is None else prior)
         self.vector_field = vector_field
         check_groups(vector_field, self.prior)

@@ -12,11 +12,12 @@ from typing import Any, Protocol
 
 import torch
 
+from equiflow.runtime.checks import check_type
 from equiflow.runtime.precision import FIELD_DTYPES
 from equiflow.theories.base.group import Group
 from equiflow.theories.base.kind import group_of, kinds
 from equiflow.theories.base.space import Space
-from equiflow.vector_fields import VectorField
+from equiflow.vector_fields import VectorField, default_field
 
 
 class Part(Protocol):
@@ -26,6 +27,35 @@ class Part(Protocol):
 
     def config(self) -> dict[str, object]:
         """Return the keyword arguments that rebuild the part from its space and group."""
+
+
+def field_with(space: Space, group: Group | None, vector_field: VectorField | None) -> VectorField:
+    """Return the vector field of a flow: the one that is given, or the default one with a given group.
+
+    Args:
+        space: of the flow's configurations.
+        group: symmetry that the field must have; None for that of the field, by default the largest one.
+        vector_field: the field; None for the default one.
+
+    Returns:
+        The field on `space`.
+
+    Raises:
+        TypeError: if an argument has the wrong type, or the default field cannot have such a group.
+        ValueError: if the field or the group belongs to another space, or the field has another group.
+    """
+    if vector_field is None:
+        return default_field(space, group)
+    check_type(
+        vector_field, VectorField, "vector_field", "Give an instance, such as PotentialField(lattice)."
+    )
+    check_space(vector_field, space)
+    if group is not None and group != vector_field.group:
+        raise ValueError(
+            f"The vector field has the group {vector_field.group}, got group={group}. Leave one of them out, "
+            f"or build the field with group=..., as in {type(vector_field).__name__}(space, group=group)."
+        )
+    return vector_field
 
 
 def check_space(vector_field: VectorField, space: Space) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
+from collections.abc import Sequence
+from typing import Any
 
 from equiflow.flows import ConditionalFlow, Flow
 from equiflow.runtime.checks import check_type
@@ -62,7 +65,27 @@ def _warn_of_symmetry(flow: Flow, action: Action) -> None:
     if broken:
         warnings.warn(
             f"The flow is symmetric under {group}, the action is not: it changes under {', '.join(broken)}. "
-            "The flow cannot reach it. Give the field and the prior a smaller group, such as "
-            "SymmetryGroup(lattice, z2=False).",
+            f"The flow cannot reach it. {_smaller(flow, group, broken)}",
             stacklevel=5,  # where `fit` was called
         )
+
+
+def _smaller(flow: Flow, group: Group, broken: Sequence[str]) -> str:
+    """Return which part of a group an action has, and how to build the flow with it, as sentences."""
+    kept = next((g for g in group.subgroups() if not {*broken} & {*g.generators()}), None)
+    if kept is None:
+        return "No group that can be built in leaves these out; give a field and a prior of your own."
+    known = inspect.signature(type(flow)).parameters
+    options = _changed(kept, group)
+    if "group" in known:
+        make: Any = type(kept)
+        inner = ", ".join([kept.space.kind, *_changed(kept, make(kept.space))])
+        options = [f"group={type(kept).__name__}({inner})"]
+    call = f"{type(flow).__name__}({', '.join([flow.space.kind, *options])})"
+    return f"The largest group that can be built in and that both have is {kept}: write {call}."
+
+
+def _changed(group: Any, other: Any) -> list[str]:
+    """Return the options of a group that differ from those of another one, as text."""
+    now, before = group.config(), other.config()
+    return [f"{name}={value!r}" for name, value in now.items() if value != before[name]]

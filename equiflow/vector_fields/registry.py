@@ -8,7 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-from equiflow.theories.base.kind import Kind, kind_of, kinds
+from equiflow.theories.base.group import Group
+from equiflow.theories.base.kind import Kind, group_on, kind_of, kinds
 from equiflow.theories.base.space import Space
 from equiflow.vector_fields.base import VectorField
 
@@ -23,14 +24,23 @@ def known_fields() -> dict[str, type[VectorField]]:
     return {field.__name__: field for kind in kinds() for field in fields_of(kind)}
 
 
-def default_field(space: Space) -> VectorField:
+def default_field(space: Space, group: Group | None = None) -> VectorField:
     """Return the vector field that a flow on `space` has unless told otherwise.
 
+    Args:
+        space: of the configurations.
+        group: symmetry to build in; by default the largest one.
+
+    Returns:
+        The field with fresh weights.
+
     Raises:
-        TypeError: if the kind of the space is not registered.
+        TypeError: if the kind of the space is not registered, or the field cannot have such a group.
+        ValueError: if the group acts on another space.
     """
     make: Any = fields_of(kind_of(space))[0]
-    field: VectorField = make(space)
+    options = {} if group is None else {"group": group_on(space, group, "flow")}
+    field: VectorField = make(space, **options)
     return field
 
 

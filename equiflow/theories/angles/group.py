@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,6 +64,10 @@ class AngleGroup(Group):
         moved = self.spatial.random_element(generator)
         alpha = 2 * math.pi * float(torch.rand((), generator=generator, dtype=torch.float64))
         return Turn(moved, alpha, 1 - 2 * int(torch.randint(2, (), generator=generator)))
+
+    def subgroups(self) -> Sequence[AngleGroup]:
+        """See `Group.subgroups`."""
+        return [AngleGroup(self.angles, spatial.point) for spatial in self.spatial.subgroups()]
 
     def config(self) -> dict[str, Any]:
         """See `Group.config`."""

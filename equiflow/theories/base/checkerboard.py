@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -79,6 +81,14 @@ class CheckerboardGroup(Group):
         first, *others = (draw(side) for side in self.lattice.shape)
         first -= (first + sum(others)) % 2  # sides are even, so each even translation is reached twice
         return self._element((first, *others), 1 - 2 * draw(2) if self.z2 else 1)
+
+    def subgroups(self) -> Sequence[CheckerboardGroup]:
+        """See `Group.subgroups`."""
+        return (self, CheckerboardGroup(self.lattice)) if self.z2 else (self,)
+
+    def config(self) -> dict[str, Any]:
+        """See `Group.config`."""
+        return {"z2": self.z2}
 
     def _element(self, shift: tuple[int, ...], sign: int = 1) -> Transformation:
         """Return a translation with a sign."""

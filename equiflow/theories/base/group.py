@@ -7,7 +7,7 @@ and flows.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -65,6 +65,13 @@ class Group(ABC):
     def __le__(self, other: object) -> bool:
         """Return whether the group is known to be a subgroup of another; here only if they are equal."""
         return self == other
+
+    def subgroups(self) -> Sequence[Group]:
+        """Return groups of this class that the group contains: itself first, then from large to small.
+
+        The default knows the group itself only.
+        """
+        return (self,)
 
     def config(self) -> dict[str, Any]:
         """Return the keyword arguments that rebuild the group on its space, plain types only."""

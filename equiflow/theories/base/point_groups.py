@@ -84,6 +84,8 @@ _SELECTIONS: dict[str, Callable[[PointElement], bool]] = {
     "inversion": lambda element: _permutes_nothing(element) and len(set(element.signs)) == 1,
     "trivial": lambda element: _permutes_nothing(element) and min(element.signs) == 1,
 }
+#: names of point groups that every lattice has
+POINT_GROUPS = tuple(_SELECTIONS)
 #: Schoenflies symbols by dimension: the name in any dimension, and the number of elements
 _SCHOENFLIES: dict[int, dict[str, tuple[str, int]]] = {
     2: {

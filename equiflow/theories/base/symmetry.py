@@ -7,7 +7,7 @@ maps offsets to offsets modulo the lattice. Start with `SymmetryGroup`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -19,7 +19,7 @@ from equiflow.runtime.checks import check_type, is_integer, plain
 from equiflow.theories.base.group import Element, Group
 from equiflow.theories.base.kind import group_on
 from equiflow.theories.base.lattice import Lattice, lattice_of
-from equiflow.theories.base.point_groups import PointElement, point_group, schoenflies
+from equiflow.theories.base.point_groups import POINT_GROUPS, PointElement, point_group, schoenflies
 from equiflow.theories.base.space import Space
 
 
@@ -150,6 +150,14 @@ class SymmetryGroup(Group):
             and set(self.point_elements) <= set(other.point_elements)
             and self.z2 <= other.z2
         )
+
+    def subgroups(self) -> Sequence[SymmetryGroup]:
+        """See `Group.subgroups`."""
+        signs = (True, False) if self.z2 else (False,)
+        made = [SymmetryGroup(self.lattice, point, z2) for point in POINT_GROUPS for z2 in signs]
+        distinct = {(frozenset(g.point_elements), g.z2): g for g in reversed([self, *made]) if g <= self}
+        sizes = {group: len(group.point_elements) * (1 + group.z2) for group in reversed(distinct.values())}
+        return sorted(sizes, key=lambda group: (group != self, -sizes[group]))
 
     def elements(self) -> Iterable[Transformation]:
         """Yield all elements without a translation: point group x Z2."""

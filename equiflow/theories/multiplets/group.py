@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,6 +70,12 @@ class MultipletGroup(Group):
         moved = self.spatial.random_element(generator)
         n = self.multiplet.n_components
         return InternalRotation(moved, random_rotation(n, generator)) if self.rotations else moved
+
+    def subgroups(self) -> Sequence[MultipletGroup]:
+        """See `Group.subgroups`; those with rotations come first."""
+        choices = (True, False) if self.rotations else (False,)
+        points = [spatial.point for spatial in self.spatial.subgroups()]
+        return [MultipletGroup(self.multiplet, point, rotations) for rotations in choices for point in points]
 
     def config(self) -> dict[str, Any]:
         """See `Group.config`."""

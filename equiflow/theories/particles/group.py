@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,6 +70,11 @@ class EuclideanGroup(Group):
         matrix = random_rotation(dim, generator)
         shift = torch.randn(dim, generator=generator, dtype=torch.float64, device="cpu")
         return RigidMotion(order, matrix, shift * self.translations)
+
+    def subgroups(self) -> Sequence[EuclideanGroup]:
+        """See `Group.subgroups`."""
+        choices = (True, False) if self.translations else (False,)
+        return [EuclideanGroup(self.particles, translations) for translations in choices]
 
     def config(self) -> dict[str, Any]:
         """See `Group.config`."""
