@@ -1,8 +1,8 @@
-"""A harness for your own fields and flows: is the symmetry real, are divergence and log-density exact?
+"""A harness for your own fields, flows and actions: are symmetries real, densities and gradients exact?
 
-Start with `check_vector_field(field)` or `check_flow(flow)` on a small lattice. They run every law and return
-a report that prints as a table, with `.ok` and hints for what fails. A field with zero weights obeys every
-law and is refused, so give it weights first: `randomise(field)`.
+Start with `check_vector_field(field)`, `check_flow(flow)` or `check_action(action)` on a small lattice. They
+run every law and return a report that prints as a table, with `.ok` and hints for what fails. A field with
+zero weights obeys every law and is refused, so give it weights first: `randomise(field)`.
 
 In your test suite, use the `assert_*` functions: they raise an AssertionError that names the law, the group
 element and the size of the violation. The `*_error` functions return these sizes.
@@ -15,7 +15,8 @@ element and the size of the violation. The `*_error` functions return these size
 True
 """
 
-from equiflow.testing.checks import Check, CheckReport, check_flow, check_vector_field
+from equiflow.testing.checks import check_flow, check_vector_field
+from equiflow.testing.laws_of_actions import check_action
 from equiflow.testing.laws_of_fields import (
     assert_divergence_exact,
     assert_equivariant,
@@ -28,6 +29,7 @@ from equiflow.testing.laws_of_fields import (
 )
 from equiflow.testing.laws_of_flows import assert_log_density_exact, invariance_error, log_density_error
 from equiflow.testing.probes import dense_jacobian, randomise
+from equiflow.testing.reports import Check, CheckReport
 
 __all__ = [
     "Check",
@@ -37,6 +39,7 @@ __all__ = [
     "assert_log_density_exact",
     "assert_periodic",
     "assert_vector_field",
+    "check_action",
     "check_flow",
     "check_vector_field",
     "dense_jacobian",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -19,72 +18,15 @@ from equiflow.testing.laws_of_fields import (
 )
 from equiflow.testing.laws_of_flows import invariance_error, log_density_error
 from equiflow.testing.probes import TIMES, configurations, prior_samples, tolerance_of
+from equiflow.testing.reports import Check, CheckReport, checks_by_kind
 from equiflow.theories.base.group import Group
 from equiflow.theories.base.space import Space
 from equiflow.vector_fields import VectorField
 
-
-@dataclass(frozen=True)
-class Check:
-    """The result of one law in one case.
-
-    Attributes:
-        law: the law.
-        case: the group element or quantity that was tested; empty for a law with a single case.
-        error: size of the violation; NaN counts as a violation.
-        tolerance: largest size that passes.
-        remedy: where to look if it fails.
-    """
-
-    law: str
-    case: str
-    error: float
-    tolerance: float
-    remedy: str
-
-    @property
-    def ok(self) -> bool:
-        """Whether the law holds to its tolerance."""
-        return self.error <= self.tolerance
-
-    def __str__(self) -> str:
-        verdict = "ok  " if self.ok else "FAIL"
-        return f"{verdict}  {self.law:34s} {self.error:8.1e}  (<= {self.tolerance:.0e})  {self.case}"
-
-
-@dataclass(frozen=True)
-class CheckReport:
-    """The results of `check_vector_field` or `check_flow`; `print` shows them as a table.
-
-    Attributes:
-        subject: the class that was tested, and its lattice.
-        checks: results in the order of the tests.
-    """
-
-    subject: str
-    checks: tuple[Check, ...]
-
-    @property
-    def ok(self) -> bool:
-        """Whether every law holds."""
-        return not self.violations
-
-    @property
-    def violations(self) -> tuple[Check, ...]:
-        """The results that exceed their tolerance."""
-        return tuple(check for check in self.checks if not check.ok)
-
-    def __str__(self) -> str:
-        verdict = f"{len(self.violations)} violations" if self.violations else "all laws hold"
-        remedies = dict.fromkeys(check.remedy for check in self.violations)
-        return "\n".join(
-            [f"{self.subject}: {verdict}", *map(str, self.checks), *(f"-> {hint}" for hint in remedies)]
-        )
-
-
 _ASYMMETRIC = (
-    "Some step singles out sites or axes: tie weights on orbits (SymmetryGroup.offset_orbits), pad "
-    "periodically, keep features odd for Z2; or claim a smaller group."
+    "Translations need periodic padding; rotations and reflections need weights tied on orbits "
+    "(SymmetryGroup.offset_orbits); Z2 needs odd features, without even powers or constants. Or claim a "
+    "smaller group, such as SymmetryGroup(lattice, z2=False)."
 )
 _WINDS = "A full turn of one angle must change nothing: use theta only through exp(i n theta), n an integer."
 _WRONG_TRACE = "The divergence must be the trace of d velocity / d phi over all sites, sign included."
@@ -129,8 +71,8 @@ def check_vector_field(
     return CheckReport(
         f"{type(field).__name__} on {field.space.shape}",
         (
-            *_by_kind("equivariance", errors, tight, _ASYMMETRIC),
-            *_by_kind("periodicity", winding_error(field), tight, _WINDS),
+            *checks_by_kind("equivariance", errors, tight, _ASYMMETRIC),
+            *checks_by_kind("periodicity", winding_error(field), tight, _WINDS),
             Check("divergence = dense trace", "", divergence_error(field), loose, _WRONG_TRACE),
             Check("path_rates = autograd", "", path_rates_error(field), loose, _WRONG_RATES),
             _gradients_reach(field),
@@ -167,29 +109,13 @@ def check_flow(flow: Flow, *, group: Group | None = None, tolerance: float = 1e-
         f"{type(flow).__name__} on {flow.space.shape}",
         (
             *own,
-            *_by_kind("log q invariant", invariance, tolerance, _ASYMMETRIC),
+            *checks_by_kind("log q invariant", invariance, tolerance, _ASYMMETRIC),
             Check("log q = prior - dense slogdet", "", log_density_error(flow), tolerance, _WRONG_DENSITY),
             Check("inverse(transform(z)) = z", "", _largest(back - z), tolerance, _NOT_INVERSE),
             Check("log_det of the inverse", "", _largest(log_det + back_log_det), tolerance, _NOT_INVERSE),
             Check("prior score = grad log_prob", "", _score_error(flow, z), tolerance, _WRONG_PRIOR),
         ),
     )
-
-
-def _by_kind(law: str, errors: dict[str, float], tolerance: float, remedy: str) -> list[Check]:
-    """Return a check of every violated element, and of the worst one of each kind that has none.
-
-    The first word of a name is its kind, such as translation or rotation.
-    """
-    kinds: dict[str, list[tuple[str, float]]] = {}
-    for name, error in errors.items():
-        kinds.setdefault(name.split()[0], []).append((name, error))
-    checks = []
-    for cases in kinds.values():
-        broken = [case for case in cases if not case[1] <= tolerance]
-        shown = broken or [max(cases, key=lambda case: case[1])]
-        checks += [Check(law, name, error, tolerance, remedy) for name, error in shown]
-    return checks
 
 
 def _gradients_reach(field: VectorField) -> Check:

@@ -1,5 +1,6 @@
 """The public harness finds planted mistakes, names them, and passes what is right."""
 
+import math
 import runpy
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from equiflow import EquivariantCNF, Lattice, OrbitConvField, StandardNormal, Sy
 from equiflow.flows import SymplecticFlow
 from equiflow.ode.solver import Solver
 from equiflow.testing import check_flow, check_vector_field, randomise
+from equiflow.testing.reports import checks_by_kind
 from equiflow.theories.scalar.phi4 import Phi4
 from equiflow.vector_fields import PathRates, VectorField
 
@@ -171,3 +173,38 @@ def test_the_example_shows_a_sound_field_and_finds_the_planted_mistakes(capsys, 
     mistaken = out.split("MistakenField")[1].split("EquivariantCNF")[0]
     assert "FAIL  divergence = dense trace" in mistaken
     assert "FAIL  equivariance" in mistaken
+
+
+@pytest.mark.parametrize(
+    ("kind", "hint"),
+    [
+        (Even, "equivariance: violated by only Z2; obeyed by translation, reflection, rotation."),
+        (Preferred, "equivariance: violated by only reflection, rotation; obeyed by translation, Z2."),
+        (Inhomogeneous, "equivariance: violated by only translation"),
+    ],
+)
+def test_the_hint_says_which_symmetry_fails(kind, hint):
+    hints = [line for line in str(check_vector_field(kind())).splitlines() if line.startswith("-> equi")]
+    assert len(hints) == 1
+    assert hint in hints[0]
+
+
+def test_the_hint_of_a_flow_says_which_symmetry_fails():
+    prior = StandardNormal(LATTICE, group=SymmetryGroup(LATTICE, z2=False))
+    field = Good(group=SymmetryGroup(LATTICE, z2=False))
+    flow = EquivariantCNF(LATTICE, vector_field=field, prior=prior).double()
+    assert check_flow(flow).ok
+    report = str(check_flow(flow, group=SymmetryGroup(LATTICE)))
+    assert "-> log q invariant: violated by only Z2; obeyed by translation, reflection, rotation." in report
+
+
+def test_a_group_that_random_elements_alone_violate_says_so():
+    errors = {"Z2 phi -> -phi": 0.0, "random element 0: g": 1.0}
+    (kept, broken) = checks_by_kind("law", errors, 0.5, "Look here.")
+    assert (kept.ok, broken.ok) == (True, False)
+    assert (
+        broken.remedy
+        == "law: violated by random elements of the group only, not by its generators. Look here."
+    )
+    (all_broken,) = checks_by_kind("law", {"Z2 phi -> -phi": math.nan}, 0.5, "Look here.")
+    assert all_broken.remedy == "law: violated by all: Z2. Look here."

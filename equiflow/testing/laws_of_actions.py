@@ -1,0 +1,173 @@
+"""Every law of an action at once: `check_action`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from equiflow.runtime.checks import check_type
+from equiflow.runtime.precision import in_double
+from equiflow.testing.probes import N_CONFIGURATIONS, elements_of, worse
+from equiflow.testing.reports import Check, CheckReport, checks_by_kind
+from equiflow.theories.base.action import Action
+from equiflow.theories.base.group import Group
+from equiflow.theories.base.kind import group_on
+
+#: Steps of the finite differences, whose error is of fourth order; where S varies fast a small one is best.
+STEPS = (1e-3, 1e-4, 1e-5)
+#: sizes of the fields on which an action must not have fallen below its value at the first one
+SIZES = (10.0, 1e2, 1e4, 1e6)
+
+_WRONG_VALUE = (
+    "Return one real number for each configuration: sum over all axes but the first, .flatten(1).sum(1)."
+)
+_MIXES = "Configurations of one batch must not see each other (means and sums over axis 0, batch norms)."
+_WRONG_GRADIENT = (
+    "grad must be dS/dphi, sign and factors included: leave it to the base class if unsure. If it is, see "
+    "whether forward detaches phi, takes .item() or is not smooth."
+)
+_ASYMMETRIC = (
+    "A flow with this group cannot reach the target. If the theory has the symmetry, S singles out sites, "
+    "axes or a sign; else build the flow with a smaller group, such as SymmetryGroup(lattice, z2=False)."
+)
+_WINDS = "A full turn of one angle must change nothing: use theta only through functions of period 2 pi."
+_UNBOUNDED = (
+    "S must rise for large fields, or exp(-S) has no finite integral: look at the sign of the highest power."
+)
+
+
+def check_action(action: Action, group: Group | None = None) -> CheckReport:
+    """Run every law of an action: values, batching, gradient, symmetry, periods, bound from below.
+
+    It computes in float64 on a few random fields. A law that raises an error fails, with the error as its
+    case. Fields where S is +inf are left out.
+
+    Args:
+        action: the action.
+        group: the group of the flow that will be used with it; by default the largest one of its space.
+
+    Returns:
+        A report of all results.
+
+    Raises:
+        TypeError: if `action` is not an `Action`, or no group is known for its space.
+        ValueError: if the group acts on another space.
+
+    >>> from equiflow import Lattice, Phi4
+    >>> check_action(Phi4(Lattice((4, 4)), m2=-4.0, lam=6.0)).ok
+    True
+    """
+    check_type(action, Action, "action")
+    group = group_on(action.space, group, "action")
+    subject = f"{type(action).__name__} on {action.space.shape}"
+    action = in_double(action)
+    with torch.no_grad():
+        value = _measured("one value per configuration", 0.0, _WRONG_VALUE, lambda: _error_of_values(action))
+        if not value.ok:  # nothing else can be measured
+            return CheckReport(subject, (value,))
+        phi = _fields(action)
+        checks = [
+            value,
+            _measured("one configuration at a time", 1e-11, _MIXES, lambda: _error_of_batches(action, phi)),
+            _measured(
+                "grad = finite differences", 1e-6, _WRONG_GRADIENT, lambda: _error_of_grad(action, phi)
+            ),
+            *checks_by_kind("S invariant", _changes(action, phi, elements_of(group, 4)), 1e-10, _ASYMMETRIC),
+        ]
+        if action.space.has_windings:
+            errors = _changes(action, phi, action.space.windings())
+            checks += checks_by_kind("periodicity", errors, 1e-10, _WINDS)
+        else:
+            checks.append(_measured("bounded below", 1e-6, _UNBOUNDED, lambda: _fall(action)))
+    return CheckReport(subject, tuple(checks))
+
+
+def _measured(law: str, tolerance: float, remedy: str, error: Callable[[], float]) -> Check:
+    """Return the check of a law, which fails if measuring it raises an error."""
+    try:
+        return Check(law, "", error(), tolerance, remedy)
+    except (TypeError, ValueError, RuntimeError) as failure:
+        return Check(law, f"{type(failure).__name__}: {failure}", math.inf, tolerance, remedy)
+
+
+def _candidates(action: Action) -> Tensor:
+    """Return white noise and fields where chains start, in float64 on the device of the action."""
+    device = next(
+        (tensor.device for tensor in (*action.parameters(), *action.buffers())), torch.device("cpu")
+    )
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn((N_CONFIGURATIONS, *action.space.shape), generator=generator, dtype=torch.float64)
+    return torch.cat([noise, action.initial(N_CONFIGURATIONS, generator)]).to(device)
+
+
+def _fields(action: Action) -> Tensor:
+    """Return the candidates where S is finite."""
+    phi = _candidates(action)
+    return phi[action(phi).isfinite()]
+
+
+def _error_of_values(action: Action) -> float:
+    """Return 0 if `action(phi)` accepts its values, or raise; infinity if all values are infinite."""
+    for n in (1, 2, 0):
+        action(_candidates(action)[:n])
+    return 0.0 if len(_fields(action)) else math.inf
+
+
+def _error_of_batches(action: Action, phi: Tensor) -> float:
+    """Return the relative change of S if configurations are passed one at a time, or in another order."""
+    together = action(phi)
+    alone = torch.cat([action(phi[i : i + 1]) for i in range(len(phi))])
+    other = action(phi.flip(0)).flip(0)
+    scale = float(together.abs().max().clamp(min=1e-300))
+    return worse(*(float((values - together).abs().max()) / scale for values in (alone, other)))
+
+
+def _error_of_grad(action: Action, phi: Tensor) -> float:
+    """Return the relative error of `grad` along random directions, by differences of fourth order."""
+    gradient = action.grad(phi)
+    if gradient.shape != phi.shape:
+        raise ValueError(f"grad returned shape {tuple(gradient.shape)}; expected {tuple(phi.shape)}.")
+    generator, worst = torch.Generator().manual_seed(1), 0.0
+    for _ in range(4):
+        along = torch.randn(phi.shape, generator=generator, dtype=torch.float64).to(phi)
+        slope = (gradient.detach() * along).flatten(1).sum(1)
+        found = torch.stack([_slope(action, phi, along, step) for step in STEPS])
+        error = ((found - slope).abs() / found.abs().clamp(min=1e-300)).nan_to_num(nan=math.inf)
+        worst = worse(worst, float(error.amin(0).max()))
+    return worst
+
+
+def _slope(action: Action, phi: Tensor, along: Tensor, step: float) -> Tensor:
+    """Return the derivative of S along a direction by differences of fourth order, `(batch,)`."""
+    near, far = (action(phi + h * along) - action(phi - h * along) for h in (step, 2 * step))
+    return (8 * near - far) / (12 * step)
+
+
+def _changes(
+    action: Action, phi: Tensor, elements: dict[str, Callable[[Tensor], Tensor]]
+) -> dict[str, float]:
+    """Return `max |S(g phi) - S(phi)| / std S` for each element g."""
+    value = action(phi)
+    spread = float(value.std() if len(phi) > 1 else value.abs().max()) or 1.0
+    return {name: float((action(g(phi)) - value).abs().max()) / spread for name, g in elements.items()}
+
+
+def _fall(action: Action) -> float:
+    """Return by how much S of large fields lies below S of smaller ones, relative to both, at most 1.
+
+    The fields are noise, and the uniform field with either sign.
+    """
+    noise = _candidates(action)[:N_CONFIGURATIONS]
+    ones = torch.ones_like(noise[:1])
+    directions = torch.cat([noise, -noise, ones, -ones])
+    first, *larger = (action(size * directions) for size in SIZES)
+    last = first
+    for value in larger:  # NaN stands for an overflow; S before it counts
+        last = torch.where(value.isnan(), last, value)
+    fall = (first - last) / (first.abs() + last.abs()).clamp(min=1e-300)
+    # inf - inf and inf / inf: S is infinite at the first size or at the last.
+    fall = torch.where(last == math.inf, 0.0, torch.where(first == math.inf, 0.0, fall))
+    return max(0.0, float(fall.max()))

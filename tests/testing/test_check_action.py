@@ -1,0 +1,260 @@
+"""`check_action` passes every action of the library, and finds and names planted mistakes."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import pytest
+import torch
+from torch import nn
+
+from equiflow import CoulombGas, ExtendedAction, FreeScalar, Lattice, Particles, Phi4, SymmetryGroup
+from equiflow.testing import check_action
+from equiflow.theories.angles.space import Angles
+from equiflow.theories.angles.xy import XYModel
+from equiflow.theories.base.action import Action
+from equiflow.theories.base.space import Space
+from equiflow.theories.multiplets.on_model import ONModel
+from equiflow.theories.multiplets.space import Multiplet
+from equiflow.theories.scalar.external_field import ExternalField
+
+LATTICE = Lattice((4, 4))
+SOUND = {
+    "Phi4": Phi4(LATTICE, m2=-4.0, lam=6.0),
+    "a small quartic term": Phi4(Lattice((3,)), m2=-4.0, lam=1e-4),
+    "a light free field": FreeScalar(Lattice((2, 3, 2)), m2=1e-3),
+    "O(3)": ONModel(Multiplet(Lattice((3, 2)), 3), m2=-1.0, lam=0.5),
+    "XY": XYModel(Angles(Lattice((3, 4))), beta=-0.7),
+    "charges": CoulombGas(Particles(5, 2), beta=20.0),
+    "many charges on a line": CoulombGas(Particles(20, 1), beta=1.0),
+    "one charge": CoulombGas(Particles(1, 2), beta=2.0),
+    "one site": Phi4(Lattice((1,)), m2=1.0, lam=1.0),
+}
+
+
+class Quartic(Action):
+    """A sound action of one's own."""
+
+    def forward(self, phi):
+        return (phi**4 - phi**2).sum(self.lattice.axes)
+
+
+class SumsOverBatch(Quartic):
+    def forward(self, phi):
+        return (phi**4).sum()
+
+
+class KeepsAnAxis(Quartic):
+    def forward(self, phi):
+        return super().forward(phi)[:, None]
+
+
+class OtherLattice(Quartic):
+    def forward(self, phi):
+        return (phi * torch.ones(3, 3, dtype=phi.dtype)).sum((1, 2))
+
+
+class NotANumber(Quartic):
+    def forward(self, phi):
+        return (phi**4).sum((1, 2)) + phi.sum((1, 2)).log()
+
+
+class NoDensity(Quartic):
+    def forward(self, phi):
+        return super().forward(phi) + math.inf
+
+
+class CentresBatch(Quartic):
+    def forward(self, phi):
+        return super().forward(phi - 1e-6 * phi.mean(0))
+
+
+class NormalisesBatch(Quartic):
+    def forward(self, phi):
+        value = super().forward(phi)
+        return value + 1e-6 * value.flip(0)
+
+
+class HalfGradient(Quartic):
+    def grad(self, phi):
+        return 0.5 * super().grad(phi)
+
+
+class SlightlyWrongGradient(Quartic):
+    def grad(self, phi):
+        return super().grad(phi) + 1e-4 * phi
+
+
+class WrongSign(Quartic):
+    def grad(self, phi):
+        return -super().grad(phi)
+
+
+class ShortGradient(Quartic):
+    def grad(self, phi):
+        return super().grad(phi).sum(0)
+
+
+class Detaches(Quartic):
+    def forward(self, phi):
+        return (phi**4).sum((1, 2)) - (phi.detach() ** 2).sum((1, 2))
+
+
+class NoGraph(Quartic):
+    @torch.no_grad()
+    def forward(self, phi):
+        return super().forward(phi)
+
+
+class Preferred(Quartic):
+    """Couples neighbours along one axis only."""
+
+    def forward(self, phi):
+        return super().forward(phi) + 1e-6 * (phi - phi.roll(1, 1)).square().sum((1, 2))
+
+
+class Odd(Quartic):
+    def forward(self, phi):
+        return super().forward(phi) + 1e-6 * (phi**3).sum((1, 2))
+
+
+class OpenBoundary(Quartic):
+    def forward(self, phi):
+        return super().forward(phi) + 1e-6 * (phi[:, 1:] - phi[:, :-1]).square().sum((1, 2))
+
+
+class Unbounded(Quartic):
+    def forward(self, phi):
+        return (phi**2 - 1e-3 * phi**4).sum((1, 2))
+
+
+class WrongKinetic(Quartic):
+    """Bounded for uniform fields only."""
+
+    def forward(self, phi):
+        return (phi**2 - (phi - phi.roll(1, 1)).square()).sum((1, 2))
+
+
+class OddHighest(Quartic):
+    def forward(self, phi):
+        return (phi**4 + 1e-2 * phi**5).sum((1, 2))
+
+
+class OverflowsDownwards(Quartic):
+    """`log cosh` by its definition is infinite from 711 on."""
+
+    def forward(self, phi):
+        return (phi**2 - phi.cosh().log()).sum((1, 2))
+
+
+MISTAKES = {
+    SumsOverBatch: ("one value per configuration", r"returned shape \(\)"),
+    KeepsAnAxis: ("one value per configuration", r"returned shape \(1, 1\)"),
+    OtherLattice: ("one value per configuration", "RuntimeError: The size of tensor"),
+    NotANumber: ("one value per configuration", "returned NaN"),
+    NoDensity: ("one value per configuration", " inf "),
+    CentresBatch: ("one configuration at a time", "batch norms"),
+    NormalisesBatch: ("one configuration at a time", "batch norms"),
+    HalfGradient: ("grad = finite differences", "5.0e-01"),
+    SlightlyWrongGradient: ("grad = finite differences", "sign and factors"),
+    WrongSign: ("grad = finite differences", r"2.0e\+00"),
+    ShortGradient: ("grad = finite differences", r"grad returned shape \(4, 4\)"),
+    Detaches: ("grad = finite differences", "detaches phi"),
+    NoGraph: ("grad = finite differences", "RuntimeError: element 0 of tensors does not require grad"),
+    Preferred: ("S invariant", "violated by only reflection, rotation; obeyed by translation, Z2"),
+    Odd: ("S invariant", "violated by only Z2; obeyed by translation, reflection, rotation"),
+    OpenBoundary: ("S invariant", "violated by only translation, reflection, rotation; obeyed by Z2"),
+    Unbounded: ("bounded below", r"FAIL  bounded below +1.0e\+00"),
+    WrongKinetic: ("bounded below", r"1.0e\+00"),
+    OddHighest: ("bounded below", "sign of the highest power"),
+    OverflowsDownwards: ("bounded below", "returned -inf"),
+}
+
+#: what these mistakes break besides
+ALSO = {
+    CentresBatch: {"grad = finite differences"},
+    NormalisesBatch: {"grad = finite differences"},
+    WrongKinetic: {"S invariant"},
+    OddHighest: {"S invariant"},
+}
+
+
+@pytest.mark.parametrize("name", SOUND)
+def test_the_actions_of_the_library_obey_every_law(name):
+    report = check_action(SOUND[name])
+    assert report.ok, str(report)
+    assert "all laws hold" in str(report)
+
+
+@pytest.mark.parametrize("kind", MISTAKES, ids=lambda kind: kind.__name__)
+def test_a_mistake_is_found_and_named_and_nothing_else(kind):
+    report = check_action(kind(LATTICE))
+    law, text = MISTAKES[kind]
+    assert {law} == {check.law for check in report.violations} - ALSO.get(kind, set()), str(report)
+    assert f"FAIL  {law}" in str(report)
+    assert "\n-> " in str(report)
+    assert re.search(text, str(report)), str(report)
+
+
+def test_an_action_of_one_s_own_passes_in_any_precision():
+    class Weighted(Quartic):
+        def __init__(self, lattice):
+            super().__init__(lattice)
+            self.weight = nn.Parameter(torch.tensor(2.0, dtype=torch.float32))
+
+        def forward(self, phi):
+            return self.weight * super().forward(phi)
+
+    action = Weighted(LATTICE)
+    report = check_action(action)
+    assert report.ok, str(report)
+    assert action.weight.dtype == torch.float32  # the action itself is left as it was
+    assert str(check_action(action.double())) == str(report)
+
+
+def test_the_group_is_the_one_that_the_flow_will_have():
+    bent = ExternalField(Phi4(LATTICE, m2=-4.0, lam=6.0), h=0.3)
+    report = check_action(bent)
+    assert "violated by only Z2; obeyed by translation, reflection, rotation" in str(report)
+    assert check_action(bent, SymmetryGroup(LATTICE, z2=False)).ok
+    assert check_action(Preferred(LATTICE), SymmetryGroup(LATTICE, "trivial")).ok
+    with pytest.raises(ValueError, match="group acts on lattice"):
+        check_action(bent, SymmetryGroup(Lattice((3, 3))))
+
+
+def test_hard_walls_pass_and_their_zero_weights_are_left_out():
+    class Walled(Quartic):
+        def forward(self, phi):
+            wall = phi.abs().flatten(1).amax(1) > 2.0
+            return torch.where(wall, math.inf, super().forward(phi))
+
+    assert check_action(Walled(LATTICE)).ok
+
+
+def test_a_period_that_is_broken_is_found():
+    class HalfTurn(Action):
+        def forward(self, phi):
+            return -(0.5 * (phi - phi.roll(1, 1))).cos().sum((1, 2))
+
+    report = check_action(HalfTurn(Angles(LATTICE)))
+    assert "periodicity" in {check.law for check in report.violations}
+    assert "bounded below" not in {check.law for check in report.checks}
+
+
+def test_what_is_no_action_or_has_no_known_group_is_refused():
+    with pytest.raises(TypeError, match=r"Derive a class from equiflow\.Action"):
+        check_action(lambda phi: phi.square().sum((1, 2)))
+
+    class Line(Space):
+        kind = "line"
+        shape = (3,)
+
+    class OnLine(Action):
+        def forward(self, phi):
+            return phi.square().sum(1)
+
+    with pytest.raises(TypeError, match="register a Kind"):
+        check_action(OnLine(Line()))
+    with pytest.raises(TypeError, match="register a Kind"):
+        check_action(ExtendedAction(SOUND["Phi4"]))
