@@ -8,10 +8,19 @@ from __future__ import annotations
 
 import io
 import sys
+import warnings
+from typing import Any
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *where: Any) -> None:
+    """Print a warning as a sentence for users of commands, without the line of code that gave it."""
+    name = "Warning" if issubclass(category, UserWarning) else category.__name__
+    sys.stderr.write(f"{name}: {message}\n")
 
 
 def main() -> None:
     """Entry point of the command `equiflow`."""
+    warnings.showwarning = _show_warning
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
             stream.reconfigure(errors="replace")  # a character that the terminal lacks stops no command

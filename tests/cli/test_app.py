@@ -40,7 +40,7 @@ def test_from_a_config_to_samples_and_observables(tmp_path, monkeypatch):
     output = succeed("train", "small.toml", "--set", "training.steps=4", "--quiet")
     assert "Trained 4 steps" in output
     assert "equiflow report runs/small" in output
-    assert "log Z" in succeed("sample", "runs/small", "-n", 64)
+    assert "log Z" in succeed("sample", "runs/small", "-n", 2048)
     output = succeed("measure", "runs/small/ensemble.npz", "--json", "numbers.json")
     numbers = json.loads(Path("numbers.json").read_text())
     assert f"{numbers['susceptibility']['mean']:.1f}" in output

@@ -171,7 +171,7 @@ def test_a_model_of_two_components_from_config_to_numbers(tmp_path):
     (tmp_path / "o2.toml").write_text(O2)
     folder = tmp_path / "run"
     succeed("train", tmp_path / "o2.toml", "--run", folder, "--quiet")
-    succeed("sample", folder, "-n", 64)
+    succeed("sample", folder, "-n", 2048)
     output = succeed("measure", folder / "ensemble.npz", "--json", tmp_path / "numbers.json")
     assert "ONModel(shape=(2, 4, 4), m2=-4.0, lam=7.0)" in " ".join(output.split())
     numbers = json.loads((tmp_path / "numbers.json").read_text())
@@ -248,7 +248,7 @@ def test_the_xy_model_from_config_to_numbers(tmp_path):
     assert f"Next: equiflow sample {folder}" in output
     run = Run.open(folder)
     assert all("ess" in row for row in run.evaluations)
-    succeed("sample", folder, "-n", 64)
+    succeed("sample", folder, "-n", 2048)
     output = succeed("measure", folder / "ensemble.npz", "--json", tmp_path / "numbers.json")
     assert "vortex density" in output
     assert "two-point" not in output

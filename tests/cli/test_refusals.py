@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import signal
 import sys
-from types import ModuleType
+import warnings
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -125,3 +126,16 @@ def test_no_color_means_no_colour(run, tmp_path, monkeypatch):
     monkeypatch.delenv("NO_COLOR", raising=False)
     assert coloured()
     assert not coloured(NO_COLOR="1")
+
+
+def test_a_warning_is_a_sentence_without_a_line_of_code(monkeypatch, capsys):
+    def warn(**options):
+        warnings.warn("few samples", UserWarning, stacklevel=1)
+        warnings.warn("old", DeprecationWarning, stacklevel=1)
+
+    monkeypatch.setitem(sys.modules, "equiflow.cli.app", SimpleNamespace(app=warn))
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        main()
+    assert capsys.readouterr().err == "Warning: few samples\nDeprecationWarning: old\n"

@@ -174,7 +174,7 @@ def test_a_ladder_is_reported(undisturbed, monkeypatch):
 
     other = ("two_point", "magnetisation", "weights", "configurations")
     monkeypatch.setattr(Report, "figures", lambda self: {name: Figure() for name in other})
-    succeed("report", undisturbed.folder, "-n", 64, "--hmc", 0)
+    succeed("report", undisturbed.folder, "-n", 2048, "--hmc", 0)
     page = (undisturbed.folder / "report.html").read_text()
     assert "The ladder" in page
     assert all(f'<th scope="row">{n} x {n}</th>' in page for n in (2, 3, 4))

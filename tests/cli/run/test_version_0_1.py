@@ -60,10 +60,10 @@ def test_a_finished_run_is_reported_and_sampled(finished, monkeypatch):
 
     names = ("two_point", "magnetisation", "weights", "configurations")
     monkeypatch.setattr(Report, "figures", lambda self: {name: Figure() for name in names})
-    succeed("report", finished.folder, "-n", 64, "--hmc", 0)
+    succeed("report", finished.folder, "-n", 2048, "--hmc", 0)
     page = (finished.folder / "report.html").read_text()
     assert all(version in page for version in ("0.1.0", "2.13.0+cpu"))
-    succeed("sample", finished.folder, "-n", 64)
+    succeed("sample", finished.folder, "-n", 2048)
     assert "susceptibility" in succeed("measure", finished.folder / "ensemble.npz")
     assert "step 6 of 6" in succeed("watch", finished.folder, "--once")
 
