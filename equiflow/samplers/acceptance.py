@@ -27,6 +27,11 @@ class Outcome:
     probability: Tensor
     parts: tuple[Outcome, ...] = ()
 
+    def __add__(self, other: Outcome) -> Outcome:
+        """Return the sum over two updates: the numbers of accepted and of expected moves of each chain."""
+        parts = tuple(one + another for one, another in zip(self.parts, other.parts, strict=True))
+        return Outcome(self.accepted + other.accepted, self.probability + other.probability, parts)
+
 
 def mean_outcome(outcomes: Sequence[Outcome]) -> Outcome:
     """Return the mean of several outcomes of the same chains, without their parts."""

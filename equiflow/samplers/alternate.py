@@ -54,6 +54,12 @@ class Alternate(Kernel):
         self.flow = flows[0] if flows else None
 
     @property
+    def keeps(self) -> str:
+        """See `Kernel.keeps`; empty unless all kernels keep the same."""
+        kept = {kernel.keeps for kernel in self.kernels}
+        return kept.pop() if len(kept) == 1 else ""
+
+    @property
     def is_tuned(self) -> bool:
         """Whether every kernel is tuned."""
         return all(kernel.is_tuned for kernel in self.kernels)
@@ -65,6 +71,11 @@ class Alternate(Kernel):
             phi, outcome = kernel.update(phi, generator)
             parts.append(outcome)
         return phi, replace(mean_outcome(parts), parts=tuple(parts))
+
+    def proposers(self, outcome: Outcome) -> list[tuple[Kernel, Outcome]]:
+        """See `Kernel.proposers`."""
+        pairs = zip(self.kernels, outcome.parts, strict=True)
+        return [pair for kernel, part in pairs for pair in kernel.proposers(part)]
 
     def adapted(self, outcome: Outcome, n: int) -> Alternate:
         """See `Kernel.adapted`; every kernel adapts to its own outcome."""

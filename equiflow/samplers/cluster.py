@@ -39,6 +39,11 @@ class ClusterUpdate(Kernel):
     def __init__(self, action: Action) -> None:
         self.action = check_phi4(action, type(self).__name__)
 
+    @property
+    def keeps(self) -> str:
+        """See `Kernel.keeps`."""
+        return "the moduli |phi_x|"
+
     @abstractmethod
     def flips(self, labels: Tensor, generator: torch.Generator | None) -> Tensor:
         """Choose the sites that change their sign.

@@ -11,14 +11,15 @@ from torch import Tensor
 
 from equiflow.runtime.checks import check_type
 from equiflow.samplers.acceptance import Outcome, log_step_change, metropolis
+from equiflow.samplers.collapse import cause_of_collapse
 from equiflow.samplers.integrators import LEAPFROG, Integrator
 from equiflow.samplers.kernel import Kernel
 from equiflow.theories.base.action import Action
 
 #: a mean trajectory of more steps than this means that tuning has failed
 MAX_STEPS_PER_TRAJECTORY = 1000
-#: updates of the thermalisation after which a chain that has accepted none of them counts as stuck
-UPDATES_BEFORE_STUCK = 10
+#: while the step is tuned, trajectories may be longer than that by this factor, for a step that overshoots
+OVERSHOOT = 4
 
 
 class HMC(Kernel):
@@ -64,7 +65,18 @@ class HMC(Kernel):
         self.trajectory_length = trajectory_length
         self.target_acceptance = target_acceptance
         self.integrator = integrator
+        self.first_step = first_step
         self._log_step = math.log(step_size or first_step)
+
+    proposal = "trajectory"
+
+    @property
+    def remedy(self) -> str:
+        """See `Kernel.remedy`."""
+        return (
+            f"The step size is {math.exp(self._log_step):.2g}: give a smaller step_size, a longer "
+            "n_thermalisation, or another initial field."
+        )
 
     @property
     def is_tuned(self) -> bool:
@@ -74,6 +86,7 @@ class HMC(Kernel):
     def update(self, phi: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Outcome]:
         """See `Kernel.update`; an update is one trajectory of every chain."""
         step_size = math.exp(self._log_step)
+        self._check_step(step_size, phi)
         momentum = torch.randn(phi.shape, generator=generator, dtype=phi.dtype, device=phi.device)
         stretch = 0.5 + float(torch.rand((), generator=generator, device=phi.device))
         n_steps = max(1, round(stretch * self.trajectory_length / step_size))
@@ -104,32 +117,30 @@ class HMC(Kernel):
         """See `Kernel.settled`; the tuned step is fixed.
 
         Raises:
-            RuntimeError: if the step size collapsed, or a chain accepted no trajectory.
+            RuntimeError: if the step size collapsed.
         """
         step_size = math.exp(self._log_step)
         if not self.is_tuned and self.trajectory_length > MAX_STEPS_PER_TRAJECTORY * step_size:
             raise RuntimeError(
-                f"The tuned step size collapsed to {step_size:.1e}: energy is not conserved. Does "
-                "action.grad match action? If so, give a step_size."
-            )
-        stuck = _never_accepted(history) if len(history) >= UPDATES_BEFORE_STUCK else 0
-        if stuck:
-            raise RuntimeError(
-                f"{stuck} of {len(history[0].accepted)} HMC chains accepted no trajectory while thermalising "
-                f"(step size {step_size:.2g}). Give a smaller step_size, a longer n_thermalisation, or "
-                "another initial field."
+                f"The tuned step size collapsed to {step_size:.1e}, which makes more than "
+                f"{MAX_STEPS_PER_TRAJECTORY} steps per trajectory. Give a shorter trajectory_length than "
+                f"{self.trajectory_length:.2g}, or a step_size."
             )
         settled = self._with(self._log_step)
         settled.step_size = self.step_size or step_size
         return settled
+
+    def _check_step(self, step_size: float, phi: Tensor) -> None:
+        """Raise a RuntimeError if tuning has made the step too small for the trajectory, and say why."""
+        steps = self.trajectory_length / step_size
+        if self.is_tuned or step_size >= self.first_step or steps <= MAX_STEPS_PER_TRAJECTORY:
+            return
+        cause = cause_of_collapse(self.action, phi, self.trajectory_length)
+        if steps > OVERSHOOT * MAX_STEPS_PER_TRAJECTORY or not cause.startswith("The action is stiff"):
+            raise RuntimeError(f"The tuned step size collapsed to {step_size:.1e}. {cause}")
 
     def _with(self, log_step: float) -> HMC:
         """Return a copy with another step."""
         other = copy.copy(self)
         other._log_step = log_step
         return other
-
-
-def _never_accepted(history: Sequence[Outcome]) -> int:
-    """Return the number of chains that accepted nothing in a non-empty history."""
-    return int((torch.stack([outcome.accepted for outcome in history]).sum(0) == 0).sum())

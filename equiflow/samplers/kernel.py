@@ -5,9 +5,12 @@ Every sampler of this kind is a `Kernel`, in a file of its own beside this one. 
 
 from __future__ import annotations
 
+import functools
+import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -15,6 +18,7 @@ from torch import Tensor
 from equiflow.flows import Certificate, Flow
 from equiflow.runtime.checks import check_type
 from equiflow.samplers.acceptance import Outcome
+from equiflow.samplers.moves import UPDATES_BEFORE_STUCK, check_moves, warn_of_what_stays
 from equiflow.samplers.samples import Samples, certificate_of, per_configuration, reweighted_mean, with_shift
 from equiflow.statistics import Estimate, integrated_autocorrelation_time, mean_of_series
 from equiflow.theories.base.action import Action
@@ -32,6 +36,8 @@ class Kernel(ABC):
     action: Action
     #: the flow behind the update, if any: the chains start from its samples, on its device and in its dtype
     flow: Flow | None = None
+    #: what messages call a proposal
+    proposal: ClassVar[str] = "proposal"
     #: integration step, for kernels that have one
     step_size: float | None = None
 
@@ -46,6 +52,27 @@ class Kernel(ABC):
         Returns:
             The new fields `(n_chains, *lattice)`, and what happened to the proposals.
         """
+
+    @property
+    def keeps(self) -> str:
+        """What of a field no update changes, in words; empty if nothing. Then an average needs a partner."""
+        return ""
+
+    @property
+    def remedy(self) -> str:
+        """What to do if chains do not move, a sentence."""
+        return "Give another initial field, or alternate with another kernel."
+
+    def proposers(self, outcome: Outcome) -> list[tuple[Kernel, Outcome]]:
+        """Return the kernels that make proposals, each with its part of an outcome; by default this one.
+
+        Args:
+            outcome: of an update, or a sum of several.
+
+        Returns:
+            The pairs.
+        """
+        return [(self, outcome)]
 
     @property
     def is_tuned(self) -> bool:
@@ -75,6 +102,7 @@ class Kernel(ABC):
         """
         return self
 
+    @torch.inference_mode(False)
     @torch.no_grad()
     def sample(
         self,
@@ -115,7 +143,8 @@ class Kernel(ABC):
         Raises:
             TypeError: if a count is not an integer.
             ValueError: if a count is too small, `initial` and `start` do not fit, or both are given.
-            RuntimeError: if tuning fails, or HMC chains get stuck during the thermalisation.
+            RuntimeError: if tuning fails, or most chains do not move. A warning tells of single chains that
+                do not, and of a kernel that never changes part of a field.
         """
         counts = {"n_samples": n_samples, "n_chains": n_chains, "thin": thin}
         for name, count in counts.items():
@@ -125,6 +154,9 @@ class Kernel(ABC):
                 f"Expected counts >= 1, got n_samples={n_samples}, n_chains={n_chains}, thin={thin}, "
                 f"n_thermalisation={n_thermalisation}, certify={certify}."
             )
+        if self.keeps:
+            warn_of_what_stays(type(self).__name__, self.keeps, stacklevel=5)
+        total: Outcome | None = None
         if start is not None:
             if initial is not None:
                 raise ValueError("Expected either initial fields or a chain to start from, got both.")
@@ -135,19 +167,29 @@ class Kernel(ABC):
             # First of all draws, since a chain that is continued draws nothing for its certificate.
             certificate = certificate_of(self.flow, self.action, certify, generator)
             phi = self._initial(n_chains, initial, generator, device, dtype)
-            phi, kernel = _thermalise(self, phi, n_thermalisation, generator)
+            phi, kernel, total = _thermalise(self, phi, n_thermalisation, generator)
+        n_updates = n_samples * thin + (0 if total is None else n_thermalisation - n_thermalisation // 2)
         samples, acceptance = [], []
         for _ in range(n_samples):
             accepted = torch.zeros(len(phi), dtype=torch.float64, device=phi.device)
             for _ in range(thin):
                 phi, outcome = kernel.update(phi, generator)
+                total = outcome if total is None else total + outcome
                 accepted += outcome.accepted / thin
             phi = self.action.space.nearest(phi)
             samples.append(phi)
             acceptance.append(accepted)
+        assert total is not None
+        kernel._check_moves(total, n_updates, warn=True)
         return Chain(
             torch.stack(samples), torch.stack(acceptance), kernel.step_size, certificate, kernel=kernel
         )
+
+    def _check_moves(self, total: Outcome, n_updates: int, *, warn: bool) -> None:
+        """Raise if most chains of a kernel that makes proposals have not moved, see `check_moves`."""
+        for kernel, part in self.proposers(total):
+            who = f"{type(kernel).__name__} chains accepted no {kernel.proposal}"
+            check_moves(part, n_updates, who=who, remedy=kernel.remedy, warn=warn, stacklevel=6)
 
     def _tuned_as_in(self, chain: Chain) -> Kernel:
         """Return this kernel if it is tuned, else the tuned kernel of a chain."""
@@ -195,15 +237,19 @@ class Kernel(ABC):
 
 def _thermalise(
     kernel: Kernel, phi: Tensor, n_updates: int, generator: torch.Generator | None
-) -> tuple[Tensor, Kernel]:
-    """Return the fields after the thermalisation and the kernel that it has tuned."""
+) -> tuple[Tensor, Kernel, Outcome | None]:
+    """Return the fields, the kernel that is tuned, and the sum of the outcomes of the second half."""
     history = []
     for n in range(n_updates):
         phi, outcome = kernel.update(phi, generator)
         kernel = kernel.adapted(outcome, n)
         if n >= n_updates // 2:
             history.append(outcome)
-    return phi, kernel.settled(history)
+    kernel = kernel.settled(history)
+    total = functools.reduce(operator.add, history) if history else None
+    if total is not None and len(history) >= UPDATES_BEFORE_STUCK:
+        kernel._check_moves(total, len(history), warn=False)
+    return phi, kernel, total
 
 
 @dataclass(frozen=True)

@@ -139,6 +139,13 @@ class LatentHMC(Kernel):
         )
         self.step_size = step_size
 
+    proposal = "trajectory"
+
+    @property
+    def remedy(self) -> str:
+        """See `HMC.remedy`."""
+        return self.hmc.remedy
+
     @property
     def is_tuned(self) -> bool:
         """Whether the step size is fixed."""

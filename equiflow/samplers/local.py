@@ -68,6 +68,11 @@ class LocalMetropolis(Kernel):
         self._colours = colours(action.lattice)
 
     @property
+    def remedy(self) -> str:
+        """See `Kernel.remedy`."""
+        return f"The width is {math.exp(self._log_width):.2g}: give a smaller one, or width=None to tune it."
+
+    @property
     def is_tuned(self) -> bool:
         """Whether the width is fixed."""
         return self.width is not None

@@ -171,6 +171,11 @@ class IndependenceStep(Kernel):
         self.action = action
         self.n_proposals = check_count(n_proposals, "n_proposals")
 
+    @property
+    def remedy(self) -> str:
+        """See `Kernel.remedy`."""
+        return "Train the flow longer, or alternate with an update that moves: Alternate(HMC(action), ...)."
+
     @torch.no_grad()
     def update(self, phi: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Outcome]:
         """See `Kernel.update`; every chain gets proposals of the flow."""

@@ -108,7 +108,7 @@ def with_shift(
     certificate: Certificate | None,
     functional: Callable[[Tensor, Tensor], Tensor],
 ) -> Estimate:
-    """Add the solver error to an estimate: the size of its change under a finer solve.
+    """Add the solver error to an estimate, see `Certificate.error_of`.
 
     Args:
         estimate: value with its statistical error.
@@ -120,7 +120,7 @@ def with_shift(
     """
     if certificate is None:
         return estimate
-    return replace(estimate, systematic=abs(certificate.shift_of(functional)))
+    return replace(estimate, systematic=certificate.error_of(functional))
 
 
 def reweighted_mean(values: Tensor, log_weight: Tensor) -> Tensor:

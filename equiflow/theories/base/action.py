@@ -83,7 +83,7 @@ class Action(nn.Module, ABC):
 
     def grad(self, phi: Tensor) -> Tensor:
         """Return `dS/dphi_x`, shaped like `phi`; here by automatic differentiation."""
-        with torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad():
             leaf = as_leaf(phi)
             (gradient,) = torch.autograd.grad(self(leaf).sum(), leaf)
         return gradient
