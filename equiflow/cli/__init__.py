@@ -20,7 +20,7 @@ def _show_warning(message: Warning | str, category: type[Warning], *where: Any) 
 
 def main() -> None:
     """Entry point of the command `equiflow`."""
-    warnings.showwarning = _show_warning
+    warnings.showwarning = _show_warning  # type: ignore[assignment]
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
             stream.reconfigure(errors="replace")  # a character that the terminal lacks stops no command

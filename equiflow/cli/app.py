@@ -26,6 +26,7 @@ from equiflow.cli.config.errors import ConfigError
 from equiflow.cli.config.file import load_config, parse_config
 from equiflow.cli.config.render import render_defaults
 from equiflow.cli.config.schema import Config
+from equiflow.cli.flow_files import flow_named
 from equiflow.cli.run.errors import RunError
 from equiflow.cli.run.folder import Run
 from equiflow.runtime import distributed
@@ -55,6 +56,9 @@ USER_ERRORS = (
 SHARED_ERRORS = (ElsewhereError, CheckpointError, RunError)
 F = TypeVar("F", bound=Callable[..., Any])
 
+FlowName = Annotated[
+    str, typer.Argument(metavar="RUN", help="run folder, file of a flow, or name of a pretrained flow")
+]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="run folder")]
 Device = Annotated[
     str | None, typer.Option(help="cpu, cuda, cuda:1, ...; that of the run unless given", metavar="DEVICE")
@@ -76,7 +80,8 @@ def reports_errors(command: F) -> F:
         except (MemoryError, RuntimeError) as error:
             if not _is_of_memory(error):
                 raise
-            fail(f"There is not enough memory: take smaller batches or fewer samples. {_first_line(error)}")
+            why = next(iter(str(error).splitlines()), "")  # torch goes on with lines of its source code
+            fail(f"There is not enough memory: take smaller batches or fewer samples. {why}")
         except KeyboardInterrupt:
             if not distributed.is_first():
                 raise typer.Exit(130) from None
@@ -119,11 +124,6 @@ def _of_system(error: OSError) -> str:
 def _is_of_memory(error: BaseException) -> bool:
     """Whether memory has run out, of the CPU or of a GPU."""
     return isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) or "allocate memory" in str(error)
-
-
-def _first_line(error: BaseException) -> str:
-    """The first line of a message; messages of torch go on with its source code."""
-    return next(iter(str(error).splitlines()), "")
 
 
 @app.callback(invoke_without_command=True)
@@ -278,7 +278,7 @@ def watch(
 @in_processes
 @reports_errors
 def sample(
-    run: RunFolder,
+    run: FlowName,
     n_samples: Annotated[int, typer.Option("-n", "--samples", help="how many", min=2)] = 10_000,
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="file; RUN/ensemble.npz unless given")
@@ -303,7 +303,7 @@ def sample(
     `torchrun --nproc-per-node=4 -m -- equiflow sample RUN` share the shards. The random numbers of a shard do
     not depend on the process that draws it. The same command again keeps the shards that are there.
     """
-    trained = distributed.from_first(lambda: Run.open(run))
+    trained = distributed.from_first(lambda: flow_named(run))
     options: dict[str, Any] = {"out": out, "seed": seed, "batch_size": batch_size, "threads": threads}
     options |= {"device": device, "force": force}
     by_torchrun = distributed.launched() or distributed.world_size() > 1
@@ -341,9 +341,9 @@ def report(
 
 @app.command()
 @reports_errors
-def check(run: RunFolder, device: Device = None) -> None:
+def check(run: FlowName, device: Device = None) -> None:
     """Run every law on a trained flow in float64: symmetry, divergence, density, inverse."""
-    outcome = results.check(Run.open(run), device=device)
+    outcome = results.check(flow_named(run), device=device)
     typer.echo(str(outcome))
     if not outcome.ok:
         raise typer.Exit(1)

@@ -11,6 +11,7 @@ import torch
 
 from equiflow import Ensemble, EquivariantCNF, importance_sample
 from equiflow.cli.config.errors import ConfigError
+from equiflow.cli.flow_files import FlowFile
 from equiflow.cli.run.errors import RunError
 from equiflow.cli.run.folder import Run
 from equiflow.cli.run.standing import note_if_unfinished
@@ -28,7 +29,7 @@ HMC_FILE = "hmc.npz"
 
 
 def sample(
-    run: Run,
+    run: Run | FlowFile,
     n_samples: int,
     *,
     out: Path | None,
@@ -41,7 +42,7 @@ def sample(
     """Draw an ensemble, write it to a file, and print its quality.
 
     Args:
-        run: with a trained flow.
+        run: with a trained flow, or a file with one.
         n_samples: number of samples.
         out: the file; by default `ensemble.npz` in the run folder.
         seed: of the samples.
@@ -61,7 +62,8 @@ def sample(
         _refuse_to_replace(out)
     _check_place(out)
     flow, source = ready(run, threads, device)
-    note_if_unfinished(run, flow, source)
+    if isinstance(run, Run):
+        note_if_unfinished(run, flow, source)
     generator = stream(seed, "samples", device=flow.device)
     ensemble = importance_sample(flow, run.action, n_samples, batch_size=batch_size, generator=generator)
     if not force:  # another command may have written it meanwhile
@@ -73,7 +75,7 @@ def sample(
 
 
 def sample_in_shards(
-    run: Run,
+    run: Run | FlowFile,
     n_samples: int,
     *,
     n_shards: int | None,
@@ -87,7 +89,7 @@ def sample_in_shards(
     """Draw an ensemble, in all processes together, write it in shards, and print its quality.
 
     Args:
-        run: with a trained flow.
+        run: with a trained flow, or a file with one.
         n_samples: number of samples.
         n_shards: number of files; by default what suits the number of samples.
         out: a name with the suffix of the files; without the suffix it is the name of their folder.
@@ -104,11 +106,11 @@ def sample_in_shards(
         OSError: if the files cannot be written.
         ImportError: if their format needs a package that is not installed.
     """
-    torch.set_num_threads(threads or run.config.compute.threads)
+    torch.set_num_threads(threads or run.threads)
     out, content, source = distributed.from_first(lambda: _prepared(run, out, force))
     folder = out.with_suffix("")
     with distributed.all_or_none():  # one process may lack the device
-        flow = EquivariantCNF.from_dict(content, device=check_device(device or run.config.compute.device))
+        flow = EquivariantCNF.from_dict(content, device=check_device(device or run.device))
     log_weight = sample_shards(
         flow,
         run.action,
@@ -130,18 +132,18 @@ def sample_in_shards(
         print_line(f"wrote {folder}; next: equiflow measure {folder}")
 
 
-def ready(run: Run, threads: int | None, device: str | None) -> tuple[EquivariantCNF, str]:
+def ready(run: Run | FlowFile, threads: int | None, device: str | None) -> tuple[EquivariantCNF, str]:
     """Return the trained flow of a run, and set the number of threads.
 
     Args:
-        run: with a trained flow.
+        run: with a trained flow, or a file with one.
         threads: CPU threads; by default as in the config.
         device: where the flow goes; by default as in the config.
 
     Returns:
         The flow, and the name of the file that it is from.
     """
-    torch.set_num_threads(threads or run.config.compute.threads)
+    torch.set_num_threads(threads or run.threads)
     return run.trained(device=device)
 
 
@@ -172,7 +174,7 @@ def ensembles_of(folder: Path) -> list[Path]:
     return found
 
 
-def _prepared(run: Run, out: Path | None, force: bool) -> tuple[Path, dict[str, Any], str]:
+def _prepared(run: Run | FlowFile, out: Path | None, force: bool) -> tuple[Path, dict[str, Any], str]:
     """Return the name of the shards, and the flow as a dictionary, which one process can send to others."""
     out = _file(run, out)
     _check_place(out.with_suffix("") / out.name)
@@ -181,11 +183,12 @@ def _prepared(run: Run, out: Path | None, force: bool) -> tuple[Path, dict[str, 
         for shard in shards_in(out.with_suffix("")):
             shard.unlink()
     flow, source = run.trained(device="cpu")
-    note_if_unfinished(run, flow, source)
+    if isinstance(run, Run):
+        note_if_unfinished(run, flow, source)
     return out, flow.to_dict(), source
 
 
-def _file(run: Run, out: Path | None) -> Path:
+def _file(run: Run | FlowFile, out: Path | None) -> Path:
     """Return the file of an ensemble, after checking that its format can be written."""
     out = run.folder / "ensemble.npz" if out is None else out
     if out.suffix not in SUFFIXES:

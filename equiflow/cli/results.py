@@ -17,6 +17,7 @@ from equiflow import measure as measured
 from equiflow.cli.building import build_action
 from equiflow.cli.config.render import render
 from equiflow.cli.ensembles import HMC_FILE, ensembles_of, quality, ready
+from equiflow.cli.flow_files import FlowFile
 from equiflow.cli.run.errors import RunError
 from equiflow.cli.run.folder import Run
 from equiflow.cli.run.journal import of_rung
@@ -163,11 +164,11 @@ def _ladder(run: Run, histories: list[History], last: EquivariantCNF) -> list[Ru
     return [*made, Rung(run.action, last, histories[-1])] if made else []
 
 
-def check(run: Run, *, device: str | None = None) -> CheckReport:
+def check(run: Run | FlowFile, *, device: str | None = None) -> CheckReport:
     """Check the laws on the trained flow of a run.
 
     Args:
-        run: with a trained flow.
+        run: with a trained flow, or a file with one.
         device: where to check; by default as in the config.
 
     Returns:

@@ -20,7 +20,7 @@ from rich.text import Text
 from equiflow.cli.run.folder import Run
 from equiflow.cli.run.journal import of_rung
 from equiflow.cli.run.locking import is_locked
-from equiflow.cli.run.standing import is_finished, standing
+from equiflow.cli.run.standing import standing
 from equiflow.report.terminal import console as terminal
 from equiflow.report.terminal import printable
 
@@ -45,7 +45,7 @@ def watch(run: Run, *, once: bool, every: float) -> None:
         console.print(screen(run, console.width))
         return
     with Live(screen(run, console.width), console=console, auto_refresh=False) as live:
-        while not is_finished(run):
+        while not run.is_finished:
             time.sleep(every)
             live.update(screen(run, console.width), refresh=True)
 
@@ -93,7 +93,7 @@ def screen(run: Run, width: int = DEFAULT_WIDTH) -> Group:
 
 def _state(run: Run) -> str:
     """Return a sentence that says whether a process is training the run."""
-    if is_finished(run):
+    if run.is_finished:
         return "Training is finished."
     trains = is_locked(run.folder)
     if trains:

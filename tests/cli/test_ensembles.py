@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import resource
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from equiflow import Angles, CoulombGas, Lattice, ONModel, Particles, Phi4, XYModel
 from equiflow.cli import ensembles
+from equiflow.cli.flow_files import action_from
 from equiflow.cli.run.folder import Run
-from equiflow.interop import load_ensemble
+from equiflow.interop import describe_samples, load_ensemble
+from equiflow.theories.multiplets.space import Multiplet
 from tests.support import distributed_jobs as jobs
 from tests.support.cli_runs import Executioner, KilledError, invoke, succeed, tiny, trained
 from tests.support.strategies import needs
@@ -189,3 +193,54 @@ def test_an_unfinished_run_says_at_which_step_it_stands(command, tmp_path):
     run.train(progress=False)
     force = ["--force"] if command == "sample" else []
     assert "is unfinished" not in succeed(command, run.folder, "-n", 256, *options, *force)
+
+
+def test_the_flow_of_a_file_is_sampled_and_checked(run, tmp_path, monkeypatch):
+    succeed("sample", run.folder, "-n", 16, "-o", tmp_path / "run.npz")
+    shutil.copy(run.folder / "flow.pt", tmp_path / "copy.pt")
+    monkeypatch.chdir(tmp_path)
+    succeed("sample", "copy.pt", "-n", 16)
+    assert torch.equal(load_ensemble("ensemble.npz").phi, load_ensemble("run.npz").phi)
+    assert torch.equal(load_ensemble("ensemble.npz").log_weight, load_ensemble("run.npz").log_weight)
+    assert describe_samples("ensemble.npz")["action"] == describe_samples("run.npz")["action"]
+    succeed("sample", "copy.pt", "-n", 16, "--shards", 2)
+    assert "all laws hold" in succeed("check", "copy.pt")
+
+
+def test_a_pretrained_flow_is_sampled_by_its_name(tmp_path):
+    succeed("sample", "phi4-2d-L8", "-n", 256, "-o", tmp_path / "e.npz")
+    assert describe_samples(tmp_path / "e.npz")["action"]["text"] == "Phi4(shape=(8, 8), m2=-4.0, lam=6.008)"
+    assert load_ensemble(tmp_path / "e.npz").effective_sample_size().mean > 0.95
+    message = refused("sample", "phi4-2d-L9", "-o", tmp_path / "f.npz")
+    assert "phi4-2d-L9 holds no run" in message
+    assert "expected one of phi4-2d-L16" in message
+
+
+@pytest.mark.parametrize(
+    "about", ["", "ExternalField(Phi4(), h=1)", "__import__('os').mkdir('x')", "Phi4(lam=1", "Phi4(**{})"]
+)
+def test_a_flow_that_does_not_say_its_action_is_checked_but_not_sampled(run, tmp_path, monkeypatch, about):
+    monkeypatch.chdir(tmp_path)
+    flow, _ = run.trained()
+    flow.about = {"action": about} if about else {}
+    flow.save("flow.pt")
+    assert "has to say its action in flow.about['action']" in refused("sample", "flow.pt")
+    assert "all laws hold" in succeed("check", "flow.pt")
+    assert [path.name for path in tmp_path.iterdir()] == ["flow.pt"]
+
+
+@pytest.mark.parametrize(
+    "action",
+    [
+        Phi4(Lattice((3, 4)), m2=-0.5, lam=1e-3),
+        ONModel(Multiplet(Lattice((3, 3)), 2), m2=1.0, lam=0.25),
+        XYModel(Angles(Lattice((2, 2))), beta=0.7),
+        CoulombGas(Particles(3, 2), beta=1.5),
+    ],
+    ids=lambda action: type(action).__name__,
+)
+def test_actions_are_built_again_from_their_text(action):
+    built = action_from(repr(action), action.space)
+    assert repr(built) == repr(action)
+    assert built.space == action.space
+    assert action_from(repr(action), Lattice((9, 9))) is None

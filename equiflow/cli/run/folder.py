@@ -133,6 +133,21 @@ class Run:
         return self.folder / "start.pt"
 
     @property
+    def is_finished(self) -> bool:
+        """Whether the last step is taken."""
+        return (self.folder / "flow.pt").exists()
+
+    @property
+    def device(self) -> str:
+        """The device of the config."""
+        return self.config.compute.device
+
+    @property
+    def threads(self) -> int:
+        """The CPU threads of the config."""
+        return self.config.compute.threads
+
+    @property
     def metrics(self) -> list[dict[str, Any]]:
         """The records of all steps so far."""
         return read_lines(self.folder / "metrics.jsonl")
@@ -268,7 +283,7 @@ class Run:
 
     def _finish(self) -> None:
         """Write `flow.pt`: the flow of the best evaluation with a solver of the accuracy asked for."""
-        if (self.folder / "flow.pt").exists():  # no step was taken since: `Recorder` would have removed it
+        if self.is_finished:  # no step was taken since: `Recorder` would have removed it
             return
         flow, _ = self.trained()
         if self.config.run.accuracy:

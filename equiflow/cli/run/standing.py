@@ -8,11 +8,6 @@ from equiflow.cli.run.journal import of_rung
 from equiflow.report.terminal import print_line
 
 
-def is_finished(run: Run) -> bool:
-    """Return whether the last step is taken."""
-    return (run.folder / "flow.pt").exists()
-
-
 def standing(run: Run) -> str:
     """Return where training is, such as `step 12 of 30` or `rung 1 of 2, 4 x 4: step 12 of 30`."""
     every, rungs = run.metrics, run.rungs
@@ -30,7 +25,7 @@ def note_if_unfinished(run: Run, flow: EquivariantCNF, source: str) -> None:
         flow: as `run.trained` returns it.
         source: name of its file.
     """
-    if is_finished(run):
+    if run.is_finished:
         return
     step = f", of step {flow.about['step']}" if "step" in flow.about else ""
     print_line(

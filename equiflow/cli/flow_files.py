@@ -1,0 +1,103 @@
+"""Trained flows that commands take besides run folders: files of `flow.save`, and pretrained ones by name."""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import dataclass
+from pathlib import Path
+
+from equiflow import Action, EquivariantCNF
+from equiflow.cli.run.errors import RunError
+from equiflow.cli.run.folder import Run
+from equiflow.flows.parts import pretrained_file
+from equiflow.theories.base.kind import kinds
+from equiflow.theories.base.space import Space
+
+
+@dataclass(frozen=True)
+class FlowFile:
+    """A trained flow in a file, with the parts of a `Run` that sampling and checks need.
+
+    Attributes:
+        path: the file.
+        source: how the flow was named.
+    """
+
+    path: Path
+    source: str
+    # Where an ensemble without a name goes, and what is taken unless it is given.
+    folder = Path()
+    device = "cpu"
+    threads = 1
+
+    def trained(self, *, device: str | None = None) -> tuple[EquivariantCNF, str]:
+        """Return the flow and its name.
+
+        Args:
+            device: where the flow goes; by default the CPU.
+
+        Returns:
+            The flow, and how it was named.
+
+        Raises:
+            CheckpointError: if the file is damaged or holds no such flow.
+            ValueError: if this machine lacks the device.
+        """
+        return EquivariantCNF.load(self.path, device=device or self.device), self.source
+
+    @property
+    def action(self) -> Action:
+        """The action that the flow was trained for."""
+        flow, _ = self.trained()
+        text = str(flow.about.get("action", ""))
+        action = action_from(text, flow.space)
+        if action is None:
+            known = f"names {text}, which is none that can be built from its text" if text else "names none"
+            raise RunError(f"{self.source} has to say its action in flow.about['action'], but it {known}.")
+        return action
+
+
+def flow_named(name: str) -> Run | FlowFile:
+    """Return what a command takes its flow from.
+
+    Args:
+        name: a run folder, a file of a flow, or the name of a pretrained flow.
+
+    Returns:
+        The run, or the file.
+
+    Raises:
+        RunError: if there is none.
+    """
+    path = Path(name)
+    if path.is_file():
+        return FlowFile(path, name)
+    if not path.exists():
+        try:
+            return FlowFile(pretrained_file(name), name)
+        except ValueError as error:
+            raise RunError(f"{name} holds no run, and is no file of a flow. {error}") from error
+    return Run.open(path)
+
+
+def action_from(text: str, space: Space) -> Action | None:
+    """Return the action whose `repr` is a text, without running the text.
+
+    Args:
+        text: such as `Phi4(shape=(8, 8), m2=-4.0, lam=6.008)`.
+        space: of its configurations.
+
+    Returns:
+        The action; None if no registered action has this `repr`.
+    """
+    classes = {action.__name__: action for kind in kinds() for action in kind.actions.values()}
+    try:
+        call = ast.parse(text, mode="eval").body
+        if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name)):
+            return None
+        words = {word.arg: word.value for word in call.keywords if word.arg and word.arg != "shape"}
+        given = {name: ast.literal_eval(value) for name, value in words.items()}
+        action = classes[call.func.id](space, **given)
+    except (SyntaxError, KeyError, TypeError, ValueError):
+        return None
+    return action if repr(action) == text else None
