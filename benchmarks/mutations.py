@@ -701,7 +701,7 @@ MUTANTS = (
     Mutant(
         "solver error not passed on",
         "samplers/samples.py",
-        "systematic=abs(certificate.shift_of(functional))",
+        "systematic=certificate.error_of(functional)",
         "systematic=0.0",
         "every estimate carries its solver error",
         CERTIFICATES,

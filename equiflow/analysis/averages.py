@@ -8,6 +8,7 @@ observables are computed from, and propagates fluctuations and solver errors to 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -146,7 +147,7 @@ class Averages:
     Attributes:
         means: a averages, `(a,)` in float64.
         fluctuations: deviations of every sample from them, `(n, n_chains, a)`, see `Samples`.
-        shift: their change under a finer solve of the flow, `(a,)`; 0 where no flow is involved.
+        shift: their solver error, `(a,)`, see `Certificate.error_of`; 0 where no flow is involved.
         columns: where the averages of each function are.
         log_weight: of the samples of an ensemble, `(n,)`; None for a chain.
     """
@@ -211,6 +212,8 @@ class Averages:
         errors = self.errors(self.fluctuations @ slopes.T, scale=slopes.abs() @ self.means.abs())
         shifted = self._quantities(observables, self.means + self.shift)
         shift = torch.stack([number for _, number in _numbers(shifted)]) - values
+        if not bool(self.shift.isfinite().all()):  # a solve that has not converged bounds no quantity
+            shift = torch.full_like(shift, math.inf)
         estimates = (
             errors.estimate(k, mean, systematic=abs(change))
             for k, (mean, change) in enumerate(zip(values.tolist(), shift.tolist(), strict=True))
@@ -311,7 +314,7 @@ def _numbers(quantities: dict[str, Quantity]) -> Iterator[tuple[str, Tensor]]:
 
 
 def _shift(certificate: Certificate | None, function: Average, means: Tensor) -> Tensor:
-    """Return the change of the averages under a finer solve; 0 where no flow is involved."""
+    """Return the solver error of the averages, see `Certificate.error_of`; 0 where no flow is involved."""
     if certificate is None or certificate.n_samples == 0:
         return torch.zeros_like(means)
     twice = certificate.samples
@@ -319,4 +322,6 @@ def _shift(certificate: Certificate | None, function: Average, means: Tensor) ->
     after = torch.softmax(twice.refined_log_weight.double(), 0) @ per_configuration(
         function, twice.refined_phi
     )
-    return (after - before).to(means)
+    if not certificate.converged:
+        return torch.full_like(means, math.inf)
+    return certificate.error_factor * (after - before).to(means)

@@ -5,10 +5,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from torch import Tensor
+
+from equiflow.ode.solver import FIXED_STEP_ORDER
 
 
 @dataclass(frozen=True)
@@ -32,10 +35,14 @@ class SolvedTwice:
 class Certificate:
     """Changes of the results of a flow under a finer solve of the same samples in float64.
 
+    The finer solve has twice the steps, or tolerances 100 times smaller. All changes are as measured;
+    `error_of` turns them into errors.
+
     Attributes:
         log_z_shift: change of `log Z`, finer minus current. The target is the given action; without one it
             is the model itself.
-        max_log_q_error: largest change of a log weight over the samples.
+        max_log_q_error: largest change of a log weight over the samples, apart from samples whose weight is
+            zero by either solve.
         round_trip_error: largest `|inverse(transform(z)) - z|` over samples and sites.
         nfe: evaluations of the vector field per sample by the flow's own solver.
         solver: the flow's own solver, as text.
@@ -52,6 +59,38 @@ class Certificate:
     refined: str
     n_samples: int
     samples: SolvedTwice = field(repr=False, compare=False)
+
+    @property
+    def error_factor(self) -> float:
+        """The error of the flow's own solve in units of its change under the finer one.
+
+        With N equal steps of order p the error is `e = c N^-p`. It changes by `e (1 - 2^-p)` under 2 N steps,
+        so this is `2^p / (2^p - 1)`: 2 for Euler, 4/3 for midpoint, 16/15 for rk4. It is 1 for adaptive
+        solvers, whose finer solve leaves little error, and for exact maps.
+        """
+        order = FIXED_STEP_ORDER.get(self.solver.partition("(")[0])
+        return 1.0 if order is None else 2**order / (2**order - 1)
+
+    @property
+    def converged(self) -> bool:
+        """Whether the error of every log weight is below 1.
+
+        Above, changes under a finer solve say nothing about the errors of results.
+        """
+        return self.error_factor * self.max_log_q_error < 1
+
+    def error_of(self, functional: Callable[[Tensor, Tensor], Tensor]) -> float:
+        """Return the size of the solver error of any result, `error_factor |shift_of(functional)|`.
+
+        Args:
+            functional: see `shift_of`.
+
+        Returns:
+            The size of the error; infinite if the solve has not `converged`, 0 without samples.
+        """
+        if not self.converged:
+            return math.inf
+        return self.error_factor * abs(self.shift_of(functional))
 
     def shift_of(self, functional: Callable[[Tensor, Tensor], Tensor]) -> float:
         """Return the change of any result under the finer solve.
@@ -70,11 +109,12 @@ class Certificate:
         return float(functional(twice.refined_phi, twice.refined_log_weight) - current)
 
     def __str__(self) -> str:
-        return (
+        text = (
             f"{self.solver}, nfe {self.nfe}: log Z moves by {self.log_z_shift:+.1e}, a log weight by "
             f"at most {self.max_log_q_error:.1e} under {self.refined} ({self.n_samples} samples); "
             f"round trip {self.round_trip_error:.1e}"
         )
+        return text if self.converged else f"{text}; not converged, take more steps (flow.tune_solver)"
 
 
 def compare_solves(
@@ -97,11 +137,16 @@ def compare_solves(
     empty = len(current) == 0
     return Certificate(
         log_z_shift=0.0 if empty else float(finer.logsumexp(0) - current.logsumexp(0)),
-        max_log_q_error=0.0 if empty else float((finer - current).abs().max()),
-        round_trip_error=0.0 if empty else float(round_trip.abs().max()),
+        max_log_q_error=_largest((finer - current)[~(current.isneginf() | finer.isneginf())]),
+        round_trip_error=_largest(round_trip),
         nfe=nfe,
         solver=solver,
         refined=refined,
         n_samples=len(current),
         samples=samples,
     )
+
+
+def _largest(change: Tensor) -> float:
+    """Return the largest size of any entry; 0 without entries."""
+    return float(change.abs().max()) if change.numel() else 0.0

@@ -128,9 +128,23 @@ def reweighted_mean(values: Tensor, log_weight: Tensor) -> Tensor:
 
     Args:
         values: of the observable O, `(n_samples,)`.
-        log_weight: `log w`, `(n_samples,)`.
+        log_weight: `log w`, `(n_samples,)`; -inf is a weight of zero.
 
     Returns:
         The average over the target.
     """
-    return torch.softmax(log_weight.double(), 0) @ values.double()
+    return torch.softmax(log_weight.double(), 0) @ where_weighted(values, log_weight).double()
+
+
+def where_weighted(values: Tensor, log_weight: Tensor) -> Tensor:
+    """Return the values of samples that have a weight, and 0 for the others, whatever their values are.
+
+    Args:
+        values: `(n_samples, ...)`; NaN or infinite where the target has no density, perhaps.
+        log_weight: `log w`, `(n_samples,)`; -inf is a weight of zero.
+
+    Returns:
+        `(n_samples, ...)`.
+    """
+    given = ~log_weight.isneginf()
+    return torch.where(given.reshape(-1, *(1,) * (values.dim() - 1)), values, torch.zeros_like(values))

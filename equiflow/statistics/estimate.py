@@ -15,7 +15,8 @@ class Estimate:
         error: its standard error.
         tau_int: integrated autocorrelation time of the series behind it, in units of its steps
             (0.5 for independent samples); None if it does not come from a series.
-        systematic: size of the discretisation error of the flow behind it, see `Certificate`.
+        systematic: size of the discretisation error of the flow behind it, see `Certificate.error_of`;
+            infinite if the solve has not converged.
         tau_int_error: standard error of `tau_int`.
         note: why the error may be too small, in a few words that are printed behind it, such as "only 12
             tau_int long"; empty if there is no reason.
@@ -39,8 +40,9 @@ class Estimate:
     def __str__(self) -> str:
         # A systematic error below a hundredth of the statistical one changes no digit that is shown.
         shown = self.systematic > 0.01 * self.error
-        solver = f" ± {self.systematic:.1g} (solver)" if shown else ""
-        return self._with_error() + solver + (f" ({self.note})" if self.note else "")
+        unbounded = self.systematic == math.inf
+        solver = " (solver not converged)" if unbounded else f" ± {self.systematic:.1g} (solver)"
+        return self._with_error() + (solver if shown else "") + (f" ({self.note})" if self.note else "")
 
     def _with_error(self) -> str:
         """Return `mean ± statistical error`."""

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import warnings
 
 import pytest
 import torch
@@ -24,6 +25,7 @@ from equiflow.flows import AffineMap, ExtendedAction
 from equiflow.ode.solver import Solver, SolverError
 from equiflow.runtime.precision import in_double
 from equiflow.samplers import HMC, Alternate, IndependenceMetropolis, LatentHMC
+from equiflow.samplers.samples import reweighted_mean
 from equiflow.statistics import Estimate
 from equiflow.testing import randomise
 from equiflow.theories.base.action import Action
@@ -327,3 +329,105 @@ def test_the_rounding_of_an_exact_map_is_measured(name, with_action):
     assert (found.solver, found.refined, found.nfe) == ("exact map", "exact map in float64", 0)
     exact = flow.double().certificate(64, action=action, generator=on(0))
     assert exact.max_log_q_error < 1e-11
+
+
+def log_z_of(_, log_weight):
+    return log_weight.double().logsumexp(0)
+
+
+def mean_of(phi, log_weight):
+    return reweighted_mean(phi_squared(phi), log_weight)
+
+
+@pytest.mark.parametrize(
+    "solver",
+    [
+        *(Solver("euler", steps=200), Solver("midpoint", steps=48), Solver("heun2", steps=48)),
+        *(Solver("heun3", steps=24), Solver("rk4", steps=12), Solver("rk5", steps=10)),
+        *(Solver("dopri5", rtol=1e-4, atol=1e-4), Solver("dopri5", rtol=1e-6, atol=1e-6)),
+    ],
+    ids=str,
+)
+@torch.no_grad()
+def test_the_solver_error_is_the_distance_from_an_exact_solve_of_the_same_samples(solver):
+    flow, exact = flow_with(solver), flow_with(Solver("dopri8", rtol=1e-12, atol=1e-12))
+    certificate = flow.certificate(200, action=ACTION, generator=torch.Generator().manual_seed(3))
+    z = flow.prior.rsample(200, torch.Generator().manual_seed(3))
+    phi, log_det = exact.transform_and_log_det(z)
+    log_weight, twice = -ACTION(phi) - exact.prior.log_prob(z) + log_det, certificate.samples
+    largest = float((log_weight - twice.log_weight).abs().max())
+    assert certificate.error_factor * certificate.max_log_q_error == pytest.approx(largest, rel=0.05)
+    if solver.order <= 3:  # for higher orders this average has a leading error near zero
+        change = mean_of(phi, log_weight) - mean_of(twice.phi, twice.log_weight)
+        assert certificate.error_of(mean_of) == pytest.approx(abs(float(change)), rel=0.05)
+        assert abs(certificate.shift_of(mean_of)) < 0.9 * abs(change)  # the plain change is too small
+
+
+@pytest.mark.parametrize(
+    ("solver", "factor"),
+    [
+        *(
+            (Solver("euler", steps=2), 2.0),
+            (Solver("midpoint", steps=2), 4 / 3),
+            (Solver("heun3", steps=1), 8 / 7),
+        ),
+        *((Solver("rk4", steps=1), 16 / 15), (Solver("rk5", steps=1), 32 / 31), (Solver("dopri5"), 1.0)),
+    ],
+    ids=str,
+)
+def test_the_fields_of_a_certificate_are_as_measured_and_results_get_the_full_error(solver, factor):
+    flow = flow_with(solver, scale=0.05)
+    ensemble = ensemble_of(flow, 64)
+    certificate = ensemble.certificate
+    assert certificate.error_factor == pytest.approx(factor, rel=1e-14)
+    assert certificate.shift_of(log_z_of) == pytest.approx(certificate.log_z_shift, abs=1e-12)
+    assert ensemble.log_z().systematic == pytest.approx(factor * abs(certificate.log_z_shift), rel=1e-9)
+    plain = abs(certificate.shift_of(mean_of))
+    for found in (ensemble.mean(phi_squared), measure(ensemble).phi_squared):
+        assert found.systematic == pytest.approx(factor * plain, rel=1e-6)
+
+
+def test_an_exact_map_has_no_factor():
+    certificate = CouplingFlow(Lattice((2, 2)), n_layers=2).certificate(4)
+    assert certificate.error_factor == 1.0
+    assert certificate.converged
+
+
+@pytest.mark.parametrize("result", RESULTS.values(), ids=RESULTS)
+def test_a_solve_that_has_not_converged_bounds_no_result_and_says_so(result):
+    ensemble = ensemble_of(flow_with(Solver("euler", steps=2), scale=0.5), 512)
+    assert ensemble.certificate.max_log_q_error > 1
+    assert not ensemble.certificate.converged
+    assert str(ensemble.certificate).endswith("not converged, take more steps (flow.tune_solver)")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the few effective samples
+        found = result(ensemble)
+    assert found.systematic == found.total_error == float("inf")
+    assert "(solver not converged)" in str(found)
+
+
+def test_a_solve_is_converged_below_an_error_of_one():
+    certificate = flow_with(Solver("midpoint", steps=4)).certificate(8, action=ACTION)
+    for change, converged in ((0.74, True), (0.76, False), (float("nan"), False), (float("inf"), False)):
+        assert dataclasses.replace(certificate, max_log_q_error=change).converged is converged
+
+
+def test_samples_of_weight_zero_are_no_error_of_log_q():
+    flow = flow_with(Solver("rk4", steps=6), scale=0.1)
+
+    class Wall(Phi4):
+        def forward(self, phi):
+            action = super().forward(phi)
+            return torch.where(phi.flatten(1).sum(1) > 0, action, float("inf"))
+
+    action = Wall(LATTICE, m2=-1.0, lam=2.0)
+    certificate = flow.certificate(256, action=action, generator=torch.Generator().manual_seed(0))
+    zero = certificate.samples.log_weight.isneginf()
+    assert 64 < int(zero.sum()) < 192
+    inside = certificate.samples.refined_log_weight[~zero]
+    expected = float((inside - certificate.samples.log_weight[~zero]).abs().max())
+    assert certificate.max_log_q_error == expected < 1e-2
+    assert abs(certificate.log_z_shift) < 1e-2
+    ensemble = importance_sample(flow, action, 512, generator=torch.Generator().manual_seed(1))
+    assert ensemble.log_z().systematic < 1e-2
+    assert ensemble.mean(phi_squared).systematic < 1e-2
