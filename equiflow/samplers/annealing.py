@@ -75,7 +75,8 @@ def annealed_importance_sample(
     phi = torch.cat([batch[0] for batch in drawn])
     log_weight = torch.cat([batch[1] for batch in drawn])
     certificate = certificate_of(flow, action, certify, generator)
-    log_q = -action(phi.double()) - log_weight
+    # A weight of zero is one of log q = inf, also where S is infinite itself.
+    log_q = torch.where(log_weight.isneginf(), torch.inf, -action(phi.double()) - log_weight)
     return Ensemble(phi, log_q, log_weight, certificate, annealed=len(path) > 2)
 
 

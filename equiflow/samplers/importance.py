@@ -13,7 +13,14 @@ from torch import Tensor
 
 from equiflow.flows import Certificate, Flow
 from equiflow.runtime.checks import check_count, check_type
-from equiflow.samplers.samples import Samples, certificate_of, per_configuration, reweighted_mean, with_shift
+from equiflow.samplers.samples import (
+    Samples,
+    certificate_of,
+    per_configuration,
+    reweighted_mean,
+    where_weighted,
+    with_shift,
+)
 from equiflow.statistics import (
     Estimate,
     effective_sample_size,
@@ -32,7 +39,7 @@ class Ensemble(Samples):
     Attributes:
         phi: `(n_samples, *lattice)`.
         log_q: normalised log-density of the model, `(n_samples,)`.
-        log_weight: `-S(phi) - log_q`, `(n_samples,)`.
+        log_weight: `-S(phi) - log_q`, `(n_samples,)`; -inf where the target has no density.
         certificate: change of the results under a finer solve, measured on separate samples; None if
             unknown. Every estimate carries its own change as `Estimate.systematic`. The ESS of annealed
             weights is the exception: its change is unknown.
@@ -83,6 +90,7 @@ class Ensemble(Samples):
                 f"configuration, {tuple(self.log_weight.shape)}."
             )
         warn_if_few_effective_samples(self.log_weight)
+        values = where_weighted(values, self.log_weight)
         estimate = weighted_mean(values, self.log_weight)
         return with_shift(
             estimate, self.certificate, lambda phi, log_w: reweighted_mean(observable(phi), log_w)
@@ -97,7 +105,7 @@ class Ensemble(Samples):
             raise ValueError(f"An error needs at least 2 samples, got {len(self.phi)}.")
         weight = normalised_weights(self.log_weight)
         weight = (weight / weight.mean())[:, None]
-        values = per_configuration(function, self.phi)
+        values = where_weighted(per_configuration(function, self.phi), self.log_weight)
         means = (weight * values).mean(0)
         return means, (weight * (values - means))[None]
 

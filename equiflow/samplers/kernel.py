@@ -348,5 +348,6 @@ class Chain(Samples):
 def _acceptance(phi: Tensor, log_weight: Tensor) -> Tensor:
     """Return the mean of `min(1, w'/w)` for `w` drawn from the target and `w'` from the model."""
     log_weight = log_weight.double()
-    ratio = (log_weight[None, :] - log_weight[:, None]).clamp(max=0.0).exp()
-    return torch.softmax(log_weight, 0) @ ratio.mean(1)
+    present = log_weight[~log_weight.isneginf()]  # the target draws no other samples, the model does
+    ratio = (log_weight[None, :] - present[:, None]).clamp(max=0.0).exp()
+    return torch.softmax(present, 0) @ ratio.mean(1)

@@ -66,7 +66,9 @@ class LatentAction(Action):
         noise = torch.where(near.view(-1, *(1,) * (noise.dim() - 1)), noise, torch.zeros_like(noise))
         _, log_weight = self.configurations(noise)
         gaussian = 0.5 * (noise.double().square() + LOG_2PI).flatten(1).sum(1)
-        return torch.where(near, gaussian - self.beta * log_weight, torch.inf)
+        # At beta = 0 a weight of zero must not count: 0 x inf is NaN.
+        reweighting = self.beta * log_weight if self.beta else torch.zeros_like(log_weight)
+        return torch.where(near, gaussian - reweighting, torch.inf)
 
     def initial(
         self,

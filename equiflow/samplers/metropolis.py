@@ -106,7 +106,7 @@ class IndependenceMetropolis:
             proposals: weighted samples of the flow.
             n_chains: number of chains that share the proposals.
             start: a chain to continue, with as many chains and the same kind of weights. Without it every
-                chain accepts its first proposal.
+                chain accepts its first proposal, or waits at the first one whose weight is not zero.
             generator: source of randomness. Give the generator that drew the proposals, or another seed:
                 with the same seed the acceptances depend on the proposals.
 
@@ -114,15 +114,19 @@ class IndependenceMetropolis:
             The chains, with the log weight of every sample and the certificate of the proposals.
 
         Raises:
-            ValueError: if the proposals do not fill the chains, or a weight is NaN or infinite. Also if
-                `start` has another number of chains or no log weights, or only one of the two is annealed.
+            ValueError: if the proposals do not fill the chains, a weight is NaN or +inf, or all weights of a
+                chain are zero. Also if `start` has another number of chains or no log weights, or only one
+                of the two is annealed.
         """
         n_samples = len(proposals.phi) // n_chains if n_chains >= 1 else 0
         used = n_samples * n_chains
         if n_samples < 1:
             raise ValueError(f"{len(proposals.phi)} proposals do not fill {n_chains} chains.")
-        if not bool(proposals.log_weight.isfinite().all()):
-            raise ValueError("Some proposals have NaN or infinite log weights; expected finite ones.")
+        if not bool((proposals.log_weight < torch.inf).all()):
+            raise ValueError(
+                "Some proposals have NaN or infinite log weights; expected finite ones, or -inf for a weight "
+                "of zero."
+            )
         if start is not None:
             _check_continues(start, proposals, n_chains)
         phi = proposals.phi[:used].unflatten(0, (n_samples, n_chains))
@@ -137,7 +141,8 @@ class IndependenceMetropolis:
         accepted = metropolis_accept(log_weight, uniform)
         steps = torch.arange(len(accepted), device=accepted.device)[:, None]
         # The state after step n is the proposal that was accepted last.
-        latest = torch.where(accepted, steps, 0).cummax(0).values[0 if start is None else 1 :]
+        latest = torch.where(accepted, steps, 0).cummax(0).values
+        latest = latest.maximum(_first_with_weight(log_weight))[0 if start is None else 1 :]
         chain = torch.arange(n_chains, device=accepted.device)
         return Chain(
             phi[latest, chain],
@@ -208,6 +213,17 @@ def metropolis_accept(log_weight: Tensor, uniform: Tensor) -> Tensor:
         accepted[step] = log_uniform[step] < log_weight[step] - current
         current = torch.where(accepted[step], log_weight[step], current)
     return accepted.to(uniform.device)
+
+
+def _first_with_weight(log_weight: Tensor) -> Tensor:
+    """Return the first step of each chain whose proposal has a weight, `(n_chains,)`; raise if none has."""
+    given = ~log_weight.isneginf()
+    if not bool(given.any(0).all()):
+        raise ValueError(
+            f"{int((~given.any(0)).sum())} of {log_weight.shape[1]} chains got no proposal whose weight is "
+            f"not zero, of {len(log_weight)} each. Draw more proposals, or train the flow longer."
+        )
+    return given.to(torch.uint8).argmax(0)
 
 
 def _check_continues(start: Chain, proposals: Ensemble, n_chains: int) -> None:
