@@ -23,6 +23,7 @@ from equiflow.interop import (
     save_samples,
 )
 from equiflow.runtime.storage import CheckpointError
+from equiflow.statistics import LowEffectiveSampleSizeWarning
 from equiflow.theories.scalar.observables import phi_squared
 from tests.support.samples import ACTION, a_chain, an_ensemble, same
 from tests.support.strategies import small_flow
@@ -43,8 +44,9 @@ def test_an_ensemble_comes_back_as_it_was(tmp_path, suffix, dtype, certify):
     save_samples(ensemble, path, action=ACTION)
     loaded = load_ensemble(str(path))
     assert same(loaded, ensemble)
-    assert repr(measure(loaded)) == repr(measure(ensemble))  # NaN is not equal to itself
-    assert loaded.log_z() == ensemble.log_z()
+    with pytest.warns(LowEffectiveSampleSizeWarning):  # these few samples are only compared
+        assert repr(measure(loaded)) == repr(measure(ensemble))  # NaN is not equal to itself
+        assert loaded.log_z() == ensemble.log_z()
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 
 
