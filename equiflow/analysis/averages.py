@@ -25,6 +25,7 @@ from equiflow.statistics import (
     error_of_fluctuations,
     error_of_weighted_fluctuations,
     few_effective_samples,
+    tail_factor,
     warn_if_few_effective_samples,
 )
 
@@ -52,6 +53,8 @@ class Observable:
         derived: differentiable function, by torch operations, of the average of each function: 0-d for
             `(batch,)`, `(k,)` for `(batch, k)`. It returns one number, 0-d, or several, `(m,)` or a sequence.
             By default the value is the average itself.
+        heavy_tails: whether to widen the error for heavy tails of the fluctuations, as ratios of high moments
+            need it with a few hundred samples, see `statistics.tail_factor`.
 
     Raises:
         TypeError: if `name` is no text, or something else is no function.
@@ -70,6 +73,7 @@ class Observable:
     name: str
     average: Average | tuple[Average, ...]
     derived: Callable[..., Quantity] | None = None
+    heavy_tails: bool = False
 
     def __post_init__(self) -> None:
         check_type(self.name, str, "name")
@@ -209,8 +213,15 @@ class Averages:
             ValueError: if a quantity is no differentiable function of the averages, or no number.
         """
         values, slopes = self._with_slopes(observables)
-        errors = self.errors(self.fluctuations @ slopes.T, scale=slopes.abs() @ self.means.abs())
+        fluctuations = self.fluctuations @ slopes.T
+        errors = self.errors(fluctuations, scale=slopes.abs() @ self.means.abs())
         shifted = self._quantities(observables, self.means + self.shift)
+        tails = {o.name: o.heavy_tails for o in observables}
+        heavy = [k for k, (name, _) in enumerate(_numbers(shifted)) if tails[name]]
+        # The error grows by the uncertainty of the variance behind it.
+        n_effective = fluctuations[..., 0].numel() / (2 * errors.tau[heavy].clamp(min=0.5))
+        n_effective = n_effective.clamp(min=2)  # also of a constant, whose tau is infinite
+        errors.error[heavy] *= tail_factor(fluctuations[..., heavy].flatten(0, 1), n_effective)
         shift = torch.stack([number for _, number in _numbers(shifted)]) - values
         if not bool(self.shift.isfinite().all()):  # a solve that has not converged bounds no quantity
             shift = torch.full_like(shift, math.inf)

@@ -93,7 +93,7 @@ class LatticeFields:
             Observable("phi_fourth", self.phi_fourth),
             Observable("nearest_neighbour", self.nearest_neighbour),
             Observable("action_density", self.action_density),
-            Observable("binder", moments, lambda m: 1 - m[4] / (3 * m[2].square())),
+            Observable("binder", moments, lambda m: 1 - m[4] / (3 * m[2].square()), heavy_tails=True),
             Observable("structure_factor", correlator, low_momentum),
             Observable("correlation_length", correlator, second_moment_length),
             Observable("pole_mass", correlator, mass),

@@ -5,7 +5,7 @@ function of means, `effective_sample_size` and `log_mean_exp` for weighted sampl
 """
 
 from equiflow.statistics.estimate import Estimate
-from equiflow.statistics.gamma_method import SeriesErrors, error_of_fluctuations
+from equiflow.statistics.gamma_method import SeriesErrors, error_of_fluctuations, tail_factor
 from equiflow.statistics.jackknife import jackknife, jackknife_estimate, jackknife_of_logs
 from equiflow.statistics.reweighting import (
     MIN_EFFECTIVE_SAMPLES,
@@ -49,6 +49,7 @@ __all__ = [
     "log_mean_exp",
     "mean_of_series",
     "normalised_weights",
+    "tail_factor",
     "warn_if_few_effective_samples",
     "weighted_mean",
 ]

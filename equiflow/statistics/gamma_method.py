@@ -5,9 +5,9 @@ Start with `error_of_fluctuations`; `estimate_of_series` calls it for functions 
 The window of the Gamma method is trusted for series whose slow part shows in the first lags, and its numbers
 are kept there. Two kinds of series need more:
 
-- Antithetic series, in which neighbours are anticorrelated. The averages of neighbours
-  `y_t = (x_t + x_{t+1}) / 2` have the same sum of autocovariances, without the alternating part. Their window
-  is taken.
+- Antithetic series, in which neighbours are anticorrelated, or less correlated than next neighbours. The
+  averages of neighbours `y_t = (x_t + x_{t+1}) / 2` have the same sum of autocovariances, without the
+  alternating part. Their window is taken.
 - Series with a weak slow part below a strong fast one. The sums of pairs of autocovariances of a reversible
   chain are positive and fall (Geyer 1992). If all of them up to the first negative one amount to
   significantly more than the window holds, they are taken.
@@ -37,7 +37,7 @@ MIN_REPLICAS = 8
 MAX_TRANSFORMED_VALUES = 2**22
 #: fluctuations below this fraction of the mean are rounding errors
 ROUNDING = 1e-14
-#: standard deviations of rho(1) below 0 from which a series counts as antithetic
+#: standard deviations of rho(1), or of rho(1) - rho(2), below 0 from which a series counts as antithetic
 ANTITHETIC_SIGMAS = 2.0
 #: standard deviations by which sums of pairs must exceed the window to be taken
 PAIR_SIGMAS = 4.0
@@ -128,6 +128,26 @@ def error_of_fluctuations(fluctuations: Tensor, *, scale: Tensor | float = 0.0) 
     return SeriesErrors(*(torch.cat(column) for column in zip(*parts, strict=True)), n, n_chains)
 
 
+def tail_factor(deviations: Tensor, n_effective: Tensor | float | None = None) -> Tensor:
+    """Return by how much heavy tails widen an error, `1 + (kurtosis - 1) / (2 N)`.
+
+    An error from N fluctuations of kurtosis K has itself the relative error `sqrt((K - 1) / N) / 2`, and it
+    is small where the estimate is far off. Student's t distribution would ask for half of the excess. All of
+    it keeps the coverage of ratios of high moments and of the forward ESS.
+
+    Args:
+        deviations: of N samples or blocks from their mean, `(N, ...)`.
+        n_effective: number of independent ones, `(...)`; N by default.
+
+    Returns:
+        Factors, `(...)`; 1 where nothing fluctuates.
+    """
+    square = deviations.square().mean(0)
+    kurtosis = deviations.pow(4).mean(0) / square.square()
+    n_effective = len(deviations) if n_effective is None else n_effective
+    return (1 + (kurtosis - 1) / (2 * n_effective)).nan_to_num(nan=1.0)
+
+
 def _of_replicas(fluctuations: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return errors, tau_int and its errors from the scatter of the averages of independent chains."""
     n, n_chains, _ = fluctuations.shape
@@ -147,14 +167,14 @@ def _gamma_method(fluctuations: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, 
     """Return errors, tau_int and its errors, `(k,)` each."""
     n, n_chains, _ = fluctuations.shape
     total = n * n_chains
-    first, variance, window, tau = _windowed(fluctuations)
+    alternating, variance, window, tau = _windowed(fluctuations)
     constant = variance <= (ROUNDING * scale) ** 2
     # Noise of an anticorrelated series can push the sum below the smallest possible value.
     tau = tau.clamp(min=0.5 / n)
     tau_error = _error_of_tau(tau, window, total)
     # N / (N - 1) makes the error of independent samples exact.
     error = (2 * tau.clamp(min=0.5) * variance / max(total - 1, 1)).sqrt()
-    antithetic = (first < -ANTITHETIC_SIGMAS / math.sqrt(total) * variance) & ~constant
+    antithetic = (alternating < -ANTITHETIC_SIGMAS / math.sqrt(total) * variance) & ~constant
     if n > MIN_CHAIN_LENGTH and bool(antithetic.any()):
         _, of_averages, window, tau_of_averages = _windowed(
             0.5 * (fluctuations[1:] + fluctuations[:-1])[..., antithetic], s_tau=S_TAU_OF_AVERAGES
@@ -182,7 +202,7 @@ def _error_of_tau(tau: Tensor, window: Tensor, total: int) -> Tensor:
 
 
 def _windowed(fluctuations: Tensor, *, s_tau: float = S_TAU) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the autocovariances at lags 1 and 0, the window W and `tau_int = 1/2 + sum_{t <= W} rho(t)`.
+    """Return a measure of alternation, the variance, the window W and `tau_int = 1/2 + sum_{t <= W} rho(t)`.
 
     W is the smallest with `exp(-W / tau_exp) < tau_exp / sqrt(W N)`, where the truncation error falls below
     the statistical error of tau_int (hep-lat/0306017, equations 51 and 52), or the end of the positive pairs.
@@ -207,7 +227,9 @@ def _windowed(fluctuations: Tensor, *, s_tau: float = S_TAU) -> tuple[Tensor, Te
     longer, pairs = _of_positive_pairs(gamma[:end], total)
     noise = 2 * tau.clamp(min=0.25) * ((longer - window).clamp(min=1) / total).sqrt()
     hidden = (longer > window) & (pairs > tau + PAIR_SIGMAS * noise)
-    return gamma[1], variance, torch.where(hidden, longer, window), torch.where(hidden, pairs, tau)
+    # Of a series without alternation, rho(1) and rho(1) - rho(2) are negative by noise only.
+    alternating = torch.minimum(gamma[1], (gamma[1] - gamma[2]) / math.sqrt(2))
+    return alternating, variance, torch.where(hidden, longer, window), torch.where(hidden, pairs, tau)
 
 
 def _of_positive_pairs(gamma: Tensor, total: int) -> tuple[Tensor, Tensor]:

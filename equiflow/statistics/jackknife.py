@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from equiflow.statistics.estimate import Estimate
+from equiflow.statistics.gamma_method import tail_factor
 
 
 def jackknife(
@@ -78,7 +79,9 @@ def jackknife_estimate(function: Callable[..., Tensor], *columns: Tensor, n_bloc
     return Estimate(float(mean), float(error))
 
 
-def jackknife_of_logs(function: Callable[..., Tensor], *log_columns: Tensor, n_blocks: int = 128) -> Estimate:
+def jackknife_of_logs(
+    function: Callable[..., Tensor], *log_columns: Tensor, n_blocks: int = 128, widen: bool = False
+) -> Estimate:
     """Return a function of log-averages `log mean exp(column)` with its jackknife error.
 
     Weights enter by their logarithms, so none overflows.
@@ -87,6 +90,7 @@ def jackknife_of_logs(function: Callable[..., Tensor], *log_columns: Tensor, n_b
         function: takes the log-average of each column and returns a tensor; it must work elementwise.
         log_columns: `(n_samples,)` each, in the order of sampling; -inf is the logarithm of zero.
         n_blocks: number of contiguous blocks (at most the number of samples).
+        widen: whether to widen the error for heavy tails, see `tail_factor`.
 
     Returns:
         The estimate. Its error is infinite if the function is infinite or undefined without one of the
@@ -112,7 +116,8 @@ def jackknife_of_logs(function: Callable[..., Tensor], *log_columns: Tensor, n_b
     if not bool(values.isfinite().all()):
         return Estimate(float(full), math.inf)
     variance = (values - values.mean()).square().sum() * (n_blocks - 1) / n_blocks
-    return Estimate(float(full), float(variance.sqrt()))
+    factor = float(tail_factor(values - values.mean())) if widen else 1.0
+    return Estimate(float(full), factor * float(variance.sqrt()))
 
 
 def zero_or_finite_logs(log_weight: Tensor) -> Tensor:

@@ -15,8 +15,10 @@ from equiflow.statistics.estimate import Estimate
 from equiflow.statistics.jackknife import jackknife_estimate, zero_or_finite_logs
 
 #: number of effective samples, `(sum w)^2 / sum w^2`, below which reweighted averages are unreliable. There
-#: one-sigma errors cover the truth in 30 to 65 % instead of 68 % if the observable goes with the weights.
-MIN_EFFECTIVE_SAMPLES = 100
+#: one-sigma errors cover the truth in 30 to 60 % instead of 68 % if the observable goes with the weights.
+MIN_EFFECTIVE_SAMPLES = 50
+#: effective fraction of the samples from which the weights are not to blame for a small number
+MIN_FRACTION = 0.25
 #: number of samples that the spread in a lower bound of the error is taken from
 N_CONTRIBUTING = 10
 
@@ -28,8 +30,8 @@ class LowEffectiveSampleSizeWarning(UserWarning):
 def few_effective_samples(log_weight: Tensor) -> str:
     """Return "only 3.2 effective samples" if weights leave too few of them, else an empty text.
 
-    Few are less than `MIN_EFFECTIVE_SAMPLES` and less than half of the samples. A small ensemble of good
-    weights has honest errors.
+    Few are less than `MIN_EFFECTIVE_SAMPLES` and less than a quarter of the samples. A small ensemble of
+    even weights has honest errors.
 
     Args:
         log_weight: `-S(phi) - log q(phi)`, `(n_samples,)`; -inf is a weight of zero.
@@ -44,7 +46,7 @@ def few_effective_samples(log_weight: Tensor) -> str:
     if not len(weight):
         return ""
     count = float(weight.sum() ** 2 / weight.square().sum())
-    few = count < min(MIN_EFFECTIVE_SAMPLES, 0.5 * len(weight))
+    few = count < min(MIN_EFFECTIVE_SAMPLES, MIN_FRACTION * len(weight))
     return f"only {count:.{0 if count > 10 else 1}f} effective samples" if few else ""
 
 

@@ -55,7 +55,11 @@ def forward_effective_sample_size(log_weight: Tensor, *, n_blocks: int = 128) ->
     if bool(log_weight.isneginf().any()):  # the mean of 1/w is infinite
         return Estimate(0.0, 0.0)
     return jackknife_of_logs(
-        lambda log_w, log_inverse: (-log_w - log_inverse).exp(), log_weight, -log_weight, n_blocks=n_blocks
+        lambda log_w, log_inverse: (-log_w - log_inverse).exp(),
+        log_weight,
+        -log_weight,
+        n_blocks=n_blocks,
+        widen=True,
     )
 
 

@@ -18,6 +18,7 @@ from equiflow.statistics import (
     effective_sample_size,
     error_of_fluctuations,
     estimate_of_series,
+    forward_effective_sample_size,
     integrated_autocorrelation_time,
     jackknife_estimate,
     log_mean_exp,
@@ -227,3 +228,29 @@ def test_chains_too_short_for_a_window_are_compared_with_each_other(a, n):
     found = means_of_runs(ar1_runs(a, n, 64))
     assert 0.62 <= coverage(found, 0.0) <= 0.74
     assert error_ratio(found) == pytest.approx(1, abs=0.1)
+
+
+@pytest.mark.parametrize("n", [200, 1000])
+def test_binder_cumulant_of_a_few_hundred_independent_samples(n):
+    phi = normal(RUNS, n, 1, 1)
+    found = [measure(Ensemble(run[:, 0], *torch.zeros(2, n))).binder for run in phi]
+    assert 0.62 <= coverage(found, 0.0) <= 0.74
+    # The counter-example: the error of linear propagation, which is small where the cumulant is far off.
+    two, four = (phi[:, :, 0, 0].pow(k) for k in (2, 4))
+    mean_two, mean_four = two.mean(1, keepdim=True), four.mean(1, keepdim=True)
+    slopes = (four - mean_four) / (3 * mean_two**2) - 2 * mean_four / (3 * mean_two**3) * (two - mean_two)
+    narrow = [
+        Estimate(e.mean, float(slope.std()) / math.sqrt(n)) for e, slope in zip(found, slopes, strict=True)
+    ]
+    assert coverage(narrow, 0.0) < coverage(found, 0.0) - 0.01
+
+
+@pytest.mark.parametrize(("sigma", "n_sites"), [(0.8, 4), (0.8, 16), (0.9, 16), (1.1, 16)])
+def test_forward_effective_sample_size_of_a_few_hundred_samples(sigma, n_sites):
+    x = sigma * normal(RUNS, 600, n_sites)
+    log_weight = (0.5 * x.square() * (1 - sigma**-2) - math.log(sigma)).sum(2)
+    found = [forward_effective_sample_size(one) for one in log_weight]
+    exact = (sigma * math.sqrt(2 - sigma**2)) ** n_sites
+    assert 0.62 <= coverage(found, exact) <= 0.76
+    twice = [Estimate(e.mean, 1.96 * e.error) for e in found]
+    assert coverage(twice, exact) > 0.87

@@ -40,7 +40,7 @@ def test_errors_of_dominated_ensembles_cover_the_truth(spread):
     runs = [(normal(1000, seed=seed), spread * normal(1000, seed=10**6 + seed)) for seed in range(300)]
     found = [weighted_mean(*run) for run in runs]
     assert 0.65 <= coverage(found, 0.0) <= 0.85
-    assert all(estimate.note for estimate in found)
+    assert sum(bool(estimate.note) for estimate in found) > 0.9 * len(found)
     # The counter-example trusts a sample that carries all of the weight.
     assert coverage([linear(*run) for run in runs], 0.0) < 0.60
 
@@ -86,9 +86,9 @@ def weighted_mean_with_warning(values: Tensor, log_weight: Tensor) -> Estimate:
 def test_few_effective_samples_are_warned_of_and_noted():
     values, heavy = normal(1000), 3 * normal(1000, seed=1)
     count = 1000 * effective_sample_size(heavy).mean
-    assert 1 < count < 100
+    assert 1 < count < 50
     note = f"only {count:.{0 if count > 10 else 1}f} effective samples"
-    with pytest.warns(LowEffectiveSampleSizeWarning, match=f"{note} of 1000; expected 100") as caught:
+    with pytest.warns(LowEffectiveSampleSizeWarning, match=f"{note} of 1000; expected 50") as caught:
         weighted_mean_with_warning(values, heavy)
     assert caught[0].filename == __file__
     for estimate in (weighted_mean(values, heavy), log_mean_exp(heavy)):

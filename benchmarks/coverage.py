@@ -1,0 +1,154 @@
+"""Do one-sigma errors cover the truth two times in three, and 1.96 sigma 19 times in 20?
+
+Means of Markov chains by the Gamma method: AR(1) series of every correlation, sums of a fast and a slow one,
+and HMC on a free field, whose autocorrelation is known in closed form. Reweighted means with few effective
+samples, where weights and observable are independent, or both come from a target that is wider than the
+model. The last columns are the mean claimed error over the scatter of the means, and tau_int over the exact
+one. A series of less than 50 tau_int cannot know its slow part; its estimates say so in print.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy.signal import lfilter
+from torch import Tensor
+
+from equiflow import HMC, FreeScalar, Lattice
+from equiflow.statistics import Estimate, error_of_fluctuations, weighted_mean
+
+AR = (-0.95, -0.9, -0.5, 0.0, 0.5, 0.9, 0.98)
+#: coefficient and amplitude of a fast and of a slow series
+MIXTURES = (
+    ((-0.9, 0.8), (0.98, 0.2)),
+    ((-0.9, 0.5), (0.98, 0.5)),
+    ((-0.5, 0.8), (0.9, 0.2)),
+    ((0.0, 0.95), (0.98, 0.2)),
+)
+#: steps and chains
+LENGTHS = ((4000, 1), (500, 8), (400, 1), (100, 1), (30, 1), (5, 64))
+#: standard deviations of log weights
+WEIGHT_SPREADS = (0.5, 2.0, 3.0, 5.0, 40.0)
+#: width of 16 normal variables of the target, in units of those of the model
+WIDTHS = (0.8, 0.9, 1.15, 1.25)
+
+
+def ar1(a: float, n: int, n_chains: int, n_runs: int, rng: np.random.Generator) -> Tensor:
+    """Return stationary series `x' = a x + noise` of unit variance, `(n, n_chains, n_runs)`."""
+    noise = rng.standard_normal((n, n_chains * n_runs))
+    noise[1:] *= math.sqrt(1 - a * a)
+    return torch.from_numpy(lfilter([1.0], [1.0, -a], noise, axis=0)).unflatten(1, (n_chains, n_runs))
+
+
+def tau_of(a: float) -> float:
+    """Return the integrated autocorrelation time of an AR(1) series."""
+    return 0.5 * (1 + a) / (1 - a)
+
+
+def row(name: str, found: list[Estimate], truth: float, tau: float | None = None) -> dict[str, object]:
+    """Print and return one line of the table."""
+    distances = torch.tensor([abs(e.mean - truth) / e.error for e in found])
+    scatter = torch.tensor([e.mean for e in found]).std()
+    numbers = {
+        "within 1": float((distances <= 1).double().mean()),
+        "within 1.96": float((distances <= 1.96).double().mean()),
+        "error / scatter": float(torch.tensor([e.error for e in found]).mean() / scatter),
+        "noted": sum(bool(e.note) for e in found) / len(found),
+    }
+    if tau is not None:
+        numbers["tau / exact"] = sum(e.tau_int or 0.5 for e in found) / len(found) / tau
+    print(f"{name:<44}", "  ".join(f"{key} {value:.2f}" for key, value in numbers.items()), flush=True)
+    return {"name": name, "runs": len(found)} | numbers
+
+
+def means(runs: Tensor) -> list[Estimate]:
+    """Return the mean of each run, `(n, n_chains, n_runs)`."""
+    averages = runs.mean((0, 1))
+    errors = error_of_fluctuations(runs - averages)
+    return [errors.estimate(k, mean) for k, mean in enumerate(averages.tolist())]
+
+
+def chains(n_runs: int, rng: np.random.Generator) -> list[dict[str, object]]:
+    """Measure the means of AR(1) series and of their mixtures."""
+    rows = []
+    for n, n_chains in LENGTHS:
+        for a in AR:
+            name = f"AR({a}), {n} steps, chains: {n_chains}"
+            rows.append(row(name, means(ar1(a, n, n_chains, n_runs, rng)), 0.0, tau_of(a)))
+        for (fast, size), (slow, other) in MIXTURES:
+            series = size * ar1(fast, n, n_chains, n_runs, rng) + other * ar1(slow, n, n_chains, n_runs, rng)
+            tau = (size**2 * tau_of(fast) + other**2 * tau_of(slow)) / (size**2 + other**2)
+            name = f"{size} AR({fast}) + {other} AR({slow}), {n} steps, chains: {n_chains}"
+            rows.append(row(name, means(series), 0.0, tau))
+    return rows
+
+
+def hmc(n_runs: int, seed: int) -> list[dict[str, object]]:
+    """Measure `phi(0)` and M along HMC on a free field, where each chain is one run."""
+    m2, side = 0.03, 8
+    action = FreeScalar(Lattice((side, side)), m2=m2)
+    sampler = HMC(action, step_size=0.05, trajectory_length=1.0)
+    generator = torch.Generator().manual_seed(seed)
+    chain = sampler.sample(2000, n_chains=n_runs, n_thermalisation=300, generator=generator)
+    k2 = 4 * torch.sin(math.pi * torch.arange(side, dtype=torch.float64) / side) ** 2
+    omega = (2 * (k2[:, None] + k2 + m2)).sqrt()
+    # A trajectory of length t in [1/2, 3/2] multiplies a mode by cos(omega t).
+    kept, variance = (torch.sin(1.5 * omega) - torch.sin(0.5 * omega)) / omega, 1 / omega**2
+    modes = 0.5 * (1 + kept) / (1 - kept)
+    site = float((variance * modes).sum() / variance.sum())
+    rows = []
+    for name, values, tau in (
+        ("phi(0)", chain.samples[:, :, 0, 0], site),
+        ("M", chain.samples.mean((2, 3)), float(modes[0, 0])),
+    ):
+        found = means(values.double()[:, None])
+        rows.append(row(f"HMC, free field {side}^2, m2 = {m2}, {name}", found, 0.0, tau))
+    return rows
+
+
+def weights(n_runs: int, seed: int) -> list[dict[str, object]]:
+    """Measure reweighted means of 1000 samples."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    rows = []
+    for spread in WEIGHT_SPREADS:
+        found = [weighted_mean(normal(1000), spread * normal(1000)) for _ in range(n_runs)]
+        rows.append(row(f"log weights of width {spread}, independent", found, 0.0))
+    for width in WIDTHS:
+        found = []
+        for _ in range(n_runs):
+            x = normal(1000, 16)
+            log_weight = 0.5 * (x.square() * (1 - width**-2)).sum(1)
+            found.append(weighted_mean(x.square().mean(1), log_weight))
+        ess = (width * math.sqrt(2 - width**2)) ** 16
+        rows.append(row(f"target of width {width}, ESS {ess:.2f}", found, width**2))
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--runs", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    print(f"float64, torch {torch.__version__}, {arguments.runs} runs, seed {arguments.seed}")
+    rng = np.random.default_rng(arguments.seed)
+    rows = chains(arguments.runs, rng)
+    rows += weights(arguments.runs, arguments.seed)
+    rows += hmc(min(arguments.runs, 400), arguments.seed)
+    if arguments.out:
+        arguments.out.write_text(json.dumps(rows, indent=1))
+
+
+if __name__ == "__main__":
+    main()
