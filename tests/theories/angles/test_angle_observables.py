@@ -68,6 +68,17 @@ def test_a_vortex_and_its_antivortex():
     assert not vorticity(0.3 * x[None] * 0).any()
 
 
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_vortices_are_counted_in_every_plane(axis):
+    # A vortex and its antivortex in one plane, alike in all planes parallel to it: 2 of 64 plaquettes there.
+    x, y = torch.meshgrid(torch.arange(8.0), torch.arange(8.0), indexing="ij")
+    pair = torch.atan2(y - 3.5, x - 1.5) - torch.atan2(y - 3.5, x - 5.5)
+    stacked = torch.stack([pair] * 3, axis)[None]
+    assert float(vortex_density(stacked)) == pytest.approx(2 / 64 / 3)
+    plane = tuple(mu for mu in range(3) if mu != axis)
+    assert float(vorticity(stacked, plane).abs().mean()) == pytest.approx(2 / 64)
+
+
 def test_a_third_of_all_plaquettes_of_independent_angles_has_a_vortex():
     """The sum of three uniform angles in [-pi, pi) lies outside [-pi, pi) with probability 1/3."""
     theta = UniformAngles(Angles(Lattice((16, 16)))).rsample(400, torch.Generator().manual_seed(0))
