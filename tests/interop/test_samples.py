@@ -46,7 +46,7 @@ def test_an_ensemble_comes_back_as_it_was(tmp_path, suffix, dtype, certify):
     assert same(loaded, ensemble)
     with pytest.warns(LowEffectiveSampleSizeWarning):  # these few samples are only compared
         assert repr(measure(loaded)) == repr(measure(ensemble))  # NaN is not equal to itself
-        assert loaded.log_z() == ensemble.log_z()
+    assert loaded.log_z() == ensemble.log_z()
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 
 
