@@ -138,11 +138,19 @@ def compare_directions(
     n_blocks = _block_count(series)
     unknown = Estimate(-math.inf, math.inf)  # a weight of zero makes the means of log w and of 1/w infinite
     possible = not bool(series.isneginf().any())
+    forward_ess = forward_effective_sample_size(target_log_weight, n_blocks=n_blocks)
     log_z_forward = _log_z_forward(target_log_weight, n_blocks) if possible else unknown
+    given = float((~model.isneginf()).double().mean())
+    if given < 1:  # target samples do not see where the target vanishes; there 1/w has no average
+        forward_ess = replace(forward_ess, mean=given * forward_ess.mean, error=given * forward_ess.error)
+        of_given = math.sqrt((1 - given) / (given * len(model)))
+        log_z_forward = Estimate(
+            log_z_forward.mean + math.log(given), math.hypot(log_z_forward.error, of_given)
+        )
     log_z = ensemble.log_z()
     estimates = {
         "reverse_ess": ensemble.effective_sample_size(),
-        "forward_ess": forward_effective_sample_size(target_log_weight, n_blocks=n_blocks),
+        "forward_ess": forward_ess,
         "lower_bound": unknown
         if bool(model.isneginf().any())
         else jackknife_estimate(lambda mean: mean, model),

@@ -5,8 +5,18 @@ import math
 import pytest
 import torch
 
-from equiflow import HMC, EquivariantCNF, FreeField, Lattice, OrbitConvField, Phi4, SymmetryGroup, fit
-from equiflow.analysis import diagnose
+from equiflow import (
+    HMC,
+    Ensemble,
+    EquivariantCNF,
+    FreeField,
+    Lattice,
+    OrbitConvField,
+    Phi4,
+    SymmetryGroup,
+    fit,
+)
+from equiflow.analysis import compare_directions, diagnose
 from equiflow.ode.solver import Solver
 from equiflow.samplers import importance_sample
 from equiflow.statistics import bridge_log_z, log_mean_exp
@@ -105,3 +115,28 @@ def test_bridge_is_exact_for_a_perfect_model_and_refuses_nan():
     assert bridge_log_z(constant, constant).mean == pytest.approx(2.5, abs=1e-9)
     with pytest.raises(ValueError, match="finite"):
         bridge_log_z(torch.tensor([0.0, math.nan]), constant)
+
+
+def test_a_target_that_vanishes_where_the_model_does_not_is_covered():
+    generator = torch.Generator().manual_seed(0)
+    model, target = torch.randn(2, 8000, 1, 1, generator=generator, dtype=torch.float64)
+    target = target.abs()  # the half of a normal density, with Z = 1/2 in units of the model
+    log_weight = torch.where(model > 0, 0.0, -math.inf).flatten()
+    ensemble = Ensemble(model, torch.zeros(8000), log_weight)
+    found = compare_directions(ensemble, target, torch.zeros(8000), n_chains=4)
+    assert found.ok, found.warnings
+    for log_z in (found.log_z_reverse, found.log_z_forward, found.log_z_bridge):
+        assert abs(log_z.sigmas_from(-math.log(2))) < 4
+        assert 0 < log_z.error < 0.05
+    for ess in (found.reverse_ess, found.forward_ess):
+        assert ess.mean == pytest.approx(0.5, abs=0.03)
+    assert (found.lower_bound.mean, found.upper_bound.mean) == (-math.inf, 0.0)
+
+
+def test_a_model_that_vanishes_on_target_samples_does_not_cover_it():
+    generator = torch.Generator().manual_seed(0)
+    model, target = torch.randn(2, 400, 1, 1, generator=generator, dtype=torch.float64)
+    log_weight = torch.where(target.flatten() > 1, -math.inf, 0.0)  # impossible samples
+    found = compare_directions(Ensemble(model, torch.zeros(400), torch.zeros(400)), target, log_weight)
+    assert (found.forward_ess.mean, found.upper_bound.mean) == (0.0, -math.inf)
+    assert any("Forward ESS" in warning for warning in found.warnings)
