@@ -56,9 +56,9 @@ class Particles(Space):
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float64,
     ) -> Tensor:
-        """Draw particles near the places of a compact grid of spacing 1, so that none are close together.
+        """See `Space.initial`; particles are near the places of a compact grid of spacing 1, so none meet.
 
-        Which particle has which place is random. See `Space.initial`.
+        Which particle has which place is random.
         """
         places = self._places().to(device, dtype)
         order = torch.rand(n, self.number, generator=generator, device=device).argsort(1)

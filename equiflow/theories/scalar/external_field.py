@@ -86,7 +86,7 @@ class ExternalField(Action):
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float64,
     ) -> Tensor:
-        """Draw starts of S, see `Action.initial`."""
+        """See `Action.initial`; the fields are those of S."""
         return self.action.initial(n, generator, device=device, dtype=dtype)
 
     def __repr__(self) -> str:
