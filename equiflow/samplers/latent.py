@@ -78,7 +78,7 @@ class LatentAction(Action):
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float64,
     ) -> Tensor:
-        """Draw weak noise, see `Action.initial`."""
+        """See `Action.initial`; the result is weak noise."""
         # Not what `Space.initial` draws: those are configurations.
         return 0.1 * torch.randn((n, *self.space.shape), generator=generator, device=device, dtype=dtype)
 
