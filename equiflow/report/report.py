@@ -47,6 +47,9 @@ class Report:
         ensemble: fresh weighted samples of the flow.
         chain: samples of the target from a Markov chain such as HMC. Without them, results that need both
             directions are left out. For an `ExtendedAction` these are samples of the field alone.
+
+    Raises:
+        TypeError: if the configurations are not real fields on a lattice, whose observables a report shows.
     """
 
     flow: Flow
@@ -54,6 +57,14 @@ class Report:
     history: History
     ensemble: Ensemble
     chain: Chain | None = None
+
+    def __post_init__(self) -> None:
+        action = self.action.action if isinstance(self.action, ExtendedAction) else self.action
+        if action.space.sites is None or action.space.has_windings:
+            raise TypeError(
+                "A report shows observables of real fields on a lattice, a Lattice or Multiplet; got "
+                f"{action.space}. For other theories use equiflow.analysis.estimate_observables."
+            )
 
     @property
     def certificate(self) -> Certificate:

@@ -155,7 +155,7 @@ class TrainingRun:
         fetched = [value.loss, norm] if ess is None else [value.loss, norm, ess]
         loss, norm_value, *ess_value = torch.stack([entry.double() for entry in fetched]).tolist()
         if not (math.isfinite(loss) and math.isfinite(norm_value)):
-            raise self._diverged(f"loss {loss}, gradient norm {norm_value}")
+            raise self._outside(value) or self._diverged(f"loss {loss}, gradient norm {norm_value}")
         self.history.append(
             step=self.step,
             loss=loss,
@@ -164,6 +164,18 @@ class TrainingRun:
             learning_rate=rate,
             nfe=value.nfe,
             seconds=self._seconds_before + time.perf_counter() - self._started,
+        )
+
+    def _outside(self, value: ObjectiveValue) -> TrainingDivergedError | None:
+        """Return the error to raise if the flow draws samples where the action is infinite; else None."""
+        n_outside = 0 if value.log_weight is None else int(value.log_weight.isneginf().sum())
+        if not n_outside:
+            return None
+        return TrainingDivergedError(
+            f"At step {self.step} the action is infinite for {n_outside} model samples: the target has no "
+            "density where the flow has some, so their reverse divergence is infinite. Train by "
+            "ForwardKL(samples), or give the action a finite, steep wall.",
+            self.history,
         )
 
     def _diverged(self, what: str) -> TrainingDivergedError:

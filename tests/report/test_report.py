@@ -13,7 +13,9 @@ from torch import Tensor
 
 from equiflow import (
     HMC,
+    Angles,
     AugmentedFlow,
+    CoulombGas,
     EquivariantCNF,
     Estimate,
     ExtendedAction,
@@ -21,9 +23,11 @@ from equiflow import (
     FreeField,
     Lattice,
     OrbitConvField,
+    Particles,
     Phi4,
     ReverseKL,
     Solver,
+    XYModel,
     fit,
     importance_sample,
 )
@@ -286,6 +290,17 @@ def test_a_flow_that_cannot_be_saved_is_left_out(tmp_path):
     lattice = Lattice((3, 3))
     flow, action = Shifted(lattice, FreeField(lattice)), Phi4(lattice, m2=1.0, lam=0.5)
     ensemble = importance_sample(flow, action, 128, certify=16, generator=torch.Generator().manual_seed(0))
-    Report(flow, action, History(), ensemble).save(tmp_path)
+    with pytest.warns(UserWarning, match="effective samples"):  # the flow is no good one
+        Report(flow, action, History(), ensemble).save(tmp_path)
     assert (tmp_path / "results.json").exists()
     assert not (tmp_path / "flow.pt").exists()
+
+
+@pytest.mark.parametrize(
+    "action", [XYModel(Angles(Lattice((4, 4))), beta=0.5), CoulombGas(Particles(3, 2), beta=1.0)]
+)
+def test_a_report_of_other_theories_is_refused_before_anything_is_printed(action):
+    flow = EquivariantCNF(action.space)
+    ensemble = importance_sample(flow, action, 200, certify=0)
+    with pytest.raises(TypeError, match=r"real fields on a lattice.*estimate_observables"):
+        Report(flow, action, History(), ensemble)

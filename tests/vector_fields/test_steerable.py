@@ -21,7 +21,7 @@ from equiflow.theories.base.lattice import Lattice
 from equiflow.theories.base.symmetry import SymmetryGroup
 from equiflow.theories.scalar.phi4 import Phi4
 from equiflow.training import fit
-from equiflow.vector_fields import SteerableField
+from equiflow.vector_fields import DeepSteerableField, SteerableField
 from tests.support.saved_flows import assert_saved_flow_loads_bitwise_equal
 from tests.support.strategies import configurations, needs
 
@@ -205,3 +205,12 @@ def test_without_escnn_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "escnn", None)
     with pytest.raises(ImportError, match=r"pip install '\.\[steerable\]'"):
         SteerableField(Lattice((4, 4)), representation=["trivial"])
+
+
+@needs("escnn")
+@pytest.mark.parametrize("family", [SteerableField, DeepSteerableField])
+@pytest.mark.parametrize("value", [-1, 0.0, float("nan"), float("inf"), True, "8"])
+def test_a_largest_frequency_that_is_no_positive_number_is_refused(family, value):
+    expected = TypeError if value is True or isinstance(value, str) else ValueError
+    with pytest.raises(expected, match=r"max_frequency"):
+        family(Lattice((4, 4)), max_frequency=value)

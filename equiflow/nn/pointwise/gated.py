@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from equiflow.nn.pointwise.base import Pointwise
+from equiflow.runtime.checks import check_type
 
 
 class GatedPointwise(Pointwise):
@@ -25,11 +26,13 @@ class GatedPointwise(Pointwise):
         odd: whether `G(-u) = -G(u)`.
 
     Raises:
+        TypeError: if `max_frequency` is not a number.
         ValueError: if `max_frequency` is not positive and finite.
     """
 
     def __init__(self, sizes: Sequence[int], *, max_frequency: float = 8.0, odd: bool = True) -> None:
         super().__init__()
+        check_type(max_frequency, (float, int), "max_frequency")
         if not 0 < max_frequency < math.inf:
             raise ValueError(f"Expected max_frequency > 0, finite; got {max_frequency}.")
         dtype = torch.get_default_dtype()

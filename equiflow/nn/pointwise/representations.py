@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from equiflow.nn.pointwise.base import Pointwise
+from equiflow.runtime.checks import check_type
 
 
 class FieldwisePointwise(Pointwise):
@@ -29,6 +30,7 @@ class FieldwisePointwise(Pointwise):
         odd: whether `G(-u) = -G(u)`. If not, the fields without signs also have cosines.
 
     Raises:
+        TypeError: if `max_frequency` is not a number.
         ValueError: if `max_frequency` is not positive and finite.
     """
 
@@ -43,6 +45,7 @@ class FieldwisePointwise(Pointwise):
         odd: bool = True,
     ) -> None:
         super().__init__()
+        check_type(max_frequency, (float, int), "max_frequency")
         if not 0 < max_frequency < math.inf:
             raise ValueError(f"Expected max_frequency > 0, finite; got {max_frequency}.")
         self.dim = dim

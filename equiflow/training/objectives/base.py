@@ -71,13 +71,15 @@ class ObjectiveValue:
     def ess(self) -> Tensor | None:
         """Effective sample size on the batch, 0-d, in float64.
 
-        The reverse ESS `(sum w)^2 / (n sum w^2)` if there are model samples, else the forward ESS
+        A log weight of -inf is a weight of zero; if all are zero, the ESS is 0. It is the
+        reverse ESS `(sum w)^2 / (n sum w^2)` if there are model samples, else the forward ESS
         `1 / (mean w mean 1/w)` if there are target samples, else None.
         """
         if self.log_weight is not None:
             log_weight = _comparable(self.log_weight.double())
             log_n = math.log(len(log_weight))
-            return (2 * log_weight.logsumexp(0) - (2 * log_weight).logsumexp(0) - log_n).exp()
+            ess = (2 * log_weight.logsumexp(0) - (2 * log_weight).logsumexp(0) - log_n).exp()
+            return ess.masked_fill(log_weight.isneginf().all(), 0.0)
         if self.target_log_weight is not None:
             log_weight = self.target_log_weight.double()
             log_n = math.log(len(log_weight))
@@ -90,7 +92,9 @@ def _comparable(log_weight: Tensor) -> Tensor:
     if log_weight.dim() == 1:
         return log_weight
     log_z = log_weight.logsumexp(1, keepdim=True) - math.log(log_weight.shape[1])
-    return (log_weight - log_z + log_z.mean()).flatten()
+    weighed = ~log_z.isneginf()  # a row without any weight has no log Z, and stays without
+    mean = log_z.masked_fill(~weighed, 0.0).sum() / weighed.sum()
+    return (log_weight - log_z + mean).masked_fill(~weighed, -math.inf).flatten()
 
 
 class Objective(Protocol):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
 import torch
 
 from equiflow import (
+    Action,
+    EquivariantCNF,
     ExtendedAction,
     FlowMatching,
     ForwardKL,
@@ -17,6 +20,9 @@ from equiflow import (
     PathGradient,
     Phi4,
     ReverseKL,
+    Solver,
+    SymmetryGroup,
+    TrainingDivergedError,
     fit,
     forward_effective_sample_size,
     log_weights,
@@ -155,3 +161,53 @@ def test_an_objective_without_weights_must_say_its_loss():
     both = ObjectiveValue(torch.zeros(()), torch.tensor([0.0, 1.0]), 0)
     assert float(both.loss) == -0.5
     assert replace(both, value=torch.ones(())).loss == 1
+
+
+def value_of(log_weight):
+    return ObjectiveValue(torch.zeros(()), log_weight, 0)
+
+
+def test_log_weights_of_minus_infinity_are_zero_weights_of_the_effective_sample_size():
+    log_weight = torch.tensor([0.3, -math.inf, -0.5, 1.1], dtype=torch.float64)
+    w = torch.tensor([math.exp(0.3), 0.0, math.exp(-0.5), math.exp(1.1)], dtype=torch.float64)
+    expected = w.sum() ** 2 / (4 * w.square().sum())
+    torch.testing.assert_close(value_of(log_weight).ess, expected)
+    assert value_of(torch.full((4,), -math.inf)).ess == 0.0
+    assert value_of(torch.tensor([0.0, math.nan])).ess.isnan()
+
+
+def test_a_row_without_any_weight_counts_as_samples_of_weight_zero():
+    row = torch.tensor([0.3, -0.2, 1.0], dtype=torch.float64)
+    empty = torch.full((3,), -math.inf, dtype=torch.float64)
+    alone = value_of(row).ess
+    torch.testing.assert_close(value_of(torch.stack([row, empty])).ess, alone / 2)
+    torch.testing.assert_close(value_of(torch.stack([row, row + 5])).ess, alone)
+
+
+class Wall(Action):
+    """No density where the field is negative on average."""
+
+    def forward(self, phi):
+        axes = self.lattice.axes
+        return torch.where(phi.sum(axes) > 0, phi.square().sum(axes), math.inf)
+
+    def grad(self, phi):
+        return 2 * phi
+
+
+@pytest.mark.parametrize("objective", [ReverseKL(), PathGradient(), InversePathGradient()], ids=repr)
+def test_a_target_without_density_where_the_flow_has_some_is_named(objective):
+    lattice = Lattice((2, 2))
+    group = SymmetryGroup(lattice, z2=False)
+    flow = EquivariantCNF(lattice, group=group, solver=Solver("rk5", steps=4))
+    with pytest.raises(TrainingDivergedError, match=r"action is infinite for \d+ model samples.*ForwardKL"):
+        fit(flow, Wall(lattice), steps=2, batch_size=32, objective=objective)
+
+
+def test_maximum_likelihood_trains_on_a_target_with_walls():
+    lattice = Lattice((2, 2))
+    group = SymmetryGroup(lattice, z2=False)
+    flow = EquivariantCNF(lattice, group=group)
+    samples = torch.randn(256, 2, 2, generator=torch.Generator().manual_seed(0)).abs()
+    history = fit(flow, Wall(lattice), steps=20, batch_size=64, objective=ForwardKL(samples))
+    assert history.loss[-1] < history.loss[0]
