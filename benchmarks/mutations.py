@@ -737,14 +737,33 @@ MUTANTS = (
     Mutant(
         "certificate sees one sign only",
         "flows/certificate.py",
-        "float((finer - current).abs().max())",
-        "float((finer - current).max())",
+        "return float(change.abs().max())",
+        "return float(change.max())",
         "the largest error of a log weight has no sign",
         (
             "flows/test_cnf.py::test_certificate_predicts_the_true_error_of_the_log_weights",
             "flows/test_cnf.py::test_certificate_without_action_sees_the_error_of_the_sampled_log_prob",
             "flows/test_cnf.py::test_certificate_shrinks_with_a_finer_solver_and_fires_for_a_coarse_one",
         ),
+    ),
+    Mutant(
+        "systematic without its factor",
+        "flows/certificate.py",
+        "2**order / (2**order - 1)",
+        "1.0",
+        "a change under twice the steps is not the whole error",
+        (
+            "flows/test_certificate.py::test_the_solver_error_is_the_distance_from_an_exact_solve_of_the_same_"
+            "samples",
+        ),
+    ),
+    Mutant(
+        "unconverged solve with a small error",
+        "flows/certificate.py",
+        "if not self.converged:",
+        "if False:",
+        "an unconverged solve bounds no result",
+        ("flows/test_certificate.py::test_a_solve_that_has_not_converged_bounds_no_result_and_says_so",),
     ),
     Mutant(
         "solver error not passed on",
@@ -876,7 +895,7 @@ MUTANTS = (
     Mutant(
         "optimiser starts anew",
         "training/run.py",
-        'self.optimiser.load_state_dict(state["optimiser"])',
+        'self.optimiser.load_state_dict(with_all_options(state["optimiser"], self.optimiser))',
         "pass",
         "a resumed run is the uninterrupted one",
         (
