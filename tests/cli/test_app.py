@@ -169,6 +169,7 @@ def test_to_look_at_a_lock_does_not_take_it(run):
     fcntl = pytest.importorskip("fcntl")
     with open(run.folder / LOCK_FILE) as file:
         fcntl.flock(file, fcntl.LOCK_SH)
+        assert is_locked(run.folder) is False  # somebody else looks at it, too
         threading.Timer(0.05, fcntl.flock, (file, fcntl.LOCK_UN)).start()
         with locked(run.folder):
             assert is_locked(run.folder)

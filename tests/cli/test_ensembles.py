@@ -13,11 +13,11 @@ import torch
 from equiflow import Angles, CoulombGas, Lattice, ONModel, Particles, Phi4, XYModel
 from equiflow.cli import ensembles
 from equiflow.cli.flow_files import action_from
-from equiflow.cli.run.folder import Run
+from equiflow.cli.run.folder import Run, start_flow
 from equiflow.interop import describe_samples, load_ensemble
 from equiflow.theories.multiplets.space import Multiplet
 from tests.support import distributed_jobs as jobs
-from tests.support.cli_runs import Executioner, KilledError, invoke, succeed, tiny, trained
+from tests.support.cli_runs import Executioner, KilledError, invoke, parse, succeed, tiny, trained
 from tests.support.strategies import needs
 
 #: a target so near the prior that few samples measure it well
@@ -173,6 +173,7 @@ def test_a_run_of_another_device_is_sampled_reported_and_checked_here(tmp_path):
     (folder / "checkpoints" / "best.pt").unlink()  # from here on, the latest checkpoint has to do
     assert "latest.pt" in succeed("sample", "-n", 8, folder, "--device", "cpu", "--force")
     assert "cuda:99" in config.read_text()
+    assert start_flow(parse("", f"start.flow={folder}")).device.type == "cpu"
     assert "unknown device 'gpu'" in refused("sample", folder, "--device", "gpu", "--force")
 
 

@@ -49,7 +49,7 @@ def _decoded(content: bytes) -> str:
     Line ends become those of Python.
     """
     marked = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    text = content.decode("utf-16" if marked else "utf-8-sig")
+    text = content.decode("utf-16" if marked else "utf-8")
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -68,7 +68,7 @@ def parse_config(text: str, *, source: str, overrides: Iterable[str] = ()) -> Co
         ConfigError: if the text is no TOML, or a key is unknown, missing or ill-typed.
     """
     try:
-        content = tomllib.loads(text.removeprefix("\ufeff"))
+        content = tomllib.loads(text.removeprefix("\ufeff"))  # some editors mark files in UTF-8
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{source} is not valid TOML: {error}.") from error
     apply_overrides(content, overrides)
