@@ -125,7 +125,8 @@ def error_of_fluctuations(fluctuations: Tensor, *, scale: Tensor | float = 0.0) 
         _gamma_method(part, bound)
         for part, bound in zip(fluctuations.split(width, 2), scale.split(width), strict=True)
     ]
-    return SeriesErrors(*(torch.cat(column) for column in zip(*parts, strict=True)), n, n_chains)
+    error, tau, tau_error = (torch.cat(column) for column in zip(*parts, strict=True))
+    return SeriesErrors(error, tau, tau_error, n, n_chains)
 
 
 def tail_factor(deviations: Tensor, n_effective: Tensor | float | None = None) -> Tensor:
