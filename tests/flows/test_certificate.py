@@ -431,3 +431,13 @@ def test_samples_of_weight_zero_are_no_error_of_log_q():
     ensemble = importance_sample(flow, action, 512, generator=torch.Generator().manual_seed(1))
     assert ensemble.log_z().systematic < 1e-2
     assert ensemble.mean(phi_squared).systematic < 1e-2
+
+
+def test_inference_mode_changes_no_certificate():
+    flow = flow_with(Solver("rk4", steps=4), scale=0.1)
+    make = lambda: flow.certificate(8, action=ACTION, generator=torch.Generator().manual_seed(0))  # noqa: E731
+    expected = make()
+    with torch.inference_mode():
+        found = make()
+        assert found == expected
+        assert found.error_of(mean_of) == expected.error_of(mean_of)

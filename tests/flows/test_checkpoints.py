@@ -142,3 +142,12 @@ def test_only_whole_names_of_submodules_are_replaced():
     state = {"a.b.w": 1, "ab.w": 2, "x.a.w": 3, "a": 4}
     assert with_current_names(state, {"a": "c"}) == {"c.b.w": 1, "ab.w": 2, "x.a.w": 3, "a": 4}
     assert with_current_names(state, {"a": "c"}, "x.") == {"a.b.w": 1, "ab.w": 2, "x.c.w": 3, "a": 4}
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99"])
+def test_a_device_that_is_not_here_is_no_damage_of_the_file(device, tmp_path):
+    EquivariantCNF(Lattice((2, 2))).save(tmp_path / "flow.pt")
+    with pytest.raises((ValueError, RuntimeError), match=r"device") as caught:
+        EquivariantCNF.load(tmp_path / "flow.pt", device=device)
+    assert not isinstance(caught.value, CheckpointError)
+    assert "damaged" not in str(caught.value)
