@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch import Tensor
 
@@ -13,6 +15,7 @@ from equiflow.runtime.checks import check_count, check_type
 from equiflow.samplers.acceptance import Outcome, mean_outcome, metropolis
 from equiflow.samplers.importance import Ensemble, importance_sample, log_weights
 from equiflow.samplers.kernel import Chain, Kernel
+from equiflow.samplers.moves import UPDATES_BEFORE_STUCK
 from equiflow.samplers.samples import certificate_of
 from equiflow.theories.base.action import Action
 
@@ -54,7 +57,7 @@ class IndependenceMetropolis:
             generator: source of randomness, on the flow's device.
 
         Returns:
-            The chains, with the log weight of every sample.
+            The chains, with the log weight of every sample. A warning says if no proposal was accepted.
 
         Raises:
             TypeError: if a count is not an integer.
@@ -85,9 +88,16 @@ class IndependenceMetropolis:
             )
             last = self.from_ensemble(proposals, n_chains=n_chains, start=last, generator=generator)
             blocks.append(last)
+        acceptance = torch.cat([block.acceptance for block in blocks])
+        if len(acceptance) >= UPDATES_BEFORE_STUCK and not bool(acceptance.any()):
+            warnings.warn(
+                f"No chain of {n_chains} accepted any of {len(acceptance)} proposals, so averages are those "
+                "of the first fields. Train the flow longer, or draw more samples.",
+                stacklevel=2,
+            )
         return Chain(
             torch.cat([block.samples for block in blocks]),
-            torch.cat([block.acceptance for block in blocks]),
+            acceptance,
             certificate=certificate,
             log_weight=torch.cat([block.log_weight for block in blocks if block.log_weight is not None]),
         )

@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
-from equiflow import HMC, Action, Alternate, Kernel, Lattice, LocalMetropolis, Phi4, SwendsenWang, Wolff
+from equiflow import (
+    HMC,
+    Action,
+    Alternate,
+    IndependenceMetropolis,
+    Kernel,
+    Lattice,
+    LocalMetropolis,
+    Phi4,
+    SwendsenWang,
+    Wolff,
+)
 from equiflow.oracles import transfer_matrix
 from equiflow.samplers.acceptance import Outcome
 from equiflow.samplers.moves import check_moves, stuck_chains
 from equiflow.theories.scalar.observables import phi_squared
-from tests.support.updates import generator
+from tests.support.updates import coarse_flow, generator
 
 ACTION = Phi4(Lattice((4, 4)), m2=-1.0, lam=2.0)
 
@@ -58,6 +70,18 @@ def test_clusters_alone_are_warned_of_and_their_averages_are_wrong(kind: Callabl
         assert abs(float(phi_squared(chain.configurations).mean()) - truth) > 0.5 * truth
     mixed = Alternate(HMC(action), kind(action)).sample(200, n_chains=16, generator=generator())
     assert abs(mixed.mean(phi_squared).sigmas_from(truth)) < 4
+
+
+def test_independent_proposals_that_are_all_rejected_are_warned_of():
+    action = Phi4(Lattice((3,)), m2=-1.0, lam=0.8)
+    sampler = IndependenceMetropolis(coarse_flow(action.lattice), action)
+    options = {"certify": 0, "batch_size": 12, "generator": generator()}
+    good = sampler.sample(4, n_chains=3, **options)
+    best = replace(good, log_weight=torch.full((4, 3), 50.0))
+    with pytest.warns(UserWarning, match="No chain of 3 accepted any of 20 proposals") as seen:
+        sampler.sample(20, start=best, **options)
+    assert seen[0].filename == __file__
+    sampler.sample(20, start=good, **options)
 
 
 def total(accepted: list[float], probability: list[float]) -> Outcome:
