@@ -115,7 +115,7 @@ def fail(message: str, status: int = 1) -> NoReturn:
 
 
 def _of_system(error: OSError) -> str:
-    """The message of an error of the operating system."""
+    """Return the message of an error of the operating system."""
     if error.filename is None:
         return f"The system refused: {error.strerror or error}."
     return f"{error.filename}: {error.strerror}."
@@ -165,7 +165,7 @@ def train(
 
 
 def _new_or_restarted(folder: Path, config: Config) -> Run:
-    """A new run, or the one that is there: torchrun repeats the command after a process was killed."""
+    """Return a new run, or the existing one when torchrun repeats the command after a crash."""
     if distributed.launched() and (folder / "config.toml").exists():
         run = Run.open(folder)
         if run.config == config:
@@ -212,7 +212,7 @@ def _train(run: Run, quiet: bool) -> None:
 
 
 def _go_on(run: Run) -> str:
-    """The sentence that says what is safe, and how to go on."""
+    """Return the sentence that says what is safe, and how to go on."""
     if not run.latest.exists():
         return f"There was no checkpoint yet; `equiflow resume {run.folder}` starts again."
     return f"The last checkpoint is intact: `equiflow resume {run.folder}` goes on from there."

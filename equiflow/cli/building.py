@@ -95,7 +95,7 @@ def build_flow(config: Config, *, start: EquivariantCNF | None = None) -> Equiva
 
 
 def _new_flow(config: Config, space: Space, solver: Solver) -> EquivariantCNF:
-    """A flow with field, prior and symmetry of a config, and with random weights from its seed."""
+    """Build a flow with field, prior and symmetry of a config, and random weights from its seed."""
     with section("symmetry"):
         group = _group(config, space)
     _check_suits(config, "field", families_of(config.action.theory))
@@ -112,7 +112,7 @@ def _new_flow(config: Config, space: Space, solver: Solver) -> EquivariantCNF:
 
 
 def _group(config: Config, space: Space) -> Group:
-    """The group of [symmetry]; its key z2 is for whatever internal symmetry the group can leave out."""
+    """Return the group of [symmetry]; its key z2 stands for the internal symmetry of any theory."""
     build: Any = config.action.theory.group
     internal = [option.name for option in options_of(build) if option.annotation is bool]
     if not (internal or config.symmetry.z2):
@@ -160,7 +160,7 @@ def _objective(config: Config, chosen: DerivedSection) -> Objective:
 
 
 def _solver(config: Config, chosen: SolvedSection) -> Solver:
-    """The solver of an objective, by default in as many steps as suit the field."""
+    """Return the solver of an objective, by default in as many steps as suit the field."""
     options = {name: getattr(chosen, name) for name in SolvedSection.model_fields if name != "kind"}
     if options["steps"] is None and options["method"] in FIXED_STEP_ORDER:
         options["steps"] = config.field.stands_for.training_solver.steps
@@ -168,7 +168,7 @@ def _solver(config: Config, chosen: SolvedSection) -> Solver:
 
 
 def _samples(config: Config, path: str) -> Tensor:
-    """The configurations of a chain in a file, which must be of the run's action."""
+    """Return the configurations of a chain in a file, which must be of the run's action."""
     action, about = build_action(config), describe_samples(path)
     if tuple(about["shape"]) != action.space.shape:
         raise ValueError(f"{path} holds configurations {about['shape']}, the run {list(action.space.shape)}.")

@@ -87,7 +87,7 @@ def _measure_file(path: Path, out: Path | None) -> None:
 
 
 def _observables(samples: Ensemble | Chain, space: Space) -> tuple[dict[str, Estimate], Sequence[Estimate]]:
-    """What `equiflow measure` prints: single numbers by name, and a correlator if the space has one."""
+    """Return what `equiflow measure` prints: numbers by name, and a correlator if the space has one."""
     if has_field_observables(space):
         measurements = measured(samples, space=space)
         return measurements.scalars(), measurements.correlator
@@ -155,7 +155,7 @@ def report(
 
 
 def _ladder(run: Run, histories: list[History], last: EquivariantCNF) -> list[Rung]:
-    """The flow and history of each lattice of a ladder; nothing without a ladder."""
+    """Return the flow and history of each lattice of a ladder; nothing without a ladder."""
     made = [
         Rung(build_action(rung.config), EquivariantCNF.load(rung.best), history)
         for rung, history in zip(run.rungs[:-1], histories, strict=False)
@@ -226,6 +226,6 @@ def _chain(run: Run, action: Action, flow: EquivariantCNF, n_hmc: int) -> Chain 
 
 
 def _plain(value: Estimate) -> dict[str, float | None]:
-    """An estimate for JSON, which has no NaN."""
+    """Return an estimate for JSON, which has no NaN."""
     numbers = {"mean": value.mean, "error": value.error, "solver_error": value.systematic}
     return {name: number if math.isfinite(number) else None for name, number in numbers.items()}

@@ -104,7 +104,7 @@ def _state(run: Run) -> str:
 
 
 def _summary(rows: Sequence[dict[str, Any]], fresh: Sequence[dict[str, Any]]) -> str:
-    """One line about a rung that is finished."""
+    """Return one line about a finished rung."""
     ess = f", ESS {fresh[-1]['ess']:.4f} ± {fresh[-1]['ess_error']:.4f} on fresh samples" if fresh else ""
     return f"{len(rows)} steps in {_clock(rows[-1]['seconds'])}{ess}"
 

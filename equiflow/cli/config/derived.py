@@ -90,7 +90,7 @@ def first_sentence(text: str) -> str:
 
 
 def _key_of(option: Option, examples: Mapping[str, object]) -> tuple[Any, Any]:
-    """An option as the type and the definition of a key."""
+    """Return an option as the type and the definition of a key."""
     text = first_sentence(option.text)
     if len(text) > LONG_TEXT:
         text = re.split("[;:] ", text)[0]
@@ -103,7 +103,7 @@ def _key_of(option: Option, examples: Mapping[str, object]) -> tuple[Any, Any]:
 
 
 def _in_files(annotation: Any) -> Any:
-    """The type of an option as TOML has it: lists for tuples, one name or several for any object."""
+    """Return the type of an option in TOML: lists for tuples, one name or several for any object."""
     if annotation is object:
         return str | list[str]
     if get_origin(annotation) in (Union, UnionType):

@@ -103,7 +103,7 @@ def _in_section(path: Path, value: dict[str, Any], section: type[Section], name:
 
 
 def _explained(error: Any, path: Path, place: Path, section: type[Section], name: str) -> str:
-    """One complaint of pydantic about a key, in our words."""
+    """Reword one complaint of pydantic about a key."""
     key, kind, given = str(place[len(path)]), error["type"], error["input"]
     known = section.model_fields
     if kind == "extra_forbidden":
@@ -121,27 +121,27 @@ def _explained(error: Any, path: Path, place: Path, section: type[Section], name
 
 
 def _missing(path: Path) -> Complaint:
-    """The complaint that a table is missing."""
+    """Return the complaint that a table is missing."""
     text = f"section {_title(path)} is missing: it has no default. `equiflow config` shows it."
     return Complaint(path, text)
 
 
 def _unknown_kind(path: Path, kind: object, known: list[str]) -> Complaint:
-    """The complaint that a table is of none of the known kinds."""
+    """Return the complaint that a table is of none of the known kinds."""
     hint = _similar(kind if isinstance(kind, str) else "", known) or "."
     text = f"{_title(path)} kind = {shown(kind)}: expected {' or '.join(known)}{hint}"
     return Complaint((*path, "kind"), text)
 
 
 def _title(path: Path) -> str:
-    """A table as files call it, such as `[field]` or `[[objective.parts]] 2`."""
+    """Return the name of a table in files, such as `[field]` or `[[objective.parts]] 2`."""
     names = [part for part in path if isinstance(part, str)]
     number = f" {path[-1] + 1}" if isinstance(path[-1], int) else ""
     return header(".".join(names)) + number
 
 
 def _hint(name: str, known: Iterable[str], table: str = "") -> str:
-    """What may have been meant: the same name in another kind or section, or a similar one here."""
+    """Suggest the same name in another kind or section, or a similar name here."""
     kinds = kinds_with(name, table)
     if kinds:
         return f"; it belongs to kind = {' or '.join(map(shown, kinds))}."
@@ -152,6 +152,6 @@ def _hint(name: str, known: Iterable[str], table: str = "") -> str:
 
 
 def _similar(name: str, known: Iterable[str]) -> str:
-    """The question whether a known name was meant that looks like the given one."""
+    """Ask whether a known name that looks similar was meant."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f"; did you mean {close[0]}?" if close else ""

@@ -74,7 +74,7 @@ def _put(content: dict[str, Any], override: str) -> _Given:
 
 
 def _inside(table: Any, part: str, above: list[str], override: str) -> Any:
-    """The table of this name or number in a table or list of tables."""
+    """Return the table of this name or number in a table or list of tables."""
     if isinstance(table, list):
         if not (part.isdecimal() and 1 <= int(part) <= len(table)):
             raise ConfigError(f"--set {override!r}: {part} is none of the {len(table)} tables, from 1 on.")
@@ -94,7 +94,7 @@ def _inside(table: Any, part: str, above: list[str], override: str) -> Any:
 
 
 def _readings(value: str) -> list[object]:
-    """What a value can mean, in the order of trying; messages are about the last."""
+    """Return the meanings of a value in the order of trying; messages are about the last one."""
     word = value.strip()
     try:
         parsed = tomllib.loads(f"value = {value}")["value"]

@@ -52,7 +52,7 @@ def shown(value: object) -> str:
 
 
 def _table(title: str, value: Section | Sequence[Section]) -> list[str]:
-    """A table, or several of one name, as lines of TOML."""
+    """Return a table, or several of one name, as lines of TOML."""
     if not isinstance(value, Section):
         return [line for one in value for line in _table(f"[{title}]", one)]
     lines = [title, *_lines(type(value), dict(value)), ""]
@@ -63,7 +63,7 @@ def _table(title: str, value: Section | Sequence[Section]) -> list[str]:
 
 
 def _lines(section: type[Section], values: Mapping[str, Any]) -> list[str]:
-    """The keys of a table: its kind first, then what has no default, then the rest."""
+    """Return the keys of a table: its kind, then keys without default, then the rest."""
     order = sorted(
         section.model_fields.items(), key=lambda item: (item[0] != "kind", not item[1].is_required())
     )
@@ -80,7 +80,7 @@ def _lines(section: type[Section], values: Mapping[str, Any]) -> list[str]:
 
 
 def _example(name: str, section: type[Section]) -> list[str]:
-    """Every key of a table with its default, or an example of what has none."""
+    """Return every key of a table with its default, or with an example if it has none."""
     values = {
         key: described.examples[0] if described.is_required() and described.examples else described.default
         for key, described in section.model_fields.items()

@@ -108,7 +108,7 @@ class TrainingSection(Section):
 
 
 def _couplings(actions: dict[str, type[ActionSection]]) -> dict[str, Any]:
-    """The couplings of all actions as keys without default, which a rung can give anew."""
+    """Return the couplings of all actions as optional keys, which a rung can give anew."""
     types: dict[str, list[Any]] = {}
     for action in actions.values():
         for name in [*action.option_names, *({"h"} & action.model_fields.keys())]:

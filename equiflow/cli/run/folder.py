@@ -173,7 +173,7 @@ class Run:
         return next(self._flows(_rebuilt(self._start_content())))
 
     def _start_content(self) -> dict[str, Any] | None:
-        """The content of `start.pt`; None if the config names no flow to start from."""
+        """Return the content of `start.pt`; None if the config names no flow to start from."""
         return None if self.config.start.flow is None else load_safely(self.start, "flow", map_location="cpu")
 
     def _flows(self, flow: EquivariantCNF | None) -> Iterator[EquivariantCNF]:

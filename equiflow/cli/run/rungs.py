@@ -101,7 +101,7 @@ def check_shares(config: Config) -> None:
 
 
 def _on_rung(config: Config, entry: RungSection, number: int) -> Config:
-    """The config of one lattice before the last."""
+    """Return the config of one lattice before the last."""
     given = entry.model_dump(exclude_none=True)
     couplings = {name: given[name] for name in COUPLINGS if name in given}
     training: dict[str, int] = {name: given[name] for name in ("steps", "batch_size") if name in given}
