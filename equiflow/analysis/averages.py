@@ -96,6 +96,7 @@ class Observable:
         return averages[0] if self.derived is None else self.derived(*averages)
 
 
+@torch.inference_mode(False)
 @torch.no_grad()
 def estimate_observables(samples: Samples, observables: Sequence[Observable]) -> dict[str, Estimates]:
     """Estimate quantities of your own on samples of any theory.
@@ -186,7 +187,7 @@ class Averages:
         shift = _shift(samples.certificate, columns, means)
         if not isinstance(samples, Ensemble):
             return cls(means, fluctuations, shift, columns)
-        warn_if_few_effective_samples(samples.log_weight, stacklevel=5)
+        warn_if_few_effective_samples(samples.log_weight, stacklevel=6)
         return cls(means, fluctuations, shift, columns, samples.log_weight)
 
     def mean_of(self, function: Average) -> Tensor:
@@ -263,9 +264,9 @@ class Averages:
 
         The derivatives are taken one at a time. In a common backward pass one NaN would spoil all others.
         """
-        leaf = self.means.clone().requires_grad_()
         values, slopes = [], []
-        with torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad():
+            leaf = self.means.clone().requires_grad_()
             for name, number in _numbers(self._quantities(observables, leaf)):
                 if number.dim() or not number.requires_grad:
                     raise ValueError(

@@ -111,6 +111,7 @@ class Measurements:
         return standard | dict(self.own)
 
 
+@torch.inference_mode(False)
 @torch.no_grad()
 def measure(
     source: Samples,

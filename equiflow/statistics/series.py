@@ -71,10 +71,11 @@ def estimate_of_series(function: Callable[..., Tensor], *series: Tensor) -> Esti
     0.5466666666666666
     """
     columns = torch.stack([_as_chains(one) for one in series], -1)
-    means = columns.mean((0, 1)).requires_grad_()
-    with torch.enable_grad():
-        value = function(*means.unbind())
-    (slopes,) = torch.autograd.grad(value, means)
+    means = columns.mean((0, 1))
+    with torch.inference_mode(False), torch.enable_grad():
+        leaf = means.clone().requires_grad_()
+        value = function(*leaf.unbind())
+        (slopes,) = torch.autograd.grad(value, leaf)
     means = means.detach()
     fluctuations = ((columns - means) @ slopes)[..., None]
     scale = (slopes.abs() * columns.abs().amax((0, 1))).sum()

@@ -21,10 +21,12 @@ from equiflow import (
     Phi4,
     SwendsenWang,
     Wolff,
+    measure,
 )
 from equiflow.oracles import transfer_matrix
 from equiflow.samplers.acceptance import Outcome
 from equiflow.samplers.moves import check_moves, stuck_chains
+from equiflow.statistics import estimate_of_series
 from equiflow.theories.scalar.observables import phi_squared
 from tests.support.updates import coarse_flow, generator
 
@@ -126,7 +128,10 @@ def test_sampling_without_a_graph_is_the_same_in_inference_mode():
             chain = HMC(quartic).sample(5, n_chains=4, n_thermalisation=12, generator=generator())
             more = chain.kernel.sample(3, start=chain, generator=generator(1))
             updated, _ = HMC(quartic).update(chain.samples[-1].clone(), generator(2))
-        drawn.append((chain.samples, more.samples, updated))
+            binder = estimate_of_series(lambda a, b: b / a**2, chain.series(phi_squared), chain.acceptance)
+            measured = measure(chain).susceptibility
+            numbers = [binder.error, chain.mean(phi_squared).error, measured.mean, measured.error]
+        drawn.append((chain.samples, more.samples, updated, torch.tensor(numbers)))
     for plain, inferred in zip(*drawn, strict=True):
         assert torch.equal(plain, inferred)
     # What was drawn in inference mode can be differentiated later.
