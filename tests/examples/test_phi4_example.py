@@ -123,6 +123,7 @@ def test_the_example_is_short_and_uses_public_names_only():
     assert modules <= {"equiflow", "equiflow.report"}
 
 
+@pytest.mark.filterwarnings("ignore::equiflow.statistics.LowEffectiveSampleSizeWarning")
 def test_the_conditional_example_draws_a_curve(tmp_path, run_here):
     small = ["--L", "4", "--lam", "6", "8", "--steps", "10", "--samples", "256", "--points", "3"]
     out = run_here(*small, "--out", str(tmp_path), example=EXAMPLE.with_name("phi4_conditional.py"))
@@ -130,6 +131,7 @@ def test_the_conditional_example_draws_a_curve(tmp_path, run_here):
     assert {"flow.pt", "conditional.png"} <= {path.name for path in tmp_path.iterdir()}
 
 
+@pytest.mark.filterwarnings("ignore::equiflow.statistics.LowEffectiveSampleSizeWarning")
 def test_the_example_of_charges_in_a_trap_draws_its_correlations(tmp_path, run_here):
     small = ["--particles", "3", "--steps", "5", "--batch-size", "16", "--samples", "256"]
     out = run_here(*small, "--out", str(tmp_path), example=EXAMPLE.with_name("coulomb_gas.py"))
@@ -138,6 +140,7 @@ def test_the_example_of_charges_in_a_trap_draws_its_correlations(tmp_path, run_h
     assert {path.name for path in tmp_path.iterdir()} == {"flow.pt", "coulomb_gas.png"}
 
 
+@pytest.mark.filterwarnings("ignore::equiflow.statistics.LowEffectiveSampleSizeWarning")
 def test_the_example_of_angles_draws_its_vortices(tmp_path, run_here):
     small = ["--L", "4", "--beta", "0.5", "0.6", "--steps", "3", "--batch-size", "8", "--samples", "64"]
     out = run_here(*small, "--out", str(tmp_path), example=EXAMPLE.with_name("xy_model.py"))
@@ -146,6 +149,7 @@ def test_the_example_of_angles_draws_its_vortices(tmp_path, run_here):
     assert {path.name for path in tmp_path.iterdir()} == {"flow-0.5.pt", "flow-0.6.pt", "xy_model.png"}
 
 
+@pytest.mark.filterwarnings("ignore::equiflow.statistics.LowEffectiveSampleSizeWarning")
 def test_the_example_in_three_dimensions_runs(tmp_path, run_here):
     small = ["--L", "4", "--steps", "20", "--samples", "256", "--field", "orbit"]
     out = run_here(*small, "--out", str(tmp_path), example=EXAMPLE.with_name("phi4_3d.py"))

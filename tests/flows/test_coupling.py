@@ -278,6 +278,7 @@ def test_a_saved_flow_is_loaded(kind, dtype, free, tmp_path):
     assert loaded.group == flow.group
 
 
+@pytest.mark.filterwarnings("ignore::equiflow.statistics.LowEffectiveSampleSizeWarning")
 def test_a_report_of_a_coupling_flow_is_saved_with_it(tmp_path):
     action = Phi4(Lattice((2, 4)), m2=1.0, lam=0.5)
     flow = make("z2 real_nvp", (2, 4))

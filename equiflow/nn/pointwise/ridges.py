@@ -44,6 +44,8 @@ class _SineAndCosine(torch.autograd.Function):
 
 def sine_and_cosine(theta: Tensor) -> tuple[Tensor, Tensor]:
     """Return `sin theta` and `cos theta`, which share their derivatives."""
+    if torch.compiler.is_compiling():  # The compiler shares them by itself, and traces no functions of ours.
+        return theta.sin(), theta.cos()
     return _SineAndCosine.apply(theta)
 
 
