@@ -35,7 +35,7 @@ def is_transformed() -> bool:
 
 
 def holds(condition: Tensor) -> bool:
-    """Return whether a 0-d condition is true; within `torch.func.vmap`, where no value is known, return True."""
+    """Return whether a 0-d condition is true; True within `torch.func.vmap`, where no value is known."""
     if not is_transformed():
         return bool(condition)
     try:
