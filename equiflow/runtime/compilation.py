@@ -9,6 +9,17 @@ from typing import Any
 
 import torch
 
+try:
+    from torch.compiler import is_compiling
+except ImportError:  # torch 2.2
+
+    def is_compiling() -> bool:
+        """Return whether `torch.compile` traces the caller; this version of torch does not say."""
+        return False
+
+
+__all__ = ["Compiled", "is_compiling"]
+
 
 class Compiled:
     """A function that is compiled at its second call, and runs uncompiled if compilation fails.

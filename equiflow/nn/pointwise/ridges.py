@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from equiflow.runtime.checks import check_count, check_type
+from equiflow.runtime.compilation import is_compiling
 
 
 class _SineAndCosine(torch.autograd.Function):
@@ -44,7 +45,7 @@ class _SineAndCosine(torch.autograd.Function):
 
 def sine_and_cosine(theta: Tensor) -> tuple[Tensor, Tensor]:
     """Return `sin theta` and `cos theta`, which share their derivatives."""
-    if torch.compiler.is_compiling():  # The compiler shares them by itself, and traces no functions of ours.
+    if is_compiling():  # The compiler shares them by itself, and traces no functions of ours.
         return theta.sin(), theta.cos()
     return _SineAndCosine.apply(theta)
 

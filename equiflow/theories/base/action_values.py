@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from equiflow.runtime.autograd import holds, is_transformed
+from equiflow.runtime.compilation import is_compiling
 from equiflow.runtime.precision import FIELD_DTYPES
 
 #: Larger fields may overflow an action that is right, as on a trajectory of HMC that diverges.
@@ -66,7 +67,7 @@ def _exceeds_minus_infinity(value: Tensor) -> bool:
 
     Within `vmap` and `torch.compile` no value is known, and the answer is True.
     """
-    if torch.compiler.is_compiling():
+    if is_compiling():
         return True
     if is_transformed():
         return holds(value.amin() > -math.inf)
