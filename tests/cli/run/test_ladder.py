@@ -169,16 +169,18 @@ def test_divergence_names_the_lattice(tmp_path):
         run.train(progress=False)
 
 
-def test_a_ladder_is_reported(undisturbed, monkeypatch):
+def test_a_ladder_is_reported(undisturbed, monkeypatch, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(undisturbed.folder, folder)  # The report goes into it.
     from matplotlib.figure import Figure
 
     other = ("two_point", "magnetisation", "weights", "configurations")
     monkeypatch.setattr(Report, "figures", lambda self: {name: Figure() for name in other})
-    succeed("report", undisturbed.folder, "-n", 2048, "--hmc", 0)
-    page = (undisturbed.folder / "report.html").read_text()
+    succeed("report", folder, "-n", 2048, "--hmc", 0)
+    page = (folder / "report.html").read_text()
     assert "The ladder" in page
     assert all(f'<th scope="row">{n} x {n}</th>' in page for n in (2, 3, 4))
-    assert "step 3 of 3" in succeed("watch", undisturbed.folder, "--once")
+    assert "step 3 of 3" in succeed("watch", folder, "--once")
 
 
 def test_a_ladder_resumes_from_the_command_line(undisturbed, tmp_path):
