@@ -21,7 +21,7 @@ HOUSE = House.of(PACKAGE)
 #: from the ground up; what stands on one line may import from lower lines and from itself alone
 FLOORS = [
     ["runtime"],
-    ["statistics", "ode"],
+    ["statistics", "ode", "fused"],
     ["theories"],
     ["nn"],
     ["vector_fields"],
@@ -52,6 +52,7 @@ ALIASES = {"distributed": 1, "observables": 3, "presets": 3, "solvers": 2}
 ROOT_FILES = {"__init__.py", "__main__.py", *(f"{name}.py" for name in ALIASES)}
 ONLY_IMPORTED_IN = {
     "torchdiffeq": {"ode.integrate"},
+    "numba": {"fused"},
     "escnn": {"nn.irreps.escnn_kernels"},
     "e3nn": {"nn.irreps.e3nn_kernels"},
     "zuko": {"nn.couplings.splines"},

@@ -1,0 +1,112 @@
+"""Compilation of the fused kernels by numba, and whether they are in use: `in_use`, `switched`, `jit`.
+
+Nothing here imports numba until a kernel is needed, so `import equiflow` does not pay for it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+import torch
+
+#: set to 0 to leave the kernels out
+SWITCH = "EQUIFLOW_FUSED"
+#: floating-point rules that LLVM may bend: none of them changes NaN or infinity
+FAST_MATH = {"contract", "reassoc", "nsz", "arcp"}
+#: below this number of sites a second thread costs more than it saves
+MIN_SITES_PER_THREAD = 4096
+
+_log = logging.getLogger("equiflow")
+_allowed = os.environ.get(SWITCH, "1") != "0"
+
+
+@cache
+def is_installed() -> bool:
+    """Return whether numba can be imported."""
+    return importlib.util.find_spec("numba") is not None
+
+
+def in_use() -> bool:
+    """Return whether fused kernels are used where they fit; the first time, the log says so."""
+    return _allowed and is_installed()
+
+
+def state() -> str:
+    """Return one line for people: whether the kernels are in use, and if not, why."""
+    if not is_installed():
+        return "not in use: numba is missing, pip install 'equiflow-lattice[fast]'"
+    return "in use" if _allowed else f"switched off by {SWITCH}=0"
+
+
+@contextmanager
+def switched(on: bool) -> Iterator[None]:
+    """Use the fused kernels, or leave them out, within a `with` block.
+
+    Args:
+        on: whether they are used where they fit. Without numba they never are.
+    """
+    global _allowed
+    before, _allowed = _allowed, on
+    try:
+        yield
+    finally:
+        _allowed = before
+
+
+@cache
+def announce(what: str) -> None:
+    """Write to the log, once per process, that kernels for `what` are used and are being compiled."""
+    _log.info("Fused kernels for %s are in use; the first call compiles them and keeps them on disk.", what)
+
+
+def jit(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile a kernel on its first call. The machine code is kept beside the source and used again.
+
+    The kernel releases the interpreter lock, and does not check indices.
+    """
+    import numba
+
+    compiled: Callable[..., Any] = numba.njit(
+        fastmath=FAST_MATH, nogil=True, cache=True, error_model="numpy", boundscheck=False
+    )(function)
+    return compiled
+
+
+def inline(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile a small function that LLVM merges into each kernel that calls it."""
+    import numba
+
+    compiled: Callable[..., Any] = numba.njit(
+        fastmath=FAST_MATH, nogil=True, error_model="numpy", boundscheck=False, inline="always"
+    )(function)
+    return compiled
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="equiflow")
+
+
+def in_parallel(kernel: Callable[[int, int], None], batch: int, sites: int) -> None:
+    """Call `kernel(start, stop)` for all configurations, split over `torch.get_num_threads()` threads.
+
+    Args:
+        kernel: works on the configurations from `start` to `stop`; must be independent of all others.
+        batch: number of configurations.
+        sites: number of sites of each.
+    """
+    threads = min(torch.get_num_threads(), batch, max(1, batch * sites // MIN_SITES_PER_THREAD))
+    if threads == 1:
+        kernel(0, batch)
+        return
+    bounds = [batch * part // threads for part in range(threads + 1)]
+    parts = zip(bounds[:-1], bounds[1:], strict=True)
+    for done in [_pool(threads).submit(kernel, start, stop) for start, stop in parts]:
+        done.result()
