@@ -21,7 +21,7 @@ from equiflow.flows.tuning import solver_errors
 from equiflow.ode.integrate import Solution, State, integrate
 from equiflow.ode.solver import Solver
 from equiflow.ode.tuning import SolverChoice, choose_solver
-from equiflow.runtime.checks import check_count, check_type
+from equiflow.runtime.checks import check_count, check_flag, check_type
 from equiflow.runtime.compilation import Compiled
 from equiflow.runtime.memory import keep_freed_memory
 from equiflow.runtime.precision import in_double
@@ -73,7 +73,6 @@ class EquivariantCNF(Flow):
         solver: Solver | None = None,
         compile: bool = False,
     ) -> None:
-        check_type(compile, bool, "compile")
         check_type(space, Space, "space", "Write Lattice((16, 16)).")
         vector_field = field_with(space, group, vector_field)
         super().__init__(space, default_prior(space, vector_field.group) if prior is None else prior)
@@ -81,7 +80,7 @@ class EquivariantCNF(Flow):
         check_groups(vector_field, self.prior)
         self.solver = Solver() if solver is None else solver
         check_type(self.solver, Solver, "solver", 'Write Solver("dopri5", rtol=1e-5, atol=1e-5).')
-        self.compiled = compile
+        self.compiled = check_flag(compile, "compile")
         self._compiled: dict[str, Compiled] = {}
 
     @property

@@ -12,7 +12,7 @@ from equiflow.nn.couplings.checkerboard import CheckerboardLayer
 from equiflow.nn.couplings.conditioners import ParityCNN, PeriodicCNN
 from equiflow.nn.couplings.site_maps import AffineMap, SiteMap
 from equiflow.nn.couplings.splines import SplineMap
-from equiflow.runtime.checks import check_count, check_type
+from equiflow.runtime.checks import check_count, check_flag, check_type
 from equiflow.runtime.memory import keep_freed_memory
 from equiflow.runtime.precision import full_precision
 from equiflow.theories.base.checkerboard import CheckerboardGroup
@@ -70,7 +70,7 @@ class CouplingFlow(Flow):
         super().__init__(lattice, StandardNormal(lattice) if prior is None else prior)
         self.site_map = AffineMap() if site_map is None else site_map
         check_type(self.site_map, SiteMap, "site_map", "Give an instance, such as AffineMap().")
-        check_type(z2, bool, "z2")
+        z2 = check_flag(z2, "z2")
         check_type(hidden_channels, (tuple, list), "hidden_channels", "Write (8, 8).")
         self.group = CheckerboardGroup(lattice, z2)
         self._config = {

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -107,6 +108,5 @@ def in_parallel(kernel: Callable[[int, int], None], batch: int, sites: int) -> N
         kernel(0, batch)
         return
     bounds = [batch * part // threads for part in range(threads + 1)]
-    parts = zip(bounds[:-1], bounds[1:], strict=True)
-    for done in [_pool(threads).submit(kernel, start, stop) for start, stop in parts]:
+    for done in [_pool(threads).submit(kernel, start, stop) for start, stop in pairwise(bounds)]:
         done.result()

@@ -70,7 +70,7 @@ class LatticeAttention(nn.Module):
         super().__init__()
         check_count(n_heads, "n_heads")
         check_count(n_score, "n_score")
-        check_count(seed, "seed", minimum=0)
+        check_seed(seed)
         self.z2, self.lattice = group.z2, group.lattice
         self.features = SineFeatures(n_frequencies, 1, max_frequency=max_frequency, odd=False)
         n_features = n_in * n_frequencies * (1 if group.z2 else 2)
@@ -90,7 +90,7 @@ class LatticeAttention(nn.Module):
     @torch.no_grad()
     def _start(self, distance2: Tensor, seed: int, silent: bool) -> None:
         """Set the initial weights."""
-        generator = torch.Generator().manual_seed(seed)
+        generator = seeded(seed)
         for weight in [self.query, self.key] + ([] if silent else [self.value]):
             noise = torch.randn(weight.shape[1:], generator=generator, dtype=torch.float64)
             weight[0] = noise / weight.shape[-1] ** 0.5

@@ -136,8 +136,7 @@ class Solver:
     checkpoint: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("steps", "rtol", "atol", "max_steps"):
-            object.__setattr__(self, name, plain(getattr(self, name)))
+        make_plain(self, "steps", "rtol", "atol", "max_steps", "adjoint", "checkpoint")
         self._check_method()
         # Options of the other kind of method are checked too, with a valid number in place of None.
         EqualSteps(1 if self.steps is None else self.steps)
@@ -157,8 +156,7 @@ class Solver:
 
     def _check_gradient(self) -> None:
         for name, choice in (("adjoint", self.adjoint), ("checkpoint", self.checkpoint)):
-            if not isinstance(choice, bool):
-                raise TypeError(f"{name} must be True or False, got {choice!r}.")
+            check_flag(choice, name)
         if self.checkpoint and (self.is_adaptive or self.adjoint):
             raise ValueError(
                 "checkpoint=True is for backpropagation through fixed steps: take rk4 or rk5 with steps=N "

@@ -12,23 +12,34 @@ import numpy as np
 
 
 def plain(value: Any) -> Any:
-    """Return a number of numpy as Python's, a 1-d array of integers as a tuple, any other value itself.
+    """Return a number or flag of numpy as Python's, a 1-d array of integers as a tuple, else the value itself.
 
     The items of tuples and lists are converted too.
 
     >>> plain(np.int64(8)), plain(np.float32(0.5)), plain(np.array([4, 6])), plain("rk4")
     (8, 0.5, (4, 6), 'rk4')
     """
-    if isinstance(value, (np.integer, np.floating)):
+    if isinstance(value, (np.integer, np.floating, np.bool_)):
         return value.item()
     if isinstance(value, np.ndarray) and value.ndim == 1 and np.issubdtype(value.dtype, np.integer):
         return tuple(value.tolist())
     return type(value)(map(plain, value)) if type(value) in (tuple, list) else value
 
 
+def make_plain(record: object, *names: str) -> None:
+    """Convert attributes by `plain`, in place; for the `__post_init__` of dataclasses, frozen or not.
+
+    Args:
+        record: the object.
+        names: of the attributes.
+    """
+    for name in names:
+        object.__setattr__(record, name, plain(getattr(record, name)))
+
+
 def _is_a(value: object, kind: type) -> bool:
     """Return whether `value` is an instance of a class, with numpy's numbers as good as Python's."""
-    if isinstance(value, bool):
+    if isinstance(value, (bool, np.bool_)):
         return kind is bool
     if kind is float:
         return isinstance(value, (float, np.floating))
@@ -48,7 +59,7 @@ def is_number(value: object) -> TypeGuard[float]:
 def check_type(value: object, expected: type | tuple[type, ...], name: str, remedy: str = "") -> None:
     """Raise a TypeError unless `value` is an instance of `expected`.
 
-    A bool is accepted only where `expected` is bool. Numbers of numpy count as int and float.
+    A bool is accepted only where `expected` is bool. Numbers and flags of numpy count as Python's.
 
     Args:
         value: the argument to check.
@@ -88,6 +99,46 @@ def check_count(value: object, name: str, *, minimum: int = 1) -> int:
     if count < minimum:
         raise ValueError(f"{name} must be an integer >= {minimum}, got {count}.")
     return count
+
+
+def check_flag(value: object, name: str) -> bool:
+    """Return `value` if it is True or False, of Python or numpy.
+
+    Args:
+        value: the argument to check.
+        name: name of the argument in the message.
+
+    Returns:
+        The value, a `bool`.
+
+    Raises:
+        TypeError: if it is anything else.
+    """
+    if not _is_a(value, bool):
+        raise TypeError(f"{name} must be True or False, of type bool; got {value!r}.")
+    return bool(value)
+
+
+def check_seed(value: object, name: str = "seed") -> int:
+    """Return `value` if it is a seed: an integer from 0 to 2^64 - 1.
+
+    Args:
+        value: the argument to check.
+        name: name of the argument in the message.
+
+    Returns:
+        The seed, an `int`.
+
+    Raises:
+        TypeError: if the value is no integer.
+        ValueError: if it is out of range.
+    """
+    if not is_integer(value):
+        raise TypeError(f"{name} must be an integer from 0 to 2^64 - 1, got {value!r}.")
+    seed = int(value)
+    if not 0 <= seed < 2**64:
+        raise ValueError(f"{name} must be an integer from 0 to 2^64 - 1, got {seed}.")
+    return seed
 
 
 def check_positive(value: float, name: str) -> float:

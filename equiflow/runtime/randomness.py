@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from equiflow.runtime.checks import check_seed
+
 #: 2^64 over the golden ratio: an odd number whose multiples differ in their low bits and spread over all
 _SEED_STRIDE = 0x9E3779B97F4A7C15
 
@@ -29,11 +31,29 @@ def stream(seed: int, purpose: str, step: int = 0, *, device: torch.device | str
 
     Returns:
         A new, seeded generator.
+
+    Raises:
+        TypeError: if the seed is no integer.
+        ValueError: if it is not between 0 and 2^64 - 1.
     """
-    words = np.random.SeedSequence([seed, 0, *purpose.encode()]).generate_state(1, np.uint64)
+    words = np.random.SeedSequence([check_seed(seed), 0, *purpose.encode()]).generate_state(1, np.uint64)
     # Torch's CPU generator uses the low 32 bits of a seed only. Hashes of 10^5 steps would collide there;
     # multiples of an odd number do not.
     return torch.Generator(device).manual_seed(((int(words[0]) >> 1) + step * _SEED_STRIDE) % 2**63)
+
+
+def seeded(seed: int, *, device: torch.device | str = "cpu") -> torch.Generator:
+    """Return a new generator with this seed.
+
+    Args:
+        seed: from 0 to 2^64 - 1, of Python or numpy.
+        device: where to draw.
+
+    Raises:
+        TypeError: if the seed is no integer.
+        ValueError: if it is out of range.
+    """
+    return torch.Generator(device).manual_seed(check_seed(seed))
 
 
 class SharedGenerator(torch.Generator):

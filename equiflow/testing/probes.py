@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from equiflow.flows import Flow
 from equiflow.runtime.autograd import as_leaf
+from equiflow.runtime.randomness import seeded
 from equiflow.theories.base.group import Element, Group
 from equiflow.theories.base.space import Space
 
@@ -33,7 +34,7 @@ def randomise(module: nn.Module, *, scale: float = 0.3, seed: int = 0) -> None:
         scale: standard deviation of the noise.
         seed: seed of the noise, which is the same on every device.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     with torch.no_grad():
         for parameter in module.parameters():
             noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
@@ -71,7 +72,7 @@ def configurations(module: nn.Module, space: Space, seed: int = 0) -> Tensor:
     Returns:
         Standard normal numbers, the same on every device.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     dtype, device = _dtype_and_device(module)
     noise = torch.randn((N_CONFIGURATIONS, *space.shape), generator=generator, dtype=torch.float64)
     return noise.to(device, dtype)
@@ -88,7 +89,7 @@ def prior_samples(flow: Flow, n_samples: int, seed: int) -> Tensor:
     Returns:
         The samples, `(n_samples, *lattice)`, in the dtype and on the device of the flow.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     noise = torch.randn((n_samples, *flow.prior.event_shape), generator=generator, dtype=torch.float64)
     return flow.prior.colour(noise.to(flow.device, flow.dtype)).detach()
 

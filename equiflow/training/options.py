@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from equiflow.runtime import distributed
-from equiflow.runtime.checks import check_type
+from equiflow.runtime.checks import check_seed, check_type, make_plain
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,8 @@ class TrainingOptions:
         checkpoint_every: steps between checkpoints.
 
     Raises:
-        TypeError: if a count is not an integer.
-        ValueError: if a count or a rate is out of range, or the batch has less than one sample for each
+        TypeError: if a count or the seed is not an integer, or a rate is not a number.
+        ValueError: if a count, a rate or the seed is out of range, or the batch has less than one sample for each
             process.
     """
 
@@ -37,8 +37,12 @@ class TrainingOptions:
     checkpoint_every: int
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "checkpoint_every"):
+        make_plain(self, *vars(self))  # they are compared with those in a checkpoint, and written to it
+        for name in ("steps", "batch_size", "checkpoint_every", "warmup"):
             check_type(getattr(self, name), int, name)
+        for name in ("learning_rate", "clip_norm"):
+            check_type(getattr(self, name), (float, int), name)
+        check_seed(self.seed)
         if min(self.steps, self.batch_size, self.checkpoint_every) < 1 or self.warmup < 0:
             raise ValueError(
                 f"Expected counts >= 1, got steps={self.steps}, batch_size={self.batch_size}, "

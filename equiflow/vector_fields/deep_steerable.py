@@ -80,7 +80,7 @@ class DeepSteerableField(EstimatedField):
         super().__init__(group, trace=trace, n_probes=n_probes)
         check_count(multiplicity, "multiplicity")
         check_count(n_layers, "n_layers")
-        check_count(seed, "seed", minimum=0)
+        check_seed(seed)
         size = size_on(lattice, group, kernel_size, DEFAULT_KERNEL_SIZE)
         names = representation_names(group, representation)
         self._record(representation=list(names), kernel_size=size)

@@ -68,7 +68,7 @@ class SteerableField(TwoConvolutionField):
     ) -> None:
         group = group_in_the_plane(lattice, group)
         check_count(multiplicity, "multiplicity")
-        check_count(seed, "seed", minimum=0)
+        check_seed(seed)
         size = size_on(lattice, group, kernel_size, DEFAULT_KERNEL_SIZE)
         names = representation_names(group, representation)
         fields = [channel_field(group, name) for name in names]
@@ -123,7 +123,7 @@ class SteerableField(TwoConvolutionField):
     @torch.no_grad()
     def _start(self, basis: Tensor, field_of: Tensor, seed: int) -> None:
         """Draw inner kernels of norm about 1 that are constant in time and largest at the origin."""
-        generator = torch.Generator().manual_seed(seed)
+        generator = seeded(seed)
         noise = torch.randn(self.inner.shape[1:], generator=generator, dtype=torch.float64) * nearness(basis)
         total = torch.zeros(len(noise), int(field_of.max()) + 1, dtype=torch.float64)
         total.index_add_(1, field_of, noise.square())

@@ -66,7 +66,7 @@ class SteerableConvolution(nn.Module):
         if seed is not None:
             near = nearness(basis)
             near = near * (total / _over_sources(fan_in * near.square(), into)).sqrt()
-            generator = torch.Generator().manual_seed(seed)
+            generator = seeded(seed)
             noise = torch.randn(self.weight.shape[1:], generator=generator, dtype=torch.float64)
             with torch.no_grad():
                 self.weight[0] = noise * near

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from equiflow.runtime.checks import check_flag
 from equiflow.theories.base.group import Element, Group
 from equiflow.theories.base.lattice import Lattice
 from equiflow.theories.base.point_groups import PointElement
@@ -54,6 +55,7 @@ class CheckerboardGroup(Group):
     z2: bool = False
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "z2", check_flag(self.z2, "z2"))
         parity_of_sites(self.lattice)
 
     @property

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from equiflow.runtime.checks import check_type, is_integer, plain
+from equiflow.runtime.checks import check_flag, check_type, is_integer, plain
 from equiflow.theories.base.group import Element, Group
 from equiflow.theories.base.kind import group_on
 from equiflow.theories.base.lattice import Lattice, lattice_of
@@ -96,7 +96,7 @@ class SymmetryGroup(Group):
     def __post_init__(self) -> None:
         check_type(self.lattice, Lattice, "lattice", "Write Lattice((16, 16)).")
         check_type(self.point, str, "point", 'Give the name of a point group, such as "full".')
-        check_type(self.z2, bool, "z2")
+        object.__setattr__(self, "z2", check_flag(self.z2, "z2"))
         point_group(self.lattice, self.point)  # raises if the lattice does not have it
 
     @property

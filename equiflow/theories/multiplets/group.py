@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from equiflow.runtime.checks import check_type
+from equiflow.runtime.checks import check_flag, check_type
 from equiflow.theories.base.group import Element, Group
 from equiflow.theories.base.rotations import generators_of_rotations, random_rotation
 from equiflow.theories.base.symmetry import SymmetryGroup, Transformation
@@ -43,7 +43,7 @@ class MultipletGroup(Group):
 
     def __post_init__(self) -> None:
         check_type(self.multiplet, Multiplet, "multiplet", "Write Multiplet(Lattice((16, 16)), 3).")
-        check_type(self.rotations, bool, "rotations")
+        object.__setattr__(self, "rotations", check_flag(self.rotations, "rotations"))
         SymmetryGroup(self.multiplet.lattice, self.point)  # raises if the lattice lacks the point group
 
     @property

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from equiflow.runtime.checks import check_type
+from equiflow.runtime.checks import check_flag, check_type
 from equiflow.theories.base.group import Element, Group
 from equiflow.theories.base.rotations import generators_of_rotations, random_rotation
 from equiflow.theories.particles.space import Particles
@@ -38,7 +38,7 @@ class EuclideanGroup(Group):
 
     def __post_init__(self) -> None:
         check_type(self.particles, Particles, "particles", "Write Particles(6, dim=2).")
-        check_type(self.translations, bool, "translations")
+        object.__setattr__(self, "translations", check_flag(self.translations, "translations"))
 
     @property
     def space(self) -> Particles:

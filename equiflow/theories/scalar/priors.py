@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from equiflow.runtime.checks import check_type
+from equiflow.runtime.checks import check_flag, check_type
 from equiflow.theories.base.group import Group
 from equiflow.theories.base.lattice import Lattice
 from equiflow.theories.base.prior import LOG_2PI, Prior
@@ -86,12 +86,12 @@ class FreeField(Prior):
             raise ValueError(f"The spectrum needs a positive, finite m2; got {m2}.")
         self.m2 = float(m2)
         self._record(m2=self.m2)
-        self.learnable = learnable
+        self.learnable = check_flag(learnable, "learnable")
         orbits = spatial_part(self.group).momentum_orbits()
         self.register_buffer("_orbit", self.lattice.half(orbits.index).contiguous(), False)
         self.register_buffer("_multiplicity", orbits.multiplicity.clone(), False)
         log_sigma = orbits.mean(self._free_log_sigma())
-        self.log_sigma = nn.Parameter(log_sigma.to(torch.get_default_dtype()), requires_grad=learnable)
+        self.log_sigma = nn.Parameter(log_sigma.to(torch.get_default_dtype()), requires_grad=self.learnable)
 
     _orbit: Tensor
     _multiplicity: Tensor

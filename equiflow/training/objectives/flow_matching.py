@@ -59,7 +59,7 @@ class FlowMatching:
             raise ValueError(f"Unknown pairing {self.pairing!r}; expected one of {', '.join(PAIRINGS)}.")
         if not 0 <= self.sigma < math.inf:
             raise ValueError(f"sigma must be >= 0 and finite, got {self.sigma}.")
-        check_type(self.fit_prior, bool, "fit_prior")
+        check_flag(self.fit_prior, "fit_prior")
         check_count(self.n_times, "n_times")
 
     def __repr__(self) -> str:
