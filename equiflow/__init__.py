@@ -1,5 +1,9 @@
 """Symmetry-equivariant continuous normalizing flows for lattice field theory."""
 
+# First, because the other imports take seconds: from here on, Ctrl-C ends a command without a traceback.
+from equiflow.runtime import interrupts as _interrupts  # noqa: F401
+
+# isort: split
 from importlib.metadata import version as _version
 
 from equiflow import distributed, interop, presets

@@ -42,7 +42,8 @@ INNER_FLOORS = {
         ["run"],
         ["presets", "info", "watching", "flow_files"],
         ["ensembles"],
-        ["results"],
+        ["results", "endings"],
+        ["training"],
         ["app"],
         [""],
     ],
@@ -62,7 +63,7 @@ ONLY_IMPORTED_IN = {
     "matplotlib": {"report.report", "report.plots", "report.page"},
     "jinja2": {"report.page"},
     "rich": {"report.terminal", "cli.watching"},
-    "typer": {"cli.app"},
+    "typer": {"cli.app", "cli.endings", "cli.training"},
     "pydantic": {"cli.config"},
 }
 MAY_PRINT = {"cli.app", "report.terminal"}

@@ -11,6 +11,8 @@ import sys
 import warnings
 from typing import Any
 
+from equiflow.runtime import interrupts
+
 
 def _show_warning(message: Warning | str, category: type[Warning], *where: Any) -> None:
     """Print a warning as a sentence for users of commands, without the line of code that gave it."""
@@ -25,11 +27,11 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
             stream.reconfigure(errors="replace")  # a character that the terminal lacks stops no command
     try:
-        from equiflow.cli.app import app
+        from equiflow.cli.app import start
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] == "equiflow":
             raise
         sys.exit(f"The command line needs {error.name}: pip install '.[cli]'.")
     except KeyboardInterrupt:
-        sys.exit(130)
-    app(prog_name="equiflow")
+        sys.exit(interrupts.STATUS)
+    start()

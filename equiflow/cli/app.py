@@ -1,37 +1,30 @@
 """The commands of `equiflow`, each a few lines about a run folder.
 
-The work is done by `equiflow.cli.run.folder.Run` and `equiflow.cli.results`. Only this file imports typer.
+The work is done by `equiflow.cli.run.folder.Run` and `equiflow.cli.results`; `equiflow.cli.endings` says how
+commands end.
 """
 
 from __future__ import annotations
 
-import functools
 import os
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Annotated, Any
 
-import torch
 import typer
+from typer import rich_utils
 
 import equiflow
-from equiflow import SolverError, TrainingDivergedError
 from equiflow.cli import ensembles, results, watching
 from equiflow.cli import info as information
 from equiflow.cli import presets as known_presets
-from equiflow.cli.config.errors import ConfigError
 from equiflow.cli.config.file import load_config, parse_config
 from equiflow.cli.config.render import render_defaults
 from equiflow.cli.config.schema import Config
+from equiflow.cli.endings import fail, in_processes, nobody_reads, reports_errors
 from equiflow.cli.flow_files import flow_named
-from equiflow.cli.run.errors import RunError
 from equiflow.cli.run.folder import Run
-from equiflow.runtime import distributed
-from equiflow.runtime.distributed import ElsewhereError
-from equiflow.runtime.storage import CheckpointError
+from equiflow.cli.training import train_to_the_end
+from equiflow.runtime import distributed, interrupts
 
 app = typer.Typer(
     help="Symmetric flows for lattice field theory: from a config file to physics with error bars.",
@@ -40,22 +33,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-#: errors that a user can cause and mend: a command reports their message without a traceback
-USER_ERRORS = (
-    ElsewhereError,
-    ConfigError,
-    RunError,
-    CheckpointError,
-    SolverError,
-    TrainingDivergedError,
-    ImportError,
-    OSError,
-    ValueError,
-)
-#: errors that all processes of a command meet alike: only the first process reports them
-SHARED_ERRORS = (ElsewhereError, CheckpointError, RunError)
-F = TypeVar("F", bound=Callable[..., Any])
-
 FlowName = Annotated[
     str, typer.Argument(metavar="RUN", help="run folder, file of a flow, or name of a pretrained flow")
 ]
@@ -66,64 +43,14 @@ Device = Annotated[
 Threads = Annotated[int | None, typer.Option(help="CPU threads; those of the run unless given", min=1)]
 
 
-def reports_errors(command: F) -> F:
-    """Return the command, which now reports errors that the user can mend and ends with status 1."""
-
-    @functools.wraps(command)
-    def wrapped(*args: Any, **options: Any) -> Any:
-        try:
-            return command(*args, **options)
-        except USER_ERRORS as error:
-            if isinstance(error, SHARED_ERRORS) and not distributed.is_first():
-                raise typer.Exit(1) from None
-            fail(str(error) if not isinstance(error, OSError) else _of_system(error))
-        except (MemoryError, RuntimeError) as error:
-            if not _is_of_memory(error):
-                raise
-            why = next(iter(str(error).splitlines()), "")  # torch goes on with lines of its source code
-            fail(f"There is not enough memory: take smaller batches or fewer samples. {why}")
-        except KeyboardInterrupt:
-            if not distributed.is_first():
-                raise typer.Exit(130) from None
-            fail("Stopped.", 130)
-
-    return wrapped  # type: ignore[return-value]
-
-
-def in_processes(command: F) -> F:
-    """Return the command, which torchrun may now start in several processes that work together."""
-
-    @functools.wraps(command)
-    def wrapped(*args: Any, **options: Any) -> Any:
-        with distributed.session():
-            return command(*args, **options)
-
-    return wrapped  # type: ignore[return-value]
-
-
-def fail(message: str, status: int = 1) -> NoReturn:
-    """End the command with a message.
-
-    Args:
-        message: printed to stderr.
-        status: exit status of the command.
-    """
-    who = "" if distributed.is_first() else f"process {distributed.rank()}: "
-    colourless = bool(os.environ.get("NO_COLOR"))
-    typer.echo(who + message if colourless else typer.style(who + message, fg=typer.colors.RED), err=True)
-    raise typer.Exit(status)
-
-
-def _of_system(error: OSError) -> str:
-    """Return the message of an error of the operating system."""
-    if error.filename is None:
-        return f"The system refused: {error.strerror or error}."
-    return f"{error.filename}: {error.strerror}."
-
-
-def _is_of_memory(error: BaseException) -> bool:
-    """Whether memory has run out, of the CPU or of a GPU."""
-    return isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) or "allocate memory" in str(error)
+def start() -> None:
+    """Run the command that the arguments of this process name, and end the process."""
+    if os.environ.get("NO_COLOR"):
+        rich_utils.COLOR_SYSTEM = None  # the help and the errors of typer; else they would stay bold
+    try:
+        app(prog_name="equiflow")
+    finally:
+        nobody_reads()
 
 
 @app.callback(invoke_without_command=True)
@@ -161,7 +88,8 @@ def train(
     if config is None:
         fail("Which config? equiflow train config.toml. `equiflow config` prints one to start from.", 2)
     folder = run or Path("runs") / config.stem
-    _train(distributed.from_first(lambda: _new_or_restarted(folder, load_config(config, set_ or ()))), quiet)
+    made = distributed.from_first(lambda: _new_or_restarted(folder, load_config(config, set_ or ())))
+    train_to_the_end(made, quiet=quiet)
 
 
 def _new_or_restarted(folder: Path, config: Config) -> Run:
@@ -181,59 +109,7 @@ def resume(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress bar")] = False,
 ) -> None:
     """Go on with a run that was stopped, from its last checkpoint."""
-    _train(distributed.from_first(lambda: Run.open(run)), quiet)
-
-
-def _train(run: Run, quiet: bool) -> None:
-    """Train a run to its end, and say what came of it."""
-    try:
-        with _terminated_like_interrupted():
-            run.train(progress=False if quiet else None)
-    except (KeyboardInterrupt, TrainingDivergedError) as error:
-        stopped = isinstance(error, KeyboardInterrupt)
-        if not distributed.is_first():  # all processes stop alike, and one says so
-            raise typer.Exit(130 if stopped else 1) from None
-        if stopped:
-            fail(f"Stopped. {_go_on(run)}", 130)
-        fail(f"{error} The last checkpoint is intact.")
-    except (OSError, RuntimeError) as error:
-        if isinstance(error, (ElsewhereError, RunError, CheckpointError, SolverError)):
-            raise
-        fail(f"{_of_system(error) if isinstance(error, OSError) else error} {_go_on(run)}")
-    if not distributed.is_first():
-        return
-    histories, last = run.histories(), run.evaluations[-1] if run.evaluations else {}
-    ess = f", ESS {last['ess']:.4f} on fresh samples" if "ess" in last else ""
-    steps, seconds = sum(map(len, histories)), sum(history.seconds[-1] for history in histories)
-    ladder = f" on {len(histories)} lattices" if len(histories) > 1 else ""
-    typer.echo(f"Trained {steps} steps{ladder} in {seconds:.0f} s{ess}: {run.folder}")
-    command = "report" if results.has_field_observables(run.action.space) else "sample"
-    typer.echo(f"Next: equiflow {command} {run.folder}")
-
-
-def _go_on(run: Run) -> str:
-    """Return the sentence that says what is safe, and how to go on."""
-    if not run.latest.exists():
-        return f"There was no checkpoint yet; `equiflow resume {run.folder}` starts again."
-    return f"The last checkpoint is intact: `equiflow resume {run.folder}` goes on from there."
-
-
-@contextmanager
-def _terminated_like_interrupted() -> Iterator[None]:
-    """Stop a run on SIGTERM, which batch systems send, as on Ctrl-C."""
-
-    def stop(number: int, frame: FrameType | None) -> NoReturn:
-        raise KeyboardInterrupt
-
-    try:
-        before = signal.signal(signal.SIGTERM, stop)
-    except ValueError:  # not the main thread, as in a notebook's server
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    train_to_the_end(distributed.from_first(lambda: Run.open(run)), quiet=quiet)
 
 
 @app.command()
@@ -271,7 +147,7 @@ def watch(
     try:
         watching.watch(Run.open(run), once=once, every=every)
     except KeyboardInterrupt:
-        raise typer.Exit(0) from None
+        raise typer.Exit(interrupts.STATUS) from None  # without a word: nothing but watching has stopped
 
 
 @app.command()

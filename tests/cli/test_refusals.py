@@ -133,7 +133,7 @@ def test_a_warning_is_a_sentence_without_a_line_of_code(monkeypatch, capsys):
         warnings.warn("few samples", UserWarning, stacklevel=1)
         warnings.warn("old", DeprecationWarning, stacklevel=1)
 
-    monkeypatch.setitem(sys.modules, "equiflow.cli.app", SimpleNamespace(app=warn))
+    monkeypatch.setitem(sys.modules, "equiflow.cli.app", SimpleNamespace(start=warn))
     monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
     with warnings.catch_warnings():
         warnings.simplefilter("always")
