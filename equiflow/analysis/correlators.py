@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy import optimize, special
 from torch import Tensor
 
 from equiflow.statistics import Estimate
@@ -82,6 +81,8 @@ class CoshFit:
     @property
     def p_value(self) -> float:
         """Probability of a larger `chi2` if there is a single state; NaN for `dof` = 0."""
+        from scipy import special  # here, because it takes longer to import than all of this package
+
         return float(special.chdtrc(self.dof, self.chi2)) if self.dof > 0 else math.nan
 
     @property
@@ -153,6 +154,7 @@ def _least_squares(
     whiten: np.ndarray, data: np.ndarray, t: np.ndarray, side: int
 ) -> tuple[float, float, Any]:
     """Return the mass, C at the first t, and scipy's result for the parameters `(log m, C)`."""
+    from scipy import optimize  # here, see `CoshFit.p_value`
 
     def residual(parameters: np.ndarray) -> np.ndarray:
         log_mass, first = parameters

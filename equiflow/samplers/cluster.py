@@ -14,8 +14,6 @@ from abc import abstractmethod
 
 import numpy as np
 import torch
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from equiflow.samplers.acceptance import Outcome
@@ -107,6 +105,10 @@ def clusters(bound: Tensor) -> Tensor:
     Returns:
         Number of the cluster of each site, `(n_chains, volume)` int64; no two chains share a number.
     """
+    # Imported here, because scipy takes longer to import than all of this package.
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
     n_chains, _, *shape = bound.shape
     site = np.arange(n_chains * int(np.prod(shape))).reshape(n_chains, *shape)
     there = np.stack([np.roll(site, -1, mu) for mu in range(1, site.ndim)], 1)

@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass, field
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from equiflow.flows import Flow
@@ -118,6 +117,8 @@ def matched(start: Tensor, end: Tensor) -> Tensor:
     Returns:
         The rows of `end` in another order, `(batch, *lattice)`.
     """
+    from scipy.optimize import linear_sum_assignment  # here, because it takes long and few need it
+
     # |a - b|^2 = |a|^2 + |b|^2 - 2 a.b, and the squares are the same for every assignment.
     overlap = start.flatten(1).double() @ end.flatten(1).double().mT
     _, column = linear_sum_assignment(overlap.cpu().numpy(), maximize=True)

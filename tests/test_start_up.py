@@ -1,0 +1,62 @@
+"""Importing the package is quick: what few programs need is imported by those who need it."""
+
+import pickle
+import subprocess
+import sys
+
+import equiflow
+
+#: each takes about as long to import as the whole package, or longer
+HEAVY = set(
+    "arviz e3nn escnn h5py jinja2 matplotlib numba pandas pydantic rich "
+    "scipy tensorboard torchdiffeq typer xarray zuko".split()
+)
+
+
+def imported_by(code: str) -> set[str]:
+    """Return the packages that a fresh process has imported after `code`."""
+    code = f"{code}\nimport sys\nprint(*{{name.partition('.')[0] for name in sys.modules}})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+def test_importing_the_package_imports_nothing_heavy():
+    everything = "import equiflow.analysis, equiflow.oracles, equiflow.testing, equiflow.training"
+    assert imported_by(f"from equiflow import *\n{everything}") & HEAVY == set()
+
+
+def test_sampling_and_training_import_nothing_heavy():
+    code = """
+from equiflow import HMC, EquivariantCNF, Lattice, Phi4, Solver, fit
+action = Phi4(Lattice((2, 2)), m2=-4.0, lam=8.0)
+flow = EquivariantCNF(action.lattice, solver=Solver("rk4", steps=1))
+fit(flow, action, steps=1, batch_size=2, progress=False)
+HMC(action).sample(1, n_chains=2, n_thermalisation=0)
+"""
+    # numba belongs to an extra, and makes kernels where it is installed.
+    assert imported_by(code) & (HEAVY - {"numba"}) == set()
+
+
+def test_what_was_left_out_is_imported_when_it_is_called():
+    code = """
+import torch
+from equiflow import EquivariantCNF, Lattice
+from equiflow.samplers.cluster import clusters
+EquivariantCNF(Lattice((2, 2))).sample(1)
+assert (clusters(torch.ones(1, 2, 3, 3, dtype=torch.bool)) == 0).all()
+"""
+    assert imported_by(code) >= {"scipy", "torchdiffeq"}
+
+
+def test_every_public_name_is_there_at_once():
+    names: dict[str, object] = {}
+    exec("from equiflow import *", names)
+    assert set(equiflow.__all__) <= names.keys()
+    assert set(equiflow.__all__) <= set(dir(equiflow))
+    assert {name for name in equiflow.__all__ if name not in vars(equiflow)} == set()
+
+
+def test_public_classes_survive_pickling():
+    classes = [value for name in equiflow.__all__ if isinstance(value := getattr(equiflow, name), type)]
+    assert len(classes) > 40
+    assert [pickle.loads(pickle.dumps(one)) for one in classes] == classes
