@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from equiflow.fused.stencil import Stencil
+from equiflow.fused.trajectories import hmc_update
 from equiflow.runtime.checks import check_type
 from equiflow.samplers.acceptance import Outcome, log_step_change, metropolis
 from equiflow.samplers.collapse import cause_of_collapse
@@ -87,9 +89,14 @@ class HMC(Kernel):
         """See `Kernel.update`; an update is one trajectory of every chain."""
         step_size = math.exp(self._log_step)
         self._check_step(step_size, phi)
-        momentum = torch.randn(phi.shape, generator=generator, dtype=phi.dtype, device=phi.device)
+        stencil = self._stencil(phi)
+        if stencil is None:
+            momentum = torch.randn(phi.shape, generator=generator, dtype=phi.dtype, device=phi.device)
         stretch = 0.5 + float(torch.rand((), generator=generator, device=phi.device))
         n_steps = max(1, round(stretch * self.trajectory_length / step_size))
+        if stencil is not None:
+            phi, *found = hmc_update(stencil, phi, *self.integrator.schedule(step_size, n_steps), generator)
+            return phi, Outcome(*found)
         proposal, final = self.integrator(self.action, phi, momentum, step_size, n_steps)
         change = self.energy(proposal, final) - self.energy(phi, momentum)
         # NaN, after a trajectory beyond the range of floating point, stands for a proposal of zero density.
@@ -106,6 +113,16 @@ class HMC(Kernel):
             `(batch,)` in float64.
         """
         return 0.5 * momentum.double().square().flatten(1).sum(1) + self.action(phi.double())
+
+    def _stencil(self, phi: Tensor) -> Stencil | None:
+        """Return the action for a fused kernel, or None if this update needs `integrator` and `energy`."""
+        if type(self.integrator) is not Integrator or type(self).energy is not HMC.energy:
+            return None
+        stencil = self.action.stencil()
+        if stencil is None or not stencil.fits(phi):
+            return None
+        self.action.space.check(phi)
+        return stencil
 
     def adapted(self, outcome: Outcome, n: int) -> HMC:
         """See `Kernel.adapted`; the step comes nearer to the target acceptance."""

@@ -40,15 +40,27 @@ class Integrator:
         Returns:
             The final field and momentum, `(batch, *lattice)` each.
         """
-        first, *kicks = self.kicks
-        momentum = momentum - first * step_size * action.grad(phi)
-        for step in range(n_steps):
-            # The last kick of a step and the first of the next use one field, so they share a gradient.
-            joined = kicks[-1] + (first if step < n_steps - 1 else 0.0)
-            for drift, kick in zip(self.drifts, (*kicks[:-1], joined), strict=True):
-                phi = phi + drift * step_size * momentum
-                momentum = momentum - kick * step_size * action.grad(phi)
+        (first, *kicks), drifts = self.schedule(step_size, n_steps)
+        momentum = momentum - first * action.grad(phi)
+        for drift, kick in zip(drifts, kicks, strict=True):
+            phi = phi + drift * momentum
+            momentum = momentum - kick * action.grad(phi)
         return phi, momentum
+
+    def schedule(self, step_size: float, n_steps: int) -> tuple[list[float], list[float]]:
+        """Return the kicks and drifts of a trajectory, in the order in which they alternate.
+
+        Args:
+            step_size: molecular-dynamics time of a step.
+            n_steps: number of steps, at least 1.
+
+        Returns:
+            The coefficients times the step size; there is one more kick than drifts.
+        """
+        first, *kicks, last = (kick * step_size for kick in self.kicks)
+        drifts = [drift * step_size for drift in self.drifts]
+        # The last kick of a step and the first of the next use one field, so they share a gradient.
+        return [first, *(kicks + [last + first]) * (n_steps - 1), *kicks, last], drifts * n_steps
 
 
 #: one gradient per step (Duane et al. 1987)

@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from equiflow.fused.stencil import Stencil
 from equiflow.runtime.autograd import as_leaf
 from equiflow.runtime.checks import check_type
 from equiflow.theories.base.action_values import check_values
@@ -87,6 +88,13 @@ class Action(nn.Module, ABC):
             leaf = as_leaf(phi)
             (gradient,) = torch.autograd.grad(self(leaf).sum(), leaf)
         return gradient
+
+    def stencil(self) -> Stencil | None:
+        """Return S as links and a quartic potential, for fused kernels of samplers; None if it is not that.
+
+        Override it together with `forward` and `grad`, if a `Stencil` can express the action.
+        """
+        return None
 
     @torch.no_grad()
     def asymmetry(

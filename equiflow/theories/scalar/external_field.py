@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
+from equiflow.fused.stencil import Stencil
 from equiflow.runtime.checks import check_type
 from equiflow.theories.base.action import Action
 
@@ -54,6 +57,14 @@ class ExternalField(Action):
     def grad(self, phi: Tensor) -> Tensor:
         """Return `dS/dphi - h`, shaped like `phi`."""
         return self.action.grad(phi) - self.h.to(phi)
+
+    def stencil(self) -> Stencil | None:
+        """See `Action.stencil`."""
+        kind, inner = type(self), self.action.stencil()
+        if inner is None or kind.forward is not ExternalField.forward or kind.grad is not ExternalField.grad:
+            return None
+        fields = zip(inner.h, self.h.flatten().tolist(), strict=True)
+        return replace(inner, h=tuple(one + other for one, other in fields))
 
     def coupling_grad(self, phi: Tensor, name: str) -> Tensor:
         """Return the derivative in a coupling of S, or in h: `dS_h/dh = -sum_x phi(x)`.

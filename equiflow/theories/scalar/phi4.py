@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from equiflow.fused.stencil import Stencil
 from equiflow.runtime.checks import check_type
 from equiflow.theories.base.action import Action
 from equiflow.theories.base.lattice import Lattice
@@ -87,6 +88,13 @@ class QuarticAction(Action):
         square = self._square(phi, keepdim=True)
         local = (4 * self.lattice.dim + 2 * self.m2 + 4 * self.lam * square) * phi
         return local - 2 * neighbours
+
+    def stencil(self) -> Stencil | None:
+        """See `Action.stencil`; None for a subclass with an action or a gradient of its own."""
+        kind = type(self)
+        if kind.forward is not QuarticAction.forward or kind.grad is not QuarticAction.grad:
+            return None
+        return Stencil(self.lattice.shape, self.m2, self.lam, (0.0,) * self.space.values_per_site)
 
     def coupling_grad(self, phi: Tensor, name: str) -> Tensor:
         """See `Action.coupling_grad`: `dS/dm2 = sum_x |phi|^2`, `dS/dlam = sum_x |phi|^4`."""
