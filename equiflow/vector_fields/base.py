@@ -37,6 +37,59 @@ class PathRates:
     score_rate: Tensor
 
 
+class FusedField(ABC):
+    """A vector field with whole solves by fused kernels, see `VectorField.fused`."""
+
+    @abstractmethod
+    def velocity(self, phi: Tensor, t: Tensor | float) -> Tensor:
+        """See `VectorField.velocity`."""
+
+    @abstractmethod
+    def velocity_and_divergence(self, phi: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
+        """See `VectorField.velocity_and_divergence`."""
+
+    @abstractmethod
+    def path_rates(self, phi: Tensor, t: Tensor | float, score: Tensor) -> PathRates:
+        """See `VectorField.path_rates`."""
+
+    @abstractmethod
+    def solve(
+        self, phi: Tensor, t0: float, t1: float, *, method: str, steps: int, score: Tensor | None = None
+    ) -> FusedSolution:
+        """Integrate in equal steps.
+
+        Args:
+            phi: configurations at `t0`, `(batch, *lattice)`.
+            t0: initial flow time.
+            t1: final flow time.
+            method: name of a formula with equal steps.
+            steps: number of steps.
+            score: `grad log q` at `t0`, `(batch, *lattice)`, to be carried along.
+
+        Returns:
+            The state at `t1`.
+        """
+
+
+@dataclass(frozen=True)
+class FusedSolution:
+    """The end of a solve by fused kernels. All but the score can be differentiated.
+
+    Attributes:
+        phi: configurations at the end, `(batch, *lattice)`.
+        log_det: `int div v dt`, `(batch,)`.
+        kinetic_energy: `int sum_x v_x^2 dt`, `(batch,)`.
+        score: `grad log q` at the end, `(batch, *lattice)`, if it was carried along.
+        nfe: evaluations of the vector field.
+    """
+
+    phi: Tensor
+    log_det: Tensor
+    kinetic_energy: Tensor
+    score: Tensor | None
+    nfe: int
+
+
 class VectorField(RecordsOptions, nn.Module, ABC):
     """A time-dependent vector field `v(phi, t)` with the exact trace of its Jacobian.
 
@@ -118,6 +171,14 @@ class VectorField(RecordsOptions, nn.Module, ABC):
             A field that gives the same rates during the whole solve.
         """
         return self
+
+    def fused(self, phi: Tensor) -> FusedField | None:
+        """Return the field with fused kernels for solves that start at `phi`, or None if there are none.
+
+        Args:
+            phi: `(batch, *lattice)`.
+        """
+        return None
 
     @abstractmethod
     def velocity_and_divergence(self, phi: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:

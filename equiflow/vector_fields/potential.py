@@ -17,6 +17,7 @@ from equiflow.runtime.precision import full_precision
 from equiflow.theories.base.lattice import Lattice
 from equiflow.theories.base.symmetry import SymmetryGroup, symmetry_on
 from equiflow.vector_fields.base import PathRates, VectorField
+from equiflow.vector_fields.fused_potential import FusedPotential
 from equiflow.vector_fields.sized_kernels import kernel_of_size, start_from
 
 
@@ -160,6 +161,10 @@ class PotentialField(VectorField):
             bent.addcmul_(sin, curvature[:, None], value=-1)
             rate = self._mix(sent, ridges.direction.mT @ bent, now)
         return PathRates(velocity, divergence, -rate)
+
+    def fused(self, phi: Tensor) -> FusedPotential | None:
+        """See `VectorField.fused`."""
+        return FusedPotential.of(self, phi)
 
     def resized(self, lattice: Lattice) -> PotentialField:
         """See `VectorField.resized`; kernels carry over as functions of offset."""

@@ -77,6 +77,26 @@ class OrbitKernel(nn.Module, ABC):
             return self._as_matrices(weight)
         return self._modes(weight)
 
+    def modes_at(self, time_values: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the kernels' Fourier modes at several times.
+
+        Args:
+            time_values: values of the time basis, `(time, time_mode)`.
+
+        Returns:
+            The modes of a real FFT, `(time, feature, *half_shape)`, real if the group contains x -> -x, and
+            `K_f(0)`, `(time, feature)`.
+
+        Raises:
+            TypeError: if the kernels act offset by offset and have no modes.
+        """
+        if isinstance(self.convolution, DirectConvolution):
+            raise TypeError('Kernels that act offset by offset have no modes; take convolution="fourier".')
+        weight = torch.tensordot(time_values, self.weight, 1)
+        values = self._modes(weight.flatten(0, 1))
+        shape = weight.shape[:2]
+        return values.operand.unflatten(0, shape), values.at_origin.unflatten(0, shape)
+
     @abstractmethod
     def _modes(self, weight: Tensor) -> KernelValues:
         """Return operand and value at the origin for weights `(feature, orbit)`, unless dense."""

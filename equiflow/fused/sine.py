@@ -1,0 +1,95 @@
+"""Sine and cosine at once, of angles in half turns, without a branch: LLVM vectorises loops over them.
+
+`t = n + r` with an integer n and `|r| <= 1/2` gives `sin(pi t) = (-1)^n sin(pi r)`, and the same for the
+cosine. The remainder r is exact. Both functions are polynomials in r with the least maximal error, which is
+5e-9 in float32 and 2e-18 in float64, below rounding.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numba import float32, njit
+from numba.extending import overload
+
+# (sin r - r) / r^3 and (cos r - 1 + r^2 / 2) / r^4 for |r| <= pi / 2, as polynomials in r^2.
+_SINE = {
+    np.float32: (-0.16666657096468693, 0.008333017290650893, -0.00019806615134133517, 2.6000546170641034e-06),
+    np.float64: (
+        -0.16666666666666665,
+        0.008333333333333114,
+        -0.0001984126984118596,
+        2.755731920778685e-06,
+        -2.5052106606629885e-08,
+        1.6058927836092742e-10,
+        -7.642712918468365e-13,
+        2.7184962748426203e-15,
+    ),
+}
+_COSINE = {
+    np.float32: (0.0416666557731177, -0.0013888569160886838, 2.4769304177488826e-05, -2.6193813893324484e-07),
+    np.float64: (
+        0.041666666666665833,
+        -0.0013888888888830049,
+        2.4801587285783822e-05,
+        -2.7557317068501972e-07,
+        2.0876592592009017e-09,
+        -1.1463635423424547e-11,
+        4.616134890752446e-14,
+    ),
+}
+# Reassociation, which other kernels allow, could take the remainder apart.
+_EXACT_MATH = {"contract", "nsz"}
+
+
+def _implementation(kind: type[np.floating[Any]]) -> Callable[[Any], tuple[Any, Any]]:
+    """Return the function for one dtype; its constants have that dtype, else numba computes in float64."""
+    half, one, two = kind(0.5), kind(1), kind(2)
+    s, c = (1.0, *_SINE[kind]), (1.0, -0.5, *_COSINE[kind])
+    s0, s1, s2, s3, s4, *s_high = (kind(a * math.pi ** (2 * n + 1)) for n, a in enumerate(s))
+    c0, c1, c2, c3, c4, c5, *c_high = (kind(a * math.pi ** (2 * n)) for n, a in enumerate(c))
+    if kind is np.float32:
+
+        def sine_and_cosine_32(t: Any) -> tuple[Any, Any]:
+            n = np.rint(t)
+            r = t - n
+            sign = one - two * np.abs(n - two * np.rint(n * half))
+            x = r * r
+            sine = r * (s0 + x * (s1 + x * (s2 + x * (s3 + x * s4))))
+            cosine = c0 + x * (c1 + x * (c2 + x * (c3 + x * (c4 + x * c5))))
+            return sign * sine, sign * cosine
+
+        return sine_and_cosine_32
+    s5, s6, s7, s8 = s_high
+    c6, c7, c8 = c_high
+
+    def sine_and_cosine_64(t: Any) -> tuple[Any, Any]:
+        n = np.rint(t)
+        r = t - n
+        sign = one - two * np.abs(n - two * np.rint(n * half))
+        x = r * r
+        high = s4 + x * (s5 + x * (s6 + x * (s7 + x * s8)))
+        sine = r * (s0 + x * (s1 + x * (s2 + x * (s3 + x * high))))
+        high = c5 + x * (c6 + x * (c7 + x * c8))
+        cosine = c0 + x * (c1 + x * (c2 + x * (c3 + x * (c4 + x * high))))
+        return sign * sine, sign * cosine
+
+    return sine_and_cosine_64
+
+
+def _placeholder(t: Any) -> Any:
+    raise NotImplementedError("for compiled kernels only")
+
+
+@overload(_placeholder, jit_options={"fastmath": _EXACT_MATH, "error_model": "numpy"})
+def _by_dtype(t: Any) -> Any:
+    return _implementation(np.float32 if t == float32 else np.float64)
+
+
+@njit(fastmath=_EXACT_MATH, error_model="numpy")
+def sine_and_cosine(t: Any) -> Any:
+    """Return `(sin(pi t), cos(pi t))`, for use within kernels."""
+    return _placeholder(t)

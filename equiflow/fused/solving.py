@@ -1,0 +1,319 @@
+"""Solves of `PotentialField` by its kernels, as functions for autograd: start at `solve`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from equiflow.fused.just_in_time import announce, in_parallel
+
+
+@dataclass(frozen=True)
+class Tables:
+    """What the kernels know of a potential field at several times, see `equiflow.fused.potential`.
+
+    Attributes:
+        linear: `K_0` in modes, `(time, V)`.
+        kernels: `K_c` in modes, `(time, channel, V)`.
+        slopes: `B`, `(time, channel, ridge)`.
+        curvature: q, `(time, ridge)`.
+        trace: `V K_0(0)`, `(time,)`.
+        drift: amplitude of the uniform mode, `(time,)`.
+        angles: W, `(ridge, channel)`, in half turns.
+        phase: `(ridge,)`, in half turns.
+    """
+
+    linear: Tensor
+    kernels: Tensor
+    slopes: Tensor
+    curvature: Tensor
+    trace: Tensor
+    drift: Tensor
+    angles: Tensor
+    phase: Tensor
+
+
+@dataclass(frozen=True)
+class Formula:
+    """Equal steps of an explicit Runge-Kutta method.
+
+    Attributes:
+        matrix: a, `(stage, stage)`.
+        weights: b, `(stage,)`.
+        h: length of a step, with its sign.
+    """
+
+    matrix: Sequence[Sequence[float]]
+    weights: Sequence[float]
+    h: float
+
+    def arrays(self, dtype: Any) -> tuple[tuple[Any, Any], Any]:
+        """Return matrix and weights as the kernels take them, and h."""
+        n = len(self.weights)
+        matrix = np.zeros((n, n), dtype)
+        for i, row in enumerate(self.matrix):
+            matrix[i, : len(row)] = row
+        return (matrix, np.array(self.weights, dtype)), matrix.dtype.type(self.h)
+
+
+def rates(phi: Tensor, shape: tuple[int, int], tables: Tables) -> tuple[Tensor, Tensor]:
+    """Return velocity and divergence at the one time of the tables, without a graph.
+
+    Args:
+        phi: `(batch, *lattice)`.
+        shape: sides of the lattice, two of them.
+        tables: at one time.
+
+    Returns:
+        `(batch, *lattice)` and `(batch,)`.
+    """
+    from equiflow.fused import potential
+
+    constants = _constants(tables, shape)
+    flat = _flat(phi)
+    velocity, divergence = np.empty_like(flat), np.empty(len(flat), flat.dtype)
+    in_parallel(
+        lambda start, stop: potential.rates(start, stop, flat, *constants, velocity, divergence), *flat.shape
+    )
+    return torch.from_numpy(velocity).view_as(phi), torch.from_numpy(divergence)
+
+
+def path_rates(
+    phi: Tensor, score: Tensor, shape: tuple[int, int], tables: Tables
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return velocity, divergence and rate of the score at the one time of the tables, without a graph.
+
+    Args:
+        phi: `(batch, *lattice)`.
+        score: `(batch, *lattice)`.
+        shape: sides of the lattice, two of them.
+        tables: at one time.
+
+    Returns:
+        `(batch, *lattice)`, `(batch,)` and `(batch, *lattice)`.
+    """
+    from equiflow.fused import potential
+
+    constants = _constants(tables, shape)
+    flat, s = _flat(phi), _flat(score)
+    velocity, rate, divergence = np.empty_like(flat), np.empty_like(flat), np.empty(len(flat), flat.dtype)
+    in_parallel(
+        lambda start, stop: potential.path_rates(
+            start, stop, flat, s, *constants, velocity, divergence, rate
+        ),
+        *flat.shape,
+    )
+    of_phi, of_score = torch.from_numpy(velocity).view_as(phi), torch.from_numpy(rate).view_as(phi)
+    return of_phi, torch.from_numpy(divergence), of_score
+
+
+def solve(
+    phi: Tensor, shape: tuple[int, int], tables: Tables, formula: Formula, score: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Carry configurations through all steps.
+
+    Args:
+        phi: `(batch, *lattice)`.
+        shape: sides of the lattice, two of them.
+        tables: at the times of all evaluations, in their order.
+        formula: of a step.
+        score: `grad log q` at the beginning, `(batch, *lattice)`; it is carried along if given.
+
+    Returns:
+        The final phi, `int div v dt` and `int sum_x v_x^2 dt`, which are differentiable in `phi` and the
+        tables, and the final score, which is not.
+    """
+    announce("PotentialField")
+    call = _Call(shape, formula)
+    final, log_det, energy, final_score = _Solve.apply(call, phi, score, *_fields(tables))
+    return final, log_det, energy, None if score is None else final_score
+
+
+@dataclass
+class _Call:
+    """What a solve is told besides tensors."""
+
+    shape: tuple[int, int]
+    formula: Formula
+
+
+class _Solve(torch.autograd.Function):
+    """`solve` for autograd, with the tables one by one."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, call: _Call, phi: Tensor, score: Tensor | None, *fields: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        from equiflow.fused import potential
+
+        constants = _constants(Tables(*fields), call.shape)
+        flat = _flat(phi).copy()
+        formula, h = call.formula.arrays(flat.dtype)
+        n_times, (batch, V) = len(fields[0]), flat.shape
+        keeps = any(ctx.needs_input_grad)
+        states = np.empty((batch, n_times // len(formula[1]), V) if keeps else (0, 0, 0), flat.dtype)
+        stages = np.empty((batch, n_times, V) if keeps else (0, 0, 0), flat.dtype)
+        log_det, energy = np.zeros(batch), np.zeros(batch)
+        rest = (*constants, formula, h, states, stages)
+        if score is None:
+            carried = np.empty((0, 0), flat.dtype)
+            in_parallel(
+                lambda *part: potential.solve(*part, flat, log_det, energy, *rest), batch, V * n_times
+            )
+        else:
+            carried = _flat(score).copy()
+            in_parallel(
+                lambda *part: potential.solve_with_score(*part, flat, log_det, energy, carried, *rest),
+                batch,
+                V * n_times,
+            )
+        ctx.call, ctx.kept = call, (states, stages)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(phi, *fields)
+        results = (
+            torch.from_numpy(flat).view_as(phi),
+            *(torch.from_numpy(x).to(phi.dtype) for x in (log_det, energy)),
+        )
+        final_score = torch.from_numpy(carried)
+        ctx.mark_non_differentiable(final_score)
+        return *results, final_score if score is None else final_score.view_as(phi)
+
+    @staticmethod
+    def backward(ctx: Any, *of_results: Tensor | None) -> tuple[Tensor | None, ...]:
+        phi, *fields = ctx.saved_tensors
+        if torch.is_grad_enabled():  # someone wants second derivatives
+            gradients = _gradients_in_torch(ctx.call, phi, fields, of_results[:3], ctx.needs_input_grad)
+        else:
+            gradients = _gradients(ctx.call, phi, fields, of_results[:3], ctx.kept)
+        of_phi, *of_fields = gradients
+        return None, of_phi, None, *of_fields
+
+
+def _gradients(
+    call: _Call, phi: Tensor, fields: Sequence[Tensor], of_results: Sequence[Tensor | None], kept: Any
+) -> list[Tensor]:
+    """Return the gradients with respect to phi and all tables, by kernels."""
+    from equiflow.fused import potential
+
+    tables, ridges, basis = _constants(Tables(*fields), call.shape)
+    like = _flat(phi)
+    of_phi = np.zeros_like(like) if of_results[0] is None else _flat(of_results[0]).copy()
+    of_numbers = [np.zeros(len(phi), like.dtype) if g is None else _flat(g) for g in of_results[1:]]
+    formula, h = call.formula.arrays(like.dtype)
+    linear, kernels, _, transposed, curvature, trace, drift = tables
+    parts: list[list[Any]] = []
+
+    def one_part(start: int, stop: int) -> None:
+        sums = [np.zeros_like(x) for x in (linear, kernels, transposed, curvature, trace, drift, *ridges[:2])]
+        potential.pull_back(
+            start, stop, of_phi, *of_numbers, tables, ridges, basis, formula, h, *kept, tuple(sums)
+        )
+        parts.append(sums)
+
+    in_parallel(one_part, len(like), like.shape[1] * len(linear))
+    total = [torch.from_numpy(sum(terms[1:], start=terms[0])) for terms in zip(*parts, strict=True)]
+    of_linear, of_kernels, of_transposed, of_curvature, of_trace, of_drift, of_angles, of_phase = total
+    of_slopes = of_transposed.mT
+    of_ridges = (torch.pi * of_angles, torch.pi * of_phase)
+    of_tables = (of_linear, of_kernels, of_slopes, of_curvature, of_trace, of_drift, *of_ridges)
+    return [torch.from_numpy(of_phi).view_as(phi), *of_tables]
+
+
+def _gradients_in_torch(
+    call: _Call,
+    phi: Tensor,
+    fields: Sequence[Tensor],
+    of_results: Sequence[Tensor | None],
+    needed: Sequence[bool],
+) -> list[Tensor | None]:
+    """Return the same gradients with a graph of their own: the solve is repeated by operations of torch."""
+    inputs = [phi, *fields]
+    wanted = [x for x, wants in zip(inputs, (needed[1], *needed[3:]), strict=True) if wants]
+    results = solve_in_torch(phi, call.shape, Tables(*fields), call.formula)
+    pairs = [(result, g) for result, g in zip(results, of_results, strict=True) if g is not None]
+    found = iter(
+        torch.autograd.grad(
+            [result for result, _ in pairs],
+            wanted,
+            [g for _, g in pairs],
+            create_graph=True,
+            materialize_grads=True,
+        )
+    )
+    return [next(found) if wants else None for wants in (needed[1], *needed[3:])]
+
+
+def solve_in_torch(
+    phi: Tensor, shape: tuple[int, int], tables: Tables, formula: Formula
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what `solve` returns, by operations of torch, which can be differentiated any number of times.
+
+    Args:
+        phi: see `solve`.
+        shape: see `solve`.
+        tables: see `solve`.
+        formula: see `solve`.
+
+    Returns:
+        The final phi, `int div v dt` and `int sum_x v_x^2 dt`.
+    """
+    from equiflow.fused import modes
+
+    left, right = (torch.from_numpy(modes.matrix(side, phi.dtype)) for side in shape)
+
+    def to_sites(fields: Tensor) -> Tensor:
+        return (left.mT @ fields.unflatten(-1, shape) @ right).flatten(-2)
+
+    def to_modes(fields: Tensor) -> Tensor:
+        return (left @ fields.unflatten(-1, shape) @ right.mT).flatten(-2)
+
+    def velocity_and_divergence(y: Tensor, n: int) -> tuple[Tensor, Tensor]:
+        u = to_sites(tables.kernels[n] * y.unsqueeze(1))
+        theta = torch.pi * (tables.angles @ u + tables.phase[:, None])
+        sent = to_modes(tables.slopes[n] @ theta.sin())
+        velocity = tables.linear[n] * y + (tables.kernels[n] * sent).sum(1)
+        uniform = torch.zeros_like(y[0])
+        uniform[0] = 1
+        bent = (theta.cos().sum(2) * tables.curvature[n]).sum(1)
+        return velocity + tables.drift[n] * uniform, tables.trace[n] + bent
+
+    y = to_modes(phi.reshape(len(phi), -1))
+    log_det = energy = phi.new_zeros(len(phi))
+    stages_per_step = len(formula.weights)
+    for first in range(0, len(tables.linear), stages_per_step):
+        stages: list[Tensor] = []
+        for i, (row, weight) in enumerate(zip(formula.matrix, formula.weights, strict=True)):
+            at = y + formula.h * sum((a * k for a, k in zip(row, stages, strict=False)), torch.zeros_like(y))
+            velocity, divergence = velocity_and_divergence(at, first + i)
+            stages.append(velocity)
+            log_det = log_det + formula.h * weight * divergence
+            energy = energy + formula.h * weight * velocity.square().sum(1)
+        y = y + formula.h * sum(b * k for b, k in zip(formula.weights, stages, strict=True))
+    return to_sites(y).view_as(phi), log_det, energy
+
+
+def _fields(tables: Tables) -> tuple[Tensor, ...]:
+    return tuple(getattr(tables, name) for name in Tables.__dataclass_fields__)
+
+
+def _flat(x: Tensor) -> Any:
+    """Return a tensor as an array with one row per configuration, without copying if it is contiguous."""
+    array = x.detach().contiguous().numpy()
+    return array.reshape(len(array), -1) if array.ndim > 1 else array
+
+
+def _constants(tables: Tables, shape: tuple[int, int]) -> tuple[Any, Any, Any]:
+    """Return tables, ridges and basis as the kernels take them."""
+    from equiflow.fused import modes
+
+    arrays = [x.detach().contiguous().numpy() for x in _fields(tables)]
+    linear, kernels, slopes, curvature, trace, drift, angles, phase = arrays
+    transposed = np.ascontiguousarray(slopes.transpose(0, 2, 1))
+    steep = np.ascontiguousarray((np.pi * angles).T.astype(angles.dtype))
+    basis = modes.matrices(shape, tables.linear.dtype)
+    return (linear, kernels, slopes, transposed, curvature, trace, drift), (angles, phase, steep), basis
