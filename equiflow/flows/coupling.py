@@ -12,8 +12,7 @@ from equiflow.nn.couplings.checkerboard import CheckerboardLayer
 from equiflow.nn.couplings.conditioners import ParityCNN, PeriodicCNN
 from equiflow.nn.couplings.site_maps import AffineMap, SiteMap
 from equiflow.nn.couplings.splines import SplineMap
-from equiflow.runtime.checks import check_count, check_flag, check_type
-from equiflow.runtime.memory import keep_freed_memory
+from equiflow.runtime.checks import check_count, check_flag, check_type, plain
 from equiflow.runtime.precision import full_precision
 from equiflow.theories.base.checkerboard import CheckerboardGroup
 from equiflow.theories.base.lattice import Lattice
@@ -70,7 +69,7 @@ class CouplingFlow(Flow):
         super().__init__(lattice, StandardNormal(lattice) if prior is None else prior)
         self.site_map = AffineMap() if site_map is None else site_map
         check_type(self.site_map, SiteMap, "site_map", "Give an instance, such as AffineMap().")
-        z2 = check_flag(z2, "z2")
+        z2, hidden_channels, kernel_size = check_flag(z2, "z2"), plain(hidden_channels), plain(kernel_size)
         check_type(hidden_channels, (tuple, list), "hidden_channels", "Write (8, 8).")
         self.group = CheckerboardGroup(lattice, z2)
         self._config = {
@@ -99,7 +98,6 @@ class CouplingFlow(Flow):
     @full_precision
     def transform_and_log_det(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """See `Flow.transform_and_log_det`."""
-        keep_freed_memory()
         phi = self._check_input(z, "z")
         log_det = z.new_zeros(len(z))
         for layer in self.layers:
@@ -110,7 +108,6 @@ class CouplingFlow(Flow):
     @full_precision
     def inverse_and_log_det(self, phi: Tensor) -> tuple[Tensor, Tensor]:
         """See `Flow.inverse_and_log_det`."""
-        keep_freed_memory()
         z = self._check_input(phi, "phi")
         log_det = phi.new_zeros(len(phi))
         for layer in reversed(self.layers):

@@ -19,7 +19,7 @@ from equiflow.flows import Flow
 from equiflow.interop.containers import check_can_be_written
 from equiflow.interop.samples import describe_samples, load_ensemble, save_samples, shard_path, shards_in
 from equiflow.runtime import distributed
-from equiflow.runtime.checks import check_count
+from equiflow.runtime.checks import check_count, check_seed
 from equiflow.runtime.randomness import stream
 from equiflow.runtime.storage import CheckpointError, sweep
 from equiflow.samplers import importance_sample
@@ -69,12 +69,12 @@ def sample_shards(
         Log weights of all samples, `(n_samples,)`, in the order of the shards, in every process.
 
     Raises:
-        ValueError: if there are more shards than samples, the folder holds something else, or the suffix is
-            unknown.
+        ValueError: if there are more shards than samples, the folder holds something else, the suffix is
+            unknown, or the seed is out of range.
         ImportError: if the files need a package that is not installed.
-        TypeError: if a count is not an integer.
+        TypeError: if a count or the seed is not an integer.
     """
-    check_count(n_samples, "n_samples")
+    n_samples, seed = check_count(n_samples, "n_samples"), check_seed(seed)
     with distributed.all_or_none():
         check_can_be_written(f"samples{suffix}")
     if n_shards is None:
@@ -82,7 +82,7 @@ def sample_shards(
         n_shards = distributed.from_first(lambda: _begun_with(folder)) or min(
             n_samples, max(distributed.world_size(), math.ceil(n_values / SHARD_VALUES))
         )
-    check_count(n_shards, "n_shards")
+    n_shards = check_count(n_shards, "n_shards")
     if n_shards > n_samples:
         raise ValueError(f"{n_samples} samples do not fill {n_shards} shards; give fewer shards.")
     known = {"seed": seed, "shards": n_shards, "samples": n_samples, "digest": digest(flow)}

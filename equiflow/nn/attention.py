@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from equiflow.nn.pointwise.features import SineFeatures
-from equiflow.runtime.checks import check_count
+from equiflow.runtime.checks import check_count, check_seed
+from equiflow.runtime.randomness import seeded
 from equiflow.theories.base.lattice import Lattice
 from equiflow.theories.base.resizing import signed_offsets
 from equiflow.theories.base.symmetry import SymmetryGroup

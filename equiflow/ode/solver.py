@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from enum import Enum
 
 from equiflow.ode.tableaus import TABLEAUS
-from equiflow.runtime.checks import is_integer, is_number, plain
+from equiflow.runtime.checks import check_flag, is_integer, is_number, make_plain
 
 #: order of each method that takes equal steps
 FIXED_STEP_ORDER = {name: tableau.order for name, tableau in TABLEAUS.items()}

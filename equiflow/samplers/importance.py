@@ -181,6 +181,11 @@ def log_weights(flow: Flow, action: Action, phi: Tensor, *, batch_size: int = 10
 
     Returns:
         `(batch,)`.
+
+    Raises:
+        TypeError: if `action` is not an `Action`, or the batch size is not an integer.
+        ValueError: if the batch size is not positive.
     """
     check_type(action, Action, "action")
+    batch_size = check_count(batch_size, "batch_size")
     return torch.cat([-action(part) - flow.log_prob(part) for part in phi.split(batch_size)])

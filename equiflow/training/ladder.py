@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
+import numpy as np
 from torch import nn
 from torch.optim import Optimizer
 
@@ -144,6 +145,7 @@ def _one_each(n_rungs: int, **settings: Any) -> list[dict[str, Any]]:
 
     A setting is one value for all rungs, or a sequence with one entry for each.
     """
+    settings = {n: v.tolist() if isinstance(v, np.ndarray) else v for n, v in settings.items()}
     for name, value in settings.items():
         if isinstance(value, Sequence) and len(value) != n_rungs:
             raise ValueError(f"{name} has {len(value)} entries for {n_rungs} actions; give one each.")

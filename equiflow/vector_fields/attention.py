@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from equiflow.nn.attention import LatticeAttention
 from equiflow.nn.kernels.orbits import convolved, spanning_kernel
 from equiflow.nn.time import CosineBasis
-from equiflow.runtime.checks import check_count
+from equiflow.runtime.checks import check_count, check_seed
 from equiflow.runtime.precision import full_precision
 from equiflow.theories.base.lattice import Lattice
 from equiflow.theories.base.symmetry import SymmetryGroup, symmetry_on
@@ -186,7 +186,7 @@ class DeepAttentionField(EstimatedField):
                 n_score=n_score,
                 n_frequencies=n_frequencies,
                 max_frequency=max_frequency,
-                seed=seed + n,
+                seed=(check_seed(seed) + n) % 2**64,
                 silent=n_out == 1,
             )
             for n, (n_in, n_out) in enumerate(pairwise(widths))

@@ -14,7 +14,7 @@ from equiflow.nn.irreps.steerable_convolution import SteerableConvolution
 from equiflow.nn.kernels.orbits import convolved, spanning_kernel
 from equiflow.nn.pointwise.representations import FieldwisePointwise
 from equiflow.nn.time import CosineBasis
-from equiflow.runtime.checks import check_count
+from equiflow.runtime.checks import check_count, check_seed
 from equiflow.runtime.precision import full_precision
 from equiflow.theories.base.lattice import Lattice
 from equiflow.theories.base.symmetry import SymmetryGroup
@@ -90,7 +90,9 @@ class DeepSteerableField(EstimatedField):
         self.lift = SteerableConvolution(group, scalar, names, size, n_time_modes, copies=(1, m), seed=seed)
         check_reached(names, self.lift.reached, size, lattice)
         self.layers = nn.ModuleList(
-            SteerableConvolution(group, names, names, size, n_time_modes, copies=(m, m), seed=seed + n)
+            SteerableConvolution(
+                group, names, names, size, n_time_modes, copies=(m, m), seed=(seed + n) % 2**64
+            )
             for n in range(1, n_layers + 1)
         )
         self.descend = SteerableConvolution(group, names, scalar, size, n_time_modes, copies=(m, 1))

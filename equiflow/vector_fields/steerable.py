@@ -16,7 +16,8 @@ from equiflow.nn.kernels.orbits import spanning_kernel
 from equiflow.nn.kernels.stencil import stencil_for
 from equiflow.nn.pointwise.representations import FieldwisePointwise
 from equiflow.nn.time import CosineBasis
-from equiflow.runtime.checks import check_count, check_type
+from equiflow.runtime.checks import check_count, check_seed, check_type
+from equiflow.runtime.randomness import seeded
 from equiflow.theories.base.lattice import Lattice
 from equiflow.theories.base.resizing import check_resizable
 from equiflow.theories.base.symmetry import SymmetryGroup, symmetry_on

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from equiflow.nn.irreps.escnn_kernels import channel_field, nearness, steerable_kernels
 from equiflow.nn.kernels.stencil import Stencil
+from equiflow.runtime.randomness import seeded
 from equiflow.theories.base.symmetry import SymmetryGroup
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from equiflow.flows import ConditionalFlow
-from equiflow.runtime.checks import check_count, check_type
+from equiflow.runtime.checks import check_count, check_type, make_plain
 from equiflow.theories.base.coupling_ranges import ActionFamily
 from equiflow.training.objectives.base import Objective, ObjectiveValue
 
@@ -31,6 +31,7 @@ class OverCouplings:
     n_couplings: int = 4
 
     def __post_init__(self) -> None:
+        make_plain(self, "n_couplings")
         check_count(self.n_couplings, "n_couplings")
 
     def __call__(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from equiflow.flows import Flow
-from equiflow.runtime.checks import check_count, check_type
+from equiflow.runtime.checks import check_count, check_flag, make_plain
 from equiflow.runtime.randomness import own_rows, whole
 from equiflow.theories.base.action import Action
 from equiflow.training.objectives.base import ObjectiveValue, with_vector_field
@@ -53,6 +53,7 @@ class FlowMatching:
     n_times: int = field(default=16, kw_only=True)
 
     def __post_init__(self) -> None:
+        make_plain(self, "sigma", "fit_prior", "n_times")  # a checkpoint identifies the objective by its repr
         check_samples(self.samples)
         if self.pairing not in PAIRINGS:
             raise ValueError(f"Unknown pairing {self.pairing!r}; expected one of {', '.join(PAIRINGS)}.")

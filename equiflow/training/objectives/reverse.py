@@ -13,7 +13,7 @@ import torch
 from equiflow.flows import Flow
 from equiflow.ode.solver import Solver
 from equiflow.runtime.autograd import as_leaf
-from equiflow.runtime.checks import check_type
+from equiflow.runtime.checks import check_type, make_plain
 from equiflow.theories.base.action import Action
 from equiflow.training.objectives.base import ObjectiveValue, with_vector_field
 
@@ -56,6 +56,7 @@ class PathGradient:
     solver: Solver | None = None
 
     def __post_init__(self) -> None:
+        make_plain(self, "kinetic_penalty")  # a checkpoint identifies the objective by its repr
         if not self.kinetic_penalty >= 0:
             raise ValueError(f"kinetic_penalty must be >= 0, got {self.kinetic_penalty}.")
 
