@@ -12,7 +12,7 @@ import numpy as np
 
 
 def plain(value: Any) -> Any:
-    """Return a number or flag of numpy as Python's, a 1-d array of integers as a tuple, else the value itself.
+    """Return numbers and flags of numpy as Python's, a 1-d array of integers as a tuple, others unchanged.
 
     The items of tuples and lists are converted too.
 
@@ -114,8 +114,7 @@ def check_flag(value: object, name: str) -> bool:
     Raises:
         TypeError: if it is anything else.
     """
-    if not _is_a(value, bool):
-        raise TypeError(f"{name} must be True or False, of type bool; got {value!r}.")
+    check_type(value, bool, name, "Write True or False.")
     return bool(value)
 
 

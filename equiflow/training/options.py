@@ -24,8 +24,8 @@ class TrainingOptions:
 
     Raises:
         TypeError: if a count or the seed is not an integer, or a rate is not a number.
-        ValueError: if a count, a rate or the seed is out of range, or the batch has less than one sample for each
-            process.
+        ValueError: if a count, a rate or the seed is out of range, or the batch has less than one sample for
+            each process.
     """
 
     steps: int
@@ -38,9 +38,9 @@ class TrainingOptions:
 
     def __post_init__(self) -> None:
         make_plain(self, *vars(self))  # they are compared with those in a checkpoint, and written to it
-        for name in ("steps", "batch_size", "checkpoint_every", "warmup"):
+        for name in ("steps", "batch_size", "checkpoint_every"):
             check_type(getattr(self, name), int, name)
-        for name in ("learning_rate", "clip_norm"):
+        for name in ("learning_rate", "clip_norm", "warmup"):
             check_type(getattr(self, name), (float, int), name)
         check_seed(self.seed)
         if min(self.steps, self.batch_size, self.checkpoint_every) < 1 or self.warmup < 0:

@@ -7,7 +7,15 @@ import math
 import numpy as np
 import pytest
 
-from equiflow.runtime.checks import check_count, check_positive, check_type, is_integer, is_number, plain
+from equiflow.runtime.checks import (
+    check_count,
+    check_flag,
+    check_positive,
+    check_type,
+    is_integer,
+    is_number,
+    plain,
+)
 
 INTEGERS = (np.int8(3), np.int64(3), np.uint16(3))
 FLOATS = (np.float16(0.5), np.float32(0.5), np.float64(0.5))
@@ -77,7 +85,16 @@ def test_floats_of_numpy_are_numbers_and_become_python_s(value):
 def test_what_is_no_number_is_none(value):
     assert not is_number(value)
     assert not is_integer(value)
-    assert plain(value) is value
+    assert isinstance(value, np.bool_) or plain(value) is value
+
+
+def test_a_flag_of_numpy_becomes_python_s_and_a_number_is_none():
+    assert plain(np.bool_(True)) is check_flag(np.bool_(True), "z2") is check_flag(True, "z2") is True
+    assert check_flag(np.bool_(False), "z2") is False
+    check_type(np.bool_(False), bool, "z2")
+    for value in (0, 1.0, "no", None, np.int64(1)):
+        with pytest.raises(TypeError, match=r"^z2 must be of type bool, got .*\. Write True or False\.$"):
+            check_flag(value, "z2")
 
 
 def test_an_array_of_integers_becomes_a_tuple():
