@@ -20,6 +20,7 @@ from equiflow.flows import (
     SymplecticFlow,
 )
 from equiflow.ode.solver import Solver, SolverError
+from equiflow.runtime.memory import keep_freed_memory as _keep_freed_memory
 from equiflow.runtime.storage import CheckpointError
 from equiflow.samplers import (
     HMC,
@@ -90,6 +91,9 @@ from equiflow.vector_fields import (
 )
 
 __version__ = _version("equiflow-lattice")
+
+# Here, because all samplers, measurements and trainings need it, those without a flow too.
+_keep_freed_memory()
 
 __all__ = [
     "HMC",

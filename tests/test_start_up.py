@@ -7,10 +7,10 @@ import sys
 import equiflow
 
 #: each takes about as long to import as the whole package, or longer
-HEAVY = set(
-    "arviz e3nn escnn h5py jinja2 matplotlib numba pandas pydantic rich "
-    "scipy tensorboard torchdiffeq typer xarray zuko".split()
-)
+HEAVY = {
+    *("arviz", "e3nn", "escnn", "h5py", "jinja2", "matplotlib", "numba", "pandas", "pydantic", "rich"),
+    *("scipy", "tensorboard", "torchdiffeq", "typer", "xarray", "zuko"),
+}
 
 
 def imported_by(code: str) -> set[str]:

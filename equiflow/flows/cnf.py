@@ -23,7 +23,6 @@ from equiflow.ode.solver import Solver
 from equiflow.ode.tuning import SolverChoice, choose_solver
 from equiflow.runtime.checks import check_count, check_flag, check_type
 from equiflow.runtime.compilation import Compiled
-from equiflow.runtime.memory import keep_freed_memory
 from equiflow.runtime.precision import in_double
 from equiflow.theories.base.action import Action
 from equiflow.theories.base.group import Group
@@ -200,7 +199,6 @@ class EquivariantCNF(Flow):
         Raises:
             SolverError: if the solver gives up or the result is not finite.
         """
-        keep_freed_memory()
         field = self._for_solve(phi, generator)
 
         def rates(t: Tensor, state: State) -> State:
@@ -223,7 +221,6 @@ class EquivariantCNF(Flow):
         Returns:
             Configurations, log-densities, scores and kinetic energies.
         """
-        keep_freed_memory()
         z = self.prior.rsample(check_count(n_samples, "n_samples", minimum=0), generator)
         field = self._for_solve(z, generator)
         parameters = tuple(self.vector_field.parameters())

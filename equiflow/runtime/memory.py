@@ -12,12 +12,12 @@ LARGEST_BLOCK_BYTES = 2**25 - 2**16
 
 @cache
 def keep_freed_memory() -> None:
-    """Let the C library keep up to 64 MiB of freed memory, once per process.
+    """Let the C library keep up to 64 MiB of freed memory; importing the package calls it, once per process.
 
     glibc returns memory to the system as soon as the top of the heap has more free bytes than twice its
     mmap threshold. The next temporaries fault every page in again: evaluations with temporaries of a
-    megabyte then take up to three times as long. The threshold starts at 128 KiB and grows to the size of
-    the largest block below 32 MiB that was freed. This function frees one such block without touching its
-    pages. Other C libraries ignore it.
+    megabyte then take up to three times as long, Hybrid Monte Carlo more. The threshold starts at 128 KiB
+    and grows to the size of the largest block below 32 MiB that was freed. This function frees one such block
+    without touching its pages. Other C libraries ignore it.
     """
-    torch.empty(LARGEST_BLOCK_BYTES, dtype=torch.uint8)
+    torch.empty(LARGEST_BLOCK_BYTES, dtype=torch.uint8, device="cpu")

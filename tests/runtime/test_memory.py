@@ -8,9 +8,10 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a rule of glibc")
+
 GROWING = """
 import resource, torch
-from equiflow import CouplingFlow, EquivariantCNF, Lattice
 torch.set_num_threads(1)
 {first}
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -18,26 +19,40 @@ for i in range(40):
     torch.ones(2**19 + 1024 * i)  # larger than all before: mapped and unmapped by default
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
+SAMPLING = """
+import resource, torch
+from equiflow import HMC, Lattice, Phi4
+torch.set_num_threads(1)
+hmc = HMC(Phi4(Lattice((16, 16)), m2=-4.0, lam=5.0), trajectory_length=0.2, step_size=0.1)
+def faults(n_samples):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    hmc.sample(n_samples, n_chains=1024, n_thermalisation=0)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+faults(4)
+print(faults(8))
+"""
 
 
-def page_faults(first: str) -> int:
-    done = subprocess.run(
-        [sys.executable, "-c", GROWING.format(first=first)], capture_output=True, text=True, check=True
-    )
+def printed(code: str) -> int:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return int(done.stdout)
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a rule of glibc")
+def page_faults(first: str) -> int:
+    return printed(GROWING.format(first=first))
+
+
 def test_temporaries_are_not_faulted_in_again():
-    keep = "from equiflow.runtime.memory import keep_freed_memory; keep_freed_memory()"
     without = page_faults("")
     assert without > 10_000
-    assert page_faults(keep) < 0.3 * without
+    assert page_faults("import equiflow") < 0.3 * without
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a rule of glibc")
-@pytest.mark.parametrize("flow", ["EquivariantCNF", "CouplingFlow"])
-def test_a_flow_that_samples_teaches_it_and_one_that_is_only_built_does_not(flow):
-    built = page_faults(f"{flow}(Lattice((2, 2)))")
-    assert built > 10_000
-    assert page_faults(f"{flow}(Lattice((2, 2))).sample(1)") < 0.3 * built
+# Whatever is imported from the package, its root is imported first.
+@pytest.mark.parametrize("part", ["samplers", "training", "analysis", "vector_fields", "runtime.memory"])
+def test_every_part_of_the_package_teaches_it(part):
+    assert page_faults(f"import equiflow.{part}") < 3000
+
+
+def test_hybrid_monte_carlo_without_a_flow_faults_nothing_in_again():
+    assert printed(SAMPLING) < 8_000
