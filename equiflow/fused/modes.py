@@ -2,6 +2,10 @@
 
 Up to some hundred sites per axis such products are faster than an FFT, because they run at the full speed of
 the machine. A kernel that is even under the reflection of each axis acts on the modes by a factor, `K(|k|)`.
+
+The kernels work on blocks of a few configurations, so that the products are large enough on small lattices. Fields
+of a block have the layout `(first axis, field, second axis)`, where `field` runs over channels and, fastest, over
+configurations. In this layout each axis takes one product for all fields.
 """
 
 from __future__ import annotations
@@ -44,26 +48,54 @@ def matrices(shape: tuple[int, int], dtype: torch.dtype) -> tuple[np.ndarray[Any
 
 
 @jit
-def _both_axes(fields: Any, left: Any, right: Any, scratch: Any, out: Any) -> None:
-    """Set `out_c = left @ fields_c @ right` for fields `(channel, V)`."""
-    n_fields, rows, columns = len(fields), len(left), len(right)
-    if n_fields * rows * columns * columns <= LARGEST_SERIAL_PRODUCT:
-        joined = n_fields * rows, columns
-        np.dot(fields.reshape(joined), right, scratch[:n_fields].reshape(joined))
+def product(a: Any, b: Any, out: Any) -> None:
+    """Set `out = a @ b`, by parts of the rows if the product is large."""
+    rows = len(a)
+    part = max(1, LARGEST_SERIAL_PRODUCT // (a.shape[1] * b.shape[1]))
+    if part >= rows:
+        np.dot(a, b, out)
     else:
-        for c in range(n_fields):
-            np.dot(fields[c].reshape(rows, columns), right, scratch[c].reshape(rows, columns))
-    for c in range(n_fields):
-        np.dot(left, scratch[c].reshape(rows, columns), out[c].reshape(rows, columns))
+        for first in range(0, rows, part):
+            last = min(first + part, rows)
+            np.dot(a[first:last], b, out[first:last])
+
+
+@jit
+def _both_axes(fields: Any, left: Any, right: Any, scratch: Any, out: Any) -> None:
+    """Apply `right` to the second axis and `left` to the first one, for fields `(first, field, second)`."""
+    rows, n_fields, columns = fields.shape
+    lines, whole = (rows * n_fields, columns), (rows, n_fields * columns)
+    product(fields.reshape(lines), right, scratch.reshape(lines))
+    product(left, scratch.reshape(whole), out.reshape(whole))
 
 
 @jit
 def to_modes(fields: Any, basis: Any, scratch: Any, out: Any) -> None:
-    """Transform fields `(channel, V)` from sites to modes."""
+    """Transform fields `(first, field, second)` from sites to modes."""
     _both_axes(fields, basis[0], basis[3], scratch, out)
 
 
 @jit
 def to_sites(modes: Any, basis: Any, scratch: Any, out: Any) -> None:
-    """Transform modes `(channel, V)` to sites."""
+    """Transform modes `(first, field, second)` to sites."""
     _both_axes(modes, basis[1], basis[2], scratch, out)
+
+
+@jit
+def load(fields: Any, first: Any, out: Any) -> None:
+    """Copy configurations `first, first + 1, ...` of `(batch, V)` to a block `(first, configuration, second)`."""
+    rows, size, columns = out.shape
+    for x in range(rows):
+        for n in range(size):
+            for y in range(columns):
+                out[x, n, y] = fields[first + n, x * columns + y]
+
+
+@jit
+def store(block: Any, first: Any, fields: Any) -> None:
+    """Copy a block `(first, configuration, second)` back to `fields`, `(batch, V)`."""
+    rows, size, columns = block.shape
+    for x in range(rows):
+        for n in range(size):
+            for y in range(columns):
+                fields[first + n, x * columns + y] = block[x, n, y]

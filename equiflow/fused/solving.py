@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,55 +61,29 @@ class Formula:
         return (matrix, np.array(self.weights, dtype)), matrix.dtype.type(self.h)
 
 
-def rates(phi: Tensor, shape: tuple[int, int], tables: Tables) -> tuple[Tensor, Tensor]:
-    """Return velocity and divergence at the one time of the tables, without a graph.
+def rates(
+    phi: Tensor, shape: tuple[int, int], tables: Tables, score: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return rates at the one time of the tables, without a graph.
 
     Args:
         phi: `(batch, *lattice)`.
         shape: sides of the lattice, two of them.
         tables: at one time.
-
-    Returns:
-        `(batch, *lattice)` and `(batch,)`.
-    """
-    from equiflow.fused import potential
-
-    constants = _constants(tables, shape)
-    flat = _flat(phi)
-    velocity, divergence = np.empty_like(flat), np.empty(len(flat), flat.dtype)
-    in_parallel(
-        lambda start, stop: potential.rates(start, stop, flat, *constants, velocity, divergence), *flat.shape
-    )
-    return torch.from_numpy(velocity).view_as(phi), torch.from_numpy(divergence)
-
-
-def path_rates(
-    phi: Tensor, score: Tensor, shape: tuple[int, int], tables: Tables
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return velocity, divergence and rate of the score at the one time of the tables, without a graph.
-
-    Args:
-        phi: `(batch, *lattice)`.
         score: `(batch, *lattice)`.
-        shape: sides of the lattice, two of them.
-        tables: at one time.
 
     Returns:
-        `(batch, *lattice)`, `(batch,)` and `(batch, *lattice)`.
+        Velocity `(batch, *lattice)`, divergence `(batch,)` and, if a score is given, its rate.
     """
     from equiflow.fused import potential
 
-    constants = _constants(tables, shape)
-    flat, s = _flat(phi), _flat(score)
-    velocity, rate, divergence = np.empty_like(flat), np.empty_like(flat), np.empty(len(flat), flat.dtype)
-    in_parallel(
-        lambda start, stop: potential.path_rates(
-            start, stop, flat, s, *constants, velocity, divergence, rate
-        ),
-        *flat.shape,
-    )
-    of_phi, of_score = torch.from_numpy(velocity).view_as(phi), torch.from_numpy(rate).view_as(phi)
-    return of_phi, torch.from_numpy(divergence), of_score
+    constants, flat = _constants(tables, shape), _flat(phi)
+    s = np.empty((0, 0), flat.dtype) if score is None else _flat(score)
+    velocity, rate, divergence = np.empty_like(flat), np.empty_like(s), np.empty(len(flat))
+    given = (flat, s, *constants, velocity, rate, divergence)
+    _by_blocks(flat, 1, lambda first, size, _: potential.rates(first, size, *given))
+    of_score = None if score is None else torch.from_numpy(rate).view_as(phi)
+    return torch.from_numpy(velocity).view_as(phi), torch.from_numpy(divergence).to(phi.dtype), of_score
 
 
 def solve(
@@ -159,19 +133,9 @@ class _Solve(torch.autograd.Function):
         states = np.empty((batch, n_times // len(formula[1]), V) if keeps else (0, 0, 0), flat.dtype)
         stages = np.empty((batch, n_times, V) if keeps else (0, 0, 0), flat.dtype)
         log_det, energy = np.zeros(batch), np.zeros(batch)
-        rest = (*constants, formula, h, states, stages)
-        if score is None:
-            carried = np.empty((0, 0), flat.dtype)
-            in_parallel(
-                lambda *part: potential.solve(*part, flat, log_det, energy, *rest), batch, V * n_times
-            )
-        else:
-            carried = _flat(score).copy()
-            in_parallel(
-                lambda *part: potential.solve_with_score(*part, flat, log_det, energy, carried, *rest),
-                batch,
-                V * n_times,
-            )
+        carried = np.empty((0, 0), flat.dtype) if score is None else _flat(score).copy()
+        given = (flat, carried, log_det, energy, *constants, formula, h, states, stages)
+        _by_blocks(flat, n_times, lambda first, size, _: potential.solve(first, size, *given))
         ctx.call, ctx.kept = call, (states, stages)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(phi, *fields)
@@ -206,21 +170,22 @@ def _gradients(
     of_numbers = [np.zeros(len(phi), like.dtype) if g is None else _flat(g) for g in of_results[1:]]
     formula, h = call.formula.arrays(like.dtype)
     linear, kernels, _, transposed, curvature, trace, drift = tables
-    parts: list[list[Any]] = []
+    like_tables = (linear, kernels, transposed, curvature, trace, drift, *ridges[:2])
+    sums: dict[int, Any] = {}  # by part of the batch, each for one thread
 
-    def one_part(start: int, stop: int) -> None:
-        sums = [np.zeros_like(x) for x in (linear, kernels, transposed, curvature, trace, drift, *ridges[:2])]
-        potential.pull_back(
-            start, stop, of_phi, *of_numbers, tables, ridges, basis, formula, h, *kept, tuple(sums)
-        )
-        parts.append(sums)
+    def one_block(first: int, size: int, part: int) -> None:
+        own = sums.setdefault(part, tuple(np.zeros_like(x) for x in like_tables))
+        given = (of_phi, *of_numbers, tables, ridges, basis, formula, h, *kept, own)
+        potential.pull_back(first, size, *given)
 
-    in_parallel(one_part, len(like), like.shape[1] * len(linear))
+    _by_blocks(like, len(linear), one_block)
+    parts = [sums[part] for part in sorted(sums)]
     total = [torch.from_numpy(sum(terms[1:], start=terms[0])) for terms in zip(*parts, strict=True)]
     of_linear, of_kernels, of_transposed, of_curvature, of_trace, of_drift, of_angles, of_phase = total
     of_slopes = of_transposed.mT
     of_ridges = (torch.pi * of_angles, torch.pi * of_phase)
-    of_tables = (of_linear, of_kernels, of_slopes, of_curvature, of_trace, of_drift, *of_ridges)
+    in_modes = (of_linear.flatten(1), of_kernels.flatten(2))
+    of_tables = (*in_modes, of_slopes, of_curvature, of_trace, of_drift, *of_ridges)
     return [torch.from_numpy(of_phi).view_as(phi), *of_tables]
 
 
@@ -301,6 +266,20 @@ def _fields(tables: Tables) -> tuple[Tensor, ...]:
     return tuple(getattr(tables, name) for name in Tables.__dataclass_fields__)
 
 
+def _by_blocks(fields: Any, n_times: int, kernel: Callable[[int, int, int], None]) -> None:
+    """Call `kernel(first, size, part)` for all blocks of configurations, which do not depend on threads."""
+    from equiflow.fused.potential import SITES_PER_BLOCK
+
+    batch, V = fields.shape
+    size = max(1, SITES_PER_BLOCK // V)
+
+    def some(start: int, stop: int) -> None:
+        for block in range(start, stop):
+            kernel(block * size, min(size, batch - block * size), start)
+
+    in_parallel(some, -(-batch // size), size * V * n_times)
+
+
 def _flat(x: Tensor) -> Any:
     """Return a tensor as an array with one row per configuration, without copying if it is contiguous."""
     array = x.detach().contiguous().numpy()
@@ -316,4 +295,5 @@ def _constants(tables: Tables, shape: tuple[int, int]) -> tuple[Any, Any, Any]:
     transposed = np.ascontiguousarray(slopes.transpose(0, 2, 1))
     steep = np.ascontiguousarray((np.pi * angles).T.astype(angles.dtype))
     basis = modes.matrices(shape, tables.linear.dtype)
-    return (linear, kernels, slopes, transposed, curvature, trace, drift), (angles, phase, steep), basis
+    in_modes = (linear.reshape(-1, *shape), kernels.reshape(*kernels.shape[:2], *shape))
+    return (*in_modes, slopes, transposed, curvature, trace, drift), (angles, phase, steep), basis

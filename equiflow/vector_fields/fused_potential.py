@@ -56,13 +56,15 @@ class FusedPotential(FusedField):
         """See `VectorField.velocity_and_divergence`."""
         if torch.is_grad_enabled() or len(phi) == 0:
             return self.field.velocity_and_divergence(phi, t)
-        return solving.rates(phi, self.shape, self.tables(self._moment(phi, t)))
+        velocity, divergence, _ = solving.rates(phi, self.shape, self.tables(self._moment(phi, t)))
+        return velocity, divergence
 
     def path_rates(self, phi: Tensor, t: Tensor | float, score: Tensor) -> PathRates:
         """See `VectorField.path_rates`."""
         if torch.is_grad_enabled() or len(phi) == 0:
             return self.field.path_rates(phi, t, score)
-        return PathRates(*solving.path_rates(phi, score, self.shape, self.tables(self._moment(phi, t))))
+        rates = solving.rates(phi, self.shape, self.tables(self._moment(phi, t)), score)
+        return PathRates(*rates)
 
     def solve(
         self, phi: Tensor, t0: float, t1: float, *, method: str, steps: int, score: Tensor | None = None
