@@ -44,10 +44,10 @@ class Stencil:
         """Return whether kernels are in use and can work on these fields, `(batch, *shape)`."""
         return (
             in_use()
-            and phi.device.type == "cpu"
-            and phi.dtype in (torch.float32, torch.float64)
-            and phi.numel() > 0
             and type(phi) is Tensor
+            and phi.is_cpu
+            and (phi.dtype == torch.float32 or phi.dtype == torch.float64)
+            and phi.numel() > 0
         )
 
     def couplings(self, dtype: Any) -> Any:
@@ -79,4 +79,5 @@ def neighbouring_rows(sides: tuple[int, ...]) -> Any:
 
 def as_matrix(phi: Tensor) -> Any:
     """Return fields as a contiguous array of numpy, `(batch, size)`, without a copy if they are contiguous."""
-    return phi.detach().contiguous().reshape(len(phi), -1).numpy()
+    array = phi.detach().contiguous().numpy()
+    return array.reshape(array.shape[0], -1)

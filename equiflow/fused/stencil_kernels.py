@@ -17,32 +17,48 @@ from equiflow.fused.just_in_time import inline, jit
 
 U = np.uint64
 _ONE, _TWO = U(1), U(2)
+#: chains that are copied to a block and back at once
+_GROUP = U(4)
 
 
 @jit
 def load(phi: Any, field: Any, first: Any, chains: Any, rows: Any, side: Any, lanes: Any) -> None:
     """Copy chains `first ... first + chains - 1` of `phi`, `(batch, size)`, to a block; other lanes become 0."""
     pitch = (side + _TWO) * lanes
+    if chains < lanes:
+        field[: rows * pitch] = 0
+    # A few chains at once: fields of 2^n bytes share the same few lines of the cache.
+    together = chains - chains % _GROUP
+    for group in range(U(0), together, _GROUP):
+        for row in range(rows):
+            at = (row * (side + _TWO) + _ONE) * lanes + group
+            for x in range(side):
+                for lane in range(_GROUP):
+                    field[at + x * lanes + lane] = phi[first + group + lane, row * side + x]
+    for lane in range(together, chains):
+        for row in range(rows):
+            at = (row * (side + _TWO) + _ONE) * lanes + lane
+            for x in range(side):
+                field[at + x * lanes] = phi[first + lane, row * side + x]
     for row in range(rows):
-        at = row * pitch + lanes
-        for x in range(side):
-            for lane in range(chains):
-                field[at + x * lanes + lane] = phi[first + lane, row * side + x]
-            for lane in range(chains, lanes):
-                field[at + x * lanes + lane] = 0
-        wrap(field, at, side * lanes, lanes)
+        wrap(field, row * pitch + lanes, side * lanes, lanes)
 
 
 @jit
-def store(phi: Any, field: Any, first: Any, chains: Any, rows: Any, side: Any, lanes: Any, kept: Any) -> None:
-    """Copy a block to `phi` where `kept[lane]` is true."""
-    pitch = (side + _TWO) * lanes
-    for lane in range(chains):
-        if kept[lane]:
-            for row in range(rows):
-                at = row * pitch + lanes + lane
-                for x in range(side):
-                    phi[first + lane, row * side + x] = field[at + x * lanes]
+def store(phi: Any, field: Any, first: Any, chains: Any, rows: Any, side: Any, lanes: Any) -> None:
+    """Copy a block to chains `first ... first + chains - 1` of `phi`."""
+    together = chains - chains % _GROUP
+    for group in range(U(0), together, _GROUP):
+        for row in range(rows):
+            at = (row * (side + _TWO) + _ONE) * lanes + group
+            for x in range(side):
+                for lane in range(_GROUP):
+                    phi[first + group + lane, row * side + x] = field[at + x * lanes + lane]
+    for lane in range(together, chains):
+        for row in range(rows):
+            at = (row * (side + _TWO) + _ONE) * lanes + lane
+            for x in range(side):
+                phi[first + lane, row * side + x] = field[at + x * lanes]
 
 
 @inline
@@ -150,7 +166,7 @@ def energies(
     sums: Any,
     out: Any,
 ) -> None:
-    """Write `sum_x p_x^2 / 2 + S[phi]` of each chain to `out`, `(lanes,)`, computed in float64.
+    """Write `sum_x p_x^2 / 2 + S[phi]` of each chain to `out`, `(lanes,)`, summed in float64.
 
     Args:
         field: phi, with borders.
@@ -165,22 +181,26 @@ def energies(
     """
     rows, components = U(len(beside)), U(len(couplings) - 3)
     n, pitch = side * lanes, (side + _TWO) * lanes
-    linear, lam = np.float64(couplings[0]) + np.float64(couplings[1]), np.float64(couplings[2])
+    half = field.dtype.type(0.5)
+    m2, lam = couplings[1], couplings[2]
     far, square = work[0], work[1]
     sums[:] = 0
     for r in range(rows):
         squares(field, r * pitch + lanes, rows * pitch, n, components, square)
         for c in range(components):
-            base, h = c * rows * pitch, np.float64(couplings[U(3) + c])
-            at, p_at = base + r * pitch + lanes, (c * rows + r) * n
-            far_neighbours(field, beside, r, base, pitch, n, lanes, far)
-            up, down = base + beside[r, 0] * pitch + lanes, base + beside[r, 1] * pitch + lanes
+            base, h = c * rows * pitch, couplings[U(3) + c]
+            at, p_at, up = base + r * pitch + lanes, (c * rows + r) * n, base + beside[r, 0] * pitch + lanes
+            far[:n] = 0
+            for k in range(2, beside.shape[1], 2):
+                ahead = base + beside[r, k] * pitch + lanes
+                for i in range(n):
+                    far[i] += (field[ahead + i] - field[at + i]) ** 2
             for i in range(n):
-                # Each link joins two sites, which gives it half of twice the product.
-                near = np.float64(field[at + i - lanes]) + np.float64(field[at + i + lanes])
-                total = near + np.float64(field[up + i]) + np.float64(field[down + i]) + np.float64(far[i])
-                phi, p = np.float64(field[at + i]), np.float64(momentum[p_at + i])
-                sums[i] += phi * ((linear + lam * square[i]) * phi - total - h) + 0.5 * p * p
+                phi, p = field[at + i], momentum[p_at + i]
+                # Differences: products of large fields would cancel, at the cost of their last digits.
+                along, across = field[at + i + lanes] - phi, field[up + i] - phi
+                links = along * along + across * across + far[i]
+                sums[i] += np.float64(links + ((m2 + lam * square[i]) * phi - h) * phi + half * p * p)
     add_up(sums, n, lanes, out)
 
 

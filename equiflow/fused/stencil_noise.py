@@ -1,8 +1,8 @@
 """Random numbers within kernels: number j of a stream is a hash of j, so that no state is kept.
 
-`hashed(seed + j * stride)` is the SplitMix64 generator (Steele, Lea, Flood 2014) with a stride of its own for each
-stream. Number j does not depend on how chains are spread over lanes and threads. Seeds and strides are drawn from
-a torch generator.
+`hashed(origin + j * stride)` is the SplitMix64 generator (Steele, Lea, Flood 2014). Every chain has a stream of its
+own, which does not depend on how chains are spread over lanes and threads; see `stream`. The seed and the stride
+of an update are drawn from a torch generator.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ _L = tuple(2.0 / (2 * k + 1) for k in range(11))
 #: 1 / k!, of the exponential
 _E = (1.0, 1.0, 1 / 2, 1 / 6, 1 / 24, 1 / 120, 1 / 720, 1 / 5040, 1 / 40320, 1 / 362880, 1 / 3628800)
 _E11, _E12, _E13 = 1 / 39916800, 1 / 479001600, 1 / 6227020800
-_TURN = 2 * np.pi
 
 
 @inline
@@ -32,6 +31,12 @@ def hashed(z: Any) -> Any:
     z = (z ^ (z >> U(30))) * _FIRST
     z = (z ^ (z >> U(27))) * _SECOND
     return z ^ (z >> U(31))
+
+
+@inline
+def stream(seed: Any, stride: Any, chain: Any) -> Any:
+    """Return where the stream of a chain begins: its number j is `hashed(stream + j stride)`."""
+    return hashed(seed + chain * stride)
 
 
 @inline
@@ -104,32 +109,42 @@ def exp_64(x: Any) -> Any:
 
 
 @jit
-def fill_normal(out: Any, lanes: Any, shift: Any, first: Any, half: Any, seed: Any, stride: Any) -> None:
+def fill_normal(
+    out: Any, lanes: Any, first: Any, half: Any, side: Any, seed: Any, stride: Any, start: Any
+) -> None:
     """Fill `out`, `(2 half lanes,)`, with standard normal numbers, by Box and Muller.
 
-    Element `(x, lane)` and `(x + half, lane)` are a pair, numbered `(first + lane) half + x` in the stream.
+    Elements `(x, lane)` and `(x + half, lane)` are a pair, of numbers `start + 2 x` and `start + 2 x + 1` in the
+    stream of the chain.
 
     Args:
         out: float32 or float64, with the lanes contiguous.
-        lanes: number of chains, a power of two, `1 << shift`; uint64 as all that follow.
-        shift: see `lanes`.
+        lanes: number of chains, a power of two; uint64 as all that follow.
         first: number of the chain in the first lane.
         half: half the number of values of a chain, rounded up.
-        seed: of the stream.
-        stride: of the stream, odd.
+        side: number of values per pass.
+        seed: of the streams of all chains.
+        stride: the same, odd.
+        start: number of the first number.
     """
-    n, mask = half * lanes, lanes - U(1)
-    if out.itemsize == 4:
-        for i in range(n):
-            bits = hashed(seed + stride * ((first + (i & mask)) * half + (i >> shift)))
-            radius = np.sqrt(np.float32(-2) * log_32(uniform_high(bits)))
-            s, c = sine_and_cosine(np.float32(_TURN) * (uniform_low(bits) - np.float32(0.5)))
-            out[i] = radius * c
-            out[n + i] = radius * s
-    else:
-        for i in range(n):
-            at = seed + stride * (U(2) * ((first + (i & mask)) * half + (i >> shift)))
-            radius = np.sqrt(-2.0 * log_64(uniform_64(hashed(at))))
-            s, c = sine_and_cosine(_TURN * (uniform_64(hashed(at + stride)) - 0.5))
-            out[i] = radius * c
-            out[n + i] = radius * s
+    base = np.empty(side * lanes, np.uint64)
+    for lane in range(lanes):
+        origin = stream(seed, stride, first + lane) + start * stride
+        for x in range(side):
+            base[x * lanes + lane] = origin + U(2) * x * stride
+    end = half * lanes
+    for at in range(U(0), end, side * lanes):
+        n, skipped = min(side * lanes, end - at), U(2) * (at // lanes) * stride
+        if out.itemsize == 4:
+            for i in range(n):
+                bits = hashed(base[i] + skipped)
+                radius = np.sqrt(np.float32(-2) * log_32(uniform_high(bits)))
+                s, c = sine_and_cosine(np.float32(2) * uniform_low(bits) - np.float32(1))
+                out[at + i] = radius * c
+                out[end + at + i] = radius * s
+        else:
+            for i in range(n):
+                radius = np.sqrt(-2.0 * log_64(uniform_64(hashed(base[i] + skipped))))
+                s, c = sine_and_cosine(2.0 * uniform_64(hashed(base[i] + skipped + stride)) - 1.0)
+                out[at + i] = radius * c
+                out[end + at + i] = radius * s

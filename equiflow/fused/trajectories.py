@@ -11,6 +11,8 @@ from torch import Tensor
 from equiflow.fused.just_in_time import announce, in_parallel
 from equiflow.fused.stencil import Stencil, as_matrix, neighbouring_rows
 
+FLOATS = {torch.float32: np.float32, torch.float64: np.float64}
+
 
 def seeds(generator: torch.Generator | None) -> tuple[np.uint64, np.uint64]:
     """Draw what makes a stream of random numbers within a kernel: a seed and an odd stride."""
@@ -41,17 +43,17 @@ def hmc_update(
     from equiflow.fused.trajectory_kernels import hmc
 
     announce("trajectories")
-    old, new = as_matrix(phi), torch.empty(phi.shape, dtype=phi.dtype)
-    accepted, probability = np.empty(len(phi)), np.empty(len(phi))
-    real, side = old.dtype.type, np.uint64(stencil.sides[-1])
-    out, couplings = as_matrix(new), stencil.couplings(real)
-    rows, lanes = neighbouring_rows(stencil.sides), np.uint64(stencil.lanes(len(phi), old.itemsize))
+    old, new = as_matrix(phi), np.empty(tuple(phi.shape), FLOATS[phi.dtype])
+    n_chains, real = old.shape[0], old.dtype.type
+    accepted, probability = np.empty(n_chains), np.empty(n_chains)
+    lanes, side = np.uint64(stencil.lanes(n_chains, old.itemsize)), np.uint64(stencil.sides[-1])
+    rows, couplings = neighbouring_rows(stencil.sides), stencil.couplings(real)
     all_kicks, all_drifts = np.array(kicks, real), np.array(drifts, real)
-    seed, stride = seeds(generator)
+    out, (seed, stride) = new.reshape(n_chains, -1), seeds(generator)
 
     def part(start: int, stop: int) -> None:
         hmc(old, out, accepted, probability, rows, couplings, all_kicks, all_drifts, side, lanes,
             np.uint64(start), np.uint64(stop), seed, stride)  # fmt: skip
 
-    in_parallel(part, len(phi), stencil.size * len(drifts))
-    return new, torch.from_numpy(accepted), torch.from_numpy(probability)
+    in_parallel(part, n_chains, stencil.size * len(drifts))
+    return torch.from_numpy(new), torch.from_numpy(accepted), torch.from_numpy(probability)

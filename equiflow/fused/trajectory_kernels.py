@@ -8,7 +8,7 @@ import numpy as np
 
 from equiflow.fused.just_in_time import jit
 from equiflow.fused.stencil_kernels import energies, kick_and_drift, load, store
-from equiflow.fused.stencil_noise import exp_64, fill_normal, hashed, uniform_64
+from equiflow.fused.stencil_noise import exp_64, fill_normal, hashed, stream, uniform_64
 
 U = np.uint64
 
@@ -55,16 +55,16 @@ def hmc(
     source, target = np.empty(length, real), np.empty(length, real)
     momentum = np.empty(U(2) * half * most_lanes, real)
     work, sums = np.empty((2, side * most_lanes), real), np.empty(side * most_lanes)
-    before, after, kept = np.empty(most_lanes), np.empty(most_lanes), np.empty(most_lanes, np.bool_)
+    before, after = np.empty(most_lanes), np.empty(most_lanes)
     none = momentum.dtype.type(0)
     first = start
     while first < stop:
         chains = min(most_lanes, stop - first)
-        lanes, shift = U(1), U(0)
+        lanes = U(1)
         while lanes < chains:
-            lanes, shift = lanes << U(1), shift + U(1)
+            lanes = lanes << U(1)
         load(phi, source, first, chains, rows, side, lanes)
-        fill_normal(momentum, lanes, shift, first, half, seed, stride)
+        fill_normal(momentum, lanes, first, half, side, seed, stride, U(0))
         energies(source, momentum, beside, couplings, side, lanes, work, sums, before)
         for step in range(len(drifts)):
             kick_and_drift(
@@ -75,13 +75,13 @@ def hmc(
         energies(source, momentum, beside, couplings, side, lanes, work, sums, after)
         for lane in range(chains):
             change, chain = after[lane] - before[lane], first + lane
-            uniform = uniform_64(hashed(seed + stride * (U(2) * half * U(len(phi)) + chain)))
+            uniform = uniform_64(hashed(stream(seed, stride, chain) + U(2) * half * stride))
             # NaN, after a trajectory beyond the range of floating point, stands for zero density.
             chance = exp_64(-max(change, 0.0)) if change == change else 0.0
-            kept[lane] = uniform < chance
-            accepted[chain] = 1.0 if kept[lane] else 0.0
+            accepted[chain] = 1.0 if uniform < chance else 0.0
             probability[chain] = chance
-            if not kept[lane]:
+        store(out, source, first, chains, rows, side, lanes)
+        for chain in range(first, first + chains):
+            if accepted[chain] == 0.0:
                 out[chain] = phi[chain]
-        store(out, source, first, chains, rows, side, lanes, kept)
         first += chains
