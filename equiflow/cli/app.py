@@ -19,7 +19,7 @@ from equiflow.cli import info as information
 from equiflow.cli import presets as known_presets
 from equiflow.cli.config.file import load_config, parse_config
 from equiflow.cli.config.render import render_defaults
-from equiflow.cli.config.schema import Config
+from equiflow.cli.config.schema import MOST_THREADS, Config
 from equiflow.cli.endings import fail, in_processes, nobody_reads, reports_errors
 from equiflow.cli.flow_files import flow_named
 from equiflow.cli.run.folder import Run
@@ -40,7 +40,9 @@ RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="run folder")]
 Device = Annotated[
     str | None, typer.Option(help="cpu, cuda, cuda:1, ...; that of the run unless given", metavar="DEVICE")
 ]
-Threads = Annotated[int | None, typer.Option(help="CPU threads; those of the run unless given", min=1)]
+Threads = Annotated[
+    int | None, typer.Option(help="CPU threads; those of the run unless given", min=1, max=MOST_THREADS)
+]
 
 
 def start() -> None:
@@ -142,7 +144,8 @@ def watch(
 ) -> None:
     """Follow a run while it trains: loss, ESS, acceptance, gradient norm, time to the end.
 
-    It also says whether a process is training the run, and goes on through all stops until the last step.
+    It also says whether a process is training the run. In a terminal it goes on through all stops until the
+    last step. Into a pipe or a file it prints plain lines, and ends with status 1 when nobody trains the run.
     """
     try:
         watching.watch(Run.open(run), once=once, every=every)
@@ -159,7 +162,7 @@ def sample(
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="file; RUN/ensemble.npz unless given")
     ] = None,
-    seed: Annotated[int, typer.Option(help="seed of the samples", min=0)] = 1,
+    seed: Annotated[int, typer.Option(help="seed of the samples", min=0, max=2**64 - 1)] = 1,
     batch_size: Annotated[int, typer.Option(help="samples at a time, which bounds the memory", min=1)] = 1024,
     shards: Annotated[
         int | None,
@@ -202,17 +205,23 @@ def measure(
 @app.command()
 @reports_errors
 def report(
-    run: RunFolder,
+    run: FlowName,
     n_samples: Annotated[int, typer.Option("-n", "--samples", help="fresh samples", min=64)] = 4096,
     hmc: Annotated[
         int, typer.Option(help="HMC samples to compare with; 0 takes those in the folder, if any", min=0)
     ] = 4096,
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="RUN/report.html unless given")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", help="RUN/report.html unless given; NAME-report/report.html for a flow"),
+    ] = None,
     threads: Threads = None,
     device: Device = None,
 ) -> None:
-    """Measure a trained flow and write one self-contained HTML page, plots and results.json."""
-    results.report(Run.open(run), n_samples=n_samples, n_hmc=hmc, out=out, threads=threads, device=device)
+    """Measure a trained flow and write one self-contained HTML page, plots and results.json.
+
+    The report about a file of a flow, or a pretrained one, goes into the folder NAME-report.
+    """
+    results.report(flow_named(run), n_samples=n_samples, n_hmc=hmc, out=out, threads=threads, device=device)
 
 
 @app.command()

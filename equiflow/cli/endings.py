@@ -9,13 +9,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NoReturn, TypeVar
 
-import torch
 import typer
 
 from equiflow import SolverError, TrainingDivergedError
 from equiflow.cli.config.errors import ConfigError
 from equiflow.cli.run.errors import RunError
 from equiflow.runtime import distributed, interrupts
+from equiflow.runtime.devices import is_of_memory
 from equiflow.runtime.distributed import ElsewhereError
 from equiflow.runtime.storage import CheckpointError
 
@@ -51,7 +51,7 @@ def reports_errors(command: F) -> F:
                 raise typer.Exit(1) from None
             fail(str(error) if not isinstance(error, OSError) else of_system(error))
         except (MemoryError, RuntimeError) as error:
-            if not _is_of_memory(error):
+            if not is_of_memory(error):
                 raise
             why = next(iter(str(error).splitlines()), "")  # torch goes on with lines of its source code
             fail(f"There is not enough memory: take smaller batches or fewer samples. {why}")
@@ -106,8 +106,3 @@ def nobody_reads() -> bool:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return True
     return False
-
-
-def _is_of_memory(error: BaseException) -> bool:
-    """Whether memory has run out, of the CPU or of a GPU."""
-    return isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) or "allocate memory" in str(error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,15 @@ from equiflow.interop.containers import SUFFIXES, check_can_be_written
 from equiflow.interop.samples import shards_in
 from equiflow.report.terminal import print_line, print_table
 from equiflow.runtime import distributed
+from equiflow.runtime.capacity import bytes_of_samples, check_disk, check_memory
 from equiflow.runtime.devices import check_device
 from equiflow.runtime.randomness import stream
 from equiflow.statistics import effective_sample_size, log_mean_exp
 
 #: file of the HMC samples that a report compares with, in the run folder
 HMC_FILE = "hmc.npz"
+#: bytes of the header of a file of samples, at least
+HEADER_BYTES = 1024
 
 
 def sample(
@@ -54,16 +58,18 @@ def sample(
     Raises:
         ConfigError: if the name of the file has another suffix.
         RunError: if the file is there already, or the run has no checkpoint yet.
+        ValueError: if memory or disk have no room for so many samples.
         OSError: if the file cannot be written.
         ImportError: if its format needs a package that is not installed.
     """
     out = _file(run, out)
     if not force:
         _refuse_to_replace(out)
-    _check_place(out)
+    check_place(out)
     flow, source = ready(run, threads, device)
     if isinstance(run, Run):
         note_if_unfinished(run, flow, source)
+    _check_room(flow, n_samples, out)
     generator = stream(seed, "samples", device=flow.device)
     ensemble = importance_sample(flow, run.action, n_samples, batch_size=batch_size, generator=generator)
     if not force:  # another command may have written it meanwhile
@@ -102,7 +108,7 @@ def sample_in_shards(
     Raises:
         ConfigError: if the name of the files has another suffix.
         RunError: if the run has no checkpoint yet.
-        ValueError: if the folder holds shards of another ensemble.
+        ValueError: if the folder holds shards of another ensemble, or memory or disk have no room.
         OSError: if the files cannot be written.
         ImportError: if their format needs a package that is not installed.
     """
@@ -111,6 +117,7 @@ def sample_in_shards(
     folder = out.with_suffix("")
     with distributed.all_or_none():  # one process may lack the device
         flow = EquivariantCNF.from_dict(content, device=check_device(device or run.device))
+    distributed.by_first(lambda: _check_room(flow, n_samples, folder / out.name, n_shards=n_shards))
     log_weight = sample_shards(
         flow,
         run.action,
@@ -177,7 +184,7 @@ def ensembles_of(folder: Path) -> list[Path]:
 def _prepared(run: Run | FlowFile, out: Path | None, force: bool) -> tuple[Path, dict[str, Any], str]:
     """Return the name of the shards, and the flow as a dictionary, which one process can send to others."""
     out = _file(run, out)
-    _check_place(out.with_suffix("") / out.name)
+    check_place(out.with_suffix("") / out.name)
     # Torchrun repeats the command after a process was killed: what was drawn since it began is kept.
     if force and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
         for shard in shards_in(out.with_suffix("")):
@@ -206,8 +213,49 @@ def _refuse_to_replace(out: Path) -> None:
         )
 
 
-def _check_place(out: Path) -> None:
-    """Make the folder of a file; raise now, not after hours of sampling, if it cannot be written there."""
+def check_samples_fit(flow: EquivariantCNF, n_samples: int, remedy: str) -> None:
+    """Refuse more samples than the memory can hold.
+
+    Args:
+        flow: whose samples they are.
+        n_samples: number of samples that are in memory together.
+        remedy: a sentence that ends the message.
+
+    Raises:
+        ValueError: if they do not fit.
+    """
+    # The batches are joined at the end: for a moment, all samples are there twice.
+    needed = 2 * bytes_of_samples(n_samples, flow.space.shape, flow.dtype)
+    check_memory(needed, f"{_many(flow, n_samples)} need", remedy, device=flow.device)
+
+
+def _many(flow: EquivariantCNF, n_samples: int) -> str:
+    """Return a number of samples in words, with the size of each."""
+    dtype = str(flow.dtype).removeprefix("torch.")
+    return f"{n_samples} samples of {math.prod(flow.space.shape)} numbers in {dtype}"
+
+
+def _check_room(flow: EquivariantCNF, n_samples: int, out: Path, *, n_shards: int | None = 1) -> None:
+    """Raise now, not after hours of sampling, if memory or disk have no room for so many samples."""
+    size = bytes_of_samples(n_samples, flow.space.shape, flow.dtype) + (n_shards or 1) * HEADER_BYTES
+    what = f"{_many(flow, n_samples)} need"
+    check_disk(size, out.parent, what, "Take fewer samples (-n), or another disk (--out).")
+    if n_shards == 1:
+        remedy = "Take fewer samples (-n), or write shards (--shards), one of which is in memory at a time."
+        check_samples_fit(flow, n_samples, remedy)
+    elif n_shards is not None:
+        check_samples_fit(flow, -(-n_samples // n_shards), "They are one shard: take more --shards.")
+
+
+def check_place(out: Path) -> None:
+    """Make the folder of a file; raise now, not after hours of sampling, if it cannot be written there.
+
+    Args:
+        out: the file.
+
+    Raises:
+        OSError: if the system refuses.
+    """
     folder = Path(os.path.realpath(out)).parent
     folder.mkdir(parents=True, exist_ok=True)
     if not os.access(folder, os.W_OK | os.X_OK):

@@ -1,17 +1,26 @@
-"""Trained flows that commands take besides run folders: files of `flow.save`, and pretrained ones by name."""
+"""Trained flows that commands take besides run folders: files of `flow.save`, and pretrained ones by name.
+
+`flow_named` finds what a name stands for, and `record_of` says how it was trained.
+"""
 
 from __future__ import annotations
 
 import ast
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from equiflow import Action, EquivariantCNF
+from equiflow.cli.building import build_action
+from equiflow.cli.config.render import render
 from equiflow.cli.run.errors import RunError
 from equiflow.cli.run.folder import Run
+from equiflow.cli.run.journal import of_rung
 from equiflow.flows.parts import pretrained_file
 from equiflow.theories.base.kind import kinds
 from equiflow.theories.base.space import Space
+from equiflow.training import History, Rung
 
 
 @dataclass(frozen=True)
@@ -78,6 +87,56 @@ def flow_named(name: str) -> Run | FlowFile:
         except ValueError as error:
             raise RunError(f"{name} holds no run, and is no file of a flow. {error}") from error
     return Run.open(path)
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a report says about the training of a flow, besides the flow itself.
+
+    Attributes:
+        title: name of the flow or the run.
+        folder: where the report is written.
+        seed: of what the report draws.
+        history: of the training on the last lattice; empty if none is known.
+        config: text of the resolved config; empty if there is none.
+        evaluations: measurements on fresh samples during training on the last lattice.
+        sessions: start and versions of each session of training.
+        below: the lattices of a ladder before the last one.
+    """
+
+    title: str
+    folder: Path
+    seed: int = 0
+    history: History = field(default_factory=History)
+    config: str = ""
+    evaluations: Sequence[dict[str, Any]] = ()
+    sessions: Sequence[dict[str, Any]] = ()
+    below: Sequence[Rung] = ()
+
+
+def record_of(run: Run | FlowFile) -> Record:
+    """Return what is known about the training of a flow: all of it for a run, nothing for a file.
+
+    The report about a file goes into a folder of its own, `NAME-report` in the working directory.
+    """
+    if isinstance(run, FlowFile):
+        name = Path(run.source).stem
+        return Record(name, Path(f"{name}-report"))
+    *below, history = run.histories()
+    return Record(
+        title=run.folder.resolve().name,
+        folder=run.folder,
+        seed=run.config.training.seed,
+        history=history,
+        config=render(run.config),
+        evaluations=of_rung(run.evaluations, len(run.rungs)),
+        sessions=run.sessions,
+        below=[
+            Rung(build_action(rung.config), EquivariantCNF.load(rung.best), history)
+            for rung, history in zip(run.rungs[:-1], below, strict=True)
+            if rung.best.exists()
+        ],
+    )
 
 
 def action_from(text: str, space: Space) -> Action | None:

@@ -14,13 +14,10 @@ import torch
 
 from equiflow import HMC, Action, Angles, Chain, Ensemble, EquivariantCNF, Solver, importance_sample
 from equiflow import measure as measured
-from equiflow.cli.building import build_action
-from equiflow.cli.config.render import render
-from equiflow.cli.ensembles import HMC_FILE, ensembles_of, quality, ready
-from equiflow.cli.flow_files import FlowFile
+from equiflow.cli.ensembles import HMC_FILE, check_place, check_samples_fit, ensembles_of, quality, ready
+from equiflow.cli.flow_files import FlowFile, Record, record_of
 from equiflow.cli.run.errors import RunError
 from equiflow.cli.run.folder import Run
-from equiflow.cli.run.journal import of_rung
 from equiflow.cli.run.standing import note_if_unfinished
 from equiflow.interop import describe_samples, load_chain, load_ensemble, save_samples
 from equiflow.report.page import Page
@@ -34,7 +31,7 @@ from equiflow.theories.angles import observables as angles
 from equiflow.theories.base.kind import kind_named
 from equiflow.theories.base.lattice import lattice_of
 from equiflow.theories.base.space import Space
-from equiflow.training import History, Rung
+from equiflow.training import Rung
 
 #: largest number of sites on which laws are checked that need a dense Jacobian, V^2 numbers per sample
 DENSE_SITES = 1024
@@ -104,7 +101,7 @@ def has_field_observables(space: Space) -> bool:
 
 
 def report(
-    run: Run,
+    run: Run | FlowFile,
     *,
     n_samples: int,
     n_hmc: int,
@@ -112,56 +109,59 @@ def report(
     threads: int | None,
     device: str | None = None,
 ) -> None:
-    """Measure a run on fresh samples, and write page, plots and numbers.
+    """Measure a flow on fresh samples, and write page, plots and numbers.
 
     Args:
-        run: with a trained flow.
+        run: with a trained flow, or a file with one.
         n_samples: number of fresh samples.
         n_hmc: number of HMC samples to compare with; 0 takes those in the folder, if any.
-        out: the page; by default `report.html` in the run folder.
+        out: the page; by default `report.html` in the run folder, or in the folder `NAME-report` for a file.
         threads: CPU threads; by default as in the config.
         device: where to sample; by default as in the config.
 
     Raises:
         RunError: if the theory has no report, or the run has no checkpoint yet.
+        ValueError: if the memory has no room for so many samples.
     """
-    space = run.action.space
-    if not has_field_observables(space):
-        raise RunError(
-            f"A report shows observables of real fields on a lattice; this run is of {space.kind}. Take "
-            f"`equiflow sample {run.folder}` and `equiflow measure`, or `equiflow check {run.folder}`."
-        )
+    if isinstance(run, Run):  # before its flow is loaded, which may not exist
+        _refuse_without_observables(run.action.space, str(run.folder))
     flow, source = ready(run, threads, device)
-    note_if_unfinished(run, flow, source)
-    action, seed = run.action, run.config.training.seed
-    generator = stream(seed, "report", device=flow.device)
+    if isinstance(run, FlowFile):
+        _refuse_without_observables(flow.space, run.source)
+    else:
+        note_if_unfinished(run, flow, source)
+    check_samples_fit(flow, n_samples, "Take fewer samples (-n).")
+    check_samples_fit(flow, n_hmc, "Take fewer samples of HMC (--hmc).")
+    action, record = run.action, record_of(run)
+    path = record.folder / "report.html" if out is None else out
+    check_place(path)
+    check_place(record.folder / HMC_FILE)
+    generator = stream(record.seed, "report", device=flow.device)
     ensemble = importance_sample(flow, action, n_samples, batch_size=512, certify=256, generator=generator)
-    histories = run.histories()
-    made = Report(flow, action, histories[-1], ensemble, _chain(run, action, flow, n_hmc))
+    made = Report(flow, action, record.history, ensemble, _chain(record, action, flow, n_hmc))
     made.print()
-    made.save(run.folder / "plots", settings={"run": str(run.folder), "flow": source, "seed": seed})
+    settings = {"run": str(run.folder), "flow": source, "seed": record.seed}
+    made.save(record.folder / "plots", settings=settings)
     page = Page(
         made,
-        title=run.folder.resolve().name,
-        config=render(run.config),
-        evaluations=of_rung(run.evaluations, len(run.rungs)),
+        title=record.title,
+        config=record.config,
+        evaluations=record.evaluations,
         laws=laws(flow),
-        sessions=run.sessions,
-        rungs=_ladder(run, histories, flow),
+        sessions=record.sessions,
+        rungs=[*record.below, Rung(action, flow, record.history)] if record.below else [],
     )
-    path = run.folder / "report.html" if out is None else out
     page.save(path)
-    print_line(f"wrote {path}, and plots and results.json to {run.folder / 'plots'}")
+    print_line(f"wrote {path}, and plots and results.json to {record.folder / 'plots'}")
 
 
-def _ladder(run: Run, histories: list[History], last: EquivariantCNF) -> list[Rung]:
-    """Return the flow and history of each lattice of a ladder; nothing without a ladder."""
-    made = [
-        Rung(build_action(rung.config), EquivariantCNF.load(rung.best), history)
-        for rung, history in zip(run.rungs[:-1], histories, strict=False)
-        if rung.best.exists()
-    ]
-    return [*made, Rung(run.action, last, histories[-1])] if made else []
+def _refuse_without_observables(space: Space, name: str) -> None:
+    """Raise if a report cannot show the observables of a theory."""
+    if not has_field_observables(space):
+        raise RunError(
+            f"A report shows observables of real fields on a lattice; this flow is of {space.kind}. Take "
+            f"`equiflow sample {name}` and `equiflow measure`, or `equiflow check {name}`."
+        )
 
 
 def check(run: Run | FlowFile, *, device: str | None = None) -> CheckReport:
@@ -193,9 +193,9 @@ def laws(flow: EquivariantCNF) -> CheckReport:
     return CheckReport(f"EquivariantCNF on {exact.lattice.shape}, symmetries only", tuple(checks))
 
 
-def _chain(run: Run, action: Action, flow: EquivariantCNF, n_hmc: int) -> Chain | None:
+def _chain(record: Record, action: Action, flow: EquivariantCNF, n_hmc: int) -> Chain | None:
     """HMC samples: those in the folder if there are enough, else new ones, which are kept there."""
-    path = run.folder / HMC_FILE
+    path = record.folder / HMC_FILE
     if path.exists():
         try:
             about, chain = describe_samples(path), load_chain(path)
@@ -206,7 +206,7 @@ def _chain(run: Run, action: Action, flow: EquivariantCNF, n_hmc: int) -> Chain 
             return chain
     if not n_hmc:
         return None
-    generator = stream(run.config.training.seed, "hmc", device=flow.device)
+    generator = stream(record.seed, "hmc", device=flow.device)
     try:
         chain = HMC(action).sample(
             max(8, -(-n_hmc // HMC_CHAINS)),

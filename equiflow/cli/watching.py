@@ -1,6 +1,6 @@
 """A run in the terminal while it trains: curves and numbers, read from its files.
 
-`watch` is the command; `screen` is one picture of the run.
+`watch` is the command; `screen` is one picture of the run, and `follow` prints lines for pipes and files.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from equiflow.cli.run.errors import RunError
 from equiflow.cli.run.folder import Run
 from equiflow.cli.run.journal import of_rung
 from equiflow.cli.run.locking import is_locked
-from equiflow.cli.run.standing import standing
+from equiflow.cli.run.standing import latest, standing
 from equiflow.report.terminal import console as terminal
-from equiflow.report.terminal import printable
+from equiflow.report.terminal import print_line, printable
 
 #: characters of a curve, from the lowest value to the highest
 BLOCKS = "▁▂▃▄▅▆▇█"
@@ -33,21 +34,69 @@ DEFAULT_WIDTH = 100
 
 
 def watch(run: Run, *, once: bool, every: float) -> None:
-    """Show the state of a run until its last step, through all its stops.
+    """Show the state of a run until its last step, in a terminal through all its stops.
 
     Args:
         run: to be watched.
         once: print the state and return.
         every: seconds between updates.
+
+    Raises:
+        RunError: see `follow`.
     """
     console = terminal()
     if once:
         console.print(screen(run, console.width))
         return
+    if not console.is_terminal:
+        follow(run, every)
+        return
     with Live(screen(run, console.width), console=console, auto_refresh=False) as live:
         while not run.is_finished:
             time.sleep(every)
             live.update(screen(run, console.width), refresh=True)
+
+
+def follow(run: Run, every: float) -> None:
+    """Print a line about each step that is seen, as a pipe or a file needs it, until nobody trains the run.
+
+    Args:
+        run: to be followed.
+        every: seconds between looks.
+
+    Raises:
+        RunError: if nobody is training the run, and its last step is not taken.
+    """
+    printed = ""
+    if is_locked(run.folder) is None:
+        print_line(_state(run))
+    while True:
+        trains = is_locked(run.folder)  # before the files are read: what a process wrote last is seen
+        line, finished = progress(run), run.is_finished
+        # Twice, because a process that begins lets go of the lock for a moment.
+        if finished or (trains is False and line == printed):
+            break
+        if line != printed:
+            print_line(line)
+        printed = line
+        time.sleep(every)
+    if line != printed:
+        print_line(line)
+    if not finished:
+        raise RunError(f"{run.folder}: {standing(run)}. {_state(run)}")
+    print_line(f"{run.folder}: {_state(run)}")
+
+
+def progress(run: Run) -> str:
+    """Return one line about the latest step, such as `step 12 of 30, loss -3.2, ..., to the end 0:00:05`."""
+    rung, rows = latest(run)
+    if not rows:
+        return "No step has been taken yet."
+    last = rows[-1]
+    ess = "" if last["ess"] is None else f", ESS {last['ess']:.4f} on the batch"
+    left = remaining(rows, rung.config.training.steps)
+    times = f"time so far {_clock(last['seconds'])}, to the end {_clock(left)}"
+    return f"{standing(run)}, loss {last['loss']:.6g}{ess}, {times}"
 
 
 def screen(run: Run, width: int = DEFAULT_WIDTH) -> Group:
@@ -60,9 +109,8 @@ def screen(run: Run, width: int = DEFAULT_WIDTH) -> Group:
     Returns:
         What rich prints: a panel.
     """
-    every, rungs = run.metrics, run.rungs
-    rung = rungs[every[-1].get("rung", 1) - 1] if every else rungs[0]
-    rows, steps = of_rung(every, rung.number), rung.config.training.steps
+    every, rungs, (rung, rows) = run.metrics, run.rungs, latest(run)
+    steps = rung.config.training.steps
     title = Text(printable(f"{run.folder.name}{', ' if len(rungs) > 1 else ': '}{standing(run)}"))
     state = Text(printable(_state(run)))
     if not rows:

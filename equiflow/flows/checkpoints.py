@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from equiflow.flows.parts import dtype_name, dtype_named
-from equiflow.runtime.storage import CheckpointError, load_safely, save_atomically
+from equiflow.runtime.storage import CheckpointError, is_of_system, load_safely, save_atomically
 
 S = TypeVar("S", bound="SavedModule")
 G = TypeVar("G", bound="SavedFlow")
@@ -102,9 +102,11 @@ class SavedModule(nn.Module, ABC):
         content = load_safely(path, cls.file_kind, map_location=device)
         try:
             return cls.from_dict(content, device=device, **options)
-        except (UnknownOptionError, torch.cuda.OutOfMemoryError):
+        except UnknownOptionError:
             raise
         except Exception as error:  # a recipe that fits nothing can make constructors raise anything
+            if is_of_system(error):
+                raise
             raise CheckpointError(f"{path} does not describe a {cls.file_kind}: {error}") from error
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:

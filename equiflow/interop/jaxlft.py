@@ -17,7 +17,7 @@ from torch import Tensor
 from equiflow.flows import EquivariantCNF
 from equiflow.ode.solver import Solver
 from equiflow.runtime.checks import check_type
-from equiflow.runtime.storage import CheckpointError
+from equiflow.runtime.storage import CheckpointError, is_of_system
 from equiflow.theories.base.lattice import Lattice
 from equiflow.theories.base.symmetry import SymmetryGroup
 from equiflow.theories.scalar.priors import StandardNormal
@@ -168,9 +168,9 @@ def _read(path: str | Path) -> dict[str, np.ndarray]:
         # Opened here, because numpy does not close a damaged file that it opened itself.
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
-    except FileNotFoundError:
-        raise
     except Exception as error:  # numpy and zipfile raise many kinds of errors on damaged files
+        if is_of_system(error):
+            raise
         raise CheckpointError(
             f"{path} cannot be read as arrays: it is damaged, no .npz file, or holds pickled objects, which "
             'could run code. Where jaxlft is installed, write np.savez(path, **params["~"]) first.'

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import torch
+
+#: what torch says about devices that fail; older versions have no class of errors for it
+_OF_DEVICE = re.compile(
+    r"\b(CUDA|HIP|XPU|MPS|cuDNN)( driver| backend)? (error|out of memory)\b"
+    r"|CUBLAS_STATUS|NVIDIA driver|No CUDA GPUs"
+)
 
 
 def check_device(device: torch.device | str) -> torch.device:
@@ -23,11 +31,26 @@ def check_device(device: torch.device | str) -> torch.device:
         raise ValueError(f"unknown device {str(device)!r}; expected cpu, cuda, cuda:1, ...") from error
     try:
         torch.empty((), device=found)
+        torch.Generator(found)  # a device without random numbers, such as meta, is of no use here
     except torch.cuda.OutOfMemoryError:  # the device is there
         raise
     except Exception as error:  # torch raises many kinds of errors where a device is missing
         raise ValueError(f"{_missing(found)} Give device cpu, or another that is here.") from error
     return found
+
+
+def is_of_memory(error: BaseException) -> bool:
+    """Return whether memory has run out, of the CPU or of a GPU."""
+    if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and "allocate memory" in str(error)
+
+
+def is_of_device(error: BaseException) -> bool:
+    """Return whether a GPU refused or failed, whatever torch was doing there."""
+    if isinstance(error, getattr(torch, "AcceleratorError", ())):  # of newer versions of torch
+        return True
+    return isinstance(error, RuntimeError) and bool(_OF_DEVICE.search(str(error)))
 
 
 def _missing(device: torch.device) -> str:

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from equiflow.runtime.devices import check_device
+from equiflow.runtime.devices import check_device, is_of_device, is_of_memory
 
 #: hash of the name, hash of the machine, process and thread: short, so that every legal name can be written
 _TEMPORARY = re.compile(r"\.[0-9a-f]{12}\.(?P<machine>[0-9a-f]{8})\.(?P<process>\d+)\.\d+\.tmp")
@@ -155,7 +155,7 @@ def load_safely(
         _check_sums(path)
         content = _content_of(path, map_location)
     except Exception as error:  # damaged bytes can make an unpickler raise anything
-        if isinstance(error, _SOUND) or is_of_system(error):
+        if isinstance(error, _NotHereError) or is_of_system(error):
             raise
         raise CheckpointError(
             f"{path} cannot be read as an equiflow {kind}: the file is truncated, damaged, or holds "
@@ -168,19 +168,17 @@ def load_safely(
 
 
 def is_of_system(error: BaseException) -> bool:
-    """Return whether the operating system refused to read a file, which says nothing about its content.
+    """Return whether the system failed while a file was read, which says nothing about its content.
 
-    Permission denied and too many open files are such errors.
+    Permission denied, too many open files, no more memory and a failure of the GPU are such errors.
     """
-    return isinstance(error, OSError) and error.errno not in _OF_CONTENT
+    if isinstance(error, OSError):
+        return error.errno not in _OF_CONTENT
+    return is_of_memory(error) or is_of_device(error)
 
 
 class _NotHereError(ValueError):
     """A sound file was saved from a device that this machine lacks."""
-
-
-#: errors that do not mean damage: the file was read
-_SOUND = (_NotHereError, torch.cuda.OutOfMemoryError)
 
 
 def _content_of(path: str | Path, device: torch.device | str | None) -> Any:

@@ -32,6 +32,8 @@ ACTIONS = action_sections(THEORIES)
 FIELDS = field_sections(THEORIES)
 PRIORS = prior_sections(THEORIES)
 
+#: more threads than any machine has use of; with very many, OpenMP ends the process
+MOST_THREADS = 1024
 ABOUT_OPTIMISER = "optimiser: adam or natural"
 ABOUT_FINE_TUNING = "factor on learning_rate on the rungs of a ladder after the first"
 
@@ -144,7 +146,7 @@ class ComputeSection(Section):
 
     device: str = key("cpu", "cpu, cuda, cuda:1, ...")
     dtype: Literal["float32", "float64"] = key("float32", "float32 or float64")
-    threads: int = key(1, "CPU threads; more than one pays from L = 32 on", ge=1)
+    threads: int = key(1, "CPU threads; more than one pays from L = 32 on", ge=1, le=MOST_THREADS)
     compile: bool = key(False, "whether torch.compile compiles the vector field")
 
 

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from equiflow import EquivariantCNF
 from equiflow.cli.run.folder import Run
 from equiflow.cli.run.journal import of_rung
+from equiflow.cli.run.rungs import RunRung
 from equiflow.report.terminal import print_line
+
+
+def latest(run: Run) -> tuple[RunRung, list[dict[str, Any]]]:
+    """Return the lattice that training is on, and the records of its steps so far."""
+    every, rungs = run.metrics, run.rungs
+    rung = rungs[every[-1].get("rung", 1) - 1] if every else rungs[0]
+    return rung, of_rung(every, rung.number)
 
 
 def standing(run: Run) -> str:
     """Return where training is, such as `step 12 of 30` or `rung 1 of 2, 4 x 4: step 12 of 30`."""
-    every, rungs = run.metrics, run.rungs
-    rung = rungs[every[-1].get("rung", 1) - 1] if every else rungs[0]
-    rows = of_rung(every, rung.number)
+    rungs, (rung, rows) = run.rungs, latest(run)
     step = f"step {rows[-1]['step'] if rows else 0} of {rung.config.training.steps}"
     return f"rung {rung.number} of {len(rungs)}, {rung.shape}: {step}" if len(rungs) > 1 else step
 
