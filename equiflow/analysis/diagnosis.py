@@ -12,7 +12,7 @@ from torch import Tensor
 
 from equiflow.analysis.tables import table
 from equiflow.flows import Flow
-from equiflow.samplers.importance import Ensemble, check_not_annealed, log_weights
+from equiflow.samplers.importance import Ensemble, check_own_weights, log_weights
 from equiflow.samplers.kernel import Chain
 from equiflow.statistics import (
     Estimate,
@@ -98,7 +98,7 @@ def diagnose(
     Raises:
         ValueError: if the ensemble is annealed, since weights of paths and of samples cannot be compared.
     """
-    check_not_annealed(ensemble)  # before the expensive inverse flow
+    check_own_weights(ensemble)  # before the expensive inverse flow
     target_phi = chain.configurations.to(flow.device, flow.dtype)
     return compare_directions(
         ensemble,
@@ -132,7 +132,7 @@ def compare_directions(
     Raises:
         ValueError: see `diagnose`.
     """
-    check_not_annealed(ensemble)
+    check_own_weights(ensemble)
     model = ensemble.log_weight
     series = target_log_weight.reshape(n_chains, -1).T
     n_blocks = _block_count(series)

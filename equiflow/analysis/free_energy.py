@@ -18,8 +18,8 @@ from torch import Tensor
 
 from equiflow.analysis.diagnosis import INVERSE_BATCH_SIZE
 from equiflow.flows import Flow
-from equiflow.runtime.checks import check_count
-from equiflow.samplers.importance import Ensemble, check_not_annealed, log_weights
+from equiflow.runtime.checks import check_count, check_type
+from equiflow.samplers.importance import Ensemble, check_own_weights, log_weights
 from equiflow.samplers.kernel import Chain
 from equiflow.samplers.samples import Samples
 from equiflow.statistics import Estimate, bridge_log_z
@@ -46,7 +46,7 @@ def log_z_bridge(flow: Flow, action: Action, ensemble: Ensemble, chain: Chain) -
     Raises:
         ValueError: if the ensemble is annealed, since weights of paths and of samples cannot be compared.
     """
-    check_not_annealed(ensemble)
+    check_own_weights(ensemble)
     target = chain.series(
         lambda phi: log_weights(flow, action, phi.to(flow.device, flow.dtype), batch_size=INVERSE_BATCH_SIZE)
     )
@@ -104,9 +104,10 @@ def log_z_along(
         The change of log Z with its error, and the slopes behind it.
 
     Raises:
-        TypeError: if `n_points` is not an integer.
+        TypeError: if `family` is no `ActionFamily`, or `n_points` is not an integer.
         ValueError: if `n_points` is even or below 3, or a coupling is unknown or out of range.
     """
+    check_type(family, ActionFamily, "family")
     check_count(n_points, "n_points", minimum=3)
     if n_points % 2 == 0:
         raise ValueError(f"n_points must be odd, so that every second point is a rule too; got {n_points}.")

@@ -49,6 +49,8 @@ class Certificate:
         refined: the finer solver, as text.
         n_samples: number of samples compared.
         samples: the samples themselves.
+        corrects: solver of other samples whose results are corrected to those of `solver`, as text; empty if
+            there is one level. What the certificate measures is then the error that is left.
     """
 
     log_z_shift: float
@@ -59,6 +61,7 @@ class Certificate:
     refined: str
     n_samples: int
     samples: SolvedTwice = field(repr=False, compare=False)
+    corrects: str = ""
 
     @property
     def error_factor(self) -> float:
@@ -114,6 +117,8 @@ class Certificate:
             f"at most {self.max_log_q_error:.1e} under {self.refined} ({self.n_samples} samples); "
             f"round trip {self.round_trip_error:.1e}"
         )
+        if self.corrects:
+            text = f"results of {self.corrects}, are corrected to those of {text}"
         return text if self.converged else f"{text}; not converged, take more steps (flow.tune_solver)"
 
 

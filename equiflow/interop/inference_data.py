@@ -20,9 +20,10 @@ def to_xarray(
     """Return samples as an `xarray.Dataset` with the axes `draw` and `x0, x1, ...`.
 
     A chain has the axis `chain` before `draw`. The dataset of an ensemble contains `log_q` and `log_weight`.
-    Averages over the target need `weights = exp(log_weight)`, as in `dataset[name].weighted(...)`. The
-    dataset of a chain contains `acceptance_rate`, unless some samples have none, such as the first ones of
-    independence Metropolis.
+    Averages over the target need `weights = exp(log_weight)`, as in `dataset[name].weighted(...)`. Of an
+    ensemble of two levels these are its fine samples alone, whose weights need no correction. The dataset of
+    a chain contains `acceptance_rate`, unless some samples have none, such as the first ones of independence
+    Metropolis.
 
     Args:
         samples: an ensemble or a chain.
@@ -43,6 +44,7 @@ def to_xarray(
         raise ImportError("to_xarray needs xarray: pip install '.[arviz]'.") from error
     variables: dict[str, Any] = {}
     if isinstance(samples, Ensemble):
+        samples = samples.by_fine_solver()
         phi, axes = samples.phi, ["draw"]
         variables |= {"log_q": (axes, _numpy(samples.log_q))}
         variables |= {"log_weight": (axes, _numpy(samples.log_weight))}

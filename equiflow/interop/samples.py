@@ -7,6 +7,7 @@ read either. `describe_samples` reads the header alone.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import platform
 import re
 from collections.abc import Mapping, Sequence
@@ -24,12 +25,14 @@ from equiflow.interop import containers
 from equiflow.runtime.checks import check_type
 from equiflow.runtime.precision import FIELD_DTYPES
 from equiflow.runtime.storage import CheckpointError
-from equiflow.samplers import Chain, Ensemble
+from equiflow.samplers import Chain, Correction, Ensemble
 from equiflow.theories.base.action import Action
 
 S = TypeVar("S", Ensemble, Chain)
 #: classes that a file can hold; loading calls their constructors and nothing else
-_KINDS: dict[str, Any] = {kind.__name__: kind for kind in (Ensemble, Chain, Certificate, SolvedTwice)}
+_KINDS: dict[str, Any] = {
+    kind.__name__: kind for kind in (Ensemble, Chain, Correction, Certificate, SolvedTwice)
+}
 #: fields that are not written: the kernel of a chain is an object with a target and perhaps a flow
 _NOT_KEPT = {"kernel"}
 #: names of the files in a folder of samples
@@ -95,6 +98,7 @@ def save_samples(
         "action": None if action is None else _describe(action),
         "space": None if action is None else action.space.kind,
         "certificate": None if samples.certificate is None else str(samples.certificate),
+        "levels": str(getattr(samples, "correction", None) or "one"),
         "versions": {
             # The distribution has another name than the package.
             "equiflow": version("equiflow-lattice"),
@@ -270,7 +274,7 @@ def _check(samples: Ensemble | Chain, shape: tuple[int, ...]) -> None:
     """Raise unless the arrays of a file fit each other."""
     if isinstance(samples, Ensemble):
         phi, lead = samples.phi, samples.log_q.shape
-        fits = samples.log_weight.shape == lead and len(lead) == 1
+        fits = samples.log_weight.shape == lead and len(lead) == 1 and _corrects(samples)
     else:
         phi, lead = samples.samples, samples.samples.shape[:2]
         # The first sample of a chain may have no acceptance, and joined chains have several first samples.
@@ -283,6 +287,37 @@ def _check(samples: Ensemble | Chain, shape: tuple[int, ...]) -> None:
         )
 
 
+def _corrects(ensemble: Ensemble) -> bool:
+    """Return whether the arrays of a correction fit each other and the samples, or there is none."""
+    fine = ensemble.correction
+    if fine is None:
+        return True
+    rows = fine.rows
+    inside = rows.dim() == 1 and bool(((rows >= 0) & (rows < len(ensemble.phi))).all())
+    lengths = fine.log_q.shape == fine.log_weight.shape == rows.shape
+    return inside and lengths and fine.phi.shape == (*rows.shape, *ensemble.configuration_shape)
+
+
+def _join_corrections(parts: Sequence[Ensemble]) -> Correction | None:
+    """Return the correction of several ensembles one after the other, of the same two solvers."""
+    present = [part.correction for part in parts if part.correction is not None]
+    if not present:
+        return None
+    if len(present) < len(parts) or len({(part.coarse, part.fine) for part in present}) > 1:
+        raise ValueError("some have two levels and some one, or other solvers")
+    starts = itertools.accumulate((len(part.phi) for part in parts), initial=0)
+    rows = [correction.rows + start for correction, start in zip(present, starts, strict=False)]
+    return dataclasses.replace(
+        present[0],
+        rows=torch.cat(rows),
+        phi=torch.cat([part.phi for part in present]),
+        log_q=torch.cat([part.log_q for part in present]),
+        log_weight=torch.cat([part.log_weight for part in present]),
+        coarse_nfe=max(part.coarse_nfe for part in present),
+        fine_nfe=max(part.fine_nfe for part in present),
+    )
+
+
 def _join(parts: Sequence[S]) -> S:
     """Return one ensemble or chain made of several, in order."""
     first = parts[0]
@@ -291,6 +326,8 @@ def _join(parts: Sequence[S]) -> S:
         values = [getattr(part, name) for part in parts]
         if name == "certificate":
             joined[name] = _join_certificates(values)
+        elif name == "correction":
+            joined[name] = _join_corrections([part for part in parts if isinstance(part, Ensemble)])
         elif name == "annealed":
             joined[name] = any(values)
         elif isinstance(values[0], Tensor):
@@ -309,12 +346,13 @@ def _join_certificates(parts: Sequence[Certificate | None]) -> Certificate | Non
     present = [part for part in parts if part is not None]
     if not present:
         return None
-    solvers = {(part.solver, part.refined) for part in present}
+    solvers = {(part.solver, part.refined, part.corrects) for part in present}
     if len(present) < len(parts) or len(solvers) > 1:
         raise ValueError("some have a certificate and some another one or none")
     names = [field.name for field in dataclasses.fields(SolvedTwice)]
     twice = SolvedTwice(**{name: torch.cat([getattr(p.samples, name) for p in present]) for name in names})
     round_trips = torch.tensor([part.round_trip_error for part in present], dtype=torch.float64)
-    ((solver, refined),) = solvers
+    ((solver, refined, corrects),) = solvers
     nfe = max(part.nfe for part in present)
-    return compare_solves(twice, round_trips, nfe=nfe, solver=solver, refined=refined)
+    joined = compare_solves(twice, round_trips, nfe=nfe, solver=solver, refined=refined)
+    return dataclasses.replace(joined, corrects=corrects)

@@ -14,6 +14,7 @@ from equiflow.samplers.importance import Ensemble, importance_sample, log_weight
 from equiflow.samplers.integrators import LEAPFROG, OMELYAN, Integrator
 from equiflow.samplers.kernel import Chain, Kernel
 from equiflow.samplers.latent import LatentAction, LatentHMC
+from equiflow.samplers.levels import Correction, LevelsChoice, TwoLevels, choose_levels
 from equiflow.samplers.local import LocalMetropolis
 from equiflow.samplers.metropolis import IndependenceMetropolis, IndependenceStep
 from equiflow.samplers.samples import Samples
@@ -24,6 +25,7 @@ __all__ = [
     "OMELYAN",
     "Alternate",
     "Chain",
+    "Correction",
     "Ensemble",
     "IndependenceMetropolis",
     "IndependenceStep",
@@ -31,12 +33,15 @@ __all__ = [
     "Kernel",
     "LatentAction",
     "LatentHMC",
+    "LevelsChoice",
     "LocalMetropolis",
     "Outcome",
     "Samples",
     "SwendsenWang",
+    "TwoLevels",
     "Wolff",
     "annealed_importance_sample",
+    "choose_levels",
     "importance_sample",
     "log_weights",
 ]

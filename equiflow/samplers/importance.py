@@ -6,13 +6,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from equiflow.flows import Certificate, Flow
+from equiflow.flows import Certificate, EquivariantCNF, Flow
+from equiflow.flows.solved import with_solver
 from equiflow.runtime.checks import check_count, check_type
+from equiflow.samplers.levels import (
+    Correction,
+    TwoLevels,
+    check_integrates,
+    choose_levels,
+    draw_two_levels,
+)
 from equiflow.samplers.samples import (
     Samples,
     certificate_of,
@@ -29,12 +37,22 @@ from equiflow.statistics import (
     warn_if_few_effective_samples,
     weighted_mean,
 )
+from equiflow.statistics.two_levels import (
+    change_of_log_mean,
+    change_of_mean,
+    fluctuations_of_two_levels,
+    log_mean_of_two_levels,
+    mean_of_two_levels,
+)
 from equiflow.theories.base.action import Action
 
 
 @dataclass(frozen=True)
 class Ensemble(Samples):
     """Model samples weighted towards the target, `w = exp(-S) / q`.
+
+    With a `correction` all samples are those of a coarse solver, and a few of them were computed again by a
+    fine one. All estimates are of the fine solver: they add the change that these few show. `print` says so.
 
     Attributes:
         phi: `(n_samples, *lattice)`.
@@ -45,6 +63,8 @@ class Ensemble(Samples):
             weights is the exception: its change is unknown.
         annealed: whether the weights are work along paths, see `annealed_importance_sample`. Then `log_q` is
             no density at phi, and the weights cannot be compared with `log_weights` of other samples.
+        correction: the samples that a fine solver computed again; None if there is one level. The certificate
+            is that of the fine solver.
     """
 
     phi: Tensor
@@ -52,6 +72,7 @@ class Ensemble(Samples):
     log_weight: Tensor
     certificate: Certificate | None = None
     annealed: bool = False
+    correction: Correction | None = None
 
     @property
     def configurations(self) -> Tensor:
@@ -65,14 +86,31 @@ class Ensemble(Samples):
 
     def effective_sample_size(self) -> Estimate:
         """Estimate the reverse ESS per sample, `(sum w)^2 / (N sum w^2)`."""
-        estimate = effective_sample_size(self.log_weight)
+        fine = self.correction
+        if fine is None:
+            estimate = effective_sample_size(self.log_weight)
+        else:
+            # Without the largest weight's logarithm, in whose rounding the difference of two would drown.
+            largest = self.log_weight.double().max()
+            estimate = log_mean_of_two_levels(
+                self.log_weight.double() - largest,
+                fine.log_weight.double() - largest,
+                fine.rows,
+                function=lambda log_m1, log_m2: (2 * log_m1 - log_m2).exp(),
+                powers=(1.0, 2.0),
+            )
         # The certificate knows the flow's own weights, which say nothing about weights of paths.
         certificate = None if self.annealed else self.certificate
         return with_shift(estimate, certificate, lambda _, log_w: _ess(log_w))
 
     def log_z(self) -> Estimate:
         """Estimate `log Z = log mean w` of the target."""
-        estimate = log_mean_exp(self.log_weight)
+        fine = self.correction
+        estimate = (
+            log_mean_exp(self.log_weight)
+            if fine is None
+            else log_mean_of_two_levels(self.log_weight, fine.log_weight, fine.rows)
+        )
         return with_shift(estimate, self.certificate, lambda _, log_w: log_w.double().logsumexp(0))
 
     def mean(self, observable: Callable[[Tensor], Tensor]) -> Estimate:
@@ -83,15 +121,13 @@ class Ensemble(Samples):
         Raises:
             ValueError: if the observable does not return one value per configuration.
         """
-        values = observable(self.phi)
-        if values.shape != self.log_weight.shape:
-            raise ValueError(
-                f"The observable returned shape {tuple(values.shape)}; expected one value per "
-                f"configuration, {tuple(self.log_weight.shape)}."
-            )
+        values, fine = _values(observable, self.phi, self.log_weight), self.correction
         warn_if_few_effective_samples(self.log_weight)
-        values = where_weighted(values, self.log_weight)
-        estimate = weighted_mean(values, self.log_weight)
+        if fine is None:
+            estimate = weighted_mean(values, self.log_weight)
+        else:
+            again = _values(observable, fine.phi, fine.log_weight)
+            estimate = mean_of_two_levels(values, self.log_weight, again, fine.log_weight, fine.rows)
         return with_shift(
             estimate, self.certificate, lambda phi, log_w: reweighted_mean(observable(phi), log_w)
         )
@@ -103,11 +139,71 @@ class Ensemble(Samples):
         """
         if len(self.phi) < 2:
             raise ValueError(f"An error needs at least 2 samples, got {len(self.phi)}.")
+        fine = self.correction
+        if fine is not None:
+            values = where_weighted(per_configuration(function, self.phi), self.log_weight)
+            again = where_weighted(per_configuration(function, fine.phi), fine.log_weight)
+            means, fluctuations = fluctuations_of_two_levels(
+                values, self.log_weight, again, fine.log_weight, fine.rows
+            )
+            return means, fluctuations[None]
         weight = normalised_weights(self.log_weight)
         weight = (weight / weight.mean())[:, None]
         values = where_weighted(per_configuration(function, self.phi), self.log_weight)
         means = (weight * values).mean(0)
         return means, (weight * (values - means))[None]
+
+    def correction_of(self, observable: Callable[[Tensor], Tensor] | None = None) -> Estimate:
+        """Estimate by how much two levels move a result, fine minus coarse, from the pairs alone.
+
+        Args:
+            observable: see `Samples.mean`; by default the change is that of log Z.
+
+        Raises:
+            ValueError: if the ensemble has one level.
+        """
+        if self.correction is None:
+            raise ValueError("The ensemble has one level, so nothing is corrected. Draw one with levels=2.")
+        fine, log_weight = self.correction, self.log_weight[self.correction.rows]
+        if observable is None:
+            return change_of_log_mean(log_weight, fine.log_weight)
+        values = _values(observable, self.phi[fine.rows], log_weight)
+        again = _values(observable, fine.phi, fine.log_weight)
+        return change_of_mean(values, log_weight, again, fine.log_weight)
+
+    def by_fine_solver(self) -> Ensemble:
+        """Return the samples of the fine solver alone: few, with one level and weights of their own.
+
+        Chains, and comparisons with samples of the target, need such weights. An ensemble of one level is
+        returned as it is.
+        """
+        fine = self.correction
+        if fine is None:
+            return self
+        certificate = None if self.certificate is None else replace(self.certificate, corrects="")
+        return Ensemble(fine.phi, fine.log_q, fine.log_weight, certificate)
+
+    def __str__(self) -> str:
+        rows: dict[str, object] = {"samples": len(self.phi)}
+        if len(self.phi) > 1:
+            rows |= {"log Z": self.log_z(), "ESS per sample": self.effective_sample_size()}
+        if self.correction is not None:
+            rows |= {"levels": self.correction}
+            rows |= {"log Z corrected by": self.correction_of()} if len(self.phi) > 1 else {}
+        rows["certificate"] = "none" if self.certificate is None else self.certificate
+        width = max(map(len, rows))
+        return "\n".join(f"{name:<{width}}  {value}" for name, value in rows.items())
+
+
+def _values(observable: Callable[[Tensor], Tensor], phi: Tensor, log_weight: Tensor) -> Tensor:
+    """Return the values of an observable, 0 for samples without a weight; raise on a wrong shape."""
+    values = observable(phi)
+    if values.shape != log_weight.shape:
+        raise ValueError(
+            f"The observable returned shape {tuple(values.shape)}; expected one value per "
+            f"configuration, {tuple(log_weight.shape)}."
+        )
+    return where_weighted(values, log_weight)
 
 
 def _ess(log_weight: Tensor) -> Tensor:
@@ -115,12 +211,27 @@ def _ess(log_weight: Tensor) -> Tensor:
     return 1 / (len(log_weight) * torch.softmax(log_weight.double(), 0).square().sum())
 
 
-def check_not_annealed(ensemble: Ensemble) -> None:
-    """Raise unless the log weights are `-S - log q` of the samples themselves.
+def check_one_level(ensemble: Ensemble) -> None:
+    """Raise if the log weights are those of a coarse solver, whose error only estimates correct.
 
     Raises:
-        ValueError: if they are work along paths.
+        ValueError: if the ensemble has two levels.
     """
+    if ensemble.correction is not None:
+        raise ValueError(
+            "The ensemble has two levels: the log weights of its samples carry the error of the coarse "
+            f"solver, {ensemble.correction.coarse}, which only its own estimates correct. Take "
+            "ensemble.by_fine_solver(), or draw one with levels=1."
+        )
+
+
+def check_own_weights(ensemble: Ensemble) -> None:
+    """Raise unless the log weights are `-S - log q` of the samples themselves, by the flow's own solver.
+
+    Raises:
+        ValueError: if they are work along paths, or those of a coarse solver.
+    """
+    check_one_level(ensemble)
     if ensemble.annealed:
         raise ValueError(
             "The ensemble is annealed: its log weights are work along paths and do not compare with "
@@ -137,29 +248,49 @@ def importance_sample(
     *,
     batch_size: int = 1024,
     certify: int = 256,
+    levels: int | TwoLevels = 1,
     generator: torch.Generator | None = None,
 ) -> Ensemble:
     """Draw independent samples of a flow with their weights.
+
+    With two levels a coarse solver draws all samples, and the flow's own solver draws few of them again. For
+    log Z and means to a given error this costs 1.1 to 2.5 times fewer evaluations on trained flows. The log
+    weights of single samples are then coarse: chains and comparisons with the target refuse them.
 
     Args:
         flow: any flow.
         action: the target, `exp(-S)`.
         n_samples: number of samples.
         batch_size: samples drawn at a time, which bounds the memory.
-        certify: number of additional samples on which to measure the discretisation error; 0 skips it.
+        certify: number of additional samples on which to measure the discretisation error; 0 skips it. With
+            two levels it is that of the fine solver.
+        levels: 1, or 2 to choose a coarse solver by a pilot, see `choose_levels`; then the ensemble has one
+            level if that is cheaper. `TwoLevels` names the solvers.
         generator: source of randomness, on the flow's device.
 
     Returns:
         The samples with their weights and, unless `certify` is 0, their certificate.
 
     Raises:
-        TypeError: if `action` is not an `Action`, or a count is not an integer.
-        ValueError: if `batch_size` is not positive, or another count is negative.
+        TypeError: if `action` is not an `Action`, a count is not an integer, or a flow of two levels does not
+            integrate.
+        ValueError: if `batch_size` is not positive, or another count is negative or out of range.
     """
     check_type(action, Action, "action")
     check_count(n_samples, "n_samples", minimum=0)
     check_count(batch_size, "batch_size")
     check_count(certify, "certify", minimum=0)
+    found = _levels(flow, action, levels, generator)
+    if found is not None:
+        assert isinstance(flow, EquivariantCNF)
+        coarse, correction = draw_two_levels(
+            flow, action, n_samples, found, batch_size=batch_size, generator=generator
+        )
+        fine = with_solver(flow, found.fine or flow.solver)
+        certificate = certificate_of(fine, action, certify, generator)
+        if certificate is not None:
+            certificate = replace(certificate, corrects=f"{correction.coarse}, nfe {correction.coarse_nfe}")
+        return Ensemble(*coarse, certificate, correction=correction)
     drawn = []
     for start in range(0, max(n_samples, 1), batch_size):
         phi, log_q = flow.sample_and_log_prob(min(batch_size, n_samples - start), generator=generator)
@@ -167,6 +298,22 @@ def importance_sample(
     certificate = certificate_of(flow, action, certify, generator)
     phi, log_q, log_weight = (torch.cat(parts) for parts in zip(*drawn, strict=True))
     return Ensemble(phi, log_q, log_weight, certificate)
+
+
+def _levels(
+    flow: Flow, action: Action, levels: int | TwoLevels, generator: torch.Generator | None
+) -> TwoLevels | None:
+    """Return the two levels to draw; None for one."""
+    if isinstance(levels, TwoLevels):
+        check_integrates(flow)
+        return levels
+    if check_count(levels, "levels") > 2:
+        raise ValueError(f"levels must be 1, 2, or TwoLevels(coarse, fine); got {levels}.")
+    if levels == 1:
+        return None
+    check_integrates(flow)
+    assert isinstance(flow, EquivariantCNF)
+    return choose_levels(flow, action, generator=generator).levels
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ from torch import Tensor
 from equiflow.flows import Flow
 from equiflow.runtime.checks import check_count, check_type
 from equiflow.samplers.acceptance import Outcome, mean_outcome, metropolis
-from equiflow.samplers.importance import Ensemble, importance_sample, log_weights
+from equiflow.samplers.importance import Ensemble, check_one_level, importance_sample, log_weights
 from equiflow.samplers.kernel import Chain, Kernel
 from equiflow.samplers.moves import UPDATES_BEFORE_STUCK
 from equiflow.samplers.samples import certificate_of
@@ -126,8 +126,9 @@ class IndependenceMetropolis:
         Raises:
             ValueError: if the proposals do not fill the chains, a weight is NaN or +inf, or all weights of a
                 chain are zero. Also if `start` has another number of chains or no log weights, or only one
-                of the two is annealed.
+                of the two is annealed, or the proposals have two levels, whose weights are coarse.
         """
+        check_one_level(proposals)
         n_samples = len(proposals.phi) // n_chains if n_chains >= 1 else 0
         used = n_samples * n_chains
         if n_samples < 1:
