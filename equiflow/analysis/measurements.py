@@ -157,6 +157,8 @@ def measure(
     True
     """
     check_type(source, Samples, "source", "Give an Ensemble or a Chain.")
+    if action is not None:
+        check_type(action, Action, "action")
     check_names(observables, taken=[one.name for one in fields(Measurements)])
     lattice_fields = LatticeFields(_lattice(source, action, space), action)
     averages = Averages.over(source, lattice_fields.averages())

@@ -94,6 +94,16 @@ class EquivariantCNF(Flow):
         return self.vector_field.training_solver
 
     @property
+    def training_steps(self) -> int:
+        """See `VectorField.training_steps`."""
+        return self.vector_field.training_steps
+
+    @property
+    def training_batch_size(self) -> int:
+        """See `VectorField.training_batch_size`."""
+        return self.vector_field.training_batch_size
+
+    @property
     def learning_rate(self) -> float:
         """See `VectorField.learning_rate`."""
         return self.vector_field.learning_rate
@@ -257,9 +267,12 @@ class EquivariantCNF(Flow):
             The choice and all trials; `print` shows them as a table.
 
         Raises:
+            TypeError: if `action` is not an `Action`.
             ValueError: if `target` is not positive and finite, or the divergence is only estimated.
             SolverError: if no solver reaches the target.
         """
+        if action is not None:
+            check_type(action, Action, "action")
         z = self.prior.rsample(check_count(n_samples, "n_samples", minimum=0), generator)
         tight, finest = (1e-10, 1e-11) if self.dtype == torch.float64 else (1e-8, 1e-6)
         reference = self._reference(Solver("dopri8", rtol=tight, atol=tight))

@@ -4,10 +4,26 @@ from __future__ import annotations
 
 import math
 
+from equiflow.runtime.checks import check_type
+from equiflow.theories.base.action import Action
 from equiflow.theories.scalar.phi4 import Phi4
 
 #: a site is cut off where the potential has risen by this much above its minimum: `exp(-42)` is 6e-19
 POTENTIAL_CUTOFF = 42.0
+
+
+def check_solvable(action: Phi4, oracle: str) -> None:
+    """Raise unless an action is phi^4, which the oracles solve.
+
+    Args:
+        action: what was given.
+        oracle: who asks, as messages call it.
+
+    Raises:
+        TypeError: if it is another action, or none.
+    """
+    check_type(action, Action, "action")
+    check_type(action, Phi4, "action", f"{oracle} solves phi^4 only: write Phi4(lattice, m2=..., lam=...).")
 
 
 def potential_minimum(action: Phi4) -> float:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from equiflow.oracles.exact import Exact, longest_axis
-from equiflow.oracles.grid import reach, spacing
+from equiflow.oracles.grid import check_solvable, reach, spacing
 from equiflow.theories.base.lattice import Lattice
 from equiflow.theories.scalar import observables
 from equiflow.theories.scalar.phi4 import Phi4
@@ -32,9 +32,11 @@ def quadrature(action: Phi4, *, tolerance: float = 1e-8) -> Exact:
         All numbers of `Exact`.
 
     Raises:
+        TypeError: if it is no `Phi4`.
         ValueError: if the lattice has more than three sites.
         RuntimeError: if a finer grid moves a result by more than `tolerance`.
     """
+    check_solvable(action, "quadrature")
     if action.lattice.volume > MAX_SITES:
         raise ValueError(
             f"Quadrature is for at most {MAX_SITES} sites, got lattice {action.lattice.shape} with "

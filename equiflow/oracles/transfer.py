@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from equiflow.oracles.exact import Exact, longest_axis
-from equiflow.oracles.grid import POTENTIAL_CUTOFF, potential_minimum, spacing
+from equiflow.oracles.grid import POTENTIAL_CUTOFF, check_solvable, potential_minimum, spacing
 from equiflow.oracles.site import SiteBasis
 from equiflow.theories.scalar.phi4 import Phi4
 
@@ -46,6 +46,7 @@ def transfer_matrix(action: Phi4, *, tolerance: float = 1e-6) -> Exact:
         All numbers of `Exact`.
 
     Raises:
+        TypeError: if it is no `Phi4`.
         ValueError: if a slice across the longest axis has more than three sites.
         RuntimeError: if a finer grid and a larger basis move a result by more than `tolerance`.
 
@@ -54,6 +55,7 @@ def transfer_matrix(action: Phi4, *, tolerance: float = 1e-6) -> Exact:
     >>> strip.error < 1e-6
     True
     """
+    check_solvable(action, "transfer_matrix")
     width = action.lattice.volume // max(action.lattice.shape)
     if width > MAX_WIDTH:
         raise ValueError(

@@ -21,6 +21,7 @@ from equiflow.analysis import Diagnosis, Measurements, compare_directions, measu
 from equiflow.flows import Certificate, ExtendedAction, Flow
 from equiflow.report import plots
 from equiflow.report.terminal import print_line, print_table
+from equiflow.runtime.checks import check_type
 from equiflow.runtime.storage import written_atomically
 from equiflow.samplers import Chain, Ensemble, IndependenceMetropolis, log_weights
 from equiflow.statistics import Estimate
@@ -49,7 +50,8 @@ class Report:
             directions are left out. For an `ExtendedAction` these are samples of the field alone.
 
     Raises:
-        TypeError: if the configurations are not real fields on a lattice, whose observables a report shows.
+        TypeError: if `action` is no `Action`, or one of configurations that are not real fields on a lattice,
+            whose observables a report shows.
     """
 
     flow: Flow
@@ -59,6 +61,7 @@ class Report:
     chain: Chain | None = None
 
     def __post_init__(self) -> None:
+        check_type(self.action, Action, "action")
         action = self.action.action if isinstance(self.action, ExtendedAction) else self.action
         if action.space.sites is None or action.space.has_windings:
             raise TypeError(

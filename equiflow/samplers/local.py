@@ -30,6 +30,7 @@ def check_phi4(action: Action, sampler: str) -> Phi4:
     Raises:
         TypeError: if it is another action, or a subclass of `Phi4` that changes `forward`.
     """
+    check_type(action, Action, "action")
     check_type(action, Phi4, "action", f"{sampler} is made for the links of Phi4.")
     if type(action).forward is not Phi4.forward:
         raise TypeError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 
@@ -10,19 +11,22 @@ from torch import Tensor
 
 from equiflow.runtime.checks import check_type
 from equiflow.runtime.precision import in_double
+from equiflow.testing.large_fields import fall_and_flatness
 from equiflow.testing.probes import N_CONFIGURATIONS, elements_of, worse
 from equiflow.testing.reports import Check, CheckReport, checks_by_kind
 from equiflow.theories.base.action import Action
-from equiflow.theories.base.group import Group
-from equiflow.theories.base.kind import group_on
+from equiflow.theories.base.group import Element, Group
+from equiflow.theories.base.kind import group_on, kind_of
 
 #: Steps of the finite differences, whose error is of fourth order; where S varies fast a small one is best.
 STEPS = (1e-3, 1e-4, 1e-5)
-#: sizes of the fields on which an action must not have fallen below its value at the first one
-SIZES = (10.0, 1e2, 1e4, 1e6)
 
 _WRONG_VALUE = (
     "Return one real number for each configuration: sum over all axes but the first, .flatten(1).sum(1)."
+)
+_RANDOM = (
+    "S must be a function of phi: draw random numbers once, in the constructor, and call .eval() on modules "
+    "with dropout."
 )
 _MIXES = "Configurations of one batch must not see each other (means and sums over axis 0, batch norms)."
 _WRONG_GRADIENT = (
@@ -37,23 +41,28 @@ _WINDS = "A full turn of one angle must change nothing: use theta only through f
 _UNBOUNDED = (
     "S must rise for large fields, or exp(-S) has no finite integral: look at the sign of the highest power."
 )
+_FLAT = (
+    "Z is infinite: along some ray, such as uniform fields, S stays flat or rises slower than the logarithm. "
+    "Add a mass, a quartic term or a trap; or hold the flat direction fixed."
+)
 
 
 def check_action(action: Action, group: Group | None = None) -> CheckReport:
-    """Run every law of an action: values, batching, gradient, symmetry, periods, bound from below.
+    """Run every law of an action: values, batching, gradient, symmetry, periods, rise on large fields.
 
     It computes in float64 on a few random fields. A law that raises an error fails, with the error as its
     case. Fields where S is +inf are left out.
 
     Args:
         action: the action.
-        group: the group of the flow that will be used with it; by default the largest one of its space.
+        group: the group of the flow that will be used with it; by default the largest one of its space. If
+            no `Kind` is registered for the space, symmetry is not tested, and the report says so.
 
     Returns:
         A report of all results.
 
     Raises:
-        TypeError: if `action` is not an `Action`, or no group is known for its space.
+        TypeError: if `action` is not an `Action`, or `group` is not a `Group`.
         ValueError: if the group acts on another space.
 
     >>> from equiflow import Lattice, Phi4
@@ -61,28 +70,54 @@ def check_action(action: Action, group: Group | None = None) -> CheckReport:
     True
     """
     check_type(action, Action, "action")
-    group = group_on(action.space, group, "action")
+    elements, notes = _elements_of(action, group)
     subject = f"{type(action).__name__} on {action.space.shape}"
-    action = in_double(action)
+    action = copy.copy(in_double(action))
+    action._is_consistent = True  # what its first call would refuse is measured here
     with torch.no_grad():
         value = _measured("one value per configuration", 0.0, _WRONG_VALUE, lambda: _error_of_values(action))
         if not value.ok:  # nothing else can be measured
-            return CheckReport(subject, (value,))
+            return CheckReport(subject, (value,), notes)
         phi = _fields(action)
+        twice = _measured("the same value twice", 1e-11, _RANDOM, lambda: _change(action(phi), action(phi)))
+        if not twice.ok:
+            return CheckReport(subject, (value, twice), notes)
         checks = [
             value,
+            twice,
             _measured("one configuration at a time", 1e-11, _MIXES, lambda: _error_of_batches(action, phi)),
             _measured(
                 "grad = finite differences", 1e-6, _WRONG_GRADIENT, lambda: _error_of_grad(action, phi)
             ),
-            *checks_by_kind("S invariant", _changes(action, phi, elements_of(group, 4)), 1e-10, _ASYMMETRIC),
+            *checks_by_kind("S invariant", _changes(action, phi, elements), 1e-10, _ASYMMETRIC),
         ]
         if action.space.has_windings:
             errors = _changes(action, phi, action.space.windings())
             checks += checks_by_kind("periodicity", errors, 1e-10, _WINDS)
         else:
-            checks.append(_measured("bounded below", 1e-6, _UNBOUNDED, lambda: _fall(action)))
-    return CheckReport(subject, tuple(checks))
+            checks += _large_fields(action, phi[-1:])
+    return CheckReport(subject, tuple(checks), notes)
+
+
+def _elements_of(action: Action, group: Group | None) -> tuple[dict[str, Element], tuple[str, ...]]:
+    """Return the elements of the group to test, none if no group is known, and what to say then."""
+    if group is None:
+        try:
+            kind_of(action.space)
+        except TypeError as unknown:
+            return {}, (f"no symmetry was tested, since no group was given. {unknown}",)
+    return elements_of(group_on(action.space, group, "action"), 4), ()
+
+
+def _large_fields(action: Action, base: Tensor) -> list[Check]:
+    """Return the checks of S on large fields, see `fall_and_flatness`."""
+    try:
+        fall, flatness = fall_and_flatness(action, base)
+    except (TypeError, ValueError, RuntimeError) as failure:
+        case = f"{type(failure).__name__}: {failure}"
+        return [Check("bounded below", case, math.inf, 1e-6, _UNBOUNDED)]
+    bounded = Check("bounded below", "", fall, 1e-6, _UNBOUNDED)
+    return [bounded, Check("rises on large fields", "", flatness, 0.0, _FLAT)] if bounded.ok else [bounded]
 
 
 def _measured(law: str, tolerance: float, remedy: str, error: Callable[[], float]) -> Check:
@@ -120,9 +155,12 @@ def _error_of_batches(action: Action, phi: Tensor) -> float:
     """Return the relative change of S if configurations are passed one at a time, or in another order."""
     together = action(phi)
     alone = torch.cat([action(phi[i : i + 1]) for i in range(len(phi))])
-    other = action(phi.flip(0)).flip(0)
-    scale = float(together.abs().max().clamp(min=1e-300))
-    return worse(*(float((values - together).abs().max()) / scale for values in (alone, other)))
+    return worse(_change(together, alone), _change(together, action(phi.flip(0)).flip(0)))
+
+
+def _change(one: Tensor, other: Tensor) -> float:
+    """Return the largest difference of values, relative to the largest value."""
+    return float((one - other).abs().max() / one.abs().max().clamp(min=1e-300))
 
 
 def _error_of_grad(action: Action, phi: Tensor) -> float:
@@ -153,21 +191,3 @@ def _changes(
     value = action(phi)
     spread = float(value.std() if len(phi) > 1 else value.abs().max()) or 1.0
     return {name: float((action(g(phi)) - value).abs().max()) / spread for name, g in elements.items()}
-
-
-def _fall(action: Action) -> float:
-    """Return by how much S of large fields lies below S of smaller ones, relative to both, at most 1.
-
-    The fields are noise, and the uniform field with either sign.
-    """
-    noise = _candidates(action)[:N_CONFIGURATIONS]
-    ones = torch.ones_like(noise[:1])
-    directions = torch.cat([noise, -noise, ones, -ones])
-    first, *larger = (action(size * directions) for size in SIZES)
-    last = first
-    for value in larger:  # NaN stands for an overflow; S before it counts
-        last = torch.where(value.isnan(), last, value)
-    fall = (first - last) / (first.abs() + last.abs()).clamp(min=1e-300)
-    # inf - inf and inf / inf: S is infinite at the first size or at the last.
-    fall = torch.where(last == math.inf, 0.0, torch.where(first == math.inf, 0.0, fall))
-    return max(0.0, float(fall.max()))

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -108,8 +109,18 @@ def elements_of(group: Group, n_random: int) -> dict[str, Element]:
     named = group.generators()
     for n in range(n_random):
         element = group.random_element(generator)
-        named[f"random element {n}: {element}"] = element
+        named[f"random element {n}: {_shown(element)}"] = element
     return named
+
+
+def _shown(element: Element) -> str:
+    """Return an element as text: its `str`, or the name of a function or class that has none of its own."""
+    if isinstance(element, partial):
+        return f"{_shown(element.func)}{element.args}"
+    if type(element).__repr__ is object.__repr__ and type(element).__str__ is object.__str__:
+        return type(element).__qualname__
+    name: str = getattr(element, "__qualname__", str(element))
+    return name.replace("<locals>.", "")
 
 
 def in_parts(elements: dict[str, Element]) -> Iterator[dict[str, Element]]:

@@ -40,10 +40,12 @@ class CheckReport:
     Attributes:
         subject: the class that was tested, and its lattice.
         checks: results in the order of the tests.
+        notes: what was not tested, and why.
     """
 
     subject: str
     checks: tuple[Check, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -59,7 +61,12 @@ class CheckReport:
         verdict = f"{len(self.violations)} violations" if self.violations else "all laws hold"
         remedies = dict.fromkeys(check.remedy for check in self.violations)
         return "\n".join(
-            [f"{self.subject}: {verdict}", *map(str, self.checks), *(f"-> {hint}" for hint in remedies)]
+            [
+                f"{self.subject}: {verdict}",
+                *map(str, self.checks),
+                *(f"-> {hint}" for hint in remedies),
+                *(f"note: {note}" for note in self.notes),
+            ]
         )
 
 

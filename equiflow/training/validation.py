@@ -45,8 +45,7 @@ def check_target(flow: Flow | ConditionalFlow, action: Action | ActionFamily) ->
 
 def _check_family(flow: ConditionalFlow, action: Action | ActionFamily) -> None:
     """Raise unless the couplings of a family lie in the flow's ranges."""
-    remedy = "For a conditional flow, write ActionFamily(Phi4, lattice, m2=-4.0, lam=(4.0, 6.0))."
-    check_type(action, ActionFamily, "action", remedy)
+    check_type(action, ActionFamily, "action", f"This flow is conditional. {ActionFamily.how_to_give}")
     assert isinstance(action, ActionFamily)
     if not flow.couplings.contains(action.couplings):
         raise ValueError(

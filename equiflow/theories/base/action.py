@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from equiflow.fused.stencil import Stencil
-from equiflow.runtime.autograd import as_leaf
+from equiflow.runtime.autograd import as_leaf, is_transformed
 from equiflow.runtime.checks import check_type
-from equiflow.theories.base.action_values import check_values
+from equiflow.runtime.compilation import is_compiling
+from equiflow.theories.base.action_values import check_consistent, check_values
 from equiflow.theories.base.group import Group
 from equiflow.theories.base.lattice import Lattice, lattice_of
 from equiflow.theories.base.space import Space
@@ -43,6 +44,9 @@ class Action(nn.Module, ABC):
         "as MyAction(lattice)."
     )
 
+    #: whether `check_consistent` has been passed
+    _is_consistent: bool = False
+
     def __init__(self, space: Space) -> None:
         super().__init__()
         check_type(space, Space, "space", "Write Lattice((16, 16)).")
@@ -56,6 +60,8 @@ class Action(nn.Module, ABC):
     def __call__(self, phi: Tensor) -> Tensor:
         """Return `S[phi]` of each configuration: the result of `forward`, checked.
 
+        The first call computes two configurations again, to see that S depends on nothing else.
+
         Args:
             phi: `(batch, *lattice)`.
 
@@ -66,10 +72,15 @@ class Action(nn.Module, ABC):
             TypeError: if `phi` or the result is no tensor of float32 or float64, or the result is less
                 precise than `phi`.
             ValueError: if `phi` is not of this space, or the result is not one real number for each
-                configuration on their device, see `check_values`.
+                configuration on their device, see `check_values`. Also if it depends on the rest of the
+                batch or on chance.
         """
         self.space.check(phi)
-        return check_values(super().__call__(phi), phi, type(self).__name__)
+        value = check_values(super().__call__(phi), phi, type(self).__name__)
+        if not self._is_consistent and len(phi) and not (is_compiling() or is_transformed()):
+            check_consistent(super().__call__, value, phi, type(self).__name__)
+            self._is_consistent = True
+        return value
 
     @abstractmethod
     def forward(self, phi: Tensor) -> Tensor:
@@ -83,11 +94,29 @@ class Action(nn.Module, ABC):
         """
 
     def grad(self, phi: Tensor) -> Tensor:
-        """Return `dS/dphi_x`, shaped like `phi`; here by automatic differentiation."""
+        """Return `dS/dphi_x`, shaped like `phi`; here by automatic differentiation.
+
+        Args:
+            phi: `(batch, *lattice)`.
+
+        Returns:
+            Shaped like `phi`.
+
+        Raises:
+            ValueError: if S does not depend on `phi` differentiably.
+        """
         with torch.inference_mode(False), torch.enable_grad():
             leaf = as_leaf(phi)
-            (gradient,) = torch.autograd.grad(self(leaf).sum(), leaf)
-        return gradient
+            total = self(leaf).sum()
+            if total.requires_grad:
+                (gradient,) = torch.autograd.grad(total, leaf, allow_unused=True)
+                if gradient is not None:
+                    return gradient
+        raise ValueError(
+            f"The value of {type(self).__name__} does not depend on phi differentiably, so it has no "
+            "gradient. Compute it by torch operations on phi itself, without .detach(), .item(), .numpy() or "
+            "torch.no_grad(); or override grad with dS/dphi."
+        )
 
     def stencil(self) -> Stencil | None:
         """Return S as links and a quartic potential, for fused kernels of samplers; None if it is not that.

@@ -1,8 +1,12 @@
-"""The check of the values of an action: one real number for each configuration, never NaN or -infinity."""
+"""Checks of the values of an action: one real number for each configuration, never NaN or -infinity.
+
+`check_values` looks at every result, `check_consistent` once at what a result depends on.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -13,6 +17,8 @@ from equiflow.runtime.precision import FIELD_DTYPES
 
 #: Larger fields may overflow an action that is right, as on a trajectory of HMC that diverges.
 LARGEST_FIELD = 100.0
+#: Rounding, relative to the values and the number of sites. Kernels may add up a batch in another order.
+ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-4}
 
 
 def check_values(value: object, phi: Tensor, owner: str) -> Tensor:
@@ -60,6 +66,54 @@ def check_values(value: object, phi: Tensor, owner: str) -> Tensor:
     if is_seen and len(phi) and not _exceeds_minus_infinity(value.detach()):
         _refuse(value.detach(), phi.detach(), owner)
     return value
+
+
+@torch.no_grad()
+def check_consistent(forward: Callable[[Tensor], Tensor], value: Tensor, phi: Tensor, owner: str) -> None:
+    """Raise if S of a configuration depends on the rest of its batch, or on chance.
+
+    The first and the last configuration are computed again, alone; a single one together with another one.
+    So it costs two configurations, and is done once for each action, see `Action.__call__`.
+
+    Args:
+        forward: the `forward` of the action.
+        value: its values at `phi`, `(batch,)`.
+        phi: `(batch, *shape)`, not empty.
+        owner: the action, as messages call it.
+
+    Raises:
+        ValueError: if S is no function of each configuration.
+    """
+    value, phi = value.detach(), phi.detach()
+    if len(phi) == 1:
+        alone, phi = value, torch.cat([phi, 0.5 * phi])
+        together = check_values(forward(phi), phi, owner)[:1]
+    else:
+        ends = phi[:1], phi[-1:]
+        alone = torch.cat([check_values(forward(one), one, owner) for one in ends])
+        together = value[[0, -1]]
+    differ = [n for n in range(len(alone)) if not _agree(alone[n], together[n], phi)]
+    if not differ:
+        return
+    n = differ[0]
+    again = forward(phi)[-n]
+    if not _agree(again, together[n], phi):
+        raise ValueError(
+            f"{owner} gives S = {float(together[n]):.8g} and then {float(again):.8g} for the same "
+            "configuration; expected a function of phi. Draw random numbers once, in the constructor, and "
+            "call .eval() on modules with dropout."
+        )
+    raise ValueError(
+        f"{owner} gives S = {float(alone[n]):.8g} for a configuration alone and {float(together[n]):.8g} in "
+        f"a batch of {len(phi)}; expected the same, whatever the other configurations are. Take no sums, "
+        "means or norms over axis 0, the batch."
+    )
+
+
+def _agree(one: Tensor, other: Tensor, phi: Tensor) -> bool:
+    """Return whether two values of S, 0-d, differ by rounding only; two NaN agree."""
+    scale = float(torch.stack([one, other]).abs().nan_to_num(posinf=0.0).max()) + phi[0].numel()
+    return bool(torch.isclose(one, other, rtol=0.0, atol=ROUNDING[phi.dtype] * scale, equal_nan=True))
 
 
 def _exceeds_minus_infinity(value: Tensor) -> bool:

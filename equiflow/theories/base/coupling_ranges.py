@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from inspect import signature
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -111,7 +113,7 @@ class ActionFamily:
         couplings: by name, each a number or a range `(low, high)`.
 
     Raises:
-        TypeError: if `space` is not a `Space`.
+        TypeError: if `space` is not a `Space`, or `kind` makes no `Action` from the space and the couplings.
         ValueError: if no coupling has a range, or no action exists at the ends of the ranges.
 
     >>> from equiflow import Lattice, Phi4
@@ -119,6 +121,12 @@ class ActionFamily:
     >>> family.at(lam=5.0)
     Phi4(shape=(8, 8), m2=-4.0, lam=5.0)
     """
+
+    #: ends the message of an error where something else is given, see `check_type`
+    how_to_give: ClassVar[str] = (
+        "Write ActionFamily(Phi4, lattice, m2=-4.0, lam=(4.0, 6.0)), or a class of your own derived from "
+        "equiflow.Action in place of Phi4."
+    )
 
     def __init__(
         self, kind: Callable[..., Action], space: Space, **couplings: float | tuple[float, float]
@@ -128,6 +136,7 @@ class ActionFamily:
         self.space = space
         self.fixed = {k: plain(v) for k, v in couplings.items() if is_number(v)}
         self.couplings = CouplingRanges({k: v for k, v in couplings.items() if not is_number(v)})  # type: ignore[misc]
+        _check_kind(kind, space, list(couplings))
         for end in (0, 1):  # couplings without a density are refused now, not in the middle of training
             self.at(**{name: limits[end] for name, limits in self.couplings.ranges.items()})
 
@@ -158,6 +167,25 @@ class ActionFamily:
         name = getattr(self.kind, "__qualname__", repr(self.kind))
         given = {**self.fixed, **self.couplings.ranges}
         return f"ActionFamily({name}, {self.space}, {', '.join(f'{k}={v}' for k, v in given.items())})"
+
+
+def _check_kind(kind: object, space: Space, couplings: list[str]) -> None:
+    """Raise a TypeError unless `kind` is no action and can be called with a space and the couplings."""
+    given = ", ".join(["space", *couplings])
+    if not isinstance(kind, Action) and callable(kind):
+        try:
+            signature(kind).bind(space, **dict.fromkeys(couplings))
+            return
+        except TypeError as error:
+            reason = f"{kind!r}, which takes other arguments ({error})"
+        except ValueError:  # the signature of some callables is unknown
+            return
+    else:
+        reason = repr(kind)
+    raise TypeError(
+        f"kind must be a class of actions that is called as kind({given}), got {reason}. "
+        f"{ActionFamily.how_to_give}"
+    )
 
 
 def _range(name: str, limits: object) -> tuple[float, float]:

@@ -91,9 +91,10 @@ def kind_of(space: Space) -> Kind:
         if cls in by_class:
             return by_class[cls]
     raise TypeError(
-        f"Nothing is known about {space!r}; expected one of "
+        f"No kind of configurations is registered for {type(space).__name__}; expected one of "
         f"{', '.join(kind.space.__name__ for kind in kinds())}. Give group, prior and field yourself, or "
-        "register a Kind (equiflow.theories)."
+        "register a Kind once: equiflow.theories.register(Kind(space=MySpace, group=MyGroup, "
+        "priors=(MyPrior,), vector_fields=(MyField,)))."
     )
 
 

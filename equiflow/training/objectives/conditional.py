@@ -55,10 +55,11 @@ class OverCouplings:
             A value whose `log_weight` is `(coupling, batch)`.
 
         Raises:
-            TypeError: if the flow is not conditional, or the objective draws no model samples.
+            TypeError: if the flow is not conditional, the action no `ActionFamily`, or the objective draws no model samples.
             ValueError: if the couplings cannot share the batch evenly.
         """
         check_type(flow, ConditionalFlow, "flow", "OverCouplings is for conditional flows.")
+        check_type(action, ActionFamily, "action")
         each, rest = divmod(batch_size, self.n_couplings)
         if rest or not each:
             raise ValueError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import pytest
 import torch
@@ -12,27 +13,44 @@ from equiflow import (
     HMC,
     Action,
     ActionFamily,
+    ConditionalFlow,
     EquivariantCNF,
     ExtendedAction,
     IndependenceMetropolis,
     IndependenceStep,
     LatentHMC,
     Lattice,
+    LocalMetropolis,
+    Mixture,
+    OverCouplings,
     Phi4,
+    Solver,
+    SwendsenWang,
+    Wolff,
     annealed_importance_sample,
+    diagnose,
     fit,
     fit_ladder,
     importance_sample,
+    interop,
+    log_z_along,
+    log_z_bridge,
+    measure,
 )
+from equiflow.oracles import quadrature, transfer_matrix
+from equiflow.report import Report
+from equiflow.samplers import LatentAction
 from equiflow.samplers.importance import log_weights
+from equiflow.testing import check_action
 from equiflow.theories.base.action_values import LARGEST_FIELD
 from equiflow.theories.scalar.external_field import ExternalField
 from equiflow.theories.scalar.observables import action_density
-from equiflow.training import ForwardKL, InversePathGradient, PathGradient, ReverseKL
+from equiflow.training import ForwardKL, History, InversePathGradient, PathGradient, ReverseKL
 from tests.support.strategies import configurations
 
 LATTICE = Lattice((3, 4))
 PHI = configurations(LATTICE, 5)
+PHI4 = Phi4(LATTICE, m2=1.0, lam=1.0)
 
 
 class Of(Action):
@@ -164,6 +182,12 @@ USES = {
 }
 
 
+def drawn(flow):
+    """Return a small ensemble and a short chain of phi^4."""
+    chain = HMC(PHI4, step_size=0.1).sample(4, n_chains=8, n_thermalisation=1, dtype=torch.float32)
+    return importance_sample(flow, PHI4, 64, certify=0), chain
+
+
 OTHER_USES = {
     "log_weights": lambda flow, action: log_weights(flow, action, PHI.float()),
     "LatentHMC": lambda flow, action: LatentHMC(flow, action),
@@ -172,6 +196,20 @@ OTHER_USES = {
     "ExtendedAction": lambda flow, action: ExtendedAction(action),
     "action_density": lambda flow, action: action_density(PHI, action),
     "fit_ladder": lambda flow, action: fit_ladder([action], flow=flow, steps=1),
+    "tune_solver": lambda flow, action: flow.tune_solver(action=action, n_samples=4),
+    "measure": lambda flow, action: measure(drawn(flow)[0], action=action),
+    "diagnose": lambda flow, action: diagnose(flow, action, *drawn(flow)),
+    "log_z_bridge": lambda flow, action: log_z_bridge(flow, action, *drawn(flow)),
+    "LatentAction": lambda flow, action: LatentAction(flow, action),
+    "LocalMetropolis": lambda flow, action: LocalMetropolis(action),
+    "Wolff": lambda flow, action: Wolff(action),
+    "SwendsenWang": lambda flow, action: SwendsenWang(action),
+    "quadrature": lambda flow, action: quadrature(action),
+    "transfer_matrix": lambda flow, action: transfer_matrix(action),
+    "check_action": lambda flow, action: check_action(action),
+    "Report": lambda flow, action: Report(flow, action, History(), None),
+    "sample_shards": lambda flow, action: interop.sample_shards(flow, action, 2, "unused"),
+    "Mixture": lambda flow, action: Mixture((ReverseKL(), 0.5), (ReverseKL(), 0.5))(flow, action, 5),
 }
 
 
@@ -198,6 +236,30 @@ def test_a_bare_function_is_refused_with_the_same_sentence_everywhere(use):
         (USES | OTHER_USES)[use](EquivariantCNF(LATTICE), right)
 
 
+@pytest.mark.parametrize("kind", [right, PHI4, lambda lattice, m2: PHI4, "Phi4"])
+def test_what_is_no_class_of_actions_makes_no_family(kind):
+    with pytest.raises(
+        TypeError,
+        match=r"^kind must be a class of actions that is called as kind\(space, lam\), got .*derived from",
+    ):
+        ActionFamily(kind, LATTICE, lam=(1.0, 2.0))
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda: fit(ConditionalFlow(EquivariantCNF(LATTICE), {"lam": (1.0, 2.0)}), right, steps=1),
+        lambda: OverCouplings(ReverseKL())(
+            ConditionalFlow(EquivariantCNF(LATTICE), {"lam": (1.0, 2.0)}), right, 4
+        ),
+        lambda: log_z_along(lambda **c: None, right, {"lam": 1.0}, {"lam": 2.0}),
+    ],
+)
+def test_a_function_for_a_family_is_refused_with_one_sentence(use):
+    with pytest.raises(TypeError, match=r"must be of type ActionFamily, got .*derived from equiflow\.Action"):
+        use()
+
+
 def test_a_family_of_bare_functions_is_refused():
     with pytest.raises(TypeError, match=r"What kind returns must be of type Action, got .*Derive a class"):
         ActionFamily(lambda lattice, lam: right, LATTICE, lam=(1.0, 2.0))
@@ -206,3 +268,96 @@ def test_a_family_of_bare_functions_is_refused():
 def test_the_check_adds_nothing_to_the_values_of_phi4():
     action = Phi4(LATTICE, m2=-4.0, lam=6.0)
     assert torch.equal(action(PHI), nn.Module.__call__(action, PHI))
+
+
+class Counting(Of):
+    """Counts the configurations that it computes."""
+
+    n = 0
+
+    def forward(self, phi):
+        self.n += len(phi)
+        return super().forward(phi)
+
+
+@pytest.mark.parametrize(("n", "first"), [(5, 7), (2, 4), (1, 3)])
+def test_one_call_of_an_action_is_checked_at_the_cost_of_two_configurations(n, first):
+    action = Counting(right)
+    action(PHI[:0])
+    action(PHI[:n])
+    assert action.n == first
+    action(PHI[:n])
+    assert action.n == first + n
+
+
+COUPLED = {
+    "centred": lambda phi: right(phi - 0.1 * phi.mean(0)),
+    "normalised": lambda phi: right(phi) / (1 + right(phi).mean()),
+    "shifted": lambda phi: right(phi) - right(phi)[0],
+    "summed up": lambda phi: right(phi).cumsum(0),
+    "the largest": lambda phi: right(phi).amax().expand(len(phi)),
+    "weighted": lambda phi: right(phi) * (1 + 1e-3 * len(phi)),
+}
+
+
+@pytest.mark.parametrize("use", USES)
+@pytest.mark.parametrize("mistake", COUPLED)
+def test_no_use_accepts_an_action_that_couples_the_batch(use, mistake):
+    flow = EquivariantCNF(LATTICE, solver=Solver("rk4", steps=2))
+    with pytest.raises(ValueError, match=r"Of gives S = .* alone and .* in a batch of .*Take no sums"):
+        USES[use](flow, Of(COUPLED[mistake]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_the_message_gives_both_values(dtype, n):
+    phi = PHI[:n].to(dtype)
+    with pytest.raises(ValueError, match="Of gives") as failure:
+        Of(lambda phi: right(phi) * len(phi))(phi)
+    size = float(right(phi)[0])
+    alone, together, batch = re.findall(r"= ([\d.]+) .* and ([\d.]+) .*batch of (\d)", str(failure.value))[0]
+    assert float(alone) == pytest.approx(size, rel=1e-6)
+    assert float(together) == pytest.approx(size * max(n, 2), rel=1e-6)
+    assert int(batch) == max(n, 2)
+
+
+@pytest.mark.parametrize("use", USES)
+def test_no_use_accepts_an_action_of_chance(use):
+    flow = EquivariantCNF(LATTICE, solver=Solver("rk4", steps=2))
+    dropout = nn.Dropout(0.5)
+    with pytest.raises(ValueError, match=r"Of gives S = .* and then .* for the same configuration"):
+        USES[use](flow, Of(lambda phi: right(phi) * (1 + 0.01 * torch.rand_like(phi[:, 0, 0]))))
+    with pytest.raises(ValueError, match="dropout"):
+        USES[use](flow, Of(lambda phi: right(dropout(phi))))
+
+
+@pytest.mark.parametrize("use", ["fit", "PathGradient", "InversePathGradient", "HMC"])
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda phi: right(phi.detach()),
+        lambda phi: torch.tensor([right(one[None]).item() for one in phi.detach()], dtype=phi.dtype),
+        lambda phi: nn.Parameter(torch.ones_like(phi[:, 0, 0])) * right(phi.detach()),
+    ],
+    ids=["detach", "item", "parameter"],
+)
+def test_an_action_without_a_gradient_says_so(use, function):
+    flow = EquivariantCNF(LATTICE, solver=Solver("rk4", steps=2))
+    with pytest.raises(ValueError, match=r"value of Of does not depend on phi differentiably.*override grad"):
+        USES[use](flow, Of(function))
+
+
+def test_a_check_within_a_transformation_is_done_later():
+    action = Of(COUPLED["weighted"])
+    torch.func.vmap(lambda one: action(one[None])[0])(PHI)
+    with pytest.raises(ValueError, match="in a batch"):
+        action(PHI)
+
+
+def test_sums_in_another_order_are_no_coupling():
+    def shuffled(phi):
+        order = torch.randperm(phi[0].numel(), generator=torch.Generator().manual_seed(len(phi)))
+        return (1e3 * phi**4 - 1e3 * phi**2).flatten(1)[:, order].sum(1)
+
+    for dtype in (torch.float32, torch.float64):
+        Of(shuffled)(PHI.to(dtype))
