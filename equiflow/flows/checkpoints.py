@@ -15,6 +15,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
+from equiflow.flows.descriptions import check_rebuilds
 from equiflow.flows.parts import dtype_name, dtype_named
 from equiflow.runtime.storage import CheckpointError, is_of_system, load_safely, save_atomically
 
@@ -67,9 +68,15 @@ class SavedModule(nn.Module, ABC):
             path: name of the file. A crash while writing leaves an old file of this name intact.
 
         Raises:
-            TypeError: if a flow of your own does not say how it is rebuilt.
+            TypeError: if the file could not be loaded: a flow, field, prior or space of your own does not say
+                how it is rebuilt, or what it says is not enough. Nothing is written then.
         """
-        save_atomically({"kind": self.file_kind, **self.to_dict()}, path)
+        content = self.to_dict()
+        self._check_loads(content)
+        save_atomically({"kind": self.file_kind, **content}, path)
+
+    def _check_loads(self, content: dict[str, Any]) -> None:
+        """Raise a TypeError if `from_dict` would not rebuild the module; parts check themselves."""
 
     @classmethod
     def load(cls: type[S], path: str | Path, *, device: torch.device | str = "cpu", **options: Any) -> S:
@@ -163,6 +170,14 @@ class SavedFlow(SavedModule):
             "about": self.about,
             "state_dict": self.state_dict(),
         }
+
+    def _check_loads(self, content: dict[str, Any]) -> None:
+        check_rebuilds(self, content, lambda: type(self).from_recipe(content))
+        if not self._wrote(content):
+            raise TypeError(
+                f"{type(self).__name__} cannot be saved, since it would not know its file: recipe returned "
+                f'{content.get("flow", "no name")!r} as the entry "flow"; expected the name of the class.'
+            )
 
     @classmethod
     def from_dict(

@@ -1,7 +1,6 @@
 """The continuous normalizing flow: a symmetric vector field, integrated from a symmetric prior.
 
-Start with `EquivariantCNF`. Samples with scores are in `path`, choosing a solver in `tuning`, and files in
-`checkpoints`.
+Start with `EquivariantCNF`. See also `path` (samples with scores), `tuning` (solvers), `checkpoints` (files).
 """
 
 from __future__ import annotations
@@ -15,7 +14,8 @@ from torch import Tensor
 
 from equiflow.flows.base import Flow
 from equiflow.flows.compiled import CompiledField
-from equiflow.flows.parts import check_groups, describe, field_with, pretrained_file, rebuild, space_of
+from equiflow.flows.descriptions import describe, describe_space
+from equiflow.flows.parts import check_groups, field_with, pretrained_file, rebuild, space_of
 from equiflow.flows.path import PathSample, sample_path
 from equiflow.flows.tuning import solver_errors
 from equiflow.ode.integrate import Solution, State, integrate
@@ -267,12 +267,9 @@ class EquivariantCNF(Flow):
             The choice and all trials; `print` shows them as a table.
 
         Raises:
-            TypeError: if `action` is not an `Action`.
-            ValueError: if `target` is not positive and finite, or the divergence is only estimated.
+            ValueError: if `target` is out of range, or the divergence is only estimated.
             SolverError: if no solver reaches the target.
         """
-        if action is not None:
-            check_type(action, Action, "action")
         z = self.prior.rsample(check_count(n_samples, "n_samples", minimum=0), generator)
         tight, finest = (1e-10, 1e-11) if self.dtype == torch.float64 else (1e-8, 1e-6)
         reference = self._reference(Solver("dopri8", rtol=tight, atol=tight))
@@ -305,10 +302,10 @@ class EquivariantCNF(Flow):
     def recipe(self) -> dict[str, Any]:
         """See `Flow.recipe`; without the entry `"flow"`, which files of version 0.1 lack too."""
         return {
-            self.space.kind: list(self.space.shape),
+            **describe_space(self.space),
             "solver": asdict(self.solver),
-            "vector_field": describe(self.vector_field),
-            "prior": describe(self.prior),
+            "vector_field": describe(self.vector_field, known_fields(), self.space),
+            "prior": describe(self.prior, known_priors(), self.space),
         }
 
     @classmethod
@@ -322,10 +319,8 @@ class EquivariantCNF(Flow):
     ) -> EquivariantCNF:
         """See `Flow.from_recipe`; the options are those of the constructor."""
         space = space_of(recipe)
-        if vector_field is None:
-            vector_field = rebuild(recipe["vector_field"], known_fields(), space)
-        if prior is None:
-            prior = rebuild(recipe["prior"], known_priors(), space)
+        vector_field = rebuild(recipe["vector_field"], known_fields(), space, given=vector_field)
+        prior = rebuild(recipe["prior"], known_priors(), space, given=prior)
         solver = Solver(**recipe["solver"])
         return cls(space, vector_field=vector_field, prior=prior, solver=solver, compile=compile)
 

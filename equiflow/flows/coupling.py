@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from equiflow.flows.base import Flow
-from equiflow.flows.parts import describe, rebuild
+from equiflow.flows.descriptions import describe, name_in
+from equiflow.flows.parts import UnknownPartError, rebuild
 from equiflow.nn.couplings.checkerboard import CheckerboardLayer
 from equiflow.nn.couplings.conditioners import ParityCNN, PeriodicCNN
 from equiflow.nn.couplings.site_maps import AffineMap, SiteMap
@@ -122,8 +123,8 @@ class CouplingFlow(Flow):
             "flow": type(self).__name__,
             "lattice": list(self.lattice.shape),
             "config": dict(self._config),
-            "site_map": {"name": type(self.site_map).__name__, "config": self.site_map.config()},
-            "prior": describe(self.prior),
+            "site_map": {"name": name_in(SITE_MAPS, type(self.site_map)), "config": self.site_map.config()},
+            "prior": describe(self.prior, known_priors(), self.lattice),
         }
 
     @classmethod
@@ -140,8 +141,7 @@ class CouplingFlow(Flow):
         lattice = Lattice(tuple(recipe["lattice"]))
         if site_map is None:
             site_map = _known_map(recipe["site_map"])
-        if prior is None:
-            prior = rebuild(recipe["prior"], known_priors(), lattice)
+        prior = rebuild(recipe["prior"], known_priors(), lattice, given=prior)
         return cls(lattice, site_map=site_map, prior=prior, **recipe["config"])
 
     def extra_repr(self) -> str:
@@ -150,9 +150,9 @@ class CouplingFlow(Flow):
 
 
 def _known_map(recipe: dict[str, Any]) -> SiteMap:
-    """Return the site map of a recipe, or raise a ValueError if the library lacks it."""
+    """Return the site map of a recipe, or raise an `UnknownPartError` if the library lacks it."""
     if recipe["name"] not in SITE_MAPS:
-        raise ValueError(
+        raise UnknownPartError(
             f"{recipe['name']} is not part of equiflow; build it yourself and pass the instance to load, "
             "as in CouplingFlow.load(path, site_map=MyMap())."
         )

@@ -14,7 +14,8 @@ from typing import Any, ClassVar, TypeVar
 from torch import Tensor, nn
 
 from equiflow.flows.base import Flow
-from equiflow.flows.parts import describe, rebuild
+from equiflow.flows.descriptions import describe
+from equiflow.flows.parts import rebuild
 from equiflow.flows.phase_space import PhaseSpace, PhaseSpacePrior
 from equiflow.nn.couplings.phase_space import AffineLayer, PhaseSpaceLayer, ShearLayer
 from equiflow.runtime.precision import full_precision
@@ -115,8 +116,8 @@ class ExtendedFlow(Flow, ABC):
             "lattice": list(self.lattice.shape),
             "group": self.group.config(),
             "config": dict(self._config),
-            "position": describe(self.prior.position),
-            "momentum": describe(self.prior.momentum),
+            "position": describe(self.prior.position, known_priors(), self.lattice),
+            "momentum": describe(self.prior.momentum, known_priors(), self.lattice),
         }
 
     @classmethod
@@ -132,10 +133,8 @@ class ExtendedFlow(Flow, ABC):
         """
         lattice = Lattice(tuple(recipe["lattice"]))
         group = SymmetryGroup(lattice, **recipe["group"])
-        if position is None:
-            position = rebuild(recipe["position"], known_priors(), lattice)
-        if momentum is None:
-            momentum = rebuild(recipe["momentum"], known_priors(), lattice)
+        position = rebuild(recipe["position"], known_priors(), lattice, given=position)
+        momentum = rebuild(recipe["momentum"], known_priors(), lattice, given=momentum)
         return cls(lattice, group=group, position=position, momentum=momentum, **recipe["config"])
 
     def extra_repr(self) -> str:

@@ -1,6 +1,6 @@
 """Parts of a saved flow, and how they are named in files: vector fields, priors, spaces, dtypes.
 
-`describe` turns a part into plain values, and `rebuild` makes a fresh one from them. `check_space` and
+`descriptions.describe` turns a part into plain values, and `rebuild` makes a fresh one. `check_space` and
 `check_groups` say whether parts fit together.
 """
 
@@ -18,6 +18,10 @@ from equiflow.theories.base.group import Group
 from equiflow.theories.base.kind import group_of, kinds
 from equiflow.theories.base.space import Space
 from equiflow.vector_fields import VectorField, default_field
+
+
+class UnknownPartError(ValueError):
+    """A file names a part whose class is not part of the library, and `load` was not given an instance."""
 
 
 class Part(Protocol):
@@ -93,31 +97,25 @@ def check_groups(vector_field: Part, prior: Part) -> None:
         )
 
 
-def describe(part: Part) -> dict[str, Any]:
-    """Return the name, the group and the options of a part, as plain values."""
-    return {
-        "name": type(part).__name__,
-        "group": part.group.config(),
-        "config": part.config(),
-    }
-
-
-def rebuild(recipe: dict[str, Any], known: Mapping[str, Any], space: Space) -> Any:
+def rebuild(recipe: dict[str, Any], known: Mapping[str, Any], space: Space, given: Any = None) -> Any:
     """Return the part that a recipe describes, with fresh weights.
 
     Args:
         recipe: what `describe` returned.
         known: classes by name.
         space: of the configurations.
+        given: what the caller of `load` gave instead; None if nothing.
 
     Returns:
-        An instance of the class that the recipe names.
+        What was given, or an instance of the class that the recipe names.
 
     Raises:
-        ValueError: if the name is not among the `known` ones.
+        UnknownPartError: if the name is not among the `known` ones.
     """
+    if given is not None:
+        return given
     if recipe["name"] not in known:
-        raise ValueError(
+        raise UnknownPartError(
             f"{recipe['name']} is not part of equiflow; build it yourself and pass the instance "
             "to load, as in EquivariantCNF.load(path, vector_field=MyField(lattice))."
         )

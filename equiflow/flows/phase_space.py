@@ -140,6 +140,23 @@ class ExtendedAction(Action):
         phi, momentum = self.space.split(state)
         return self.space.join(self.action.grad(phi), momentum)
 
+    def coupling_grad(self, state: Tensor, name: str) -> Tensor:
+        """See `Action.coupling_grad`; the couplings are those of S."""
+        return self.action.coupling_grad(self.space.split(state)[0], name)
+
+    def initial(
+        self,
+        n: int,
+        generator: torch.Generator | None = None,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float64,
+    ) -> Tensor:
+        """See `Action.initial`; the fields are those of S, the momenta unit Gaussians."""
+        phi = self.action.initial(n, generator, device=device, dtype=dtype)
+        momentum = torch.randn(phi.shape, generator=generator, device=phi.device, dtype=phi.dtype)
+        return self.space.join(phi, momentum)
+
     def with_momenta(self, phi: Tensor, generator: torch.Generator | None, *, batch_size: int) -> Tensor:
         """Return states of fields with momenta from the target: unit Gaussians, independent of the field.
 
@@ -197,6 +214,11 @@ class PhaseSpacePrior(Prior):
         """See `Prior.colour`, on states `(batch, 2, *lattice)`."""
         phi, momentum = self.space.split(noise, "noise")
         return self.space.join(self.position.colour(phi), self.momentum.colour(momentum))
+
+    def whiten(self, z: Tensor) -> Tensor:
+        """See `Prior.whiten`; each part knows its own noise."""
+        phi, momentum = self.space.split(z, "z")
+        return self.space.join(self.position.whiten(phi), self.momentum.whiten(momentum))
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Return `log r_1(phi) + log r_2(p)`, normalised, `(batch,)`."""

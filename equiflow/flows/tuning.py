@@ -9,6 +9,7 @@ from torch import Tensor
 
 from equiflow.flows.base import Flow
 from equiflow.ode.solver import Solver
+from equiflow.runtime.checks import check_type
 from equiflow.runtime.precision import in_double
 from equiflow.theories.base.action import Action
 
@@ -28,7 +29,12 @@ def solver_errors(
 
     Returns:
         A function of a `Solver` that returns its error and its evaluations per sample.
+
+    Raises:
+        TypeError: if `action` is not an `Action`.
     """
+    if action is not None:
+        check_type(action, Action, "action")
     exact = torch.zeros(len(z), dtype=torch.float64, device=z.device)
     if action is not None:
         exact = reference._log_weight(z.double(), reference, in_double(action))[1]

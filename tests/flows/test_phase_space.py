@@ -14,6 +14,7 @@ from equiflow.testing import randomise
 from equiflow.theories.angles.space import Angles
 from equiflow.theories.angles.xy import XYModel
 from equiflow.theories.base.lattice import Lattice
+from equiflow.theories.scalar.external_field import ExternalField
 from equiflow.theories.scalar.phi4 import Phi4
 from equiflow.theories.scalar.priors import StandardNormal
 from tests.support.strategies import configurations
@@ -122,3 +123,51 @@ def test_the_default_momentum_starts_white():
     prior = PhaseSpacePrior(LATTICE).double()
     p = configurations(prior.lattice)
     torch.testing.assert_close(prior.momentum.log_prob(p), StandardNormal(prior.lattice).double().log_prob(p))
+
+
+class FarOff(Phi4):
+    """An action that is stiff near zero, so that its chains start elsewhere."""
+
+    def initial(self, n, generator=None, *, device="cpu", dtype=torch.float64):
+        return 7.0 + super().initial(n, generator, device=device, dtype=dtype)
+
+
+@pytest.mark.parametrize(
+    "inner",
+    [
+        FarOff(LATTICE, m2=1.0, lam=2.0),
+        ExternalField(FarOff(LATTICE, m2=1.0, lam=2.0), h=0.3),
+    ],
+    ids=["action", "in a field"],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_an_extended_action_passes_on_what_the_action_says_of_starts_and_couplings(inner, dtype):
+    extended = ExtendedAction(inner)
+    state = extended.initial(500, generator(), dtype=dtype)
+    assert state.dtype == dtype
+    phi, momentum = extended.space.split(state)
+    assert torch.equal(phi, inner.initial(500, generator(), dtype=dtype))
+    assert float(momentum.mean()) == pytest.approx(0.0, abs=4 / math.sqrt(500 * 12))
+    assert float(momentum.std()) == pytest.approx(1.0, abs=4 / math.sqrt(2 * 500 * 12))
+    assert float((phi - 7.0).flatten().double() @ momentum.flatten().double()) < 4 * 0.1 * math.sqrt(500 * 12)
+    for name in ("m2", "lam"):
+        assert torch.equal(extended.coupling_grad(state, name), inner.coupling_grad(phi, name))
+    with pytest.raises(ValueError, match="not 'beta'"):
+        extended.coupling_grad(state, "beta")
+    chain = HMC(extended, step_size=0.01).sample(1, n_chains=2, n_thermalisation=0, generator=generator())
+    assert float(chain.samples[:, :, 0].mean()) > 3
+
+
+def test_the_prior_whitens_each_part_by_itself():
+    class Cubed(StandardNormal):
+        """`z = noise^3`, which is not Gaussian: the score does not lead back to the noise."""
+
+        def colour(self, noise):
+            return noise**3
+
+        def whiten(self, z):
+            return z.sign() * z.abs() ** (1 / 3)
+
+    prior = PhaseSpacePrior(LATTICE, position=Cubed(LATTICE)).double()
+    noise = configurations(prior.space)
+    torch.testing.assert_close(prior.whiten(prior.colour(noise)), noise)
