@@ -24,7 +24,9 @@ from equiflow.runtime.memory import keep_freed_memory as _keep_freed_memory
 from equiflow.runtime.storage import CheckpointError
 from equiflow.samplers import (
     HMC,
+    MCLMC,
     OMELYAN,
+    AdjustedMCLMC,
     Alternate,
     Chain,
     Ensemble,
@@ -97,9 +99,11 @@ _keep_freed_memory()
 
 __all__ = [
     "HMC",
+    "MCLMC",
     "OMELYAN",
     "Action",
     "ActionFamily",
+    "AdjustedMCLMC",
     "Alternate",
     "AngleField",
     "AngleGroup",

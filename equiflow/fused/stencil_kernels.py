@@ -170,7 +170,7 @@ def energies(
 
     Args:
         field: phi, with borders.
-        momentum: p, without borders.
+        momentum: p, without borders; empty to leave it out.
         beside: see `neighbouring_rows`.
         couplings: see `Stencil.couplings`.
         side: length of a row; uint64.
@@ -182,7 +182,7 @@ def energies(
     rows, components = U(len(beside)), U(len(couplings) - 3)
     n, pitch = side * lanes, (side + _TWO) * lanes
     half = field.dtype.type(0.5)
-    m2, lam = couplings[1], couplings[2]
+    m2, lam, half = couplings[1], couplings[2], field.dtype.type(0.5)
     far, square = work[0], work[1]
     sums[:] = 0
     for r in range(rows):
@@ -196,11 +196,15 @@ def energies(
                 for i in range(n):
                     far[i] += (field[ahead + i] - field[at + i]) ** 2
             for i in range(n):
-                phi, p = field[at + i], momentum[p_at + i]
+                phi = field[at + i]
                 # Differences: products of large fields would cancel, at the cost of their last digits.
                 along, across = field[at + i + lanes] - phi, field[up + i] - phi
                 links = along * along + across * across + far[i]
-                sums[i] += np.float64(links + ((m2 + lam * square[i]) * phi - h) * phi + half * p * p)
+                sums[i] += np.float64(links + ((m2 + lam * square[i]) * phi - h) * phi)
+            if len(momentum) > 0:
+                for i in range(n):
+                    p = momentum[p_at + i]
+                    sums[i] += np.float64(half * p * p)
     add_up(sums, n, lanes, out)
 
 

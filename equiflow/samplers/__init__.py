@@ -16,13 +16,16 @@ from equiflow.samplers.kernel import Chain, Kernel
 from equiflow.samplers.latent import LatentAction, LatentHMC
 from equiflow.samplers.levels import Correction, LevelsChoice, TwoLevels, choose_levels
 from equiflow.samplers.local import LocalMetropolis
+from equiflow.samplers.mclmc import MCLMC, AdjustedMCLMC
 from equiflow.samplers.metropolis import IndependenceMetropolis, IndependenceStep
 from equiflow.samplers.samples import Samples
 
 __all__ = [
     "HMC",
     "LEAPFROG",
+    "MCLMC",
     "OMELYAN",
+    "AdjustedMCLMC",
     "Alternate",
     "Chain",
     "Correction",

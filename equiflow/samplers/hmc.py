@@ -14,7 +14,7 @@ from equiflow.fused.trajectories import hmc_update
 from equiflow.runtime.checks import check_type
 from equiflow.samplers.acceptance import Outcome, log_step_change, metropolis
 from equiflow.samplers.collapse import cause_of_collapse
-from equiflow.samplers.integrators import LEAPFROG, Integrator
+from equiflow.samplers.integrators import LEAPFROG, Integrator, stencil_of
 from equiflow.samplers.kernel import Kernel
 from equiflow.theories.base.action import Action
 
@@ -115,14 +115,9 @@ class HMC(Kernel):
         return 0.5 * momentum.double().square().flatten(1).sum(1) + self.action(phi.double())
 
     def _stencil(self, phi: Tensor) -> Stencil | None:
-        """Return the action for a fused kernel, or None if this update needs `integrator` and `energy`."""
-        if type(self.integrator) is not Integrator or type(self).energy is not HMC.energy:
-            return None
-        stencil = self.action.stencil()
-        if stencil is None or not stencil.fits(phi):
-            return None
-        self.action.space.check(phi)
-        return stencil
+        """Return the action for a fused kernel, or None if this update needs `energy` or cannot be fused."""
+        is_plain = type(self).energy is HMC.energy
+        return stencil_of(self.action, self.integrator, phi) if is_plain else None
 
     def adapted(self, outcome: Outcome, n: int) -> HMC:
         """See `Kernel.adapted`; the step comes nearer to the target acceptance."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from equiflow.fused.stencil import Stencil
 from equiflow.theories.base.action import Action
 
 
@@ -70,3 +71,24 @@ LEAPFROG = Integrator("leapfrog", (0.5, 0.5), (1.0,))
 _LAMBDA = 0.1931833275037836
 #: the second-order minimum-norm integrator of Omelyan et al. (hep-lat/0505020), two gradients per step
 OMELYAN = Integrator("omelyan", (_LAMBDA, 1 - 2 * _LAMBDA, _LAMBDA), (0.5, 0.5))
+
+
+def stencil_of(action: Action, integrator: Integrator, phi: Tensor) -> Stencil | None:
+    """Return the action for a fused kernel, or None if there is none for it.
+
+    Args:
+        action: S.
+        integrator: of the trajectories; one with a `__call__` of its own is not fused.
+        phi: fields to work on, `(batch, *shape)`.
+
+    Returns:
+        What kernels need to know of the action.
+
+    Raises:
+        ValueError: if the fields have another shape than the action expects.
+    """
+    stencil = action.stencil() if type(integrator) is Integrator else None
+    if stencil is None or not stencil.fits(phi):
+        return None
+    action.space.check(phi)
+    return stencil

@@ -1,13 +1,17 @@
-"""Fused updates of HMC are the eager ones with the same random numbers, on every lattice and action they know."""
+"""Fused updates of HMC are the eager ones with the same random numbers, for every action they know."""
 
 from __future__ import annotations
+
+import math
 
 import pytest
 import torch
 from torch import Tensor
 
-from equiflow import HMC, OMELYAN, Action, ExternalField, Lattice, Phi4, fused
+from equiflow import HMC, MCLMC, OMELYAN, Action, AdjustedMCLMC, ExternalField, Lattice, Phi4, fused
 from equiflow.samplers import LEAPFROG, Integrator
+from equiflow.samplers.mclmc import Microcanonical
+from equiflow.samplers.microcanonical import Path, unit_speed
 from tests.support.fused import ACTIONS, Streams, needs_numba
 from tests.support.strategies import configurations
 from tests.support.updates import generator
@@ -149,3 +153,46 @@ def test_other_actions_have_no_stencil():
             return (phi**4).sum(self.lattice.axes)
 
     assert Quartic(Lattice((2, 2))).stencil() is None
+
+
+def microcanonical(kernel: Microcanonical, phi: Tensor, source: torch.Generator) -> tuple[Tensor, ...]:
+    """Return fields, acceptance, probabilities and energy errors of the update that a kernel makes."""
+    adjusted = isinstance(kernel, AdjustedMCLMC)
+    stretch = 0.5 + float(torch.rand((), generator=source)) if adjusted else 1.0
+    streams, size = Streams(source, len(phi)), phi[0].numel()
+    numbers = 2 * ((size + 1) // 2)
+    steps = max(1, round(stretch * kernel.length / kernel.step_size))
+    path = Path.of(kernel.integrator, kernel.step_size, steps, None if adjusted else kernel.length)
+    forces = iter([i for i, weight in enumerate(path.refreshments) if weight])
+    with pytest.MonkeyPatch.context() as patched:
+        drawn = lambda *_, **__: streams.normal(size, phi.dtype, next(forces) * numbers)  # noqa: E731
+        patched.setattr("equiflow.samplers.microcanonical.torch.randn", drawn)
+        velocity = unit_speed(streams.normal(size, phi.dtype))
+        end, _, change, errors = path.follow(kernel.action, phi, velocity, None)
+    change = change + kernel.action(end.double()) - kernel.action(phi.double())
+    chance = (-change).clamp(max=0).exp() if adjusted else torch.ones(len(phi), dtype=torch.float64)
+    moved = streams.uniform(numbers, 1)[:, 0] < chance
+    return torch.where(moved.reshape(-1, *(1,) * (phi.dim() - 1)), end, phi), moved.double(), chance, errors
+
+
+@DTYPES
+@pytest.mark.parametrize("kind", [MCLMC, AdjustedMCLMC])
+@pytest.mark.parametrize("integrator", [LEAPFROG, OMELYAN], ids=lambda i: i.name)
+@pytest.mark.parametrize("name", [name for name in ACTIONS if name != "1 site"])
+def test_a_fused_microcanonical_update_is_the_eager_one(name, integrator, kind, dtype):
+    action = ACTIONS[name]
+    length = {MCLMC: "decoherence_length", AdjustedMCLMC: "trajectory_length"}[kind]
+    kernel = kind(action, step_size=0.17, integrator=integrator, **{length: 1.1})
+    phi = 0.5 * configurations(action.space, 21, dtype=dtype)
+    new, outcome = kernel.update(phi, generator(3))
+    expected, accepted, probability, errors = microcanonical(kernel, phi, generator(3))
+    rounding = {torch.float32: 4e-4, torch.float64: 1e-11}[dtype]
+    torch.testing.assert_close(outcome.probability, probability, atol=rounding, rtol=0)
+    assert torch.equal(outcome.accepted, accepted)
+    torch.testing.assert_close(new, expected, atol=rounding, rtol=rounding)
+    if kind is MCLMC:
+        kernel.step_size = None  # which makes it measure
+        kernel._log_step = math.log(0.17)
+        again, outcome = kernel.update(phi, generator(3))
+        torch.testing.assert_close(again, new, atol=1e-5, rtol=1e-5)
+        assert outcome.error == pytest.approx(float(errors.mean()), rel=10 * rounding)

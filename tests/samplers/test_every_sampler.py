@@ -13,6 +13,7 @@ import torch
 from equiflow import (
     HMC,
     OMELYAN,
+    AdjustedMCLMC,
     Alternate,
     Chain,
     Ensemble,
@@ -115,6 +116,7 @@ SAMPLERS: dict[str, Callable[[Phi4], Source]] = {
     ),
     "HMC": run(HMC),
     "HMC, Omelyan": run(lambda a: HMC(a, integrator=OMELYAN)),
+    "adjusted MCLMC": run(AdjustedMCLMC),
     "local": run(LocalMetropolis, 200),
     "HMC and Swendsen-Wang": run(lambda a: Alternate(HMC(a), SwendsenWang(a))),
     "local and Wolff": run(lambda a: Alternate(LocalMetropolis(a), LocalMetropolis(a), Wolff(a)), 100),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 
 import pytest
@@ -13,6 +13,7 @@ from equiflow import (
     HMC,
     OMELYAN,
     Action,
+    AdjustedMCLMC,
     Alternate,
     Flow,
     IndependenceStep,
@@ -22,6 +23,7 @@ from equiflow import (
     Phi4,
     SwendsenWang,
     Wolff,
+    fused,
 )
 from equiflow.samplers import Integrator, LatentAction, Outcome
 from tests.support.invariance import balance_pvalue, exact_samples, invariance_pvalue
@@ -36,9 +38,15 @@ def shared_flow(action: Phi4) -> Flow:
     return flow_on(action.lattice)
 
 
+def names(action: Phi4, kernels: dict[str, Make]) -> list[str]:
+    """Return the kernels that can update fields of the action: a direction needs two numbers."""
+    return [name for name in kernels if action is not SITE or name != "adjusted MCLMC"]
+
+
 KERNELS: dict[str, Make] = {
     "HMC": lambda action: HMC(action, step_size=0.55, trajectory_length=1.1),
     "HMC, Omelyan": lambda action: HMC(action, step_size=0.8, trajectory_length=1.6, integrator=OMELYAN),
+    "adjusted MCLMC": lambda action: AdjustedMCLMC(action, step_size=0.6, trajectory_length=1.3),
     "local": lambda action: LocalMetropolis(action, width=0.8),
     "Swendsen-Wang": SwendsenWang,
     "Wolff": Wolff,
@@ -47,21 +55,37 @@ KERNELS: dict[str, Make] = {
 }
 EVERY: dict[str, Make] = KERNELS | {
     "HMC and Wolff": lambda action: Alternate(HMC(action, step_size=0.5), Wolff(action)),
-    "all in turn": lambda action: Alternate(*(make(action) for make in KERNELS.values())),
+    "all in turn": lambda action: Alternate(*(KERNELS[name](action) for name in names(action, KERNELS))),
 }
+#: those that fused kernels can do, which are tested with and without them
+FUSED = ["HMC", "HMC, Omelyan", "adjusted MCLMC", "local", "Swendsen-Wang", "Wolff"]
 #: all updates in detailed balance; a sweep of all colours leaves the target invariant without it
 REVERSIBLE = [name for name in KERNELS if name != "local"]
 
 
-@pytest.mark.parametrize("action", [SITE, CHAIN], ids=["1 site", "3 sites"])
-@pytest.mark.parametrize("name", EVERY)
-def test_updates_leave_the_target_invariant(name, action):
-    assert invariance_pvalue(EVERY[name](action), 8_000) > 1e-3
+ACTIONS = {"1 site": SITE, "3 sites": CHAIN}
 
 
-@pytest.mark.parametrize("name", REVERSIBLE)
-def test_updates_balance_in_detail(name):
-    assert balance_pvalue(KERNELS[name](CHAIN), 10_000) > 1e-3
+def ways(kernels: Iterable[str]) -> list[tuple[str, bool]]:
+    """Return the ways to test each kernel: as it is, and without fused kernels."""
+    return [
+        (name, is_fused) for name in kernels for is_fused in ((True, False) if name in FUSED else (True,))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("site", "name", "is_fused"),
+    [(site, *way) for site, action in ACTIONS.items() for way in ways(names(action, EVERY))],
+)
+def test_updates_leave_the_target_invariant(site, name, is_fused):
+    with fused.switched(is_fused):
+        assert invariance_pvalue(EVERY[name](ACTIONS[site]), 8_000) > 1e-3
+
+
+@pytest.mark.parametrize(("name", "is_fused"), ways(REVERSIBLE))
+def test_updates_balance_in_detail(name, is_fused):
+    with fused.switched(is_fused):
+        assert balance_pvalue(KERNELS[name](CHAIN), 10_000) > 1e-3
 
 
 def test_a_sweep_of_one_site_balances_in_detail():
@@ -86,7 +110,7 @@ class Always(Kernel):
         def accept(log_ratio: Tensor, proposal: Tensor, *_: object) -> tuple[Tensor, Outcome]:
             return proposal, Outcome(torch.ones(len(proposal)), torch.ones(len(proposal)))
 
-        for module in ("hmc", "metropolis"):
+        for module in ("hmc", "mclmc", "metropolis"):
             monkeypatch.setattr(f"equiflow.samplers.{module}.metropolis", accept)
         self.kernel, self.action = kernel, kernel.action
 
@@ -109,9 +133,10 @@ def without_jacobian(action: Action) -> LatentHMC:
     return kernel
 
 
-@pytest.mark.parametrize("name", ["HMC", "HMC, Omelyan", "independence", "latent HMC"])
+@pytest.mark.parametrize("name", ["HMC", "HMC, Omelyan", "adjusted MCLMC", "independence", "latent HMC"])
 def test_acceptance_without_the_ratio_is_seen(name, monkeypatch):
-    assert invariance_pvalue(Always(KERNELS[name](CHAIN), monkeypatch), 6_000) < 1e-4
+    with fused.switched(False):
+        assert invariance_pvalue(Always(KERNELS[name](CHAIN), monkeypatch), 6_000) < 1e-4
 
 
 def test_a_missing_jacobian_is_seen():
@@ -121,13 +146,15 @@ def test_a_missing_jacobian_is_seen():
 @pytest.mark.parametrize(("kernel", "factor"), [(SwendsenWang, 2.0), (Wolff, 8.0)])
 def test_a_wrong_bond_probability_is_seen(kernel, factor, monkeypatch):
     monkeypatch.setattr("equiflow.samplers.cluster.bonds", bonds_of(factor))
-    assert invariance_pvalue(kernel(CHAIN), 40_000) < 1e-4
+    with fused.switched(False):
+        assert invariance_pvalue(kernel(CHAIN), 40_000) < 1e-4
 
 
 def test_neighbours_moved_at_once_are_seen():
     kernel = LocalMetropolis(CHAIN, width=0.8)
     kernel._colours = torch.zeros(3, dtype=torch.int64)
-    assert invariance_pvalue(kernel, times=3) < 1e-4
+    with fused.switched(False):
+        assert invariance_pvalue(kernel, times=3) < 1e-4
 
 
 def test_a_splitting_that_is_not_symmetric_is_seen():

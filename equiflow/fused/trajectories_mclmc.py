@@ -1,0 +1,285 @@
+"""Whole updates of microcanonical Monte Carlo in one kernel: velocities, trajectory, and acceptance.
+
+The velocity u of a chain of d numbers has the norm sqrt(d). A kick turns it within the plane of u and the
+gradient g, and a refreshment adds noise z and restores the norm: the new u is a combination of u, g and z, whose
+coefficients follow from the five products of these. So a step takes two sweeps.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from equiflow.fused.just_in_time import inline, jit
+from equiflow.fused.stencil_kernels import add_up, energies, far_neighbours, load, squares, store, wrap
+from equiflow.fused.stencil_noise import exp_64, fill_normal, hashed, stream, uniform_64
+
+U = np.uint64
+_ONE, _TWO = U(1), U(2)
+
+
+@jit
+def gradient(source: Any, force: Any, beside: Any, couplings: Any, side: Any, lanes: Any, work: Any) -> None:
+    """Write dS/dphi of a block to `force`, without borders; the other arguments are those of `kick_and_drift`."""
+    real = source.dtype.type
+    rows, components = U(len(beside)), U(len(couplings) - 3)
+    n, pitch = side * lanes, (side + _TWO) * lanes
+    linear, cubic = real(2) * (couplings[0] + couplings[1]), real(4) * couplings[2]
+    far, square = work[0], work[1]
+    for r in range(rows):
+        ahead, behind = beside[r, 0] * pitch + lanes, beside[r, 1] * pitch + lanes
+        squares(source, r * pitch + lanes, rows * pitch, n, components, square)
+        for c in range(components):
+            base, constant = c * rows * pitch, couplings[U(3) + c]
+            at, to, up, down = base + r * pitch + lanes, (c * rows + r) * n, base + ahead, base + behind
+            far_neighbours(source, beside, r, base, pitch, n, lanes, far)
+            for i in range(n):
+                near = source[at + i - lanes] + source[at + i + lanes]
+                total = near + (source[up + i] + source[down + i]) + far[i]
+                force[to + i] = (linear + cubic * square[i]) * source[at + i] - real(2) * total - constant
+
+
+@jit
+def products(one: Any, other: Any, noise: Any, size: Any, n: Any, lanes: Any, sums: Any, out: Any) -> None:
+    """Write the products of two fields and, unless it is empty, of noise with both to `out`, `(5, lanes)`.
+
+    The rows of `out` are `one.one, one.other, one.noise, other.noise, noise.noise`.
+    """
+    sums[:] = 0
+    if len(noise) > 0:
+        for at in range(U(0), size * lanes, n):
+            for i in range(n):
+                a, b, z = one[at + i], other[at + i], noise[at + i]
+                sums[0, i] += a * a
+                sums[1, i] += a * b
+                sums[2, i] += a * z
+                sums[3, i] += b * z
+                sums[4, i] += z * z
+    else:
+        for at in range(U(0), size * lanes, n):
+            for i in range(n):
+                a, b = one[at + i], other[at + i]
+                sums[0, i] += a * a
+                sums[1, i] += a * b
+    for k in range(5):
+        add_up(sums[k], n, lanes, out[k])
+
+
+@inline
+def turn(gg: Any, gu: Any, amount: Any, d: Any) -> Any:
+    """Return `(a, b, change of the energy)` of a kick, `u -> a u + b g`.
+
+    Args:
+        gg: g.g, of one chain in float64.
+        gu: g.u.
+        amount: coefficient times step.
+        d: number of values of a chain.
+    """
+    size, root = np.sqrt(gg), np.sqrt(d)
+    if gg == 0.0:
+        return 1.0, 0.0, 0.0
+    cosine = -gu / (size * root)
+    delta = amount * root * size / (d - 1.0)
+    zeta = np.exp(-delta)
+    below = (1.0 + cosine) + (1.0 - cosine) * zeta * zeta
+    along = (1.0 - zeta) * (1.0 + zeta + cosine * (1.0 - zeta)) / below
+    return 2.0 * zeta / below, -along * root / size, (d - 1.0) * (delta + np.log(0.5 * below))
+
+
+@jit
+def combine(
+    source: Any,
+    target: Any,
+    velocity: Any,
+    force: Any,
+    noise: Any,
+    factors: Any,
+    drift: Any,
+    rows: Any,
+    components: Any,
+    side: Any,
+    lanes: Any,
+) -> None:
+    """Set `u = a u + b g + c z`, then `target = source + drift u`, for a whole block.
+
+    Args:
+        source: fields with borders.
+        target: the same, in other memory.
+        velocity: u, without borders.
+        force: g, without borders.
+        noise: z, without borders, or empty.
+        factors: a, b and c of each element of a row, `(3, side lanes)`.
+        drift: coefficient times step.
+        rows: of the lattice; uint64 as all that follow.
+        components: of the field.
+        side: length of a row.
+        lanes: chains in the block.
+    """
+    n, pitch = side * lanes, (side + _TWO) * lanes
+    for row in range(components * rows):
+        at, to = row * pitch + lanes, row * n
+        if len(noise) > 0:
+            for i in range(n):
+                u = (
+                    factors[0, i] * velocity[to + i]
+                    + factors[1, i] * force[to + i]
+                    + factors[2, i] * noise[to + i]
+                )
+                velocity[to + i] = u
+                target[at + i] = source[at + i] + drift * u
+        else:
+            for i in range(n):
+                u = factors[0, i] * velocity[to + i] + factors[1, i] * force[to + i]
+                velocity[to + i] = u
+                target[at + i] = source[at + i] + drift * u
+        wrap(target, at, n, lanes)
+
+
+@inline
+def spread(values: Any, n: Any, lanes: Any) -> None:
+    """Repeat the first `lanes` numbers over a row."""
+    for i in range(lanes, n):
+        values[i] = values[i & (lanes - _ONE)]
+
+
+@jit
+def mclmc(
+    phi: Any,
+    out: Any,
+    accepted: Any,
+    probability: Any,
+    errors: Any,
+    beside: Any,
+    couplings: Any,
+    kicks: Any,
+    refreshments: Any,
+    drifts: Any,
+    steps: Any,
+    is_adjusted: Any,
+    side: Any,
+    most_lanes: Any,
+    start: Any,
+    stop: Any,
+    seed: Any,
+    stride: Any,
+) -> None:
+    """Update chains `start ... stop - 1` by one trajectory each.
+
+    Args:
+        phi: fields, `(batch, size)`.
+        out: where the new fields go, `(batch, size)`.
+        accepted: 1 or 0 for each chain, float64. Without adjustment 0 stands for a trajectory that overflows.
+        probability: of acceptance, float64.
+        errors: mean square of the energy error of a step, divided by d; not measured if it is empty, and only
+            without adjustment.
+        beside: see `neighbouring_rows`.
+        couplings: see `Stencil.couplings`.
+        kicks: coefficients times step before and after the refreshment at each force, `(forces, 2)` in float64.
+        refreshments: weight of the noise at each force; 0 where there is none.
+        drifts: coefficients times step after each force but the last, in the dtype of the fields.
+        steps: number of forces after each of which a step of the integrator is complete.
+        is_adjusted: whether trajectories are accepted or rejected by their energy error.
+        side: length of a row; uint64 as all that follow.
+        most_lanes: chains in a block, a power of two.
+        start: first chain.
+        stop: the chain after the last one.
+        seed: of the random numbers.
+        stride: the same, odd.
+    """
+    size, kind = U(phi.shape[1]), phi.dtype
+    rows, components, d = U(len(beside)), U(len(couplings) - 3), np.float64(size)
+    half = (size + _ONE) // _TWO
+    length = components * rows * (side + _TWO) * most_lanes
+    source, target = np.empty(length, kind), np.empty(length, kind)
+    velocity, drawn = np.empty(_TWO * half * most_lanes, kind), np.empty(_TWO * half * most_lanes, kind)
+    force, nothing = np.zeros(size * most_lanes, kind), np.empty(0, kind)
+    work, sums = np.empty((2, side * most_lanes), kind), np.empty(side * most_lanes)
+    partial, factors = np.empty((5, side * most_lanes), kind), np.empty((3, side * most_lanes), kind)
+    dots, energy = np.empty((5, most_lanes)), np.empty((2, most_lanes))
+    work_done, since, square = np.empty(most_lanes), np.empty(most_lanes), np.empty(most_lanes)
+    is_measured = len(errors) > 0
+    first = start
+    while first < stop:
+        chains = min(most_lanes, stop - first)
+        lanes = U(1)
+        while lanes < chains:
+            lanes = lanes << U(1)
+        n = side * lanes
+        load(phi, source, first, chains, components * rows, side, lanes)
+        fill_normal(velocity, lanes, first, half, side, seed, stride, U(0))
+        products(velocity, velocity, nothing, size, n, lanes, partial, dots)
+        for lane in range(lanes):
+            factors[0, lane], factors[1, lane] = np.sqrt(d / dots[0, lane]), 0.0
+        spread(factors[0], n, lanes)
+        for at in range(U(0), size * lanes, n):
+            for i in range(n):
+                velocity[at + i] *= factors[0, i]
+        work_done[:], since[:], square[:] = 0.0, 0.0, 0.0
+        if is_measured or is_adjusted:
+            energies(source, nothing, beside, couplings, side, lanes, work, sums, energy[0])
+        for site in range(len(kicks)):
+            is_last, weight = site == len(kicks) - 1, refreshments[site]
+            noise = nothing
+            if weight > 0.0:
+                fill_normal(drawn, lanes, first, half, side, seed, stride, _TWO * half * U(site))
+                noise = drawn
+            gradient(source, force, beside, couplings, side, lanes, work)
+            products(force, velocity, noise, size, n, lanes, partial, dots)
+            is_step = site > 0 and U(site) % steps == U(0)
+            if is_measured and is_step:
+                energies(source, nothing, beside, couplings, side, lanes, work, sums, energy[1])
+            for lane in range(lanes):
+                gg, gu = dots[0, lane], dots[1, lane]
+                a, b, change = turn(gg, gu, kicks[site, 0], d)
+                since[lane] += change
+                if is_measured and is_step:
+                    square[lane] += (energy[1, lane] - energy[0, lane] + since[lane]) ** 2
+                    energy[0, lane], since[lane] = energy[1, lane], 0.0
+                work_done[lane] += change
+                c = 0.0
+                if weight > 0.0:
+                    uz = a * dots[3, lane] + b * dots[2, lane]
+                    scale = np.sqrt(d / (d + 2.0 * weight * uz + weight * weight * dots[4, lane]))
+                    gu = scale * (a * gu + b * gg + weight * dots[2, lane])
+                    more, shift, change = turn(gg, gu, kicks[site, 1], d)
+                    a, b, c = more * scale * a, more * scale * b + shift, more * scale * weight
+                    since[lane] += change
+                    work_done[lane] += change
+                factors[0, lane], factors[1, lane], factors[2, lane] = a, b, c
+            if not is_last:
+                for k in range(3):
+                    spread(factors[k], n, lanes)
+                combine(
+                    source,
+                    target,
+                    velocity,
+                    force,
+                    noise,
+                    factors,
+                    drifts[site],
+                    rows,
+                    components,
+                    side,
+                    lanes,
+                )
+                source, target = target, source
+        if is_adjusted:
+            energies(source, nothing, beside, couplings, side, lanes, work, sums, energy[1])
+        for lane in range(chains):
+            chain, total, chance = first + lane, work_done[lane], 0.0
+            if is_adjusted:
+                total += energy[1, lane] - energy[0, lane]
+            if is_measured:
+                errors[chain] = square[lane] * np.float64(steps) / (d * np.float64(len(kicks) - 1))
+            if np.isfinite(total):
+                chance = exp_64(-max(total, 0.0)) if is_adjusted else 1.0
+            # Adjusted trajectories draw no noise on their way, so this number is new.
+            uniform = uniform_64(hashed(stream(seed, stride, chain) + _TWO * half * stride))
+            probability[chain] = chance
+            accepted[chain] = 1.0 if uniform < chance else 0.0
+        store(out, source, first, chains, components * rows, side, lanes)
+        for chain in range(first, first + chains):
+            if accepted[chain] == 0.0:
+                out[chain] = phi[chain]
+        first += chains
