@@ -36,7 +36,12 @@ def fall_and_flatness(action: Action, base: Tensor) -> tuple[float, float]:
     Returns:
         By how much the last S lies below the first, relative to both, from 0 to 1; and the largest
         `1 - (rise of S) / (rise of the logarithm)`, at least 0. It is 1 where S is flat.
+
+    Raises:
+        ValueError: if S is -infinite, or NaN where fields are moderate.
     """
+    if bool(action.forward(torch.zeros_like(base)).isneginf().any()):
+        raise ValueError("S is -inf at the field zero, where the density is singular.")
     rays = torch.cat([directions(action.space).to(base), -directions(action.space).to(base)])
     values = torch.stack([action(base + size * rays) for size in SIZES])
     # NaN stands for an overflow; S before it counts.

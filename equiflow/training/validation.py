@@ -63,10 +63,15 @@ def _warn_of_symmetry(flow: Flow, action: Action) -> None:
     broken = [name for name, change in changes.items() if change > BROKEN_SYMMETRY]
     if broken:
         warnings.warn(
-            f"The flow is symmetric under {group}, the action is not: it changes under {', '.join(broken)}. "
+            f"The flow is symmetric under {group}, the action is not: it changes under {_first(broken)}. "
             f"The flow cannot reach it. {_smaller(flow, group, broken)}",
             stacklevel=5,  # where `fit` was called
         )
+
+
+def _first(names: Sequence[str], n: int = 6) -> str:
+    """Return the first names in a list as text, and how many more there are."""
+    return ", ".join(names[:n]) + (f" and {len(names) - n} others" if len(names) > n else "")
 
 
 def _smaller(flow: Flow, group: Group, broken: Sequence[str]) -> str:

@@ -10,7 +10,20 @@ import pytest
 import torch
 from torch import nn
 
-from equiflow import CoulombGas, ExtendedAction, FreeScalar, Lattice, Particles, Phi4, SymmetryGroup
+from equiflow import (
+    AngleGroup,
+    CoulombGas,
+    EquivariantCNF,
+    ExtendedAction,
+    ForwardKL,
+    FreeScalar,
+    Lattice,
+    Particles,
+    Phi4,
+    Solver,
+    SymmetryGroup,
+    fit,
+)
 from equiflow.testing import check_action
 from equiflow.theories.angles.space import Angles
 from equiflow.theories.angles.xy import XYModel
@@ -372,3 +385,72 @@ def test_elements_without_a_name_of_their_own_are_shown_readably():
     assert "<" not in report.replace("<=", "")
     assert "random element 3: test_elements_without_a_name_of_their_own_are_shown_readably.flip" in report
     assert "mul(3.0,)" in report
+
+
+def test_an_action_that_raises_or_knows_no_empty_batch_is_measured_all_the_same():
+    class Raises(Quartic):
+        def forward(self, phi):
+            return phi.missing
+
+    report = check_action(Raises(LATTICE))
+    assert "AttributeError: 'Tensor' object has no attribute 'missing'" in str(report)
+
+    class Loops(Quartic):
+        def forward(self, phi):
+            return torch.stack([(one**4 - one**2).sum() for one in phi])
+
+    assert check_action(Loops(LATTICE)).ok
+
+
+def test_a_singular_density_is_found():
+    class Singular(Quartic):
+        """`exp(-S)` has `1 / phi^2` at zero, whose integral is infinite."""
+
+        def forward(self, phi):
+            return (phi**4 + 2 * phi.abs().log()).sum((1, 2))
+
+    report = check_action(Singular(LATTICE))
+    assert "ValueError: S is -inf at the field zero, where the density is singular." in str(report)
+
+
+def test_values_that_differ_by_rounding_only_break_no_symmetry():
+    class Flat(Action):
+        def forward(self, theta):
+            return 7 + (theta.sin().square() + theta.cos().square()).sum((1, 2))
+
+    action = Flat(Angles(Lattice((3, 5))))
+    assert check_action(action).ok, str(check_action(action))
+    for dtype in (torch.float32, torch.float64):
+        changes = action.asymmetry(AngleGroup(action.space), dtype=dtype)
+        assert max(changes.values()) < 1e-3
+
+
+def test_symmetry_is_seen_within_hard_walls_too():
+    class Walled(Quartic):
+        def forward(self, phi):
+            wall = phi.abs().flatten(1).amax(1) > 0.5
+            return torch.where(wall, math.inf, super().forward(phi) + phi.sum((1, 2)))
+
+    changes = Walled(LATTICE).asymmetry(SymmetryGroup(LATTICE))
+    assert changes["Z2 phi -> -phi"] > 0.1
+    assert changes["translation along axis 0"] < 1e-10
+    with pytest.warns(UserWarning, match="it changes under Z2"):
+        fit_once(Walled(LATTICE))
+
+
+def fit_once(action):
+    flow = EquivariantCNF(LATTICE, solver=Solver("rk4", steps=1))
+    samples = 0.01 * torch.randn(16, 4, 4)
+    fit(flow, action, steps=1, batch_size=4, objective=ForwardKL(samples), progress=False)
+
+
+def test_a_long_list_of_broken_symmetries_is_cut():
+    cube = Lattice((2, 2, 2))
+
+    class Along(Action):
+        def forward(self, phi):
+            return (phi**4 + phi * phi.roll(1, 1)).flatten(1).sum(1)
+
+    flow = EquivariantCNF(cube, solver=Solver("rk4", steps=1))
+    with pytest.warns(UserWarning, match=r"changes under (reflection|rotation) [^.]* and \d\d others\."):
+        fit(flow, Along(cube), steps=1, batch_size=4, progress=False)

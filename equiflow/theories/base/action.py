@@ -106,17 +106,23 @@ class Action(nn.Module, ABC):
             ValueError: if S does not depend on `phi` differentiably.
         """
         with torch.inference_mode(False), torch.enable_grad():
-            leaf = as_leaf(phi)
-            total = self(leaf).sum()
-            if total.requires_grad:
-                (gradient,) = torch.autograd.grad(total, leaf, allow_unused=True)
-                if gradient is not None:
-                    return gradient
+            leaf, cause = as_leaf(phi), None
+            try:
+                total = self(leaf).sum()
+            except RuntimeError as error:  # of .numpy() and of changes in place
+                if "requires grad" not in str(error):
+                    raise
+                cause = error
+            else:
+                if total.requires_grad:
+                    (gradient,) = torch.autograd.grad(total, leaf, allow_unused=True)
+                    if gradient is not None:
+                        return gradient
         raise ValueError(
             f"The value of {type(self).__name__} does not depend on phi differentiably, so it has no "
-            "gradient. Compute it by torch operations on phi itself, without .detach(), .item(), .numpy() or "
-            "torch.no_grad(); or override grad with dS/dphi."
-        )
+            "gradient. Compute it by torch operations on phi itself, without .detach(), .item(), .numpy(), "
+            "torch.no_grad() and changes in place; or override grad with dS/dphi."
+        ) from cause
 
     def stencil(self) -> Stencil | None:
         """Return S as links and a quartic potential, for fused kernels of samplers; None if it is not that.
@@ -145,7 +151,12 @@ class Action(nn.Module, ABC):
         noise = torch.randn((4, *self.space.shape), generator=generator, dtype=torch.float64, device="cpu")
         phi = noise.to(device, dtype)
         value = self(phi)
-        spread = value.std().clamp(min=torch.finfo(dtype).tiny)
+        if not bool(value.isfinite().all()):  # noise may be beyond a hard wall
+            phi = self.initial(4, generator).to(device, dtype)
+            value = self(phi)
+        # Values that differ by rounding only have no spread.
+        spread = value.std().clamp(min=1e3 * torch.finfo(dtype).eps * float(value.abs().max()))
+        spread = spread.clamp(min=torch.finfo(dtype).tiny)
         return {
             name: float((self(element(phi)) - value).abs().max() / spread)
             for name, element in group.generators().items()

@@ -100,8 +100,8 @@ def check_consistent(forward: Callable[[Tensor], Tensor], value: Tensor, phi: Te
     if not _agree(again, together[n], phi):
         raise ValueError(
             f"{owner} gives S = {float(together[n]):.8g} and then {float(again):.8g} for the same "
-            "configuration; expected a function of phi. Draw random numbers once, in the constructor, and "
-            "call .eval() on modules with dropout."
+            "configuration; expected a function of phi. Draw random numbers once, in the constructor, call "
+            ".eval() on modules with dropout, and do not change phi in place."
         )
     raise ValueError(
         f"{owner} gives S = {float(alone[n]):.8g} for a configuration alone and {float(together[n]):.8g} in "

@@ -338,8 +338,9 @@ def test_no_use_accepts_an_action_of_chance(use):
         lambda phi: right(phi.detach()),
         lambda phi: torch.tensor([right(one[None]).item() for one in phi.detach()], dtype=phi.dtype),
         lambda phi: nn.Parameter(torch.ones_like(phi[:, 0, 0])) * right(phi.detach()),
+        lambda phi: torch.from_numpy((phi.numpy() ** 2).sum((1, 2))),
     ],
-    ids=["detach", "item", "parameter"],
+    ids=["detach", "item", "parameter", "numpy"],
 )
 def test_an_action_without_a_gradient_says_so(use, function):
     flow = EquivariantCNF(LATTICE, solver=Solver("rk4", steps=2))
