@@ -97,6 +97,16 @@ class Flow(SavedFlow, ABC):
         return 1e-2
 
     @property
+    def training_steps(self) -> int:
+        """The number of optimiser steps that `fit` takes by default."""
+        return 600
+
+    @property
+    def training_batch_size(self) -> int:
+        """The number of model samples per optimiser step that `fit` draws by default."""
+        return 128
+
+    @property
     def training_solver(self) -> Solver | None:
         """The solver with which `fit` integrates the flow by default; None if the flow does not integrate."""
         return None

@@ -93,6 +93,16 @@ class ConditionalFlow(SavedModule):
         return self.template.training_solver
 
     @property
+    def training_steps(self) -> int:
+        """See `Flow.training_steps`."""
+        return 600
+
+    @property
+    def training_batch_size(self) -> int:
+        """See `Flow.training_batch_size`; several couplings share a batch."""
+        return 128
+
+    @property
     def learning_rate(self) -> float:
         """Learning rate of the template, at most 2e-2: the steps of the `theta_k` add up in a weight."""
         return min(self.template.learning_rate, 2e-2)

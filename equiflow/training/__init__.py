@@ -7,6 +7,7 @@ is minimised.
 from equiflow.training.history import History
 from equiflow.training.ladder import Rung, fit_ladder
 from equiflow.training.natural_gradient import NaturalGradient
+from equiflow.training.objectives.adaptive import AdaptivePathGradient
 from equiflow.training.objectives.base import Objective, ObjectiveValue
 from equiflow.training.objectives.conditional import OverCouplings
 from equiflow.training.objectives.flow_matching import FlowMatching
@@ -17,6 +18,7 @@ from equiflow.training.run import TrainingDivergedError
 from equiflow.training.trainer import fit
 
 __all__ = [
+    "AdaptivePathGradient",
     "FlowMatching",
     "ForwardKL",
     "History",

@@ -20,8 +20,9 @@ from equiflow.runtime.checks import check_count
 from equiflow.runtime.storage import CheckpointError, load_safely
 from equiflow.training.history import History
 
-#: words of version 0.1 in the `repr` of flows and objectives, as patterns, and what they are called today
+#: words of version 0.1 in settings, as patterns, and what they are called today
 RENAMED_SINCE_0_1 = {
+    "optimiser": [(r"^adam$", "adam(eps=1e-08)")],
     "objective": [(r"\bcoupling='", "pairing='")],
     "flow": [
         (r"\(couplings\): ModuleList\(", "(layers): ModuleList("),
@@ -96,7 +97,7 @@ def sound_history(state: dict[str, Any], steps: int) -> History:
     """
     history = History(**state["history"])
     step = check_count(state["step"], "step", minimum=0)
-    for name, column in vars(history).items():
+    for name, column in history.to_dict().items():
         if not isinstance(column, list) or len(column) != step:
             raise ValueError(f"history.{name} is not a list of {step} steps")
         allowed = (int, float, type(None)) if name == "ess" else (int, float)

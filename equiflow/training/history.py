@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass
@@ -20,6 +21,7 @@ class History:
         learning_rate: of the step.
         nfe: evaluations of the vector field in the forward solve.
         seconds: wall time since training began, including earlier sessions of a resumed run.
+        notes: sentences about what was changed on the way, such as the steps of the solver; no column.
     """
 
     step: list[int] = field(default_factory=list)
@@ -29,6 +31,7 @@ class History:
     learning_rate: list[float] = field(default_factory=list)
     nfe: list[int] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.step)
@@ -42,7 +45,7 @@ class History:
         Raises:
             KeyError: if a column is missing.
         """
-        for name, column in vars(self).items():
+        for name, column in self._columns().items():
             column.append(entry[name])
 
     def last(self) -> dict[str, str]:
@@ -51,5 +54,8 @@ class History:
         return {name: f"{value:.3f}" for name, value in shown.items() if value is not None}
 
     def to_dict(self) -> dict[str, list[float | None]]:
-        """Return the columns by name."""
-        return asdict(self)
+        """Return copies of the columns by name."""
+        return {name: list(column) for name, column in self._columns().items()}
+
+    def _columns(self) -> dict[str, list[Any]]:
+        return {name: column for name, column in vars(self).items() if name != "notes"}

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import statistics
 import time
 from collections.abc import Callable
+from contextlib import nullcontext, suppress
 from typing import Any
 
 import torch
@@ -15,7 +18,7 @@ from equiflow.flows import ConditionalFlow, Flow
 from equiflow.ode.solver import SolverError
 from equiflow.runtime import distributed
 from equiflow.runtime.randomness import own_rows
-from equiflow.runtime.storage import CheckpointError
+from equiflow.runtime.storage import CheckpointError, is_of_system
 from equiflow.theories.base.action import Action
 from equiflow.theories.base.coupling_ranges import ActionFamily
 from equiflow.training.checkpoints import (
@@ -28,8 +31,15 @@ from equiflow.training.checkpoints import (
 )
 from equiflow.training.data_parallel import exchange
 from equiflow.training.history import History
+from equiflow.training.objectives.adaptive import Adaptive
 from equiflow.training.objectives.base import ObjectiveValue
 from equiflow.training.options import TrainingOptions
+from equiflow.training.recipe import CHECKPOINT_VERSION
+
+#: how often a run with an adaptive objective is set back before it counts as diverged
+MAX_SET_BACK = 8
+#: a gradient that exceeds the typical one of the last steps by this factor lets the solver be checked at once
+SUSPICIOUS, RECENT = 5.0, 20
 
 
 class TrainingDivergedError(RuntimeError):
@@ -79,6 +89,12 @@ class TrainingRun:
                 "flow": f"{flow.dtype} {flow!r}",
             }
         )
+        #: the state of an objective that changes while it trains; None for all others
+        self.adaptation = objective.adaptation() if isinstance(objective, Adaptive) else None
+        #: factor on the learning rate, which is halved whenever the run is set back
+        self.rate_factor = 1.0
+        self.n_set_back = 0
+        self._trusted: dict[str, Any] | None = None
         self._gradient_was_found = False
         self._seconds_before = 0.0
         self._started = time.perf_counter()
@@ -93,6 +109,13 @@ class TrainingRun:
         """Whether a checkpoint is written after the step just taken."""
         return self.options.is_due(self.step)
 
+    def standing(self) -> dict[str, str]:
+        """Return how the run stands as text, for a progress bar."""
+        shown = self.history.last()
+        if self.adaptation is not None:
+            shown["solver"] = str(self.adaptation)
+        return shown | ({"set back": str(self.n_set_back)} if self.n_set_back else {})
+
     def synchronise(self) -> None:
         """Make sure that all processes have the same settings, and give them the first one's weights.
 
@@ -106,16 +129,27 @@ class TrainingRun:
     def advance(self) -> None:
         """Take one optimiser step.
 
+        A run with an adaptive objective that diverges is set back and takes the step again.
+
         Raises:
             TrainingDivergedError: if the loss, the gradient, or weights that are due to be saved are not
-                finite.
+                finite, for good.
         """
         self.step += 1
-        rate = self.options.rate(self.step)
+        while len(self.history) < self.step:
+            try:
+                self._attempt()
+            except TrainingDivergedError as error:
+                self._set_back(error)
+
+    def _attempt(self) -> None:
+        """Take one optimiser step from where the weights are."""
+        objective = self._objective_now()
+        rate = self.rate_factor * self.options.rate(self.step)
         for parameters in self.optimiser.param_groups:
             parameters["lr"] = rate
         self.optimiser.zero_grad()
-        value = self._evaluate()
+        value = self._evaluate(objective)
         self._gradient_was_found = True
         norm = torch.nn.utils.clip_grad_norm_(self.trained, self.options.clip_norm)
         self._record(value, norm, rate)
@@ -126,13 +160,58 @@ class TrainingRun:
         if self.checkpoint_is_due and not all(bool(p.isfinite().all()) for p in self.trained):
             raise self._diverged("weights are not finite after the step")
 
-    def _evaluate(self) -> ObjectiveValue:
+    def _objective_now(self) -> Callable[..., ObjectiveValue]:
+        """Return what the step minimises, after a check of the solver if one is due."""
+        adaptation = self.adaptation
+        if adaptation is None:
+            return self.objective
+        if self._trusted is None:
+            self._trusted = self._snapshot()
+        if adaptation.is_due(self.step):
+            before = adaptation.steps
+            found = adaptation.check(self.flow, self.action, step=self.step, seed=self.options.seed)
+            if adaptation.steps != before:
+                self.history.notes.append(f"step {self.step}: {adaptation}")
+            if found.is_lost:
+                raise self._diverged(f"the solver's error of log weights is {found.error:.3g}")
+            if found.is_small:
+                self._trusted = self._snapshot()
+        return adaptation.at((self.step - 1) / self.options.steps)
+
+    def _snapshot(self) -> dict[str, Any]:
+        """Return copies of what is set back: the weights and the state of the optimiser."""
+        weights = {name: value.clone() for name, value in self.flow.state_dict().items()}
+        return {
+            "step": self.step,
+            "flow": weights,
+            "optimiser": copy.deepcopy(self.optimiser.state_dict()),
+        }
+
+    def _set_back(self, error: TrainingDivergedError) -> None:
+        """Go back to the last weights that can be trusted, with half the learning rate and a finer solver.
+
+        Raises:
+            TrainingDivergedError: the error itself, if the objective does not adapt, or this was in vain.
+        """
+        if self.adaptation is None or self._trusted is None or self.n_set_back == MAX_SET_BACK:
+            raise error
+        self.n_set_back += 1
+        self.rate_factor /= 2
+        self.flow.load_state_dict(self._trusted["flow"])
+        self.optimiser.load_state_dict(copy.deepcopy(self._trusted["optimiser"]))
+        self.adaptation.refine(self.step)
+        self.history.notes.append(
+            f"step {self.step}: set back to the weights of step {self._trusted['step']}, with half the "
+            f"learning rate and {self.adaptation}, because training ran away"
+        )
+
+    def _evaluate(self, objective: Callable[..., ObjectiveValue]) -> ObjectiveValue:
         """Evaluate the objective on a batch of all processes and leave its gradient in the parameters."""
         batch_size = self.options.batch_size
         value: ObjectiveValue | None = None
         failure: BaseException | None = None
         try:
-            value = self.objective(self.flow, self.action, batch_size, self.generator)
+            value = objective(self.flow, self.action, batch_size, self.generator)
             value.surrogate.backward()
         except (SolverError, ValueError, KeyboardInterrupt) as error:
             value, failure = None, error
@@ -156,6 +235,9 @@ class TrainingRun:
         loss, norm_value, *ess_value = torch.stack([entry.double() for entry in fetched]).tolist()
         if not (math.isfinite(loss) and math.isfinite(norm_value)):
             raise self._outside(value) or self._diverged(f"loss {loss}, gradient norm {norm_value}")
+        recent = self.history.grad_norm[-RECENT:]
+        if self.adaptation is not None and recent and norm_value > SUSPICIOUS * statistics.median(recent):
+            self.adaptation.hasten()
         self.history.append(
             step=self.step,
             loss=loss,
@@ -189,27 +271,43 @@ class TrainingRun:
     def state(self) -> dict[str, Any]:
         """Return everything that a resumed run needs, as plain values and tensors."""
         return {
+            "version": CHECKPOINT_VERSION,
             "settings": self.settings,
             "step": self.step,
             "flow": self.flow.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "generator": self.generator.get_state(),
             "history": self.history.to_dict(),
+            **({} if self.adaptation is None else {"adaptation": self._adaptation_state()}),
+        }
+
+    def _adaptation_state(self) -> dict[str, Any]:
+        """Return what a resumed run needs besides, if its objective changes."""
+        assert self.adaptation is not None
+        return {
+            **self.adaptation.state(),
+            "rate_factor": self.rate_factor,
+            "n_set_back": self.n_set_back,
+            "trusted": self._trusted,
+            "notes": list(self.history.notes),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a saved state of the same run; the flow keeps its weights if that fails.
 
         Raises:
-            CheckpointError: if the state belongs to another run or is unsound.
+            CheckpointError: if the state belongs to another run or is unsound. Errors of a device and of the
+                memory are passed on as they are.
         """
         before = {name: value.clone() for name, value in self.flow.state_dict().items()}
         try:
             check_same_settings(state["settings"], self.settings)
             self._restore(state)
         except Exception as error:  # torch raises many kinds of errors on entries that do not fit
-            self.flow.load_state_dict(before)
-            if isinstance(error, CheckpointError):
+            of_system = is_of_system(error)
+            with suppress(RuntimeError) if of_system else nullcontext():  # a broken device takes no weights
+                self.flow.load_state_dict(before)
+            if of_system or isinstance(error, CheckpointError):
                 raise
             raise CheckpointError(f"The checkpoint does not fit this flow: {error!r}") from error
 
@@ -223,6 +321,11 @@ class TrainingRun:
             check_moments(state["optimiser"]["state"], parameters)
         self.optimiser.load_state_dict(with_all_options(state["optimiser"], self.optimiser))
         self.generator.set_state(state["generator"].cpu())
+        if self.adaptation is not None:
+            adapted = state["adaptation"]
+            self.adaptation.restore(adapted)
+            self.rate_factor, self.n_set_back = adapted["rate_factor"], adapted["n_set_back"]
+            self._trusted, history.notes = adapted["trusted"], adapted["notes"]
         self.history = history
         self.step = len(history)
         self._seconds_before = history.seconds[-1] if len(history) else 0.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -20,23 +21,24 @@ from equiflow.training.checkpoints import read_checkpoint
 from equiflow.training.history import History
 from equiflow.training.objectives.base import Objective
 from equiflow.training.objectives.conditional import OverCouplings
-from equiflow.training.objectives.reverse import PathGradient
 from equiflow.training.options import TrainingOptions
+from equiflow.training.recipe import BATCH_SIZE, Recipe
 from equiflow.training.run import TrainingRun
 from equiflow.training.validation import check_target
 
 
-def adam(parameters: list[nn.Parameter], learning_rate: float) -> Optimizer:
+def adam(parameters: list[nn.Parameter], learning_rate: float, *, eps: float = 1e-5) -> Optimizer:
     """Return the optimiser that `fit` uses by default: Adam with a short memory of the squared gradient.
 
     Args:
         parameters: what is trained.
         learning_rate: initial learning rate.
+        eps: what is added to the root of the squared gradient, see `Recipe.eps`.
 
     Returns:
         Adam with `betas=(0.9, 0.99)`.
     """
-    return torch.optim.Adam(parameters, lr=learning_rate, betas=(0.9, 0.99))
+    return torch.optim.Adam(parameters, lr=learning_rate, betas=(0.9, 0.99), eps=eps)
 
 
 @full_precision
@@ -44,8 +46,8 @@ def fit(
     flow: Flow | ConditionalFlow,
     action: Action | ActionFamily,
     *,
-    steps: int = 600,
-    batch_size: int = 128,
+    steps: int | None = None,
+    batch_size: int | None = None,
     learning_rate: float | None = None,
     warmup: int = 30,
     clip_norm: float = 10.0,
@@ -59,6 +61,9 @@ def fit(
 ) -> History:
     """Train a flow in place to sample `exp(-S)`. The result is deterministic given the seed.
 
+    What is not given follows a recipe that suits the flow. With the default field it needs no tuning from
+    L = 4 to 64, near the critical point and in the broken phase (`benchmarks/training.py`).
+
     Within a `distributed.session()`, or wherever `torch.distributed` is initialised, the processes split
     each batch. All of them return the same flow and history, equal to those of a single process up to
     rounding. Only the first process calls `callback`, shows progress, and reads and writes the checkpoint.
@@ -67,16 +72,20 @@ def fit(
     Args:
         flow: trained in place.
         action: the target; an `ActionFamily` for a `ConditionalFlow`.
-        steps: optimiser steps in all; a resumed run counts the steps before the interruption.
-        batch_size: model samples per step, over all processes.
+        steps: optimiser steps in all; a resumed run counts the steps before the interruption. By default
+            `flow.training_steps`.
+        batch_size: model samples per step, over all processes; by default `flow.training_batch_size`, or 128
+            with an optimiser of your own.
         learning_rate: at the top of the schedule, a linear warm-up followed by a cosine decay to 0; by
             default `flow.learning_rate`.
         warmup: steps of the warm-up.
         clip_norm: gradients with a larger norm are scaled down to it.
-        objective: by default `PathGradient`, solved with the steps of rk5 that suit the vector field. For a
-            `ConditionalFlow` it is averaged over couplings by `OverCouplings(objective)`, and the default
-            kinetic penalty is 1e-2. A checkpoint identifies the objective by its `repr`. An objective
-            without a `repr` of its own, such as a function, is identified by its name alone.
+        objective: by default `AdaptivePathGradient`, whose solver becomes as fine as the flow needs. Training
+            that runs away is set back; `history.notes` tells of both. Flows with estimated traces take
+            `PathGradient` with `flow.training_solver`. A `ConditionalFlow` takes its average over couplings,
+            `OverCouplings(objective)`, with a kinetic penalty of 1e-2. A checkpoint identifies the objective
+            by its `repr`. An objective without a `repr` of its own, such as a function, is identified by its
+            name alone.
         optimiser: makes the optimiser from the trained parameters and the learning rate. The schedule sets
             `lr` of its parameter groups. `adam` was the fastest of those that `benchmarks/optimisers.py`
             compares.
@@ -94,24 +103,28 @@ def fit(
         TypeError: if an argument is of the wrong type, or the objective does not suit the flow.
         ValueError: if a count or rate is out of range, flow and action live on different lattices, the
             flow lacks couplings of the family, or processes have different arguments.
-        TrainingDivergedError: if the loss, the gradient, or weights that are due to be saved are not finite.
-            The checkpoint stays unchanged.
+        TrainingDivergedError: if the loss, the gradient, or weights that are due to be saved are not finite,
+            with the default objective only if setting back was in vain. The checkpoint stays unchanged.
         CheckpointError: if the checkpoint belongs to another run.
         ElsewhereError: if another process failed outside of the objective.
     """
     check_target(flow, action)
+    saved = distributed.from_first(lambda: read_checkpoint(checkpoint))
+    recipe = Recipe.to_go_on(flow, saved)
+    own_optimiser = optimiser is not adam
+    chosen_batch_size = BATCH_SIZE if own_optimiser else recipe.batch_size
     options = TrainingOptions(
-        steps=steps,
-        batch_size=batch_size,
+        steps=recipe.steps if steps is None else steps,
+        batch_size=chosen_batch_size if batch_size is None else batch_size,
         learning_rate=flow.learning_rate if learning_rate is None else learning_rate,
         warmup=warmup,
         clip_norm=clip_norm,
         seed=seed,
         checkpoint_every=checkpoint_every,
     )
-    run = TrainingRun(flow, action, _objective_for(flow, objective), optimiser, options)
+    make_optimiser = optimiser if own_optimiser else partial(adam, eps=recipe.eps)
+    run = TrainingRun(flow, action, _objective_for(flow, objective, recipe), make_optimiser, options)
     run.synchronise()
-    saved = distributed.from_first(lambda: read_checkpoint(checkpoint))
     if saved is not None:
         run.restore(saved)
 
@@ -122,23 +135,22 @@ def fit(
             save_atomically({"kind": "training", **run.state()}, checkpoint)
 
     hidden = True if not distributed.is_first() else None if progress is None else not progress
-    with tqdm(total=steps, initial=run.step, desc="training", unit="step", disable=hidden) as bar:
+    with tqdm(total=options.steps, initial=run.step, desc="training", unit="step", disable=hidden) as bar:
         while not run.is_done:
             run.advance()
             bar.update()
             if run.step % 10 == 0 or run.is_done:
-                bar.set_postfix(run.history.last())
+                bar.set_postfix(run.standing())
             distributed.by_first(note_step)
     return run.history
 
 
 def _objective_for(
-    flow: Flow | ConditionalFlow, objective: Objective | OverCouplings | None
+    flow: Flow | ConditionalFlow, objective: Objective | OverCouplings | None, recipe: Recipe
 ) -> Objective | OverCouplings:
     """Return the given objective or the default one, averaged over the couplings that a flow may have."""
-    if not isinstance(flow, ConditionalFlow):
-        return PathGradient(solver=flow.training_solver) if objective is None else objective
     if objective is None:
-        # A range of couplings may include the critical point, which needs a larger penalty.
-        objective = PathGradient(kinetic_penalty=1e-2, solver=flow.training_solver)
-    return objective if isinstance(objective, OverCouplings) else OverCouplings(objective)
+        return recipe.objective
+    if isinstance(flow, ConditionalFlow) and not isinstance(objective, OverCouplings):
+        return OverCouplings(objective)
+    return objective

@@ -110,6 +110,16 @@ class PotentialField(VectorField):
         """
         return 8e-2 * min(1.0, 256 / self.lattice.volume)
 
+    @property
+    def training_steps(self) -> int:
+        """See `VectorField.training_steps`; 300 up to 64 sites, then proportional to the root of V."""
+        return max(300, round(600 * (self.lattice.volume / 256) ** 0.5))
+
+    @property
+    def training_batch_size(self) -> int:
+        """See `VectorField.training_batch_size`."""
+        return 16
+
     @full_precision
     def potential(self, phi: Tensor, t: Tensor | float) -> Tensor:
         """Return `Phi(phi, t)`, whose gradient is the velocity.
