@@ -43,7 +43,7 @@ def hmc_update(
     from equiflow.fused.trajectories_hmc import hmc
 
     announce("trajectories")
-    run, coefficients = _Run(stencil, phi, generator), (np.array(kicks), np.array(drifts))
+    run, coefficients = Run(stencil, phi, generator), (np.array(kicks), np.array(drifts))
     all_kicks, all_drifts = (row.astype(run.real) for row in coefficients)
 
     def part(start: int, stop: int) -> None:
@@ -86,7 +86,7 @@ def mclmc_update(
     from equiflow.fused.trajectories_mclmc import mclmc
 
     announce("microcanonical trajectories")
-    run = _Run(stencil, phi, generator)
+    run = Run(stencil, phi, generator)
     errors = np.empty(run.n_chains if is_measured else 0)
     all_kicks, noise, all_drifts = np.array(kicks), np.array(refreshments), np.array(drifts, run.real)
 
@@ -99,7 +99,7 @@ def mclmc_update(
     return run.results(), torch.from_numpy(errors)
 
 
-class _Run:
+class Run:
     """What kernels take: arrays for their results, the layout of blocks, and seeds."""
 
     def __init__(self, stencil: Stencil, phi: Tensor, generator: torch.Generator | None) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from equiflow.fused.stencil_updates import cluster_update
 from equiflow.samplers.acceptance import Outcome
 from equiflow.samplers.kernel import Kernel
 from equiflow.samplers.local import check_phi4
@@ -25,7 +26,8 @@ from equiflow.theories.base.action import Action
 class ClusterUpdate(Kernel):
     """Bind equal neighbours, then flip clusters; a subclass chooses which.
 
-    The clusters of all chains are found at once, by scipy on the CPU. No proposal is ever rejected.
+    The clusters are found by a fused kernel on the CPU, or else those of all chains at once by scipy. No proposal
+    is ever rejected.
 
     Args:
         action: `Phi4` (or `FreeScalar`).
@@ -56,9 +58,13 @@ class ClusterUpdate(Kernel):
 
     def update(self, phi: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Outcome]:
         """See `Kernel.update`; bind and flip in every chain."""
+        always = torch.ones(len(phi), dtype=torch.float64, device=phi.device)
+        stencil, is_single = self.action.stencil(), _chooses_one(type(self))
+        if is_single is not None and stencil is not None and stencil.fits(phi):
+            self.action.space.check(phi)
+            return cluster_update(stencil, phi, generator, is_single=is_single), Outcome(always, always)
         labels = clusters(bonds(phi, generator))
         flipped = self.flips(labels, generator).reshape(phi.shape)
-        always = torch.ones(len(phi), dtype=torch.float64, device=phi.device)
         return torch.where(flipped, -phi, phi), Outcome(always, always)
 
 
@@ -79,6 +85,11 @@ class Wolff(ClusterUpdate):
         n_chains, volume = labels.shape
         seed = torch.randint(volume, (n_chains, 1), generator=generator, device=labels.device)
         return labels == labels.gather(1, seed)
+
+
+def _chooses_one(kind: type[ClusterUpdate]) -> bool | None:
+    """Return whether an update flips a single cluster, or None if its choice is neither of the two here."""
+    return {SwendsenWang.flips: False, Wolff.flips: True}.get(kind.flips)
 
 
 def bonds(phi: Tensor, generator: torch.Generator | None) -> Tensor:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from equiflow.fused.stencil_updates import metropolis_update
 from equiflow.runtime.checks import check_type
 from equiflow.samplers.acceptance import Outcome, log_step_change
 from equiflow.samplers.kernel import Kernel
@@ -80,6 +81,12 @@ class LocalMetropolis(Kernel):
 
     def update(self, phi: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Outcome]:
         """See `Kernel.update`; an update is one sweep over every chain."""
+        stencil = self._phi4.stencil()
+        if stencil is not None and stencil.fits(phi):
+            self.action.space.check(phi)
+            width = math.exp(self._log_width)
+            phi, *found = metropolis_update(stencil, phi, self._colours, width, generator)
+            return phi, Outcome(*found)
         axes = self.action.lattice.axes
         accepted = torch.zeros(len(phi), dtype=torch.float64, device=phi.device)
         probability = torch.zeros_like(accepted)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 from torch import Tensor
 
-from equiflow import HMC, Alternate, Lattice, Phi4, SwendsenWang, Wolff
+from equiflow import HMC, Alternate, Lattice, Phi4, SwendsenWang, Wolff, fused
 from equiflow.oracles import z2_balance
 from equiflow.samplers.cluster import ClusterUpdate, bonds, clusters
 from tests.support.strategies import lattices, seeds
@@ -79,16 +79,19 @@ def sign_pvalue(kernel: ClusterUpdate, n: int = 20_000, updates: int = 6) -> flo
     return chisquare(observed.numpy(), expected.numpy()).pvalue
 
 
+@pytest.mark.parametrize("is_fused", [True, False], ids=["fused", "eager"])
 @pytest.mark.parametrize("kernel", [SwendsenWang, Wolff])
-def test_signs_at_fixed_moduli_have_their_ising_weights(kernel):
-    assert sign_pvalue(kernel(ACTION)) > 1e-3
+def test_signs_at_fixed_moduli_have_their_ising_weights(kernel, is_fused):
+    with fused.switched(is_fused):
+        assert sign_pvalue(kernel(ACTION)) > 1e-3
 
 
 @pytest.mark.parametrize("kernel", [SwendsenWang, Wolff])
 @pytest.mark.parametrize("factor", [2.0, 8.0])
 def test_signs_of_a_wrong_bond_probability_do_not(kernel, factor, monkeypatch):
     monkeypatch.setattr("equiflow.samplers.cluster.bonds", bonds_of(factor))
-    assert sign_pvalue(kernel(ACTION)) < 1e-6
+    with fused.switched(False):
+        assert sign_pvalue(kernel(ACTION)) < 1e-6
 
 
 @pytest.mark.parametrize(
