@@ -12,6 +12,7 @@ from torch import Tensor
 
 from equiflow.analysis.tables import table
 from equiflow.flows import Flow
+from equiflow.runtime.checks import check_type
 from equiflow.samplers.importance import Ensemble, check_own_weights, log_weights
 from equiflow.samplers.kernel import Chain
 from equiflow.statistics import (
@@ -25,6 +26,7 @@ from equiflow.statistics import (
     weighted_mean,
 )
 from equiflow.theories.base.action import Action
+from equiflow.theories.base.space import Space
 from equiflow.theories.scalar import observables
 
 #: target samples taken through the inverse flow at a time, which bounds the memory
@@ -52,7 +54,9 @@ class Diagnosis:
         log_z_reverse: `log mean w` on model samples.
         log_z_forward: `-log mean 1/w` on target samples.
         log_z_bridge: Bennett's acceptance ratio, from both.
-        positive_sector: probability of a positive magnetisation, in the reweighted model and in the target.
+        positive_sector: probability of a positive magnetisation, in the reweighted model and in the target;
+            of a multiplet, of its first component. None if the configurations are no real field on a
+            lattice.
         warnings: disagreements beyond errors, in words; empty for a sound flow.
     """
 
@@ -63,7 +67,7 @@ class Diagnosis:
     log_z_reverse: Estimate
     log_z_forward: Estimate
     log_z_bridge: Estimate
-    positive_sector: tuple[Estimate, Estimate]
+    positive_sector: tuple[Estimate, Estimate] | None
     warnings: tuple[str, ...]
 
     @property
@@ -73,7 +77,8 @@ class Diagnosis:
 
     def __str__(self) -> str:
         """Return a table of the estimates, and the warnings below."""
-        sectors = {"P(M > 0), model": self.positive_sector[0], "P(M > 0), target": self.positive_sector[1]}
+        names = ("P(M > 0), model", "P(M > 0), target")
+        sectors = dict(zip(names, self.positive_sector or (), strict=False))
         estimates = {name: value for name, value in vars(self).items() if isinstance(value, Estimate)}
         return "\n".join([table(estimates | sectors), *(f"warning: {warning}" for warning in self.warnings)])
 
@@ -96,12 +101,14 @@ def diagnose(
         The estimates from both directions, and warnings where they disagree.
 
     Raises:
+        TypeError: if `action` is not an `Action`.
         ValueError: if the ensemble is annealed, since weights of paths and of samples cannot be compared.
     """
+    check_type(action, Action, "action")
     check_own_weights(ensemble)  # before the expensive inverse flow
     target_phi = chain.configurations.to(flow.device, flow.dtype)
     return compare_directions(
-        ensemble,
+        replace(ensemble, space=action.space),
         target_phi,
         log_weights(flow, action, target_phi, batch_size=INVERSE_BATCH_SIZE),
         n_chains=chain.samples.shape[1],
@@ -144,8 +151,10 @@ def compare_directions(
     if given < 1:  # target samples do not see where the target vanishes; there 1/w has no average
         forward_ess = replace(forward_ess, mean=given * forward_ess.mean, error=given * forward_ess.error)
         of_given = math.sqrt((1 - given) / (given * len(model)))
-        log_z_forward = Estimate(
-            log_z_forward.mean + math.log(given), math.hypot(log_z_forward.error, of_given)
+        log_z_forward = replace(
+            log_z_forward,
+            mean=log_z_forward.mean + math.log(given),
+            error=math.hypot(log_z_forward.error, of_given),
         )
     log_z = ensemble.log_z()
     estimates = {
@@ -162,18 +171,31 @@ def compare_directions(
     # An error of log q shifts log Z by the same amount in both directions.
     for name in ("log_z_forward", "log_z_bridge"):
         estimates[name] = replace(estimates[name], systematic=log_z.systematic)
-    positive = (observables.magnetisation(ensemble.phi) > 0).double()
-    sectors = (
-        weighted_mean(positive, model),
-        mean_of_series((observables.magnetisation(target_phi) > 0).double().reshape(n_chains, -1).T),
-    )
+    sectors = None
+    if _has_sign(ensemble):
+        target = _is_positive(target_phi, ensemble.space).reshape(n_chains, -1).T
+        sectors = weighted_mean(_is_positive(ensemble.phi, ensemble.space), model), mean_of_series(target)
     return Diagnosis(**estimates, positive_sector=sectors, warnings=_warnings(estimates, sectors, threshold))
+
+
+def _has_sign(ensemble: Ensemble) -> bool:
+    """Return whether the configurations are real fields on a lattice, whose magnetisation has a sign."""
+    space = ensemble.space
+    if space is None:  # see `only_lattice_of`
+        return len(set(ensemble.configuration_shape)) == 1
+    return space.sites is not None and not space.has_windings
+
+
+def _is_positive(phi: Tensor, space: Space | None) -> Tensor:
+    """Return whether the magnetisation of a field, or of its first component, is positive, `(batch,)`."""
+    first = phi[:, 0] if space is not None and space.component_axes else phi
+    return (observables.magnetisation(first) > 0).double()
 
 
 def _log_z_forward(target_log_weight: Tensor, n_blocks: int) -> Estimate:
     """Return `-log mean 1/w` on target samples."""
     inverse = log_mean_exp(-target_log_weight, n_blocks=n_blocks)
-    return Estimate(-inverse.mean, inverse.error)
+    return replace(inverse, mean=-inverse.mean)
 
 
 def _block_count(log_weight: Tensor) -> int:
@@ -184,7 +206,7 @@ def _block_count(log_weight: Tensor) -> int:
 
 
 def _warnings(
-    estimates: dict[str, Estimate], sectors: tuple[Estimate, Estimate], threshold: float
+    estimates: dict[str, Estimate], sectors: tuple[Estimate, Estimate] | None, threshold: float
 ) -> tuple[str, ...]:
     """Say in words what disagrees by more than `threshold` errors."""
     found = []
@@ -202,6 +224,8 @@ def _warnings(
             f"Forward ESS {forward_ess.mean:.3f} is less than half the reverse ESS {ess.mean:.3f}: "
             "target samples have weights that model samples never show."
         )
+    if sectors is None:
+        return tuple(found)
     distance = abs(sectors[0].mean - sectors[1].mean)
     error = max((sectors[0].error ** 2 + sectors[1].error ** 2) ** 0.5, MIN_SECTOR_ERROR)
     if distance > threshold * error and distance > NEGLIGIBLE_DIFFERENCE:
