@@ -25,6 +25,7 @@ from equiflow.statistics import (
     error_of_fluctuations,
     error_of_weighted_fluctuations,
     few_effective_samples,
+    heavy_weights_factor,
     tail_factor,
     warn_if_few_effective_samples,
 )
@@ -222,7 +223,10 @@ class Averages:
         # The error grows by the uncertainty of the variance behind it.
         n_effective = fluctuations[..., 0].numel() / (2 * errors.tau[heavy].clamp(min=0.5))
         n_effective = n_effective.clamp(min=2)  # also of a constant, whose tau is infinite
-        errors.error[heavy] *= tail_factor(fluctuations[..., heavy].flatten(0, 1), n_effective)
+        factor = tail_factor(fluctuations[..., heavy].flatten(0, 1), n_effective)
+        if self.log_weight is not None:  # uneven weights have widened the error already
+            factor /= heavy_weights_factor(fluctuations[0][:, heavy], self.log_weight)
+        errors.error[heavy] *= factor.clamp(min=1)
         shift = torch.stack([number for _, number in _numbers(shifted)]) - values
         if not bool(self.shift.isfinite().all()):  # a solve that has not converged bounds no quantity
             shift = torch.full_like(shift, math.inf)
@@ -250,7 +254,10 @@ class Averages:
         """
         few = "" if self.log_weight is None else few_effective_samples(self.log_weight)
         if self.log_weight is None or not few:
-            return error_of_fluctuations(fluctuations, scale=scale)
+            errors = error_of_fluctuations(fluctuations, scale=scale)
+            if self.log_weight is not None:
+                errors.error.mul_(heavy_weights_factor(fluctuations[0], self.log_weight))
+            return errors
         error = error_of_weighted_fluctuations(fluctuations[0], self.log_weight)
         return SeriesErrors(error, torch.full_like(error, 0.5), torch.zeros_like(error), reason=few)
 

@@ -25,7 +25,7 @@ from equiflow.analysis.correlators import CoshFit, fit_cosh
 from equiflow.analysis.lattice_fields import LatticeFields
 from equiflow.analysis.tables import table
 from equiflow.runtime.checks import check_type
-from equiflow.samplers.samples import Samples
+from equiflow.samplers.samples import Samples, only_lattice_of
 from equiflow.statistics import Estimate
 from equiflow.theories.base.action import Action
 from equiflow.theories.base.lattice import Lattice, lattice_of
@@ -133,7 +133,9 @@ def measure(
     Args:
         source: weighted samples of a flow, or the samples of a Markov chain.
         action: adds the action density.
-        space: of the configurations, needed for a `Multiplet` if no action is given.
+        space: of the configurations. It is needed for tensors of another program, if no action is given,
+            whose shape could be that of several spaces: a `Multiplet` looks like a lattice of more
+            dimensions. Samples drawn or loaded here know their space.
         t_min: first time of the fit of the pole mass; L / 4 by default, but at least 1.
         observables: more quantities, with names of your own. They do not change the standard ones. For a
             theory that has no lattice field see `equiflow.analysis.estimate_observables`.
@@ -187,18 +189,30 @@ def measure(
 
 def _lattice(source: Samples, action: Action | None, space: Space | None) -> Lattice:
     """Return the lattice of the configurations, and raise if they are no field on one."""
-    given = source.configuration_shape
-    space = action.space if action is not None else Lattice(given) if space is None else space
-    check_type(space, Space, "space", "Write Lattice((16, 16)).")
-    if space.sites is None or space.has_windings:
-        name = "space" if action is None else "action.space"
+    if space is not None:
+        check_type(space, Space, "space", "Write Lattice((16, 16)).")
+    named = {
+        "action.space": None if action is None else action.space,
+        "space": space,
+        "source.space": source.space,
+    }
+    known = {name: one for name, one in named.items() if one is not None}
+    name, found = next(iter(known.items()), ("space", None))
+    for other, one in known.items():
+        if one != found:
+            raise ValueError(f"{name} is {found}, but {other} is {one}; expected the same space.")
+    if found is None:
+        found = only_lattice_of(source.configuration_shape)
+    if found.sites is None or found.has_windings:
         raise TypeError(
-            f"{name} must belong to a real field on a lattice, a Lattice or Multiplet; got {space}. For "
+            f"{name} must belong to a real field on a lattice, a Lattice or Multiplet; got {found}. For "
             "other theories use equiflow.analysis.estimate_observables."
         )
-    if given != space.shape:
-        raise ValueError(f"The configurations have shape {given}, expected those of {space}.")
-    return lattice_of(space)
+    if source.configuration_shape != found.shape:
+        raise ValueError(
+            f"The configurations have shape {source.configuration_shape}, expected those of {found}."
+        )
+    return lattice_of(found)
 
 
 def _mass_fit(averages: Averages, correlator_of: Average, t_min: int | None) -> CoshFit:

@@ -7,10 +7,9 @@ read either. `describe_samples` reads the header alone.
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import platform
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,21 +19,25 @@ import torch
 from torch import Tensor
 
 from equiflow.flows import Certificate
-from equiflow.flows.certificate import SolvedTwice, compare_solves
+from equiflow.flows.certificate import SolvedTwice
 from equiflow.interop import containers
+from equiflow.interop.joining import join
 from equiflow.runtime.checks import check_type
 from equiflow.runtime.precision import FIELD_DTYPES
 from equiflow.runtime.storage import CheckpointError
 from equiflow.samplers import Chain, Correction, Ensemble
 from equiflow.theories.base.action import Action
+from equiflow.theories.base.kind import kinds
+from equiflow.theories.base.space import Space
 
 S = TypeVar("S", Ensemble, Chain)
 #: classes that a file can hold; loading calls their constructors and nothing else
 _KINDS: dict[str, Any] = {
     kind.__name__: kind for kind in (Ensemble, Chain, Correction, Certificate, SolvedTwice)
 }
-#: fields that are not written: the kernel of a chain is an object with a target and perhaps a flow
-_NOT_KEPT = {"kernel"}
+#: fields that are not written: the kernel of a chain is an object with a target and perhaps a flow, and the
+#: space is in the header
+_NOT_KEPT = {"kernel", "space"}
 #: names of the files in a folder of samples
 _SHARD = re.compile(r"samples-(\d{6})\.(npz|h5|hdf5)")
 
@@ -75,11 +78,12 @@ def save_samples(
     Args:
         samples: what to write.
         path: a name that ends in `.npz`, or in `.h5` or `.hdf5`, which need h5py (`pip install '.[io]'`).
-        action: target of the samples; its name and couplings go into the header.
+        action: target of the samples; its name and couplings go into the header. Samples that do not know
+            their space learn it from the action.
         about: further entries of the header, plain values that JSON knows.
 
     Raises:
-        ValueError: for another suffix, or arrays that do not fit each other.
+        ValueError: for another suffix, arrays that do not fit each other, or an action on another space.
         TypeError: for other samples.
         ImportError: if h5py is needed and not installed.
     """
@@ -90,13 +94,16 @@ def save_samples(
     recipe = _take_apart(samples, "", arrays)
     phi = samples.phi if isinstance(samples, Ensemble) else samples.samples.flatten(0, 1)
     _check(samples, tuple(phi.shape[1:]))
+    space = samples.space if action is None else action.space
+    if samples.space not in (None, space):
+        raise ValueError(f"The samples live on {samples.space}, the action on {space}; expected one space.")
     header = {
         "kind": type(samples).__name__,
         "shape": list(phi.shape[1:]),
         "n_samples": len(phi),
         "dtype": str(phi.dtype).removeprefix("torch."),
         "action": None if action is None else _describe(action),
-        "space": None if action is None else action.space.kind,
+        "space": None if space is None else space.kind,
         "certificate": None if samples.certificate is None else str(samples.certificate),
         "levels": str(getattr(samples, "correction", None) or "one"),
         "versions": {
@@ -242,7 +249,7 @@ def _load(path: str | Path, kind: type[S]) -> S:
             if header[key] != headers[0][key]:
                 raise CheckpointError(f"{file} has the {key} {header[key]}, {files[0]} {headers[0][key]}.")
     try:
-        return _join(parts)
+        return join(parts)
     except ValueError as error:
         raise CheckpointError(f"The samples in {path} do not belong together: {error}") from error
 
@@ -265,9 +272,18 @@ def _load_file(path: Path, kind: type[S]) -> tuple[dict[str, Any], S]:
         if not isinstance(samples, kind):
             raise TypeError(f"its content is a {type(samples).__name__}")
         _check(samples, tuple(header["shape"]))
+        samples = dataclasses.replace(samples, space=_space_of(header))
     except Exception as error:  # constructors raise many kinds of errors on a wrong recipe
         raise CheckpointError(f"{path} does not describe {kind.__name__}: {error}") from error
     return header, samples
+
+
+def _space_of(header: Mapping[str, Any]) -> Space | None:
+    """Return the space of the configurations in a file; None if the file or this program does not know it."""
+    known = {kind.name: kind for kind in kinds()}
+    if header.get("space") not in known:
+        return None
+    return known[header["space"]].space.of_shape(tuple(header["shape"]))
 
 
 def _check(samples: Ensemble | Chain, shape: tuple[int, ...]) -> None:
@@ -296,63 +312,3 @@ def _corrects(ensemble: Ensemble) -> bool:
     inside = rows.dim() == 1 and bool(((rows >= 0) & (rows < len(ensemble.phi))).all())
     lengths = fine.log_q.shape == fine.log_weight.shape == rows.shape
     return inside and lengths and fine.phi.shape == (*rows.shape, *ensemble.configuration_shape)
-
-
-def _join_corrections(parts: Sequence[Ensemble]) -> Correction | None:
-    """Return the correction of several ensembles one after the other, of the same two solvers."""
-    present = [part.correction for part in parts if part.correction is not None]
-    if not present:
-        return None
-    if len(present) < len(parts) or len({(part.coarse, part.fine) for part in present}) > 1:
-        raise ValueError("some have two levels and some one, or other solvers")
-    starts = itertools.accumulate((len(part.phi) for part in parts), initial=0)
-    rows = [correction.rows + start for correction, start in zip(present, starts, strict=False)]
-    return dataclasses.replace(
-        present[0],
-        rows=torch.cat(rows),
-        phi=torch.cat([part.phi for part in present]),
-        log_q=torch.cat([part.log_q for part in present]),
-        log_weight=torch.cat([part.log_weight for part in present]),
-        coarse_nfe=max(part.coarse_nfe for part in present),
-        fine_nfe=max(part.fine_nfe for part in present),
-    )
-
-
-def _join(parts: Sequence[S]) -> S:
-    """Return one ensemble or chain made of several, in order."""
-    first = parts[0]
-    joined: dict[str, Any] = {}
-    for name in (field.name for field in dataclasses.fields(first)):
-        values = [getattr(part, name) for part in parts]
-        if name == "certificate":
-            joined[name] = _join_certificates(values)
-        elif name == "correction":
-            joined[name] = _join_corrections([part for part in parts if isinstance(part, Ensemble)])
-        elif name == "annealed":
-            joined[name] = any(values)
-        elif isinstance(values[0], Tensor):
-            if any(value is None or value.shape[1:] != values[0].shape[1:] for value in values):
-                raise ValueError(
-                    f"{name} has the shapes {[v if v is None else tuple(v.shape) for v in values]}"
-                )
-            joined[name] = torch.cat(values)
-        else:  # such as the step size, which may differ between parts of a chain
-            joined[name] = values[0] if all(value == values[0] for value in values) else None
-    return dataclasses.replace(first, **joined)
-
-
-def _join_certificates(parts: Sequence[Certificate | None]) -> Certificate | None:
-    """Return one certificate of the samples behind several, which must have the same two solvers."""
-    present = [part for part in parts if part is not None]
-    if not present:
-        return None
-    solvers = {(part.solver, part.refined, part.corrects) for part in present}
-    if len(present) < len(parts) or len(solvers) > 1:
-        raise ValueError("some have a certificate and some another one or none")
-    names = [field.name for field in dataclasses.fields(SolvedTwice)]
-    twice = SolvedTwice(**{name: torch.cat([getattr(p.samples, name) for p in present]) for name in names})
-    round_trips = torch.tensor([part.round_trip_error for part in present], dtype=torch.float64)
-    ((solver, refined, corrects),) = solvers
-    nfe = max(part.nfe for part in present)
-    joined = compare_solves(twice, round_trips, nfe=nfe, solver=solver, refined=refined)
-    return dataclasses.replace(joined, corrects=corrects)

@@ -22,7 +22,8 @@ from equiflow.runtime import distributed
 from equiflow.runtime.checks import check_count, check_seed
 from equiflow.runtime.randomness import stream
 from equiflow.runtime.storage import CheckpointError, sweep
-from equiflow.samplers import importance_sample
+from equiflow.samplers import TwoLevels, importance_sample
+from equiflow.samplers.levels import resolve_levels
 from equiflow.theories.base.action import Action
 
 #: Largest count of numbers in the configurations of a shard, 64 MiB in float64. A process holds one shard in
@@ -40,6 +41,7 @@ def sample_shards(
     seed: int = 0,
     batch_size: int = 1024,
     certify: int = 256,
+    levels: int | TwoLevels = 1,
     suffix: str = ".npz",
     about: Mapping[str, Any] | None = None,
 ) -> Tensor:
@@ -62,11 +64,13 @@ def sample_shards(
         seed: of the streams.
         batch_size: samples drawn at a time, see `importance_sample`.
         certify: samples for the certificate of each shard, see `importance_sample`.
+        levels: see `importance_sample`; a pilot chooses once for all shards.
         suffix: kind of file, see `save_samples`.
         about: further entries of the headers, see `save_samples`; those of existing shards may differ.
 
     Returns:
-        Log weights of all samples, `(n_samples,)`, in the order of the shards, in every process.
+        Log weights of all samples, `(n_samples,)`, in the order of the shards, in every process. With two
+        levels they are those of the coarse solver; estimates are of `load_ensemble(folder)`.
 
     Raises:
         ValueError: if there are more shards than samples, the folder holds something else, the suffix is
@@ -85,7 +89,10 @@ def sample_shards(
     n_shards = check_count(n_shards, "n_shards")
     if n_shards > n_samples:
         raise ValueError(f"{n_samples} samples do not fill {n_shards} shards; give fewer shards.")
+    pilot = stream(seed, "levels", device=flow.device)
+    levels = distributed.from_first(lambda: resolve_levels(flow, action, levels, pilot)) or 1
     known = {"seed": seed, "shards": n_shards, "samples": n_samples, "digest": digest(flow)}
+    known["levels"] = str(levels)
     distributed.by_first(lambda: _refuse_others(folder, known | {"action": repr(action), "suffix": suffix}))
     own = slice(distributed.rank(), None, distributed.world_size())
     with distributed.all_or_none():
@@ -98,7 +105,13 @@ def sample_shards(
             size = n_samples * (shard + 1) // n_shards - n_samples * shard // n_shards
             generator = stream(seed, f"one of {n_shards} shards", shard, device=flow.device)
             ensemble = importance_sample(
-                flow, action, size, batch_size=batch_size, certify=certify, generator=generator
+                flow,
+                action,
+                size,
+                batch_size=batch_size,
+                certify=certify,
+                levels=levels,
+                generator=generator,
             )
             save_samples(ensemble, path, action=action, about={**(about or {}), **known, "shard": shard})
             found[shard] = ensemble.log_weight.cpu()
@@ -130,7 +143,8 @@ def _refuse_others(folder: str | Path, known: Mapping[str, Any]) -> None:
             header = describe_samples(path)
         except CheckpointError:  # a damaged shard is drawn again
             continue
-        there = {**header["about"], "action": (header["action"] or {}).get("text"), "suffix": path.suffix}
+        there = {"levels": "1", **header["about"]}  # files from before there were levels do not name them
+        there |= {"action": (header["action"] or {}).get("text"), "suffix": path.suffix}
         ours = {**known, "shard": shard}
         other = [
             f"{name} {there.get(name)}, here {ours[name]}" for name in ours if there.get(name) != ours[name]

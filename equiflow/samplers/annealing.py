@@ -77,7 +77,7 @@ def annealed_importance_sample(
     certificate = certificate_of(flow, action, certify, generator)
     # A weight of zero is one of log q = inf, also where S is infinite itself.
     log_q = torch.where(log_weight.isneginf(), torch.inf, -action(phi.double()) - log_weight)
-    return Ensemble(phi, log_q, log_weight, certificate, annealed=len(path) > 2)
+    return Ensemble(phi, log_q, log_weight, certificate, annealed=len(path) > 2, space=action.space)
 
 
 def _driven(

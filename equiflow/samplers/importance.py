@@ -17,9 +17,8 @@ from equiflow.runtime.checks import check_count, check_type
 from equiflow.samplers.levels import (
     Correction,
     TwoLevels,
-    check_integrates,
-    choose_levels,
     draw_two_levels,
+    resolve_levels,
 )
 from equiflow.samplers.samples import (
     Samples,
@@ -45,6 +44,7 @@ from equiflow.statistics.two_levels import (
     mean_of_two_levels,
 )
 from equiflow.theories.base.action import Action
+from equiflow.theories.base.space import Space
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,7 @@ class Ensemble(Samples):
             no density at phi, and the weights cannot be compared with `log_weights` of other samples.
         correction: the samples that a fine solver computed again; None if there is one level. The certificate
             is that of the fine solver.
+        space: of the configurations, see `Samples`.
     """
 
     phi: Tensor
@@ -73,6 +74,7 @@ class Ensemble(Samples):
     certificate: Certificate | None = None
     annealed: bool = False
     correction: Correction | None = None
+    space: Space | None = None
 
     @property
     def configurations(self) -> Tensor:
@@ -181,7 +183,7 @@ class Ensemble(Samples):
         if fine is None:
             return self
         certificate = None if self.certificate is None else replace(self.certificate, corrects="")
-        return Ensemble(fine.phi, fine.log_q, fine.log_weight, certificate)
+        return Ensemble(fine.phi, fine.log_q, fine.log_weight, certificate, space=self.space)
 
     def __str__(self) -> str:
         rows: dict[str, object] = {"samples": len(self.phi)}
@@ -280,7 +282,7 @@ def importance_sample(
     check_count(n_samples, "n_samples", minimum=0)
     check_count(batch_size, "batch_size")
     check_count(certify, "certify", minimum=0)
-    found = _levels(flow, action, levels, generator)
+    found = resolve_levels(flow, action, levels, generator)
     if found is not None:
         assert isinstance(flow, EquivariantCNF)
         coarse, correction = draw_two_levels(
@@ -290,30 +292,14 @@ def importance_sample(
         certificate = certificate_of(fine, action, certify, generator)
         if certificate is not None:
             certificate = replace(certificate, corrects=f"{correction.coarse}, nfe {correction.coarse_nfe}")
-        return Ensemble(*coarse, certificate, correction=correction)
+        return Ensemble(*coarse, certificate, correction=correction, space=action.space)
     drawn = []
     for start in range(0, max(n_samples, 1), batch_size):
         phi, log_q = flow.sample_and_log_prob(min(batch_size, n_samples - start), generator=generator)
         drawn.append((phi, log_q, -action(phi) - log_q))
     certificate = certificate_of(flow, action, certify, generator)
     phi, log_q, log_weight = (torch.cat(parts) for parts in zip(*drawn, strict=True))
-    return Ensemble(phi, log_q, log_weight, certificate)
-
-
-def _levels(
-    flow: Flow, action: Action, levels: int | TwoLevels, generator: torch.Generator | None
-) -> TwoLevels | None:
-    """Return the two levels to draw; None for one."""
-    if isinstance(levels, TwoLevels):
-        check_integrates(flow)
-        return levels
-    if check_count(levels, "levels") > 2:
-        raise ValueError(f"levels must be 1, 2, or TwoLevels(coarse, fine); got {levels}.")
-    if levels == 1:
-        return None
-    check_integrates(flow)
-    assert isinstance(flow, EquivariantCNF)
-    return choose_levels(flow, action, generator=generator).levels
+    return Ensemble(phi, log_q, log_weight, certificate, space=action.space)
 
 
 @torch.no_grad()

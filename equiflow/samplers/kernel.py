@@ -22,6 +22,7 @@ from equiflow.samplers.moves import UPDATES_BEFORE_STUCK, check_moves, warn_of_w
 from equiflow.samplers.samples import Samples, certificate_of, per_configuration, reweighted_mean, with_shift
 from equiflow.statistics import Estimate, integrated_autocorrelation_time, mean_of_series
 from equiflow.theories.base.action import Action
+from equiflow.theories.base.space import Space
 
 
 class Kernel(ABC):
@@ -182,7 +183,12 @@ class Kernel(ABC):
         assert total is not None
         kernel._check_moves(total, n_updates, warn=True)
         return Chain(
-            torch.stack(samples), torch.stack(acceptance), kernel.step_size, certificate, kernel=kernel
+            torch.stack(samples),
+            torch.stack(acceptance),
+            kernel.step_size,
+            certificate,
+            kernel=kernel,
+            space=self.action.space,
         )
 
     def _check_moves(self, total: Outcome, n_updates: int, *, warn: bool) -> None:
@@ -266,6 +272,7 @@ class Chain(Samples):
         log_weight: `-S - log q` of each sample, for independence Metropolis, `(n_samples, n_chains)`.
         kernel: the update that made the chains, tuned; `chain.kernel.sample(n, start=chain)` continues them.
         annealed: whether the log weights come from an annealed ensemble, as work along paths.
+        space: of the configurations, see `Samples`.
     """
 
     samples: Tensor
@@ -275,6 +282,7 @@ class Chain(Samples):
     log_weight: Tensor | None = None
     kernel: Kernel | None = field(default=None, repr=False, compare=False)
     annealed: bool = False
+    space: Space | None = None
 
     def followed_by(self, more: Chain) -> Chain:
         """Join this chain and its continuation, sampled with `start=` this chain.

@@ -100,6 +100,7 @@ class IndependenceMetropolis:
             acceptance,
             certificate=certificate,
             log_weight=torch.cat([block.log_weight for block in blocks if block.log_weight is not None]),
+            space=self.action.space,
         )
 
     @staticmethod
@@ -161,6 +162,7 @@ class IndependenceMetropolis:
             certificate=proposals.certificate,
             log_weight=log_weight[latest, chain],
             annealed=proposals.annealed,
+            space=proposals.space,
         )
 
 

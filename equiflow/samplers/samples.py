@@ -15,6 +15,8 @@ from torch import Tensor
 from equiflow.flows import Certificate, Flow
 from equiflow.statistics import Estimate
 from equiflow.theories.base.action import Action
+from equiflow.theories.base.lattice import Lattice
+from equiflow.theories.base.space import Space
 
 #: configurations that are measured at a time, which bounds the memory
 CONFIGURATIONS_PER_BATCH = 1024
@@ -26,9 +28,12 @@ class Samples(ABC):
     Attributes:
         certificate: change of the results under a finer solve of the flow behind the samples; None if there
             is no flow or its error is unknown.
+        space: of the configurations, which their shape does not tell; None if unknown, as for tensors of
+            another program.
     """
 
     certificate: Certificate | None
+    space: Space | None
 
     @property
     @abstractmethod
@@ -69,6 +74,30 @@ class Samples(ABC):
         Raises:
             ValueError: if there are too few samples for an error, or a weight is NaN or infinite.
         """
+
+
+def only_lattice_of(shape: tuple[int, ...]) -> Lattice:
+    """Return the lattice of scalar fields of this shape, if nothing else is known about them.
+
+    Args:
+        shape: of one configuration.
+
+    Returns:
+        The lattice, which has equal sides.
+
+    Raises:
+        ValueError: if the first axis could just as well count components or particles.
+
+    >>> only_lattice_of((8, 8))
+    Lattice(shape=(8, 8))
+    """
+    if len(set(shape)) > 1:
+        raise ValueError(
+            f"Configurations of shape {shape} can be those of a Lattice, of a Multiplet or of Particles, and "
+            f"the samples do not say which. Give space=Lattice({shape}), space=Multiplet(...) or action=..., "
+            "to the function, or space=... to the Chain or Ensemble."
+        )
+    return Lattice(shape)
 
 
 def per_configuration(function: Callable[[Tensor], Tensor], phi: Tensor) -> Tensor:

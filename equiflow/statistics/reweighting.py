@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import math
 import warnings
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from equiflow.statistics.estimate import Estimate
+from equiflow.statistics.gamma_method import tail_factor
 from equiflow.statistics.jackknife import jackknife_estimate, zero_or_finite_logs
 
 #: number of effective samples, `(sum w)^2 / sum w^2`, below which reweighted averages are unreliable. There
@@ -19,6 +21,10 @@ from equiflow.statistics.jackknife import jackknife_estimate, zero_or_finite_log
 MIN_EFFECTIVE_SAMPLES = 50
 #: effective fraction of the samples from which the weights are not to blame for a small number
 MIN_FRACTION = 0.25
+#: number of effective samples below which essentially one sample contributes, which says nothing of an error
+ONE_SAMPLE = 2.0
+#: effective fraction of the samples below which heavy tails of the weights widen errors
+UNEVEN_FRACTION = 0.5
 #: number of samples that the spread in a lower bound of the error is taken from
 N_CONTRIBUTING = 10
 
@@ -81,9 +87,9 @@ def normalised_weights(log_weight: Tensor) -> Tensor:
 def weighted_mean(values: Tensor, log_weight: Tensor) -> Estimate:
     """Return the reweighted mean `sum w O / sum w` with its jackknife error.
 
-    Where few samples carry the weight, the error is at least the spread of the contributing samples, see
-    `error_of_weighted_fluctuations`, and the note of the estimate says so. Nothing is warned of, see
-    `warn_if_few_effective_samples`.
+    Where few samples carry the weight, the error is larger, see `error_of_weighted_fluctuations`, and the
+    note of the estimate says so. Nothing is warned of, see `warn_if_few_effective_samples`. Where weights are
+    uneven, the error is widened by `heavy_weights_factor`.
 
     Args:
         values: of the observable O, `(n_samples,)`.
@@ -98,10 +104,15 @@ def weighted_mean(values: Tensor, log_weight: Tensor) -> Estimate:
     """
     weight, note = normalised_weights(log_weight), few_effective_samples(log_weight)
     if not note:
-        return jackknife_estimate(lambda wo, w: wo / w, weight * _real(values), weight)
+        estimate = jackknife_estimate(lambda wo, w: wo / w, weight * _real(values), weight)
+        factor = heavy_weights_factor((weight * (_real(values) - estimate.mean))[:, None], log_weight)
+        return replace(estimate, error=estimate.error * float(factor))
     fraction = weight / weight.sum()
-    mean = fraction @ _real(values)
-    fluctuations = len(weight) * fraction * (_real(values) - mean)
+    # Relative to the heaviest sample, so that no rounding error of a constant looks like a fluctuation.
+    heaviest = _real(values)[fraction.argmax()]
+    values = _real(values) - heaviest
+    mean = heaviest + fraction @ values
+    fluctuations = len(weight) * fraction * (values - fraction @ values)
     error = error_of_weighted_fluctuations(fluctuations[:, None], log_weight)
     return Estimate(float(mean), float(error), note=note)
 
@@ -109,16 +120,19 @@ def weighted_mean(values: Tensor, log_weight: Tensor) -> Estimate:
 def error_of_weighted_fluctuations(fluctuations: Tensor, log_weight: Tensor) -> Tensor:
     """Return errors that stay honest if few samples carry the weight.
 
-    It is the larger one of the jackknife error, and of `spread / sqrt(effective samples)`. A single heavy
-    sample defines the average, so it has no distance from it; the spread therefore comes from the same
-    samples with flattened weights `w^a`, with the largest a <= 1 that leaves 10 effective samples.
+    It is the largest one of three. The first is the jackknife error. The second is
+    `spread / sqrt(effective samples)`; a single heavy sample defines the average, so it has no distance from
+    it, and the spread comes from the same samples with flattened weights `w^a`, with the largest a <= 1 that
+    leaves 10 effective samples. The third is the distance from the average without weights: the target may
+    be as far beyond the heaviest samples as these are from the others.
 
     Args:
         fluctuations: `w / mean w (O - <O>)` of k averages, `(n_samples, k)`, of mean zero.
         log_weight: `log w` of independent samples, `(n_samples,)`; -inf is a weight of zero.
 
     Returns:
-        Standard errors, `(k,)`; infinite if a single sample has a weight.
+        Standard errors, `(k,)`; infinite if there are less than `ONE_SAMPLE` effective samples, but 0 where
+        nothing fluctuates.
 
     Raises:
         ValueError: if a weight is NaN or infinite, or all are zero.
@@ -143,7 +157,34 @@ def error_of_weighted_fluctuations(fluctuations: Tensor, log_weight: Tensor) -> 
     flat = torch.softmax(_flattening(log_weight) * log_weight, 0)
     centred = deviation - flat @ deviation
     spread = flat @ centred.square() / (1 - flat.square().sum())
-    return torch.maximum(jackknife, fraction.square().sum() * spread).clamp(min=0).sqrt()
+    square = torch.maximum(jackknife, fraction.square().sum() * spread).clamp(min=0)
+    error = torch.maximum(square.sqrt(), deviation.mean(0).abs())
+    if fraction.square().sum() > 1 / ONE_SAMPLE:
+        error = torch.where(spread > 0, math.inf, error)
+    return error
+
+
+def heavy_weights_factor(fluctuations: Tensor, log_weight: Tensor) -> Tensor:
+    """Return by how much uneven weights widen an error, see `tail_factor`.
+
+    The largest weights are rare, so the scatter of an average is too small where they are missing. The number
+    of effective samples counts as that of independent ones.
+
+    Args:
+        fluctuations: `w (O - <O>)` of k averages, in any unit, `(n_samples, k)`.
+        log_weight: `log w` of independent samples, `(n_samples,)`; -inf is a weight of zero.
+
+    Returns:
+        Factors, `(k,)`; 1 if at least half of the samples are effective.
+
+    Raises:
+        ValueError: if a weight is NaN or infinite, or all are zero.
+    """
+    weight = normalised_weights(log_weight)
+    count = weight.sum() ** 2 / weight.square().sum()
+    if count >= UNEVEN_FRACTION * len(weight):
+        return torch.ones_like(fluctuations[0])
+    return tail_factor(fluctuations, count)
 
 
 def _flattening(log_weight: Tensor) -> float:

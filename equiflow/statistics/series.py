@@ -30,8 +30,7 @@ def integrated_autocorrelation_time(series: Tensor) -> Estimate:
     """
     values = _as_chains(series)
     errors = error_of_fluctuations((values - values.mean())[..., None], scale=values.abs().max())
-    note = errors.note(float(errors.tau)) if math.isfinite(float(errors.tau)) else ""
-    return Estimate(float(errors.tau), float(errors.tau_error), note=note)
+    return Estimate(float(errors.tau), float(errors.tau_error), note=errors.note())
 
 
 def mean_of_series(series: Tensor) -> Estimate:

@@ -123,7 +123,8 @@ def test_errors_of_measurements_are_their_scatter():
 
 @pytest.mark.parametrize("shape", [(1,), (2,), (3, 3), (1, 4), (2, 3), (2, 2, 2)])
 def test_a_side_shorter_than_four_has_no_pole_mass_and_no_crash(shape):
-    measured = measure(as_ensemble(configurations(Lattice(shape), n=100)))
+    lattice = Lattice(shape)
+    measured = measure(as_ensemble(configurations(lattice, n=100)), space=lattice)
     assert math.isnan(measured.pole_mass.mean)
     assert math.isnan(measured.mass_times_length.mean)
     for name, estimate in measured.scalars().items():
@@ -133,7 +134,8 @@ def test_a_side_shorter_than_four_has_no_pole_mass_and_no_crash(shape):
 
 
 def test_a_side_of_one_has_no_correlation_length():
-    measured = measure(as_ensemble(configurations(Lattice((1, 4)), n=100)))
+    lattice = Lattice((1, 4))
+    measured = measure(as_ensemble(configurations(lattice, n=100)), space=lattice)
     assert math.isnan(measured.correlation_length.mean)
 
 
@@ -142,7 +144,7 @@ def test_products_of_several_components_are_scalar_products():
     action = ONModel(multiplet, m2=1.0, lam=1.0)
     phi = 1 + torch.linspace(0.5, 1.5, 2)[:, None, None] * configurations(multiplet, 200)
     measured, by_space = measure(as_chain(phi), action=action), measure(as_chain(phi), space=multiplet)
-    first, second = (measure(as_chain(phi[:, a])) for a in range(2))
+    first, second = (measure(as_chain(phi[:, a]), space=multiplet.lattice) for a in range(2))
     for name in ("susceptibility", "phi_squared", "nearest_neighbour", "structure_factor"):
         total = getattr(first, name).mean + getattr(second, name).mean
         assert getattr(measured, name).mean == pytest.approx(total, rel=1e-12), name
@@ -152,7 +154,8 @@ def test_products_of_several_components_are_scalar_products():
     assert measured.moments[0] == first.moments[0]
     assert measured.action_density.mean == pytest.approx(float(action(phi).mean()) / 12, rel=1e-12)
     # The counter-example: the same numbers as a scalar field in three dimensions.
-    assert measure(as_chain(phi)).nearest_neighbour.mean < 0.6 * measured.nearest_neighbour.mean
+    wrong = measure(as_chain(phi), space=Lattice((2, 3, 4)))
+    assert wrong.nearest_neighbour.mean < 0.6 * measured.nearest_neighbour.mean
 
 
 def test_turned_components_measure_the_same():
