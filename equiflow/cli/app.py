@@ -7,6 +7,7 @@ commands end.
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,7 +21,7 @@ from equiflow.cli import presets as known_presets
 from equiflow.cli.config.file import load_config, parse_config
 from equiflow.cli.config.render import render_defaults
 from equiflow.cli.config.schema import MOST_THREADS, Config
-from equiflow.cli.endings import fail, in_processes, nobody_reads, reports_errors
+from equiflow.cli.endings import drop_output, fail, in_processes, of_system, reports_errors
 from equiflow.cli.flow_files import flow_named
 from equiflow.cli.run.folder import Run
 from equiflow.cli.training import train_to_the_end
@@ -50,9 +51,13 @@ def start() -> None:
     if os.environ.get("NO_COLOR"):
         rich_utils.COLOR_SYSTEM = None  # the help and the errors of typer; else they would stay bold
     try:
-        app(prog_name="equiflow")
-    finally:
-        nobody_reads()
+        try:
+            app(prog_name="equiflow")
+        finally:
+            sys.stdout.flush()
+    except OSError as error:  # of the output: a command reports all others
+        drop_output()
+        sys.exit(1 if isinstance(error, BrokenPipeError) else of_system(error))
 
 
 @app.callback(invoke_without_command=True)
@@ -168,6 +173,9 @@ def sample(
         int | None,
         typer.Option(help="files, in a folder; a single file unless given or under torchrun", min=1),
     ] = None,
+    levels: Annotated[
+        int, typer.Option(help="2: a coarse solver for all, corrected by few fine solves", min=1, max=2)
+    ] = 1,
     threads: Threads = None,
     device: Device = None,
     force: Annotated[
@@ -184,7 +192,7 @@ def sample(
     """
     trained = distributed.from_first(lambda: flow_named(run))
     options: dict[str, Any] = {"out": out, "seed": seed, "batch_size": batch_size, "threads": threads}
-    options |= {"device": device, "force": force}
+    options |= {"device": device, "levels": levels, "force": force}
     by_torchrun = distributed.launched() or distributed.world_size() > 1
     if shards == 1 or (shards is None and not by_torchrun):
         distributed.by_first(lambda: ensembles.sample(trained, n_samples, **options))

@@ -47,7 +47,8 @@ def reports_errors(command: F) -> F:
         except USER_ERRORS as error:
             if isinstance(error, SHARED_ERRORS) and not distributed.is_first():
                 raise typer.Exit(1) from None
-            if isinstance(error, BrokenPipeError) and nobody_reads():
+            if isinstance(error, BrokenPipeError):  # nobody reads on, as with `equiflow config | head -1`
+                drop_output()
                 raise typer.Exit(1) from None
             fail(str(error) if not isinstance(error, OSError) else of_system(error))
         except (MemoryError, RuntimeError) as error:
@@ -94,15 +95,7 @@ def of_system(error: OSError) -> str:
     return f"{error.filename}: {error.strerror}."
 
 
-def nobody_reads() -> bool:
-    """Return whether the reader of the output is gone, as with `equiflow config | head -1`.
-
-    What is still to be printed then goes nowhere, so that Python does not complain when it ends.
-    """
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        with suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
-    return False
+def drop_output() -> None:
+    """Let what is still to be printed go nowhere, so that Python does not complain about it when it ends."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

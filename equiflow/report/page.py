@@ -86,7 +86,8 @@ class Page:
         """Write the page to a file."""
         text = self.html()
         with written_atomically(path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+            # Names of folders may hold bytes that are no text, which UTF-8 would refuse.
+            temporary.write_bytes(text.encode("utf-8", errors="replace"))
 
     def _figures(self) -> dict[str, Figure]:
         """Return the figures of the page by name."""

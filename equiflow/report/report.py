@@ -120,7 +120,9 @@ class Report:
         if self.chain is None or self.target_phi is None or self.forward_log_weight is None:
             return None
         n_chains = self.chain.samples.shape[1]
-        return compare_directions(self.fields[0], self.target_phi, self.forward_log_weight, n_chains=n_chains)
+        return compare_directions(
+            self.fields[0].by_fine_solver(), self.target_phi, self.forward_log_weight, n_chains=n_chains
+        )
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -136,13 +138,18 @@ class Report:
             return ensemble, chain
         if chain is not None:
             chain = replace(chain, samples=_first_component(chain.samples, axes))
-        return replace(ensemble, phi=_first_component(ensemble.phi, axes)), chain
+        fine = ensemble.correction
+        if fine is not None:
+            fine = replace(fine, phi=_first_component(fine.phi, axes))
+        return replace(ensemble, phi=_first_component(ensemble.phi, axes), correction=fine), chain
 
     @cached_property
     def metropolis(self) -> Chain:
         """Markov chain that independence Metropolis makes of the ensemble's samples."""
         generator = torch.Generator(self.ensemble.phi.device).manual_seed(REPORT_SEED)
-        return IndependenceMetropolis.from_ensemble(self.scalar[0], n_chains=8, generator=generator)
+        return IndependenceMetropolis.from_ensemble(
+            self.scalar[0].by_fine_solver(), n_chains=8, generator=generator
+        )
 
     @cached_property
     def estimates(self) -> dict[str, Estimate]:
@@ -204,11 +211,19 @@ class Report:
         """Return rows `quantity, value` of the estimates and of the certificate."""
         return [
             *((name.replace("_", " "), str(value)) for name, value in self.estimates.items()),
+            *self._levels(),
             ("log Z under a finer solve", f"{self.certificate.log_z_shift:+.1e}"),
             ("largest change of a log weight", f"{self.certificate.max_log_q_error:.1e}"),
             ("round trip, largest error", f"{self.certificate.round_trip_error:.1e}"),
             ("solver, evaluations per sample", f"{self.certificate.solver}, {self.certificate.nfe}"),
         ]
+
+    def _levels(self) -> list[tuple[str, str]]:
+        """Return rows about the levels of the ensemble; none if there is one level."""
+        if self.ensemble.correction is None:
+            return []
+        corrected = str(self.ensemble.correction_of())
+        return [("levels", str(self.ensemble.correction)), ("log Z corrected by", corrected)]
 
     def print(self) -> None:
         """Print tables of quality and observables to the terminal, and the warnings."""
@@ -233,7 +248,7 @@ class Report:
             **({"training": plots.training_curve(self.history)} if len(self.history) else {}),
             "two_point": plots.two_point(*self.measurements),
             "magnetisation": plots.magnetisation(*self.scalar),
-            "weights": plots.weights(self.ensemble, self.forward_log_weight),
+            "weights": plots.weights(self.ensemble.by_fine_solver(), self.forward_log_weight),
         }
         if self.flow.lattice.dim == 2:
             figures["configurations"] = plots.configurations(self.scalar[0].phi)

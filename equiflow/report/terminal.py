@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -59,6 +60,8 @@ def console() -> Console:
     """Return the console of the terminal, or a wide one for a pipe or a file."""
     from rich.console import Console
 
-    found = Console()
+    # With NO_COLOR alone, rich would leave out colours but not bold letters.
+    colours: Literal["auto"] | None = None if os.environ.get("NO_COLOR") else "auto"
+    found = Console(color_system=colours)
     # A pipe has no width, and rich would assume 80 columns, which is too narrow for most rows.
-    return found if found.is_terminal else Console(width=110)
+    return found if found.is_terminal else Console(color_system=colours, width=110)

@@ -11,6 +11,8 @@ _OF_DEVICE = re.compile(
     r"\b(CUDA|HIP|XPU|MPS|cuDNN)( driver| backend)? (error|out of memory)\b"
     r"|CUBLAS_STATUS|NVIDIA driver|No CUDA GPUs"
 )
+#: the same about tensors for which there is no memory, or whose size no computer can count
+_OF_MEMORY = re.compile("allocate memory|Storage size calculation overflowed|integer multiplication overflow")
 
 
 def check_device(device: torch.device | str) -> torch.device:
@@ -43,7 +45,7 @@ def is_of_memory(error: BaseException) -> bool:
     """Return whether memory has run out, of the CPU or of a GPU."""
     if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
         return True
-    return isinstance(error, RuntimeError) and "allocate memory" in str(error)
+    return isinstance(error, RuntimeError) and bool(_OF_MEMORY.search(str(error)))
 
 
 def is_of_device(error: BaseException) -> bool:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import re
 import runpy
-import shutil
 import sys
-import threading
 from importlib.metadata import metadata
 from pathlib import Path
 
@@ -17,10 +15,8 @@ import torch
 
 import equiflow
 from equiflow import measure
-from equiflow.cli import info, main, results, versions, watching
+from equiflow.cli import info, main, results, versions
 from equiflow.cli.run.folder import Run
-from equiflow.cli.run.locking import LOCK_FILE, is_locked, locked
-from equiflow.cli.watching import remaining, sparkline
 from equiflow.interop import describe_samples, load_ensemble
 from equiflow.theories.scalar.presets import names
 from tests.support.cli_runs import TINY, invoke, succeed, trained
@@ -117,74 +113,6 @@ def test_check_finds_the_laws_kept_and_a_planted_mistake(run, monkeypatch):
 def test_on_large_lattices_the_symmetries_are_checked(run, monkeypatch):
     monkeypatch.setattr(results, "DENSE_SITES", 4)
     assert "symmetries only: all laws hold" in succeed("check", run.folder)
-
-
-def test_watch_once_shows_where_the_run_is(run):
-    output = succeed("watch", run.folder, "--once")
-    for words in (
-        "step 30 of 30",
-        "loss",
-        "ESS on fresh samples",
-        "acceptance",
-        "nfe",
-        "gradient norm",
-        "0:00:00",
-    ):
-        assert words in output
-    last = run.evaluations[-1]
-    assert f"{last['ess']:.4f} ± {last['ess_error']:.4f} (step 30)" in output
-    assert f"{run.metrics[-1]['loss']:.6g}" in output
-    assert succeed("watch", run.folder)  # returns, since training is done
-
-
-def test_watch_before_the_first_step_and_the_first_evaluation(run, tmp_path):
-    new = Run.create(tmp_path / "new", run.config)
-    assert "No step has been taken yet" in succeed("watch", new.folder, "--once")
-    lines = (run.folder / "metrics.jsonl").read_text().splitlines(keepends=True)
-    (new.folder / "metrics.jsonl").write_text(lines[0] + lines[1][:20])
-    output = succeed("watch", new.folder, "--once")
-    assert "step 1 of 30" in output
-    assert "not measured yet" in output
-    assert "unknown" in output
-
-
-def test_watch_says_whether_a_process_trains_the_run(run, tmp_path, monkeypatch):
-    assert "Training is finished." in succeed("watch", run.folder, "--once")
-    new = Run.create(tmp_path / "new", run.config)
-    assert "No process is training it" in succeed("watch", new.folder, "--once")
-    shutil.copy(run.folder / "metrics.jsonl", new.folder)
-    output = " ".join(succeed("watch", new.folder, "--once").replace("│", " ").split())
-    assert "No process is training it: it was stopped or killed." in output
-    assert "equiflow resume" in output
-    with locked(new.folder):
-        assert "A process is training it." in succeed("watch", new.folder, "--once")
-    (new.folder / LOCK_FILE).unlink()
-    assert is_locked(new.folder) is False
-    monkeypatch.setattr(watching, "is_locked", lambda folder: None)
-    assert "cannot be known" in succeed("watch", new.folder, "--once")
-
-
-def test_to_look_at_a_lock_does_not_take_it(run):
-    """A run may begin while somebody watches it."""
-    fcntl = pytest.importorskip("fcntl")
-    with open(run.folder / LOCK_FILE) as file:
-        fcntl.flock(file, fcntl.LOCK_SH)
-        assert is_locked(run.folder) is False  # somebody else looks at it, too
-        threading.Timer(0.05, fcntl.flock, (file, fcntl.LOCK_UN)).start()
-        with locked(run.folder):
-            assert is_locked(run.folder)
-
-
-def test_time_to_the_end_follows_the_recent_pace():
-    rows = [{"step": n, "seconds": 10.0 if n == 1 else 10 + 2.0 * n} for n in range(1, 302)]
-    assert remaining(rows, 401) == pytest.approx(200.0)
-    assert remaining(rows, 301) == 0.0
-
-
-def test_a_sparkline_rises_with_its_values():
-    assert sparkline([0, 1, 2, 3, 4, 5, 6, 7], 8) == "▁▂▃▄▅▆▇█"
-    assert sparkline(list(range(80)), 8) == "▁▂▃▄▅▆▇█"
-    assert sparkline([1.0, 1.0], 8) == "▁▁"
 
 
 @pytest.mark.parametrize("command", ["resume", "watch", "sample", "report", "check"])
