@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
+from equiflow import EquivariantCNF
 from equiflow.cli.config.errors import ConfigError
 from equiflow.report.terminal import print_table
 from equiflow.theories.scalar import presets
-
-#: largest number of sites -> steps of training that are suggested up to that size
-SUGGESTED_STEPS = {64: 300, 196: 500, 512: 600}
-#: steps of training that are suggested for larger lattices
-SUGGESTED_STEPS_BEYOND = 1000
-#: largest number of sites up to which the larger batch is suggested
-SMALL_LATTICE = 511
 
 
 def print_all() -> None:
@@ -33,14 +27,12 @@ def config_text(name: str) -> str:
         preset = presets.get(name)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    volume = preset.lattice.volume
-    steps = next(
-        (steps for sites, steps in SUGGESTED_STEPS.items() if volume <= sites), SUGGESTED_STEPS_BEYOND
-    )
+    flow = EquivariantCNF(preset.lattice)
     return (
         f"# {preset.description} ({preset.source}); {preset.phase}.\n"
         "# Every other key has its default: see `equiflow config`.\n\n"
         f"[lattice]\nshape = {list(preset.lattice.shape)}\n\n"
         f"[action]\nm2 = {preset.m2}\nlam = {preset.lam}\n\n"
-        f"[training]\nsteps = {steps}\nbatch_size = {128 if volume <= SMALL_LATTICE else 64}\n"
+        '[objective]\nkind = "adaptive"\n\n'
+        f"[training]\nsteps = {flow.training_steps}\nbatch_size = {flow.training_batch_size}\n"
     )

@@ -57,8 +57,8 @@ def fit_ladder(
     actions: Sequence[Action],
     *,
     flow: EquivariantCNF | None = None,
-    steps: int | Sequence[int] = 600,
-    batch_size: int | Sequence[int] = 128,
+    steps: int | Sequence[int] | None = None,
+    batch_size: int | Sequence[int] | None = None,
     learning_rate: float | Sequence[float] | None = None,
     objective: Objective | Sequence[Objective] | None = None,
     optimiser: Callable[[list[nn.Parameter], float], Optimizer] = adam,
@@ -68,15 +68,14 @@ def fit_ladder(
     """Train on each lattice in turn, starting from what was learned on the one before.
 
     A step on a small lattice is cheap and teaches most of what the large lattice needs. Kernels carry over
-    as functions of the offset, and the prior as a function of momentum. At L = 32 a flow trained from
-    nothing makes no progress, while a ladder takes minutes.
+    as functions of the offset, and the prior as a function of momentum.
 
     Args:
         actions: the targets, from the smallest lattice to the largest, all of one dimension.
         flow: the flow to start from, on the first action's lattice; by default a new `EquivariantCNF`. It is
             trained in place and becomes the flow of the first rung.
-        steps: optimiser steps, one number for all rungs or one each.
-        batch_size: model samples per step, one number for all rungs or one each.
+        steps: optimiser steps, one number for all rungs or one each; by default those of `fit`.
+        batch_size: model samples per step, one number for all rungs or one each; by default that of `fit`.
         learning_rate: one number for all rungs or one each; by default that of `fit` on the first rung and
             half of it on the others.
         objective: one for all rungs or one each. Objectives on samples need one each:
@@ -116,7 +115,8 @@ def fit_ladder(
     )
     # The whole ladder is checked before anything is trained.
     for rung, (action, setting) in enumerate(zip(actions, settings, strict=True)):
-        distributed.check_share(setting["batch_size"], f"batch_size on {action.lattice.shape}")
+        if "batch_size" in setting:
+            distributed.check_share(setting["batch_size"], f"batch_size on {action.lattice.shape}")
         resized = flow.resized(action.lattice) if rung else flow
         _check_objective(setting.get("objective"), resized, action)
     for action, setting, path in zip(actions, settings, paths, strict=True):

@@ -10,10 +10,11 @@ from pydantic import AfterValidator, model_validator
 from equiflow import FlowMatching, ForwardKL, PathGradient, ReverseKL
 from equiflow.cli.config.derived import DerivedSection, section_of
 from equiflow.cli.config.section import KindSection, OneOf, key, required
+from equiflow.training import AdaptivePathGradient
 
 #: a file that is found again from wherever a run is resumed
 File = Annotated[str, AfterValidator(lambda name: str(Path(name).absolute()))]
-ABOUT_KIND = "objective: path, reverse, forward, matching or mixture"
+ABOUT_KIND = "objective: path, reverse, forward, matching, mixture or adaptive"
 ABOUT_SAMPLES = "file with a chain of the target, such as RUN/hmc.npz of `equiflow report`"
 
 
@@ -84,5 +85,11 @@ class MixtureSection(KindSection):
     )
 
 
-#: all objectives by name, the default first
-OBJECTIVES: dict[str, type[KindSection]] = {**PARTS, "mixture": MixtureSection}
+#: all objectives by name, the default first; "adaptive" is none of the parts, because it changes meanwhile
+OBJECTIVES: dict[str, type[KindSection]] = {
+    **PARTS,
+    "mixture": MixtureSection,
+    "adaptive": section_of(
+        AdaptivePathGradient, "adaptive", DerivedSection, about=ABOUT_KIND, without=("solver",)
+    ),
+}

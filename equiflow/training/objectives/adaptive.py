@@ -74,8 +74,8 @@ class AdaptivePathGradient:
             )
 
     def check_suits(self, flow: Flow, action: Action) -> None:
-        """See `Selective.check_suits`."""
-        self.at(1.0).check_suits(flow, action)
+        """See `Selective.check_suits`; the trace must be exact."""
+        with_vector_field(flow, self, instead="ReverseKL()").vector_field.demand_exact_trace()
 
     def penalty(self, progress: float) -> float:
         """Return the kinetic penalty after a part of the training, from 0 to 1."""
@@ -190,6 +190,7 @@ class Adaptation:
             seed: of the samples.
         """
         continuous = with_vector_field(flow, self.objective, instead="ReverseKL()")
+        continuous.vector_field.demand_exact_trace()  # the noise of an estimate is larger than the error
         generator = torch.Generator(flow.device).manual_seed(seed % 2**63)
         z = flow.prior.rsample(CHECKED_SAMPLES, generator)
         coarse = replace(self.objective.solver, steps=self.steps)

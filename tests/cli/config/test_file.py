@@ -6,12 +6,15 @@ from pathlib import Path
 
 import pytest
 
+from equiflow import EquivariantCNF, Lattice
 from equiflow.cli import building
 from equiflow.cli.config.errors import ConfigError
 from equiflow.cli.config.file import load_config, parse_config
+from equiflow.cli.config.objectives import OBJECTIVES
 from equiflow.cli.presets import config_text
 from equiflow.cli.run.rungs import rungs_of
 from equiflow.theories.scalar.presets import names
+from equiflow.training.recipe import Recipe
 from tests.support.cli_runs import MINIMAL
 from tests.support.strategies import is_there
 
@@ -69,8 +72,12 @@ def test_the_config_of_the_readme_is_one():
     assert last.config.action == load_config(EXAMPLES / "L16.toml").action
 
 
-def test_presets_are_configs():
+def test_presets_are_configs_that_train_as_fit_does_by_default():
     for name in names():
-        parse_config(config_text(name), source=name)
+        config = parse_config(config_text(name), source=name)
+        assert config.objective == OBJECTIVES["adaptive"]()
+    recipe = Recipe.of(EquivariantCNF(Lattice((8, 8))))
+    training = parse_config(config_text("albergo-E2"), source="albergo-E2").training
+    assert (training.steps, training.batch_size) == (recipe.steps, recipe.batch_size)
     with pytest.raises(ConfigError, match="albergo"):
         config_text("albergo-E9")

@@ -12,6 +12,8 @@ from equiflow.cli import building
 from equiflow.cli.config.objectives import SolvedSection
 from equiflow.cli.config.schema import FIELDS, KINDS, AdamSection, every_key
 from equiflow.cli.config.section import Section
+from equiflow.training import AdaptivePathGradient
+from equiflow.training.recipe import Recipe
 from equiflow.vector_fields import VECTOR_FIELDS, VectorField
 from tests.support.cli_runs import parse
 
@@ -41,8 +43,10 @@ def test_every_key_is_documented():
 def test_defaults_are_those_of_the_library():
     config = parse("")
     options = {name: p.default for name, p in inspect.signature(fit).parameters.items()}
-    for name in ("steps", "batch_size", "seed"):
-        assert getattr(config.training, name) == options[name]
+    assert config.training.seed == options["seed"]
+    # A config file means what it meant in version 0.1.
+    recipe = Recipe.of_version_0_1(building.build_flow(config))
+    assert (config.training.steps, config.training.batch_size) == (recipe.steps, recipe.batch_size)
     for name in ("learning_rate", "warmup", "clip_norm"):
         assert getattr(config.optimiser, name) == options[name]
     assert config.run.checkpoint_every == options["checkpoint_every"]
@@ -74,6 +78,9 @@ def test_the_keys_of_objectives_and_optimisers_are_options_with_their_defaults()
     assert own("path") == options(PathGradient, "solver")
     assert own("forward") == options(ForwardKL, "solver")
     assert own("matching") == options(FlowMatching)
+    assert own("adaptive") == options(AdaptivePathGradient, "solver")
+    adaptive = building.build_objective(parse("", "objective.kind=adaptive", "objective.tolerance=0.2"))
+    assert adaptive == AdaptivePathGradient(tolerance=0.2)
     natural = defaults(kinds("optimiser")["natural"])
     shared = AdamSection.model_fields.keys()
     expected = options(NaturalGradient, "flow", "parameters", "lr", "seed")

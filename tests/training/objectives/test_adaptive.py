@@ -11,6 +11,7 @@ import torch
 from equiflow import (
     Action,
     CouplingFlow,
+    DeepAttentionField,
     EquivariantCNF,
     Lattice,
     PathGradient,
@@ -23,6 +24,7 @@ from equiflow import (
 from equiflow.flows import Flow
 from equiflow.training import AdaptivePathGradient, ObjectiveValue
 from equiflow.training.objectives.adaptive import Adaptation
+from equiflow.training.recipe import Recipe
 from tests.support.training import (
     ACTION,
     FAST,
@@ -147,6 +149,15 @@ def test_bad_settings_are_refused(bad, error):
 def test_flows_that_do_not_integrate_are_refused():
     with pytest.raises(TypeError, match="ReverseKL"):
         fit(CouplingFlow(SQUARE, n_layers=2), ACTION, objective=OBJECTIVE, **SHORT)
+
+
+def test_estimated_traces_are_refused():
+    flow = EquivariantCNF(SQUARE, vector_field=DeepAttentionField(SQUARE, trace="hutchinson"))
+    with pytest.raises(ValueError, match="only estimated"):
+        OBJECTIVE.adaptation().check(flow, ACTION, step=5, seed=0)
+    with pytest.raises(ValueError, match="only estimated"):
+        OBJECTIVE.check_suits(flow, ACTION)
+    assert Recipe.of(flow).objective == PathGradient(solver=flow.training_solver)
 
 
 @dataclass(frozen=True)
