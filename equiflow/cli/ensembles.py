@@ -41,6 +41,7 @@ def sample(
     batch_size: int,
     threads: int | None,
     device: str | None = None,
+    levels: int = 1,
     force: bool = False,
 ) -> None:
     """Draw an ensemble, write it to a file, and print its quality.
@@ -53,6 +54,7 @@ def sample(
         batch_size: number of samples at a time.
         threads: CPU threads; by default as in the config.
         device: where to sample; by default as in the config.
+        levels: 1, or 2 for a coarse solver corrected by few fine solves, see `importance_sample`.
         force: whether a file that is there is replaced.
 
     Raises:
@@ -71,7 +73,9 @@ def sample(
         note_if_unfinished(run, flow, source)
     _check_room(flow, n_samples, out)
     generator = stream(seed, "samples", device=flow.device)
-    ensemble = importance_sample(flow, run.action, n_samples, batch_size=batch_size, generator=generator)
+    ensemble = importance_sample(
+        flow, run.action, n_samples, batch_size=batch_size, levels=levels, generator=generator
+    )
     if not force:  # another command may have written it meanwhile
         _refuse_to_replace(out)
     about = {"run": str(run.folder), "flow": source, "seed": seed}
@@ -90,6 +94,7 @@ def sample_in_shards(
     batch_size: int,
     threads: int | None,
     device: str | None = None,
+    levels: int = 1,
     force: bool = False,
 ) -> None:
     """Draw an ensemble, in all processes together, write it in shards, and print its quality.
@@ -103,6 +108,7 @@ def sample_in_shards(
         batch_size: number of samples at a time.
         threads: CPU threads; by default as in the config.
         device: where to sample; by default as in the config.
+        levels: 1, or 2 for a coarse solver corrected by few fine solves, see `importance_sample`.
         force: whether shards that are there are removed first; else sound ones are kept.
 
     Raises:
@@ -126,6 +132,7 @@ def sample_in_shards(
         n_shards=n_shards,
         seed=seed,
         batch_size=batch_size,
+        levels=levels,
         suffix=out.suffix,
         about={"run": str(run.folder), "flow": source},
     )
@@ -134,6 +141,8 @@ def sample_in_shards(
             ("reverse ESS per sample", str(effective_sample_size(log_weight))),
             ("log Z, without the solver's error", str(log_mean_exp(log_weight))),
         ]
+        if levels > 1:  # these weights may be those of the coarse solver, whose shift of log Z is not small
+            rows = [("log Z and ESS", f"corrected by fine solves: equiflow measure {folder}")]
         files = len(shards_in(folder))
         print_table(f"{n_samples} samples of {source} in {files} shards", ("quantity", "value"), rows)
         print_line(f"wrote {folder}; next: equiflow measure {folder}")
@@ -160,6 +169,9 @@ def quality(ensemble: Ensemble) -> list[tuple[str, str]]:
         ("reverse ESS per sample", str(ensemble.effective_sample_size())),
         ("log Z", str(ensemble.log_z())),
     ]
+    if ensemble.correction is not None:
+        rows.append(("levels", str(ensemble.correction)))
+        rows.append(("log Z corrected by", str(ensemble.correction_of())))
     if ensemble.certificate is not None:
         rows.append(("certificate", str(ensemble.certificate)))
     return rows

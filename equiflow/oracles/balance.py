@@ -71,6 +71,8 @@ def z2_balance(source: Ensemble | Chain, *, odd: Callable[[Tensor], Tensor] = ma
         weight = normalised_weights(source.log_weight)
         fraction = weight / weight.sum()
         probability = float(fraction @ _is_positive(phi))
+        if source.correction is not None:
+            probability += source.correction_of(_is_positive).mean
         error = 0.5 * float(fraction.square().sum().sqrt())
     else:
         sign = source.series(_is_positive)

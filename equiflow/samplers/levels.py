@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from equiflow.flows import EquivariantCNF
+from equiflow.flows import EquivariantCNF, Flow
 from equiflow.flows.solved import solve_by
 from equiflow.ode.solver import Solver, SolverError
 from equiflow.ode.tableaus import TABLEAUS
@@ -256,7 +256,37 @@ def _evaluations(solver: Solver) -> int:
     return 0 if solver.steps is None else solver.steps * TABLEAUS[solver.method].n_stages
 
 
-def check_integrates(flow: object) -> None:
+def resolve_levels(
+    flow: Flow, action: Action, levels: int | TwoLevels, generator: torch.Generator | None
+) -> TwoLevels | None:
+    """Return the two levels to draw, or None for one.
+
+    Args:
+        flow: the flow.
+        action: the target, `exp(-S)`.
+        levels: 1, 2 to choose by a pilot, or the levels themselves.
+        generator: source of randomness of the pilot, on the flow's device.
+
+    Returns:
+        The levels; None if one is wanted, or cheaper.
+
+    Raises:
+        TypeError: if the flow does not integrate, or `levels` is of another type.
+        ValueError: if `levels` is another number.
+    """
+    if isinstance(levels, TwoLevels):
+        check_integrates(flow)
+        return levels
+    if check_count(levels, "levels") > 2:
+        raise ValueError(f"levels must be 1, 2, or TwoLevels(coarse, fine); got {levels}.")
+    if levels == 1:
+        return None
+    check_integrates(flow)
+    assert isinstance(flow, EquivariantCNF)
+    return choose_levels(flow, action, generator=generator).levels
+
+
+def check_integrates(flow: Flow) -> None:
     """Raise a TypeError unless a flow has a solver that another one can replace."""
     check_type(flow, EquivariantCNF, "flow", "Two levels are two solvers, and an exact map has none.")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import resource
 import shutil
 import sys
@@ -10,11 +12,23 @@ from pathlib import Path
 import pytest
 import torch
 
-from equiflow import Angles, CoulombGas, Lattice, ONModel, Particles, Phi4, XYModel
-from equiflow.cli import ensembles
-from equiflow.cli.flow_files import action_from
+from equiflow import (
+    Angles,
+    CoulombGas,
+    EquivariantCNF,
+    Lattice,
+    ONModel,
+    Particles,
+    Phi4,
+    XYModel,
+    importance_sample,
+)
+from equiflow.cli import ensembles, results
+from equiflow.cli.flow_files import action_from, flow_named
 from equiflow.cli.run.folder import Run, start_flow
 from equiflow.interop import describe_samples, load_ensemble
+from equiflow.runtime import capacity
+from equiflow.runtime.randomness import stream
 from equiflow.theories.multiplets.space import Multiplet
 from tests.support import distributed_jobs as jobs
 from tests.support.cli_runs import Executioner, KilledError, invoke, parse, succeed, tiny, trained
@@ -144,6 +158,47 @@ def test_a_full_disk_leaves_one_clear_message_and_the_old_ensemble(run, tmp_path
     assert not list(tmp_path.rglob("*.tmp"))
 
 
+@pytest.mark.parametrize("shards", [[], ["--shards", 4]], ids=["file", "shards"])
+def test_samples_without_room_on_the_disk_are_refused_before_sampling(run, tmp_path, monkeypatch, shards):
+    """A sample has 16 numbers, log q and log weight in float64, 144 bytes; a file its header."""
+    room = 144 * 1000 + len(shards or [1]) ** 2 * ensembles.HEADER_BYTES
+    monkeypatch.setattr(capacity, "free_disk", lambda folder: room)
+    monkeypatch.setattr(ensembles, "importance_sample", never)
+    monkeypatch.setattr(ensembles, "sample_shards", never)
+    message = refused("sample", run.folder, "-n", 1001, "-o", tmp_path / "e.npz", *shards)
+    assert message.startswith("1001 samples of 16 numbers in float64 need 14")
+    assert message.endswith("are free there. Take fewer samples (-n), or another disk (--out).")
+    with pytest.raises(AssertionError, match="too late"):  # one less has room
+        raise invoke("sample", run.folder, "-n", 1000, "-o", tmp_path / "e.npz", *shards).exception
+    assert not list(tmp_path.rglob("*.npz"))
+
+
+def test_samples_without_room_in_the_memory_are_refused_before_sampling(run, tmp_path, monkeypatch):
+    """All samples are in memory twice for a moment; shards are there one at a time."""
+    command = ["sample", run.folder, "-o", tmp_path / "e.npz"]
+    monkeypatch.setattr(capacity, "free_memory", lambda device: 2 * 144 * 1000)
+    with monkeypatch.context() as patch:
+        patch.setattr(ensembles, "importance_sample", never)
+        patch.setattr(ensembles, "sample_shards", never)
+        message = refused(*command, "-n", 1001)
+        assert "need at least 288 kB of memory; 288 kB are free. Take fewer" in message
+        assert "--shards" in message
+        assert "1001 samples of" in refused(*command, "-n", 2002, "--shards", 2)
+        assert "They are one shard: take more --shards." in refused(*command, "-n", 2001, "--shards", 2)
+    succeed(*command, "-n", 1000, "--batch-size", 1000)
+    succeed(*command, "-n", 1001, "--shards", 2)
+
+
+@pytest.mark.parametrize("n_samples", [10**11, 10**30])
+@pytest.mark.parametrize("command", [["sample"], ["sample", "--shards", 9], ["report"], ["report", "--hmc"]])
+def test_what_no_machine_can_hold_is_refused_at_once(run, tmp_path, command, n_samples):
+    count = [*command, n_samples] if command[-1] == "--hmc" else [*command, "-n", n_samples]
+    message = refused(*count, run.folder, "-o", tmp_path / "e.npz")
+    assert f"{n_samples} samples of 16 numbers" in message
+    assert "Take fewer samples" in message
+    assert not list(tmp_path.rglob("e*.*"))
+
+
 def test_a_run_folder_stands_for_its_ensembles(tmp_path):
     folder = trained(tmp_path / "run", *EASY).folder
     assert "equiflow sample" in refused("measure", folder)
@@ -215,6 +270,67 @@ def test_a_pretrained_flow_is_sampled_by_its_name(tmp_path):
     message = refused("sample", "phi4-2d-L9", "-o", tmp_path / "f.npz")
     assert "phi4-2d-L9 holds no run" in message
     assert "expected one of phi4-2d-L16" in message
+
+
+def test_two_levels_are_sampled_measured_and_written_in_shards(tmp_path):
+    output = words(
+        succeed("sample", "phi4-2d-L8", "-n", 600, "--levels", 2, "--seed", 4, "-o", tmp_path / "e.npz")
+    )
+    two = load_ensemble(tmp_path / "e.npz")
+    assert two.correction is not None
+    assert f"levels all samples by {two.correction.coarse}" in output
+    assert f"log Z corrected by {two.correction_of()}" in output
+    measured = words(succeed("measure", tmp_path / "e.npz"))
+    assert f"log Z {two.log_z()}" in measured
+    assert f"log Z corrected by {two.correction_of()}" in measured
+    output = words(
+        succeed("sample", "phi4-2d-L8", "-n", 600, "--levels", 2, "--shards", 2, "-o", tmp_path / "s.npz")
+    )
+    assert "corrected by fine solves: equiflow measure" in output
+    assert "without the solver's error" not in output
+    assert abs(load_ensemble(tmp_path / "s").log_z().sigmas_from(two.log_z())) < 4
+
+
+@pytest.mark.parametrize("name", ["copy.pt", "phi4-2d-L8"])
+def test_a_flow_without_run_has_a_report_in_a_folder_of_its_own(run, tmp_path, monkeypatch, name):
+    monkeypatch.setattr(results, "HMC_CHAINS", 8)
+    shutil.copy(run.folder / "flow.pt", tmp_path / "copy.pt")
+    monkeypatch.chdir(tmp_path)
+    Path(ensembles.HMC_FILE).write_text("of something else")
+    output = words(succeed("report", name, "-n", 256, "--hmc", 64))
+    folder = Path(f"{name.removesuffix('.pt')}-report")
+    assert f"wrote {folder / 'report.html'}" in output
+    assert {path.name for path in folder.iterdir()} == {"report.html", "plots", ensembles.HMC_FILE}
+    assert Path(ensembles.HMC_FILE).read_text() == "of something else"
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "No step is on record" in page
+    assert "No config file belongs to this flow" in page
+    assert "All laws hold" in page
+    numbers = json.loads((folder / "plots" / "results.json").read_text())
+    flow, source = flow_named(name).trained()
+    drawn = importance_sample(
+        flow, flow_named(name).action, 256, batch_size=512, certify=256, generator=stream(0, "report")
+    )
+    assert numbers["log_z"] == drawn.log_z().mean
+    assert (numbers["flow"], numbers["n_hmc_samples"], numbers["steps"]) == (source, 64, 0)
+    succeed("report", name, "-n", 256, "--hmc", 64, "--out", "elsewhere/page.html")
+    assert Path("elsewhere/page.html").exists()
+
+
+def test_the_report_of_a_flow_of_angles_is_refused_before_sampling(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "importance_sample", never)
+    flow = EquivariantCNF(Angles(Lattice((2, 2))))
+    flow.about["action"] = repr(XYModel(flow.space, beta=0.5))
+    flow.save(tmp_path / "xy.pt")
+    assert "observables of real fields" in refused("report", tmp_path / "xy.pt")
+    assert [path.name for path in tmp_path.iterdir()] == ["xy.pt"]
+
+
+def test_a_folder_whose_name_is_no_text_has_a_report(run, tmp_path):
+    folder = tmp_path / os.fsdecode(b"r\xe9sultats")
+    shutil.copytree(run.folder, folder)
+    succeed("report", folder, "-n", 128, "--hmc", 0)
+    assert "r?sultats" in (folder / "report.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,7 @@ from equiflow import (
     importance_sample,
 )
 from equiflow.report import Report, comparison_rows, plots, print_table, write_json
+from equiflow.samplers import TwoLevels
 from equiflow.theories.scalar.observables import phi_squared
 from equiflow.training import History
 from tests.support.oracles import one_site_moment
@@ -67,6 +68,20 @@ def saved(report, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("report") / "new" / "folder"
     report.save(folder, settings={"seed": 3, "total_seconds": 1.5, "out": folder})
     return folder
+
+
+def test_a_report_on_two_levels_says_so_and_compares_fine_weights(report):
+    levels = TwoLevels(Solver("rk4", steps=2), fine_share=0.25)
+    two = importance_sample(
+        report.flow, report.action, 512, levels=levels, certify=64, generator=torch.Generator().manual_seed(2)
+    )
+    made = replace(report, ensemble=two)
+    assert ("log Z corrected by", str(two.correction_of())) in made.quality()
+    assert made.estimates["log_z"] == two.log_z()
+    assert made.diagnosis.reverse_ess == two.by_fine_solver().effective_sample_size()
+    # Each of 128 fine proposals is used once.
+    assert made.metropolis.samples.shape[:2] == (16, 8)
+    assert not any("corrected" in name for name, _ in report.quality())
 
 
 def test_results_are_plain_json(report):
