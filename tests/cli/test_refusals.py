@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 import sys
 import warnings
@@ -9,10 +10,12 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
+import typer
+from typer import rich_utils
 from typer.testing import CliRunner
 
 from equiflow.cli import ensembles, main, results
-from equiflow.cli.app import app
+from equiflow.cli.app import app, start
 from equiflow.cli.config.errors import ConfigError
 from equiflow.cli.run.folder import Run
 from tests.support.cli_runs import TINY, invoke, succeed, tiny, trained
@@ -57,9 +60,10 @@ def test_seeds_that_torch_cannot_take_are_refused_by_name(tmp_path):
     assert len(largest.metrics) == 1
 
 
-def test_samples_beyond_the_memory_end_with_the_remedy(run, tmp_path):
-    many = ["-n", 10**13, "--batch-size", 10**13]
-    result = invoke("sample", run.folder, *many, "-o", tmp_path / "e.npz")
+def test_memory_that_runs_out_ends_with_the_remedy(run, tmp_path, monkeypatch):
+    """What is needed beyond the samples themselves cannot be foreseen."""
+    monkeypatch.setattr(ensembles, "importance_sample", lambda *arguments, **options: torch.empty(2**45))
+    result = invoke("sample", run.folder, "-o", tmp_path / "e.npz")
     assert result.exit_code == 1
     assert "not enough memory: take smaller batches or fewer samples" in words(result.output)
     assert len(result.output.splitlines()) < 4
@@ -126,6 +130,53 @@ def test_no_color_means_no_colour(run, tmp_path, monkeypatch):
     monkeypatch.delenv("NO_COLOR", raising=False)
     assert coloured()
     assert not coloured(NO_COLOR="1")
+
+
+@pytest.mark.parametrize("arguments", [["sample"], ["--help"], ["nosuch"]])
+def test_no_color_means_no_bold_letters_in_what_typer_prints(arguments, monkeypatch, capsys):
+    monkeypatch.setattr(rich_utils, "FORCE_TERMINAL", True)
+    monkeypatch.setattr(rich_utils, "COLOR_SYSTEM", "standard")
+    monkeypatch.setattr(sys, "argv", ["equiflow", *arguments])
+    for no_color, styled in (("", True), ("1", False)):
+        monkeypatch.setenv("NO_COLOR", no_color)
+        with pytest.raises(SystemExit):
+            start()
+        assert ("\x1b" in "".join(capsys.readouterr())) is styled
+
+
+@pytest.mark.parametrize("seed", [-1, 2**64, "1.5", "x"])
+def test_seeds_and_threads_that_cannot_be_are_refused_as_usage(run, seed, tmp_path):
+    for option in ("--seed", "--threads"):
+        result = invoke("sample", run.folder, "-n", 2, "-o", tmp_path / "e.npz", option, seed)
+        assert result.exit_code == 2
+        assert option in words(result.output)
+
+
+def test_more_threads_than_any_machine_has_are_refused():
+    """OpenMP would end the process without a word."""
+    with pytest.raises(ConfigError, match=r"\[compute\] threads = 100000: .*1024"):
+        tiny("compute.threads=100000")
+
+
+@pytest.mark.parametrize(
+    "full", [BrokenPipeError(errno.EPIPE, "Broken pipe"), OSError(errno.ENOSPC, "No space")]
+)
+@pytest.mark.parametrize("inside", [True, False])
+def test_output_that_goes_nowhere_ends_a_command_in_one_line(full, inside, monkeypatch, capsys):
+    """A pipe that nobody reads is no error to tell; a full disk is."""
+
+    def fails(*arguments, **options):
+        raise full
+
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setattr(rich_utils, "COLOR_SYSTEM", None)
+    monkeypatch.setattr(sys, "argv", ["equiflow", "config"] if inside else ["equiflow", "--version"])
+    monkeypatch.setattr(typer, "echo", lambda text, err=False: sys.stderr.write(text) if err else fails())
+    with pytest.raises(SystemExit) as end:
+        start()
+    said = f"{capsys.readouterr().err}{end.value.code if isinstance(end.value.code, str) else ''}"
+    assert said == ("" if isinstance(full, BrokenPipeError) else "The system refused: No space.")
+    assert end.value.code not in (0, None)
 
 
 def test_a_warning_is_a_sentence_without_a_line_of_code(monkeypatch, capsys):
