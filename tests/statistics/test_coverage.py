@@ -254,3 +254,52 @@ def test_forward_effective_sample_size_of_a_few_hundred_samples(sigma, n_sites):
     assert 0.62 <= coverage(found, exact) <= 0.76
     twice = [Estimate(e.mean, 1.96 * e.error) for e in found]
     assert coverage(twice, exact) > 0.87
+
+
+@pytest.mark.parametrize(
+    ("fast", "slow", "sizes", "n", "n_chains"),
+    [
+        (-0.5, 0.99, (0.9, 0.1), 20_000, 1),
+        (0.0, 0.98, (0.95, 0.2), 20_000, 1),
+        (0.0, 0.98, (0.95, 0.2), 4000, 1),
+        (0.0, 0.98, (0.95, 0.2), 500, 8),
+    ],
+)
+def test_mean_of_a_chain_with_a_weak_slow_part(fast, slow, sizes, n, n_chains):
+    runs = sizes[0] * ar1_runs(fast, n, n_chains) + sizes[1] * ar1_runs(slow, n, n_chains, seed=1)
+    found = means_of_runs(runs)
+    assert 0.62 <= coverage(found, 0.0) <= 0.74
+    assert error_ratio(found) == pytest.approx(1, abs=0.12)
+    # The counter-example: what is left without the slow part.
+    alone = math.sqrt((1 + fast) / (1 - fast) / (n * n_chains)) * sizes[0]
+    assert coverage([Estimate(e.mean, alone) for e in found], 0.0) < 0.5
+
+
+def test_a_weak_slow_part_that_shows_a_few_times_only_is_noted():
+    runs = 0.9 * ar1_runs(0.5, 4000, 1) + 0.3 * ar1_runs(0.99, 4000, 1, seed=1)
+    found = means_of_runs(runs)
+    assert coverage(found, 0.0) >= 0.58
+    notes = [e.note for e in found if "independent stretches" in e.note]
+    assert len(notes) > 0.4 * len(found)
+    # Series without such a part rarely say so.
+    assert sum(bool(e.note) for e in means_of_runs(ar1_runs(0.5, 4000, 1))) < 0.08 * len(found)
+
+
+OSCILLATIONS = {  # coefficients of the last values and of the last noises
+    "AR(2)": ([1.0, -2 * 0.98 * math.cos(math.pi / 4), 0.98**2], [1.0]),
+    "AR(2) of period 3": ([1.0, -2 * 0.9 * math.cos(2 * math.pi / 3), 0.9**2], [1.0]),
+    "MA(2)": ([1.0], [1.0, 0.0, -0.9]),
+    "MA(1)": ([1.0], [1.0, -0.9]),
+}
+
+
+@pytest.mark.parametrize("name", OSCILLATIONS)
+def test_mean_of_a_series_that_oscillates(name):
+    past, noise = OSCILLATIONS[name]
+    n = 4000
+    values = lfilter(noise, past, np.random.default_rng(0).standard_normal((n + 1000, RUNS)), axis=0)[1000:]
+    found = means_of_runs(torch.from_numpy(values)[:, None])
+    exact = sum(noise) / sum(past) / math.sqrt(n)
+    assert 0.62 <= coverage(found, 0.0) <= 0.76
+    assert np.mean([e.error for e in found]) == pytest.approx(exact, rel=0.2)
+    assert coverage([Estimate(e.mean, 2 * e.error) for e in found], 0.0) > 0.9  # twice the error is too large
