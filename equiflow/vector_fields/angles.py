@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from equiflow.nn.kernels.orbits import MomentumKernel
-from equiflow.nn.pointwise.ridges import Ridges, sine_and_cosine
+from equiflow.nn.pointwise.ridges import Ridges
+from equiflow.nn.pointwise.sines import sine_and_cosine
 from equiflow.nn.time import CosineBasis
 from equiflow.runtime.checks import check_count, check_type
 from equiflow.runtime.precision import full_precision

@@ -11,12 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from equiflow.nn.kernels.orbits import MomentumKernel
-from equiflow.nn.pointwise.ridges import Ridges, sine_and_cosine
+from equiflow.nn.kernels.ridge_convolution import RidgeWeights, ridge_convolution, ridge_path
+from equiflow.nn.pointwise.ridges import Ridges
 from equiflow.nn.time import CosineBasis
 from equiflow.runtime.precision import full_precision
 from equiflow.theories.base.lattice import Lattice
 from equiflow.theories.base.symmetry import SymmetryGroup, symmetry_on
 from equiflow.vector_fields.base import PathRates, VectorField
+from equiflow.vector_fields.chunks import in_chunks, joined
 from equiflow.vector_fields.fused_potential import FusedPotential
 from equiflow.vector_fields.sized_kernels import kernel_of_size, start_from
 
@@ -26,17 +28,15 @@ class _Coefficients:
     """The coefficients of the potential at one time.
 
     Attributes:
-        operand: `K_0` and the `K_c` as the convolution takes them.
-        linear_at_origin: `K_0(0)`.
-        overlap: `<K_c, K_c'>`, `(channel, channel)`.
+        weights: kernels and ridges, with the curvatures `q_j = a_j sum_cc' e_jc <K_c, K_c'> e_jc'`.
         amplitude: `a_j`, `(ridge,)`.
+        trace: `V K_0(0)`, 0-d.
         drift: b, 0-d; zero with Z2.
     """
 
-    operand: Tensor
-    linear_at_origin: Tensor
-    overlap: Tensor
+    weights: RidgeWeights
     amplitude: Tensor
+    trace: Tensor
     drift: Tensor | float
 
 
@@ -133,10 +133,11 @@ class PotentialField(VectorField):
         """
         self.lattice.check(phi)
         now = self._coefficients(t)
-        encoded, u = self._channels(phi, now)
+        convolution, operand = self.kernel.convolution, now.weights.operand
+        encoded = convolution.encode(phi.unsqueeze(1))
+        u = convolution.transpose(encoded, operand[1:]).transpose(0, 1).flatten(1)
         of_ridges = self.ridges.value(self.ridges.angles(u).cos(), now.amplitude).view(phi.shape)
-        convolution = self.kernel.convolution
-        linear = convolution.transpose(encoded, now.operand[:1]).squeeze(1)
+        linear = convolution.transpose(encoded, operand[:1]).squeeze(1)
         return (of_ridges + phi * (linear / 2 + now.drift)).sum(self.lattice.axes)
 
     @full_precision
@@ -144,37 +145,24 @@ class PotentialField(VectorField):
         """See `VectorField.velocity_and_divergence`."""
         self.lattice.check(phi)
         now = self._coefficients(t)
-        encoded, u = self._channels(phi, now)
-        sin, cos = sine_and_cosine(self.ridges.angles(u))
-        velocity = self._mix(encoded, self.ridges.gradient(sin, now.amplitude), now) + now.drift
-        return velocity, self._laplacian(cos, now)
+        chunks, convolution = in_chunks(self.lattice, phi), self.kernel.convolution
+        velocity, laplacian = joined([ridge_convolution(part, now.weights, convolution) for part in chunks])
+        return velocity + now.drift, laplacian + now.trace
 
     @full_precision
     def path_rates(self, phi: Tensor, t: Tensor | float, score: Tensor) -> PathRates:
-        """See `VectorField.path_rates`; in closed form with the score s.
-
-        `ds/dt = -K_0 * s - sum_c K_c * sum_j e_jc (a_j y_j cos - omega_j q_j sin)(theta_j)`
-
-        Here `y_j = e_j . (K^T * s)` and `q_j = a_j sum_cc' e_jc <K_c, K_c'> e_jc'`.
-        """
+        """See `VectorField.path_rates`; in closed form, see `ridge_path`."""
         self.lattice.check(phi)
         self.lattice.check(score, "score")
-        now, ridges = self._coefficients(t), self.ridges
-        encoded, u = self._channels(phi, now)
-        sin, cos = sine_and_cosine(ridges.angles(u))
-        velocity = self._mix(encoded, ridges.gradient(sin, now.amplitude), now) + now.drift
-        with torch.no_grad():
-            divergence = self._laplacian(cos, now)
-            sent, y = self._channels(score, now)
-            bent = ((ridges.direction * now.amplitude[:, None]) @ y).mul_(cos)
-            curvature = ridges.omega * ridges.curvature(now.overlap, now.amplitude)
-            bent.addcmul_(sin, curvature[:, None], value=-1)
-            rate = self._mix(sent, ridges.direction.mT @ bent, now)
-        return PathRates(velocity, divergence, -rate)
+        now = self._coefficients(t)
+        pairs = zip(in_chunks(self.lattice, phi), in_chunks(self.lattice, score), strict=True)
+        parts = [ridge_path(*pair, now.weights, self.kernel.convolution) for pair in pairs]
+        velocity, laplacian, pulled = joined(parts)
+        return PathRates(velocity + now.drift, laplacian + now.trace.detach(), -pulled)
 
     def fused(self, phi: Tensor) -> FusedPotential | None:
         """See `VectorField.fused`."""
-        return FusedPotential.of(self, phi)
+        return FusedPotential.of(self, phi) if type(self) is PotentialField else None
 
     def resized(self, lattice: Lattice) -> PotentialField:
         """See `VectorField.resized`; kernels carry over as functions of offset."""
@@ -184,32 +172,19 @@ class PotentialField(VectorField):
         """Return the coefficients of the potential at flow time `t`."""
         time_values = self.time_basis(t)
         linear, kernel = self.linear(time_values), self.kernel(time_values)
-        return _Coefficients(
+        amplitude = time_values @ self.amplitude
+        overlap = self.kernel.convolution.products(kernel.operand)
+        angles, phase = self.ridges.map_to_angles()
+        weights = RidgeWeights(
             operand=torch.cat([linear.operand, kernel.operand]),
-            linear_at_origin=linear.at_origin[0],
-            overlap=self.kernel.convolution.products(kernel.operand),
-            amplitude=time_values @ self.amplitude,
-            drift=0.0 if self.drift is None else self.drift @ time_values,
+            angles=angles,
+            slopes=self.ridges.slopes(amplitude),
+            curvature=self.ridges.curvature(overlap, amplitude),
+            phase=phase,
         )
-
-    def _channels(self, phi: Tensor, now: _Coefficients) -> tuple[Tensor, Tensor]:
-        """Return the encoded field, and `u_c = K_c^T * phi`, `(channel, batch * V)`."""
-        encoded = self.kernel.convolution.encode(phi.unsqueeze(1))
-        u = self.kernel.convolution.transpose(encoded, now.operand[1:])
-        return encoded, u.transpose(0, 1).flatten(1)
-
-    def _mix(self, encoded: Tensor, channels: Tensor, now: _Coefficients) -> Tensor:
-        """Return `K_0 * phi + sum_c K_c * channel_c` for an encoded phi."""
-        fields = channels.view(len(channels), len(encoded), *self.lattice.shape).transpose(0, 1)
-        sent = self.kernel.convolution.encode(fields)
-        return self.kernel.convolution.mix(encoded, sent, now.operand)
-
-    def _laplacian(self, cos: Tensor, now: _Coefficients) -> Tensor:
-        """Return `V K_0(0) + sum_x sum_j q_j cos(theta_j)`, `(batch,)`."""
-        curvature = self.ridges.curvature(now.overlap, now.amplitude)
-        batch = cos.shape[1] // self.lattice.volume
-        of_sites = cos.view(len(cos), batch, self.lattice.volume).sum(2)
-        return curvature @ of_sites + self.lattice.volume * now.linear_at_origin
+        trace = self.lattice.volume * linear.at_origin[0]
+        drift = 0.0 if self.drift is None else self.drift @ time_values
+        return _Coefficients(weights, amplitude, trace, drift)
 
 
 def _modes_of_propagators(lattice: Lattice, n_channels: int) -> Tensor:

@@ -16,6 +16,7 @@ from equiflow.nn.pointwise.features import FeatureValues, SineFeatures
 from equiflow.runtime.autograd import is_transformed
 from equiflow.runtime.precision import full_precision
 from equiflow.vector_fields.base import PathRates, VectorField
+from equiflow.vector_fields.chunks import in_chunks, joined
 
 
 class ShallowField(VectorField):
@@ -56,10 +57,12 @@ class ShallowField(VectorField):
         omega = self.features.frequencies()
         scale = torch.cat([omega.new_ones(1), omega.reciprocal()])
         kernel, drift = self._kernels_and_drift(t, scale)
-        slopes, waves = self.features.slopes_and_waves(phi)
-        convolution = self.kernel.convolution
-        linear, encoded = convolution.encode(phi.unsqueeze(1)), convolution.encode(waves)
-        velocity = convolution.mix_(linear, encoded, kernel.operand)
+        convolution, parts = self.kernel.convolution, []
+        for chunk in in_chunks(self.lattice, phi):
+            slopes, waves = self.features.slopes_and_waves(chunk)
+            linear, encoded = convolution.encode(chunk.unsqueeze(1)), convolution.encode(waves)
+            parts.append((convolution.mix_(linear, encoded, kernel.operand), slopes))
+        velocity, slopes = joined(parts)
         velocity = velocity if drift is None else velocity + drift
         return velocity, self._divergence(slopes * omega, kernel)
 

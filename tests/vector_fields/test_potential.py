@@ -184,8 +184,8 @@ class ForgetsMixing(Ridges):
 class ForgetsPhase(Ridges):
     """Without Z2, the phase is missing from the angle, which makes F even."""
 
-    def angles(self, u):
-        return torch.matmul(self.omega[:, None] * self.direction, u)
+    def map_to_angles(self):
+        return super().map_to_angles()[0], None
 
 
 def planted(field: PotentialField, mistake: type[Ridges]) -> PotentialField:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from equiflow.nn.pointwise.sines import sine_and_cosine, waves
 from equiflow.runtime.checks import check_type
 
 
@@ -70,8 +71,9 @@ class SineFeatures(nn.Module):
         omega = self.omega.reshape(-1, *(1,) * self.dim)
         angle = phi.unsqueeze(-self.dim - 1) * omega
         if self.odd and not torch.is_grad_enabled():  # in place, which saves a third of the memory traffic
-            return FeatureValues(angle.sin().div_(omega), angle.cos_())
-        sin, cos = angle.sin(), angle.cos()
+            sin, cos = waves(angle)
+            return FeatureValues(sin.div_(omega), cos)
+        sin, cos = sine_and_cosine(angle)
         if self.odd:
             return FeatureValues(sin / omega, cos)
         axis = -self.dim - 1
@@ -87,10 +89,9 @@ class SineFeatures(nn.Module):
         """
         axes = tuple(range(-self.dim, 0))
         angle = phi.unsqueeze(-self.dim - 1) * self.omega.reshape(-1, *(1,) * self.dim)
+        sin, cos = waves(angle)
         if self.odd:
-            slopes = angle.cos().sum(axes)
-            return slopes, angle.sin_()
-        sin, cos = angle.sin(), angle.cos_()
+            return cos.sum(axes), sin
         slopes = torch.cat([cos.sum(axes), sin.sum(axes)], -1)
         return slopes, torch.cat([sin, 1 - cos], -self.dim - 1)
 

@@ -6,48 +6,11 @@ Start at `Ridges`.
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from equiflow.runtime.checks import check_count, check_type
-from equiflow.runtime.compilation import is_compiling
-
-
-class _SineAndCosine(torch.autograd.Function):
-    """Sine and cosine at once. Each is the derivative of the other, which torch would compute again."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(theta: Tensor) -> tuple[Tensor, Tensor]:
-        return theta.sin(), theta.cos()
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*output)
-        ctx.save_for_forward(*output)
-
-    @staticmethod
-    def backward(ctx: Any, of_sin: Tensor | None, of_cos: Tensor | None) -> Tensor | None:
-        sin, cos = ctx.saved_tensors
-        if of_cos is None:
-            return None if of_sin is None else of_sin * cos
-        return -of_cos * sin if of_sin is None else torch.addcmul(of_sin * cos, of_cos, sin, value=-1)
-
-    @staticmethod
-    def jvp(ctx: Any, tangent: Tensor) -> tuple[Tensor, Tensor]:
-        sin, cos = ctx.saved_for_forward
-        return tangent * cos, -tangent * sin
-
-
-def sine_and_cosine(theta: Tensor) -> tuple[Tensor, Tensor]:
-    """Return `sin theta` and `cos theta`, which share their derivatives."""
-    if is_compiling():  # The compiler shares them by itself, and traces no functions of ours.
-        return theta.sin(), theta.cos()
-    return _SineAndCosine.apply(theta)
 
 
 class Ridges(nn.Module):
@@ -90,10 +53,14 @@ class Ridges(nn.Module):
         phase = (ridge // n_channels % 2) * (math.pi / 2)
         self.phase = None if even else nn.Parameter(phase.to(dtype))
 
+    def map_to_angles(self) -> tuple[Tensor, Tensor | None]:
+        """Return W, `(ridge, channel)`, and the phase, `(ridge,)` or None, of `theta = W u + phase`."""
+        return self.omega[:, None] * self.direction, self.phase
+
     def angles(self, u: Tensor) -> Tensor:
         """Return `theta_j`, `(ridge, site)`, for channels `(channel, site)`."""
-        theta = (self.omega[:, None] * self.direction) @ u
-        return theta if self.phase is None else theta + self.phase[:, None]
+        weight, phase = self.map_to_angles()
+        return weight @ u if phase is None else weight @ u + phase[:, None]
 
     def value(self, cos: Tensor, amplitude: Tensor) -> Tensor:
         """Return `F(u)`.
@@ -117,7 +84,18 @@ class Ridges(nn.Module):
         Returns:
             `(channel, site)`.
         """
-        return (self.direction * (amplitude / self.omega)[:, None]).mT @ sin
+        return self.slopes(amplitude) @ sin
+
+    def slopes(self, amplitude: Tensor) -> Tensor:
+        """Return `G_cj = e_jc a_j / omega_j` in `dF/du_c = sum_j G_cj sin theta_j`.
+
+        Args:
+            amplitude: `a_j`, `(ridge,)`.
+
+        Returns:
+            `(channel, ridge)`.
+        """
+        return (self.direction * (amplitude / self.omega)[:, None]).mT
 
     def curvature(self, overlap: Tensor, amplitude: Tensor) -> Tensor:
         """Return `q_j` in `sum_cc' overlap_cc' d2F/du_c du_c' = sum_j q_j cos theta_j`.

@@ -1,0 +1,37 @@
+"""Batches in chunks that stay in the caches of a processor: `in_chunks` cuts, `joined` puts together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from equiflow.runtime.autograd import is_transformed
+from equiflow.runtime.compilation import is_compiling
+from equiflow.theories.base.lattice import Lattice
+
+#: Sites of a chunk (measured). The ridges of this many sites take two megabytes in single precision.
+SITES = 2**15
+
+
+def in_chunks(lattice: Lattice, phi: Tensor) -> Sequence[Tensor]:
+    """Return the configurations in chunks on a CPU, all at once elsewhere.
+
+    Args:
+        lattice: where they live.
+        phi: `(batch, *lattice)`.
+
+    Returns:
+        At least one tensor `(part of the batch, *lattice)`.
+    """
+    if phi.device.type != "cpu" or is_compiling() or is_transformed():
+        return (phi,)
+    return phi.split(max(1, SITES // lattice.volume))
+
+
+def joined(parts: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    """Return the results for all configurations from those for the chunks."""
+    if len(parts) == 1:
+        return parts[0]
+    return tuple(torch.cat(values) for values in zip(*parts, strict=True))
