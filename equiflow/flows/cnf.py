@@ -15,6 +15,7 @@ from torch import Tensor
 from equiflow.flows.base import Flow
 from equiflow.flows.compiled import CompiledField
 from equiflow.flows.descriptions import describe, describe_space
+from equiflow.flows.kernels import FieldOfSolve, solve_by_kernels
 from equiflow.flows.parts import check_groups, field_with, pretrained_file, rebuild, space_of
 from equiflow.flows.path import PathSample, sample_path
 from equiflow.flows.tuning import solver_errors
@@ -81,6 +82,7 @@ class EquivariantCNF(Flow):
         check_type(self.solver, Solver, "solver", 'Write Solver("dopri5", rtol=1e-5, atol=1e-5).')
         self.compiled = check_flag(compile, "compile")
         self._compiled: dict[str, Compiled] = {}
+        self._uses_kernels = True
 
     @property
     def group(self) -> Group:
@@ -209,14 +211,17 @@ class EquivariantCNF(Flow):
         Raises:
             SolverError: if the solver gives up or the result is not finite.
         """
-        field = self._for_solve(phi, generator)
+        field, solver = self._for_solve(phi, generator), solver or self.solver
+        end = solve_by_kernels(field, phi, t0, t1, solver)
+        if end is not None:
+            return Solution((end.phi, end.log_det), end.nfe, solver)
 
         def rates(t: Tensor, state: State) -> State:
             return field.velocity_and_divergence(state[0], t)
 
         state = (phi, phi.new_zeros(len(phi)))
         parameters = self.vector_field.parameters()
-        return integrate(rates, state, t0, t1, solver or self.solver, parameters=parameters)
+        return integrate(rates, state, t0, t1, solver, parameters=parameters)
 
     def rsample_path(
         self, n_samples: int, *, generator: torch.Generator | None = None, solver: Solver | None = None
@@ -236,12 +241,12 @@ class EquivariantCNF(Flow):
         parameters = tuple(self.vector_field.parameters())
         return sample_path(z, self.prior, field, solver or self.solver, parameters=parameters)
 
-    def _for_solve(self, phi: Tensor, generator: torch.Generator | None) -> VectorField | CompiledField:
-        """Return the vector field for one solve that starts at `phi`."""
+    def _for_solve(self, phi: Tensor, generator: torch.Generator | None) -> FieldOfSolve:
+        """Return the vector field for one solve that starts at `phi`: compiled, with kernels, or itself."""
         field = self.vector_field.for_solve(phi, generator)
         if self.compiled and field is self.vector_field:  # A field made for one solve is not worth compiling.
             return CompiledField(field, self._compiled)
-        return field
+        return (field.fused(phi) if self._uses_kernels else None) or field
 
     @torch.no_grad()
     def tune_solver(
@@ -285,9 +290,9 @@ class EquivariantCNF(Flow):
         return flow
 
     def _reference(self, solver: Solver | None = None) -> EquivariantCNF:
-        """See `Flow._reference`; not compiled, so that a certificate sees errors of the compiler too."""
+        """See `Flow._reference`; by torch alone: a certificate sees errors of the compiler and of kernels."""
         reference = in_double(self)._by(solver or self.solver.refined())
-        reference.compiled = False
+        reference.compiled = reference._uses_kernels = False
         return reference
 
     def _transform_and_count(self, z: Tensor) -> tuple[Tensor, Tensor, int]:

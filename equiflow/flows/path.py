@@ -11,11 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from equiflow.flows.compiled import CompiledField
+from equiflow.flows.kernels import FieldOfSolve, solve_by_kernels
 from equiflow.ode.integrate import State, integrate
 from equiflow.ode.solver import Solver
 from equiflow.theories.base.prior import Prior
-from equiflow.vector_fields import VectorField
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ class PathSample:
 def sample_path(
     z: Tensor,
     prior: Prior,
-    field: VectorField | CompiledField,
+    field: FieldOfSolve,
     solver: Solver,
     *,
     parameters: Sequence[Tensor] = (),
@@ -62,6 +61,9 @@ def sample_path(
     """
     with torch.no_grad():
         score, log_q = prior.score(z), prior.log_prob(z)
+    end = solve_by_kernels(field, z, 0.0, 1.0, solver, score=score)
+    if end is not None and end.score is not None:
+        return PathSample(end.phi, log_q - end.log_det.detach(), end.score, end.kinetic_energy, end.nfe)
     zeros = z.new_zeros(len(z))
 
     def power(velocity: Tensor) -> Tensor:

@@ -5,14 +5,16 @@ Nothing here imports numba until a kernel is needed, so `import equiflow` does n
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import logging
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -35,7 +37,7 @@ def is_installed() -> bool:
 
 
 def in_use() -> bool:
-    """Return whether fused kernels are used where they fit; the first time, the log says so."""
+    """Return whether fused kernels are used where they fit."""
     return _allowed and is_installed()
 
 
@@ -68,26 +70,43 @@ def announce(what: str) -> None:
 
 
 def jit(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile a kernel on its first call. The machine code is kept beside the source and used again.
+    """Compile a kernel on its first call. The machine code is kept on disk and used again.
 
     The kernel releases the interpreter lock, and does not check indices.
     """
-    import numba
-
-    compiled: Callable[..., Any] = numba.njit(
-        fastmath=FAST_MATH, nogil=True, cache=True, error_model="numpy", boundscheck=False
-    )(function)
-    return compiled
+    return _compiled(function)
 
 
 def inline(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile a small function that LLVM merges into each kernel that calls it."""
-    import numba
+    """Compile a function that LLVM merges into each kernel that calls it."""
+    return _compiled(function, forceinline=True)
 
-    compiled: Callable[..., Any] = numba.njit(
-        fastmath=FAST_MATH, nogil=True, error_model="numpy", boundscheck=False, inline="always"
-    )(function)
+
+def _compiled(function: Callable[..., Any], **options: Any) -> Any:
+    import numba
+    from numba.core.caching import FunctionCache
+
+    class OfTheseSources(FunctionCache):
+        """The cache on disk, with the sources of all kernels in its keys.
+
+        numba looks at the file of a function alone. It would go on with old code of functions that this calls.
+        """
+
+        def _index_key(self, signature: Any, codegen: Any) -> tuple[Any, ...]:
+            return (*super()._index_key(signature, codegen), _sources())
+
+    make = numba.njit(fastmath=FAST_MATH, nogil=True, error_model="numpy", boundscheck=False, **options)
+    compiled = make(function)
+    with suppress(RuntimeError):  # no folder to write to: the kernel is compiled by every process
+        compiled._cache = OfTheseSources(function)
     return compiled
+
+
+@cache
+def _sources() -> str:
+    """Return a hash of all files of this folder."""
+    content = (path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
+    return hashlib.sha256(b"".join(content)).hexdigest()
 
 
 @cache

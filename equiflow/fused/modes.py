@@ -48,6 +48,15 @@ def matrices(shape: tuple[int, int], dtype: torch.dtype) -> tuple[np.ndarray[Any
 
 
 @jit
+def aligned(n: int, like: Any) -> Any:
+    """Return `n` numbers of scratch memory that begin on a cache line: vectors across two lines cost twice."""
+    per_line = 64 // like.itemsize
+    memory = np.empty(n + per_line, like.dtype)
+    skipped = -(memory.ctypes.data // like.itemsize) % per_line
+    return memory[skipped : skipped + n]
+
+
+@jit
 def product(a: Any, b: Any, out: Any) -> None:
     """Set `out = a @ b`, by parts of the rows if the product is large."""
     rows = len(a)

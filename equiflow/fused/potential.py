@@ -26,11 +26,13 @@ from typing import Any
 import numpy as np
 
 from equiflow.fused.just_in_time import jit
-from equiflow.fused.modes import load, product, store, to_modes, to_sites
+from equiflow.fused.modes import aligned, load, store, to_modes, to_sites
 from equiflow.fused.sine import sine_and_cosine
 
-#: Sites of a block, unless a configuration has more, and of a chunk within it whose ridges are computed together.
+#: sites of a block, unless a configuration has more
 SITES_PER_BLOCK = 1024
+#: Sites whose ridges are computed together; their sines stay in the fastest cache.
+SITES_PER_CHUNK = 256
 
 
 @jit
@@ -45,7 +47,7 @@ def _rows_per_chunk(rows: int, sites_per_row: int) -> int:
     """Return the largest divisor of the number of rows for which a chunk is not too large, at least 1."""
     best = 1
     for n in range(1, rows + 1):
-        if rows % n == 0 and n * sites_per_row <= SITES_PER_BLOCK:
+        if rows % n == 0 and n * sites_per_row <= SITES_PER_CHUNK:
             best = n
     return best
 
@@ -54,11 +56,12 @@ def _rows_per_chunk(rows: int, sites_per_row: int) -> int:
 def _work(like: Any, size: int, n_channels: int, n_ridges: int) -> Any:
     """Return scratch memory for a block of `size` configurations: four sets of channels, and a chunk of ridges."""
     rows, _, columns = like.shape
-    channels = np.empty((4, rows, n_channels * size, columns), like.dtype)
+    of_all = rows * n_channels * size * columns
+    channels = aligned(4 * of_all, like).reshape(4, rows, n_channels * size, columns)
     sites = _rows_per_chunk(rows, size * columns) * size * columns
-    of_channels = np.empty((4, n_channels, sites), like.dtype)
-    of_ridges = np.empty((2, n_ridges, sites), like.dtype)
-    return channels, of_channels, of_ridges, np.empty(sites, like.dtype)
+    of_channels = aligned(3 * n_channels * sites, like).reshape(3, n_channels, sites)
+    of_ridges = aligned(2 * n_ridges * sites, like).reshape(2, n_ridges, sites)
+    return channels, of_channels, of_ridges, aligned(sites, like)
 
 
 @jit
@@ -87,23 +90,30 @@ def _mixed(modes: Any, linear: Any, channels: Any, kernels: Any, out: Any) -> No
 
 
 @jit
+def _copy(values: Any, out: Any) -> None:
+    """Copy values one by one, which is faster than assigning a slice: numba allows for overlaps there."""
+    for k in range(len(values)):
+        out[k] = values[k]
+
+
+@jit
 def _take(channels: Any, first: int, out: Any) -> None:
     """Copy rows from `first` on to a chunk `(channel, site)`."""
-    width = channels.shape[1] * channels.shape[2] // len(out)
+    n_channels, width = len(out), channels.shape[1] * channels.shape[2] // len(out)
+    rows = channels.reshape(len(channels), n_channels, width)
     for x in range(out.shape[1] // width):
-        row = channels[first + x].reshape(len(out), width)
-        for c in range(len(out)):
-            out[c, x * width : (x + 1) * width] = row[c]
+        for c in range(n_channels):
+            _copy(rows[first + x, c], out[c, x * width : (x + 1) * width])
 
 
 @jit
 def _put(chunk: Any, first: int, channels: Any) -> None:
     """Copy a chunk `(channel, site)` to the rows from `first` on."""
-    width = channels.shape[1] * channels.shape[2] // len(chunk)
+    n_channels, width = len(chunk), channels.shape[1] * channels.shape[2] // len(chunk)
+    rows = channels.reshape(len(channels), n_channels, width)
     for x in range(chunk.shape[1] // width):
-        row = channels[first + x].reshape(len(chunk), width)
-        for c in range(len(chunk)):
-            row[c] = chunk[c, x * width : (x + 1) * width]
+        for c in range(n_channels):
+            _copy(chunk[c, x * width : (x + 1) * width], rows[first + x, c])
 
 
 @jit
@@ -307,7 +317,7 @@ def rates(
     """
     now = _at(tables, 0)
     rows, columns = now[0].shape
-    blocks = np.empty((5, rows, size, columns), phi.dtype)
+    blocks = aligned(5 * rows * size * columns, phi).reshape(5, rows, size, columns)
     work = _work(blocks[0], size, *now[2].shape)
     load(phi, first, blocks[4])
     to_modes(blocks[4], basis, blocks[0], blocks[1])
@@ -361,9 +371,10 @@ def solve(
     n_stages, n_times = len(weights), len(tables[5])
     rows, columns = tables[0].shape[1:]
     shape, V = (rows, size, columns), size * rows * columns
-    stages, of_score = np.empty((n_stages, V), phi.dtype), np.empty((n_stages, V), phi.dtype)
-    y, s, moved = np.empty(V, phi.dtype), np.empty(V, phi.dtype), np.empty(V, phi.dtype)
-    at, of_score_at = np.empty(V, phi.dtype), np.empty(V, phi.dtype)
+    stages = aligned(n_stages * V, phi).reshape(n_stages, V)
+    of_score = aligned(n_stages * V, phi).reshape(n_stages, V)
+    y, s, moved = aligned(V, phi), aligned(V, phi), aligned(V, phi)
+    at, of_score_at = aligned(V, phi), aligned(V, phi)
     work = _work(y.reshape(shape), size, *tables[2].shape[1:])
     divergence = np.empty(size)
     load(phi, first, moved.reshape(shape))
@@ -448,9 +459,8 @@ def pull_back(
     rows, columns = tables[0].shape[1:]
     shape, V = (rows, size, columns), size * rows * columns
     of_linear, of_kernels, of_B, of_q, of_trace, of_drift, of_W, of_phase = gradients
-    pulled = np.empty((n_stages, V), of_phi.dtype)
-    end, moved = np.empty(V, of_phi.dtype), np.empty(V, of_phi.dtype)
-    at, w = np.empty(V, of_phi.dtype), np.empty(V, of_phi.dtype)
+    pulled = aligned(n_stages * V, of_phi).reshape(n_stages, V)
+    end, moved, at, w = aligned(V, of_phi), aligned(V, of_phi), aligned(V, of_phi), aligned(V, of_phi)
     work = _work(end.reshape(shape), size, *tables[2].shape[1:])
     weight, two = np.empty(size, of_phi.dtype), of_phi.dtype.type(2)
     load(of_phi, first, moved.reshape(shape))

@@ -103,7 +103,7 @@ def solve(
         tables, and the final score, which is not.
     """
     announce("PotentialField")
-    call = _Call(shape, formula)
+    call = _Call(shape, formula, torch.is_grad_enabled())
     final, log_det, energy, final_score = _Solve.apply(call, phi, score, *_fields(tables))
     return final, log_det, energy, None if score is None else final_score
 
@@ -114,6 +114,7 @@ class _Call:
 
     shape: tuple[int, int]
     formula: Formula
+    recording: bool
 
 
 class _Solve(torch.autograd.Function):
@@ -129,7 +130,7 @@ class _Solve(torch.autograd.Function):
         flat = _flat(phi).copy()
         formula, h = call.formula.arrays(flat.dtype)
         n_times, (batch, V) = len(fields[0]), flat.shape
-        keeps = any(ctx.needs_input_grad)
+        keeps = call.recording and any(ctx.needs_input_grad)
         states = np.empty((batch, n_times // len(formula[1]), V) if keeps else (0, 0, 0), flat.dtype)
         stages = np.empty((batch, n_times, V) if keeps else (0, 0, 0), flat.dtype)
         log_det, energy = np.zeros(batch), np.zeros(batch)
@@ -139,17 +140,16 @@ class _Solve(torch.autograd.Function):
         ctx.call, ctx.kept = call, (states, stages)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(phi, *fields)
-        results = (
-            torch.from_numpy(flat).view_as(phi),
-            *(torch.from_numpy(x).to(phi.dtype) for x in (log_det, energy)),
-        )
-        final_score = torch.from_numpy(carried)
-        ctx.mark_non_differentiable(final_score)
-        return *results, final_score if score is None else final_score.view_as(phi)
+        final, of_score = torch.from_numpy(flat).view_as(phi), torch.from_numpy(carried)
+        of_score = of_score if score is None else of_score.view_as(phi)
+        ctx.mark_non_differentiable(of_score)
+        numbers = [torch.from_numpy(x).to(phi.dtype) for x in (log_det, energy)]
+        return final, numbers[0], numbers[1], of_score
 
     @staticmethod
     def backward(ctx: Any, *of_results: Tensor | None) -> tuple[Tensor | None, ...]:
         phi, *fields = ctx.saved_tensors
+        gradients: Sequence[Tensor | None]
         if torch.is_grad_enabled():  # someone wants second derivatives
             gradients = _gradients_in_torch(ctx.call, phi, fields, of_results[:3], ctx.needs_input_grad)
         else:

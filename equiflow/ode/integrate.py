@@ -127,9 +127,24 @@ def _solve(
         final = _in_equal_steps(rates, state, t0, t1, solver, control, parameters)
     else:
         final = _in_adaptive_steps(rates, state, t0, t1, solver, control, parameters)
-    if not holds(torch.stack([part.isfinite().all() for part in final]).all()):
-        raise SolverError(_explain(rates, solver, "returned NaN or infinite values"))
+    check_finite(final, solver, rates.t, rates.calls)
     return final
+
+
+def check_finite(final: State, solver: Solver, t: Tensor | float, nfe: int) -> None:
+    """Raise unless all parts of a final state are finite.
+
+    Args:
+        final: the state.
+        solver: how it was integrated.
+        t: time of the last evaluation.
+        nfe: number of evaluations.
+
+    Raises:
+        SolverError: if a value is NaN or infinite.
+    """
+    if not holds(torch.stack([part.isfinite().all() for part in final]).all()):
+        raise SolverError(_explain(solver, "returned NaN or infinite values", t, nfe))
 
 
 def _in_equal_steps(
@@ -200,13 +215,13 @@ def _in_adaptive_steps(
     except AssertionError as failure:  # torchdiffeq gives up by a failing assert
         if failure is rates.failure:  # raised by the rates themselves, not by the solver
             raise
-        raise SolverError(_explain(rates, solver, f"gave up ({failure})")) from failure
+        raise SolverError(_explain(solver, f"gave up ({failure})", rates.t, rates.calls)) from failure
     return tuple(part[-1] for part in trajectory)
 
 
-def _explain(rates: _Counted, solver: Solver, what: str) -> str:
+def _explain(solver: Solver, what: str, t: Tensor | float, nfe: int) -> str:
     return (
-        f"{solver} {what} at t={float(rates.t):.4g} after {rates.calls} evaluations. "
+        f"{solver} {what} at t={float(t):.4g} after {nfe} evaluations. "
         "The vector field is too stiff or its weights diverged: look at the weights, lower the "
         "learning rate, or allow a finer solver."
     )

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 class FusedPotential(FusedField):
     """The same field, with velocity, path rates and whole solves by kernels that run on CPUs.
 
-    Single evaluations that record a graph are those of the field itself. Whole solves record one of their own.
+    Single evaluations that record a graph are those of the field itself. Whole solves record their own.
 
     Args:
         field: the field; its weights are read at every call.
@@ -39,7 +39,7 @@ class FusedPotential(FusedField):
         """Return the field with kernels, or None if they are not in use or do not fit.
 
         They fit fields of float32 or float64 on CPUs, on lattices of one or two dimensions whose reflections
-        along each axis are symmetries.
+        along each axis are symmetries. They do not know what a subclass overrides.
 
         Args:
             field: the field.
@@ -63,8 +63,9 @@ class FusedPotential(FusedField):
         """See `VectorField.path_rates`."""
         if torch.is_grad_enabled() or len(phi) == 0:
             return self.field.path_rates(phi, t, score)
-        rates = solving.rates(phi, self.shape, self.tables(self._moment(phi, t)), score)
-        return PathRates(*rates)
+        velocity, divergence, rate = solving.rates(phi, self.shape, self.tables(self._moment(phi, t)), score)
+        assert rate is not None
+        return PathRates(velocity, divergence, rate)
 
     def solve(
         self, phi: Tensor, t0: float, t1: float, *, method: str, steps: int, score: Tensor | None = None
@@ -105,6 +106,8 @@ class FusedPotential(FusedField):
     def _modes(self, kernel: OrbitKernel, basis: Tensor) -> tuple[Tensor, Tensor]:
         """Return kernels in the real Fourier basis, `(time, kernel, V)`, and their values at the origin."""
         half, at_origin = kernel.modes_at(basis)
+        # Reflections make the modes real, even where sides of one or two sites make them trivial.
+        half = half.real if half.is_complex() else half
         return half.flatten(2).index_select(2, self._order()), at_origin
 
     def _order(self) -> Tensor:
