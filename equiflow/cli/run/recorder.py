@@ -57,7 +57,7 @@ class Recorder:
         # flow.pt says that training is done. It must go before this step has a checkpoint, but a run that
         # takes no step keeps it.
         (self.folder / "flow.pt").unlink(missing_ok=True)
-        row = {name: column[-1] for name, column in history.to_dict().items()}
+        row: dict[str, Any] = {name: column[-1] for name, column in history.to_dict().items()}
         append_line(self.folder / "metrics.jsonl", {"rung": self.rung.number, **row})
         self._show("training", row)
         if self._due(row["step"], self.config.run.evaluate_every):
