@@ -68,8 +68,8 @@ def neighbouring_rows(sides: tuple[int, ...]) -> Any:
         sides: of the lattice.
 
     Returns:
-        `(rows, 2 max(1, d - 1))` uint64, ahead and behind along each axis. In one dimension the row is its own
-        neighbour along an axis of length 1, whose links cost nothing.
+        `(rows, 2 max(1, d - 1))` uint64, ahead and behind along each axis. In one dimension the row is its
+        own neighbour along an axis of length 1, whose links cost nothing.
     """
     shape = sides[:-1] or (1,)
     row = np.arange(math.prod(shape), dtype=np.uint64).reshape(shape)
@@ -78,6 +78,6 @@ def neighbouring_rows(sides: tuple[int, ...]) -> Any:
 
 
 def as_matrix(phi: Tensor) -> Any:
-    """Return fields as a contiguous array of numpy, `(batch, size)`, without a copy if they are contiguous."""
+    """Return fields as a contiguous array, `(batch, size)`, without a copy if they are contiguous."""
     array = phi.detach().contiguous().numpy()
     return array.reshape(array.shape[0], -1)

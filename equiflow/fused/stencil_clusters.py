@@ -1,4 +1,4 @@
-"""Cluster updates of the signs of scalar fields, chain by chain: bonds, then clusters by a walk along them."""
+"""Cluster updates of the signs of scalar fields, chain by chain: bonds, then a walk along them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from equiflow.fused.just_in_time import jit
-from equiflow.fused.stencil_noise import exp_32, exp_64, hashed, stream, uniform_64, uniform_high
+from equiflow.fused.stencil_noise import exponential, hashed, stream, two_uniform, uniform_64
 
 U = np.uint64
 
@@ -24,20 +24,19 @@ def bind(phi: Any, ahead: Any, origin: Any, stride: Any, bound: Any) -> None:
         bound: where the answer goes, `(d, size)` uint8.
     """
     size = len(phi)
+    zero, one, four = phi.dtype.type(0), phi.dtype.type(1), phi.dtype.type(4)
     for mu in range(len(ahead)):
         begin = origin + U(mu * size) * stride
         for x in range(size):
-            bits, strength = hashed(begin + U(x) * stride), 4 * phi[x] * phi[ahead[mu, x]]
-            positive = strength if strength > 0 else phi.dtype.type(0)
-            if phi.itemsize == 4:
-                bound[mu, x] = uniform_high(bits) < np.float32(1) - exp_32(-positive)
-            else:
-                bound[mu, x] = uniform_64(bits) < 1.0 - exp_64(-positive)
+            strength = four * phi[x] * phi[ahead[mu, x]]
+            bits = hashed(begin + U(x) * stride)
+            uniform, _ = two_uniform(bits, bits, one)
+            bound[mu, x] = uniform < one - exponential(-strength if strength > zero else zero)
 
 
 @jit
 def walk(seed_site: Any, ahead: Any, behind: Any, bound: Any, is_new: Any, stack: Any) -> Any:
-    """Collect the cluster of a site at the front of `stack`, mark its sites as not new, and return its size."""
+    """Collect the cluster of a site at the front of `stack`, mark its sites as old, and return its size."""
     stack[0], done, found = seed_site, 0, 1
     is_new[seed_site] = 0
     while done < found:
@@ -69,8 +68,8 @@ def flip(
 ) -> None:
     """Flip clusters of chains `start ... stop - 1`: that of a random site, or each with probability 1/2.
 
-    After the numbers of the links, the next one chooses the site; that at `d size + x` is the coin of the cluster
-    whose first site is x.
+    After the numbers of the links, the next one chooses the site; that at `d size + x` is the coin of the
+    cluster whose first site is x.
 
     Args:
         phi: fields, `(batch, size)`.

@@ -1,10 +1,10 @@
 """Sweeps over a block of chains: the force of a `Stencil` and what integrators do with it, in one pass.
 
-A block holds `lanes` chains, a power of two. Its fields have the layout (component, row, site, lane), where a row
-is the lattice along its last axis. In fields that are differentiated, a copy of the last site stands before each
-row and one of the first site behind it, so that all neighbours of a row are contiguous. Momenta have no such
-borders. Loops run over all sites and lanes of a row at once, which keeps vectors full on any lattice.
-Indices are uint64, for which numba emits no code for negative ones.
+A block holds `lanes` chains, a power of two. Its fields have the layout (component, row, site, lane), where a
+row is the lattice along its last axis. In fields that are differentiated, a copy of the last site stands
+before each row and one of the first site behind it, so that all neighbours of a row are contiguous. Momenta
+have no such borders. Loops run over all sites and lanes of a row at once, which keeps vectors full on any
+lattice. Indices are uint64, for which numba emits no code for negative ones.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _GROUP = U(4)
 
 @jit
 def load(phi: Any, field: Any, first: Any, chains: Any, rows: Any, side: Any, lanes: Any) -> None:
-    """Copy chains `first ... first + chains - 1` of `phi`, `(batch, size)`, to a block; other lanes become 0."""
+    """Copy `chains` chains of `phi`, `(batch, size)`, from `first` on to a block; other lanes become 0."""
     pitch = (side + _TWO) * lanes
     if chains < lanes:
         field[: rows * pitch] = 0
@@ -46,7 +46,7 @@ def load(phi: Any, field: Any, first: Any, chains: Any, rows: Any, side: Any, la
 
 @jit
 def store(phi: Any, field: Any, first: Any, chains: Any, rows: Any, side: Any, lanes: Any) -> None:
-    """Copy a block to chains `first ... first + chains - 1` of `phi`."""
+    """Copy a block to `chains` chains of `phi` from `first` on."""
     together = chains - chains % _GROUP
     for group in range(U(0), together, _GROUP):
         for row in range(rows):

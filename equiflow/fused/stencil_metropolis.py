@@ -8,15 +8,7 @@ import numpy as np
 
 from equiflow.fused.just_in_time import inline, jit
 from equiflow.fused.stencil_kernels import add_up, load, store, wrap
-from equiflow.fused.stencil_noise import (
-    exp_32,
-    exp_64,
-    hashed,
-    stream,
-    uniform_64,
-    uniform_high,
-    uniform_low,
-)
+from equiflow.fused.stencil_noise import exponential, hashed, stream, two_uniform
 
 U = np.uint64
 _ONE, _TWO = U(1), U(2)
@@ -32,6 +24,54 @@ def neighbours(field: Any, at: Any, rows: Any, pitch: Any, n: Any, side: Any, la
         other = rows[k] * pitch + lanes
         for i in range(n):
             total[i] += field[other + i]
+
+
+@jit
+def move(
+    field: Any,
+    at: Any,
+    n: Any,
+    origin: Any,
+    skipped: Any,
+    stride: Any,
+    total: Any,
+    mine: Any,
+    quadratic: Any,
+    quartic: Any,
+    width: Any,
+    sums: Any,
+) -> None:
+    """Update the sites of a row whose `mine` is 1, and add moves and their probabilities to `sums`.
+
+    Args:
+        field: fields with borders.
+        at: where the row begins.
+        n: its length times the number of lanes.
+        origin: where the numbers of a row begin in the streams, for each element.
+        skipped: what the numbers of this row are ahead of that.
+        stride: of the streams.
+        total: sum over the neighbours of each element.
+        mine: 1 for elements of the colour, else 0, in the dtype of the fields.
+        quadratic: coefficient of phi^2 at fixed neighbours, in the dtype of the fields.
+        quartic: coefficient of phi^4.
+        width: largest change of a site.
+        sums: of moves and of their probabilities, `(2, side lanes)` in float64.
+    """
+    real, one, two = field.dtype.type, field.dtype.type(1), field.dtype.type(2)
+    for i in range(n):
+        old, bits = field[at + i], origin[i] + skipped
+        step, uniform = two_uniform(hashed(bits), hashed(bits + stride), one)
+        new = old + width * (two * step - one)
+        before = (quadratic + quartic * old * old) * old * old - two * old * total[i]
+        after = (quadratic + quartic * new * new) * new * new - two * new * total[i]
+        change = after - before
+        rise = change if change > real(0) else real(0)
+        chance = exponential(-rise)
+        chance = chance if change == change else real(0)
+        moves = mine[i] if uniform < chance else real(0)
+        field[at + i] = new if moves > real(0) else old
+        sums[0, i] += np.float64(moves)
+        sums[1, i] += np.float64(chance * mine[i])
 
 
 @jit
@@ -54,7 +94,8 @@ def sweep(
 ) -> None:
     """Update every site of chains `start ... stop - 1` once.
 
-    Site x takes the numbers `2 x` and `2 x + 1` of the stream of its chain, in float32 the halves of the first.
+    Site x takes the numbers `2 x` and `2 x + 1` of the stream of its chain, in float32 the halves of the
+    first.
 
     Args:
         phi: fields, `(batch, size)`.
@@ -74,10 +115,10 @@ def sweep(
         stride: the same, odd.
     """
     real, size = phi.dtype.type, U(phi.shape[1])
-    rows, one, two = size // side, phi.dtype.type(1), phi.dtype.type(2)
+    rows, one = size // side, phi.dtype.type(1)
     field = np.empty(rows * (side + _TWO) * most_lanes, phi.dtype)
     total, sums = np.empty(side * most_lanes, phi.dtype), np.empty((2, side * most_lanes))
-    origin, mine = np.empty(side * most_lanes, np.uint64), np.empty(side * most_lanes, np.uint8)
+    origin, mine = np.empty(side * most_lanes, np.uint64), np.empty(side * most_lanes, phi.dtype)
     counts = np.empty((2, most_lanes))
     first = start
     while first < stop:
@@ -98,25 +139,8 @@ def sweep(
                 neighbours(field, at, beside[row], pitch, n, side, lanes, total)
                 for x in range(side):
                     for lane in range(lanes):
-                        mine[x * lanes + lane] = colours[row * side + x] == colour
-                for i in range(n):
-                    old, bits = field[at + i], hashed(origin[i] + skipped)
-                    if phi.itemsize == 4:
-                        step, uniform = uniform_high(bits), uniform_low(bits)
-                    else:
-                        step, uniform = uniform_64(bits), uniform_64(hashed(origin[i] + skipped + stride))
-                    new = old + width * (two * step - one)
-                    before = (quadratic + quartic * old * old) * old * old - two * old * total[i]
-                    after = (quadratic + quartic * new * new) * new * new - two * new * total[i]
-                    change = after - before
-                    rise = change if change > real(0) else real(0)
-                    chance = exp_32(-rise) if phi.itemsize == 4 else exp_64(-rise)
-                    chance = chance if change == change else real(0)
-                    is_mine = mine[i] != 0
-                    moves = is_mine and uniform < chance
-                    field[at + i] = new if moves else old
-                    sums[0, i] += np.float64(1.0 if moves else 0.0)
-                    sums[1, i] += np.float64(chance if is_mine else real(0))
+                        mine[x * lanes + lane] = one if colours[row * side + x] == colour else real(0)
+                move(field, at, n, origin, skipped, stride, total, mine, quadratic, quartic, width, sums)
                 wrap(field, at, n, lanes)
         add_up(sums[0], n, lanes, counts[0])
         add_up(sums[1], n, lanes, counts[1])

@@ -1,8 +1,8 @@
 """Random numbers within kernels: number j of a stream is a hash of j, so that no state is kept.
 
-`hashed(origin + j * stride)` is the SplitMix64 generator (Steele, Lea, Flood 2014). Every chain has a stream of its
-own, which does not depend on how chains are spread over lanes and threads; see `stream`. The seed and the stride
-of an update are drawn from a torch generator.
+`hashed(origin + j * stride)` is the SplitMix64 generator (Steele, Lea, Flood 2014). Every chain has a stream
+of its own, which does not depend on how chains are spread over lanes and threads; see `stream`. The seed and
+the stride of an update are drawn from a torch generator.
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numba import float32
+from numba.extending import overload
 
-from equiflow.fused.just_in_time import inline, jit
+from equiflow.fused.just_in_time import FAST_MATH, inline, jit
 from equiflow.fused.sine import sine_and_cosine
 
 U = np.uint64
@@ -108,14 +110,64 @@ def exp_64(x: Any) -> Any:
     return p * np.int64((n + np.int64(1023)) << np.int64(52)).view(np.float64)
 
 
+_OPTIONS: Any = {"fastmath": FAST_MATH, "error_model": "numpy"}
+
+
+def _exponential(x: Any) -> Any:
+    raise NotImplementedError("for compiled kernels only")
+
+
+def _logarithm(x: Any) -> Any:
+    raise NotImplementedError("for compiled kernels only")
+
+
+def _two_uniform(bits: Any, more: Any, like: Any) -> Any:
+    raise NotImplementedError("for compiled kernels only")
+
+
+@overload(_exponential, jit_options=_OPTIONS, strict=False)
+def _exponential_by_dtype(x: Any) -> Any:
+    return (lambda x: exp_32(x)) if x == float32 else (lambda x: exp_64(x))
+
+
+@overload(_logarithm, jit_options=_OPTIONS, strict=False)
+def _logarithm_by_dtype(x: Any) -> Any:
+    return (lambda x: log_32(x)) if x == float32 else (lambda x: log_64(x))
+
+
+@overload(_two_uniform, jit_options=_OPTIONS, strict=False)
+def _two_uniform_by_dtype(bits: Any, more: Any, like: Any) -> Any:
+    if like == float32:
+        return lambda bits, more, like: (uniform_high(bits), uniform_low(bits))
+    return lambda bits, more, like: (uniform_64(bits), uniform_64(more))
+
+
+@inline
+def exponential(x: Any) -> Any:
+    """Return exp x for x <= 0, in the dtype of x."""
+    return _exponential(x)
+
+
+@inline
+def logarithm(x: Any) -> Any:
+    """Return log x for x > 0, in the dtype of x."""
+    return _logarithm(x)
+
+
+@inline
+def two_uniform(bits: Any, more: Any, like: Any) -> Any:
+    """Return two uniform numbers in the dtype of `like`: float32 of the halves of `bits`, float64 of both."""
+    return _two_uniform(bits, more, like)
+
+
 @jit
 def fill_normal(
     out: Any, lanes: Any, first: Any, half: Any, side: Any, seed: Any, stride: Any, start: Any
 ) -> None:
     """Fill `out`, `(2 half lanes,)`, with standard normal numbers, by Box and Muller.
 
-    Elements `(x, lane)` and `(x + half, lane)` are a pair, of numbers `start + 2 x` and `start + 2 x + 1` in the
-    stream of the chain.
+    Elements `(x, lane)` and `(x + half, lane)` are a pair, of numbers `start + 2 x` and `start + 2 x + 1` in
+    the stream of the chain.
 
     Args:
         out: float32 or float64, with the lanes contiguous.
@@ -127,6 +179,7 @@ def fill_normal(
         stride: the same, odd.
         start: number of the first number.
     """
+    one, two = out.dtype.type(1), out.dtype.type(2)
     base = np.empty(side * lanes, np.uint64)
     for lane in range(lanes):
         origin = stream(seed, stride, first + lane) + start * stride
@@ -135,16 +188,10 @@ def fill_normal(
     end = half * lanes
     for at in range(U(0), end, side * lanes):
         n, skipped = min(side * lanes, end - at), U(2) * (at // lanes) * stride
-        if out.itemsize == 4:
-            for i in range(n):
-                bits = hashed(base[i] + skipped)
-                radius = np.sqrt(np.float32(-2) * log_32(uniform_high(bits)))
-                s, c = sine_and_cosine(np.float32(2) * uniform_low(bits) - np.float32(1))
-                out[at + i] = radius * c
-                out[end + at + i] = radius * s
-        else:
-            for i in range(n):
-                radius = np.sqrt(-2.0 * log_64(uniform_64(hashed(base[i] + skipped))))
-                s, c = sine_and_cosine(2.0 * uniform_64(hashed(base[i] + skipped + stride)) - 1.0)
-                out[at + i] = radius * c
-                out[end + at + i] = radius * s
+        for i in range(n):
+            bits = base[i] + skipped
+            radial, angular = two_uniform(hashed(bits), hashed(bits + stride), two)
+            radius = np.sqrt(-two * logarithm(radial))
+            s, c = sine_and_cosine(two * angular - one)
+            out[at + i] = radius * c
+            out[end + at + i] = radius * s

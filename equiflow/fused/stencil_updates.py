@@ -28,8 +28,8 @@ def metropolis_update(
         generator: seeds the random numbers.
 
     Returns:
-        The new fields, the fraction of sites that moved, and the mean probability of that, `(n_chains,)` each in
-        float64.
+        The new fields, the fraction of sites that moved, and the mean probability of that, `(n_chains,)` each
+        in float64.
     """
     from equiflow.fused.stencil_metropolis import sweep
 

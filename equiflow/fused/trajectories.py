@@ -1,4 +1,4 @@
-"""Trajectories of HMC for actions that are a `Stencil`, by one kernel for momenta, integration and acceptance."""
+"""Trajectories for actions that are a `Stencil`: one kernel draws, integrates, and accepts or rejects."""
 
 from __future__ import annotations
 
@@ -80,8 +80,9 @@ def mclmc_update(
         is_measured: whether to measure the energy errors of steps, without adjustment.
 
     Returns:
-        The new fields, the acceptance and its probability as in `hmc_update`; and the mean square of the energy
-        error of a step, divided by the number of values, `(n_chains,)`, which is empty if not measured.
+        The new fields, the acceptance and its probability as in `hmc_update`; and the mean square of the
+        energy error of a step, divided by the number of values, `(n_chains,)`, which is empty if not
+        measured.
     """
     from equiflow.fused.trajectories_mclmc import mclmc
 

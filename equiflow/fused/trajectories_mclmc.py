@@ -1,8 +1,8 @@
 """Whole updates of microcanonical Monte Carlo in one kernel: velocities, trajectory, and acceptance.
 
 The velocity u of a chain of d numbers has the norm sqrt(d). A kick turns it within the plane of u and the
-gradient g, and a refreshment adds noise z and restores the norm: the new u is a combination of u, g and z, whose
-coefficients follow from the five products of these. So a step takes two sweeps.
+gradient g, and a refreshment adds noise z and restores the norm: the new u is a combination of u, g and z,
+whose coefficients follow from the products of these. So a step takes two sweeps.
 """
 
 from __future__ import annotations
@@ -12,7 +12,15 @@ from typing import Any
 import numpy as np
 
 from equiflow.fused.just_in_time import inline, jit
-from equiflow.fused.stencil_kernels import add_up, energies, far_neighbours, load, squares, store, wrap
+from equiflow.fused.stencil_kernels import (
+    add_up,
+    energies,
+    far_neighbours,
+    load,
+    squares,
+    store,
+    wrap,
+)
 from equiflow.fused.stencil_noise import exp_64, fill_normal, hashed, stream, uniform_64
 
 U = np.uint64
@@ -20,13 +28,27 @@ _ONE, _TWO = U(1), U(2)
 
 
 @jit
-def gradient(source: Any, force: Any, beside: Any, couplings: Any, side: Any, lanes: Any, work: Any) -> None:
-    """Write dS/dphi of a block to `force`, without borders; the other arguments are those of `kick_and_drift`."""
+def gradient(
+    source: Any,
+    force: Any,
+    velocity: Any,
+    beside: Any,
+    couplings: Any,
+    side: Any,
+    lanes: Any,
+    work: Any,
+    sums: Any,
+) -> None:
+    """Write g = dS/dphi of a block to `force`, and the products g.g and g.u to `sums`, `(2, side lanes)`.
+
+    The other arguments are those of `kick_and_drift`; `force` and `velocity` have no borders.
+    """
     real = source.dtype.type
     rows, components = U(len(beside)), U(len(couplings) - 3)
     n, pitch = side * lanes, (side + _TWO) * lanes
     linear, cubic = real(2) * (couplings[0] + couplings[1]), real(4) * couplings[2]
     far, square = work[0], work[1]
+    sums[:2] = 0
     for r in range(rows):
         ahead, behind = beside[r, 0] * pitch + lanes, beside[r, 1] * pitch + lanes
         squares(source, r * pitch + lanes, rows * pitch, n, components, square)
@@ -37,33 +59,22 @@ def gradient(source: Any, force: Any, beside: Any, couplings: Any, side: Any, la
             for i in range(n):
                 near = source[at + i - lanes] + source[at + i + lanes]
                 total = near + (source[up + i] + source[down + i]) + far[i]
-                force[to + i] = (linear + cubic * square[i]) * source[at + i] - real(2) * total - constant
+                g = (linear + cubic * square[i]) * source[at + i] - real(2) * total - constant
+                force[to + i] = g
+                sums[0, i] += g * g
+                sums[1, i] += g * velocity[to + i]
 
 
 @jit
-def products(one: Any, other: Any, noise: Any, size: Any, n: Any, lanes: Any, sums: Any, out: Any) -> None:
-    """Write the products of two fields and, unless it is empty, of noise with both to `out`, `(5, lanes)`.
-
-    The rows of `out` are `one.one, one.other, one.noise, other.noise, noise.noise`.
-    """
-    sums[:] = 0
-    if len(noise) > 0:
-        for at in range(U(0), size * lanes, n):
-            for i in range(n):
-                a, b, z = one[at + i], other[at + i], noise[at + i]
-                sums[0, i] += a * a
-                sums[1, i] += a * b
-                sums[2, i] += a * z
-                sums[3, i] += b * z
-                sums[4, i] += z * z
-    else:
-        for at in range(U(0), size * lanes, n):
-            for i in range(n):
-                a, b = one[at + i], other[at + i]
-                sums[0, i] += a * a
-                sums[1, i] += a * b
-    for k in range(5):
-        add_up(sums[k], n, lanes, out[k])
+def noise_products(force: Any, velocity: Any, noise: Any, size: Any, n: Any, lanes: Any, sums: Any) -> None:
+    """Write the products z.g, z.u and z.z to `sums`, `(3, side lanes)`."""
+    sums[:3] = 0
+    for at in range(U(0), size * lanes, n):
+        for i in range(n):
+            z = noise[at + i]
+            sums[0, i] += z * force[at + i]
+            sums[1, i] += z * velocity[at + i]
+            sums[2, i] += z * z
 
 
 @inline
@@ -144,7 +155,60 @@ def spread(values: Any, n: Any, lanes: Any) -> None:
 
 
 @jit
-def mclmc(
+def set_off(velocity: Any, size: Any, n: Any, lanes: Any, sums: Any, factors: Any, norms: Any) -> None:
+    """Scale normal numbers to velocities of the norm `sqrt(d)`."""
+    noise_products(velocity, velocity, velocity, size, n, lanes, sums)
+    add_up(sums[2], n, lanes, norms)
+    for lane in range(lanes):
+        factors[0, lane] = np.sqrt(np.float64(size) / norms[lane])
+    spread(factors[0], n, lanes)
+    for at in range(U(0), size * lanes, n):
+        for i in range(n):
+            velocity[at + i] *= factors[0, i]
+
+
+@jit
+def kick(
+    kicks: Any, weight: Any, dots: Any, d: Any, lanes: Any, factors: Any, first: Any, second: Any
+) -> None:
+    """Write the coefficients of u, g and z after the kicks at a force to `factors`, and the energies of both.
+
+    Args:
+        kicks: coefficients times step before and after the noise.
+        weight: of the noise z between them.
+        dots: the products g.g, g.u, z.g, z.u and z.z, `(5, lanes)`.
+        d: number of values of a chain, float64.
+        lanes: chains in the block; uint64.
+        factors: `(3, side lanes)`, of which the first lanes are written.
+        first: change of the kinetic energy by the kick before the noise, `(lanes,)`.
+        second: the same after the noise.
+    """
+    for lane in range(lanes):
+        gg, gu = dots[0, lane], dots[1, lane]
+        a, b, change = turn(gg, gu, kicks[0], d)
+        c = 0.0
+        first[lane], second[lane] = change, 0.0
+        if kicks[1] > 0.0:
+            zu = a * dots[3, lane] + b * dots[2, lane]
+            scale = np.sqrt(d / (d + 2.0 * weight * zu + weight * weight * dots[4, lane]))
+            gu = scale * (a * gu + b * gg + weight * dots[2, lane])
+            more, shift, change = turn(gg, gu, kicks[1], d)
+            a, b, c = more * scale * a, more * scale * b + shift, more * scale * weight
+            second[lane] = change
+        factors[0, lane], factors[1, lane], factors[2, lane] = a, b, c
+
+
+@jit
+def conclude(total: Any, is_adjusted: Any, uniform: Any) -> Any:
+    """Return whether a trajectory is accepted, as 1 or 0, and the probability of that."""
+    chance = 0.0
+    if np.isfinite(total):
+        chance = exp_64(-max(total, 0.0)) if is_adjusted else 1.0
+    return (1.0 if uniform < chance else 0.0), chance
+
+
+@jit
+def mclmc(  # noqa: C901 (a kernel calls no methods)
     phi: Any,
     out: Any,
     accepted: Any,
@@ -175,8 +239,9 @@ def mclmc(
             without adjustment.
         beside: see `neighbouring_rows`.
         couplings: see `Stencil.couplings`.
-        kicks: coefficients times step before and after the refreshment at each force, `(forces, 2)` in float64.
-        refreshments: weight of the noise at each force; 0 where there is none.
+        kicks: coefficients times step before and after the refreshment at each force, `(forces, 2)` in
+            float64.
+        refreshments: weight of the noise between both kicks at each force; 0 for none.
         drifts: coefficients times step after each force but the last, in the dtype of the fields.
         steps: number of forces after each of which a step of the integrator is complete.
         is_adjusted: whether trajectories are accepted or rejected by their energy error.
@@ -195,59 +260,46 @@ def mclmc(
     velocity, drawn = np.empty(_TWO * half * most_lanes, kind), np.empty(_TWO * half * most_lanes, kind)
     force, nothing = np.zeros(size * most_lanes, kind), np.empty(0, kind)
     work, sums = np.empty((2, side * most_lanes), kind), np.empty(side * most_lanes)
-    partial, factors = np.empty((5, side * most_lanes), kind), np.empty((3, side * most_lanes), kind)
-    dots, energy = np.empty((5, most_lanes)), np.empty((2, most_lanes))
-    work_done, since, square = np.empty(most_lanes), np.empty(most_lanes), np.empty(most_lanes)
-    is_measured = len(errors) > 0
+    partial, factors = np.empty((3, side * most_lanes), kind), np.empty((3, side * most_lanes), kind)
+    dots, energy = np.zeros((5, most_lanes)), np.zeros((2, most_lanes))
+    since, total, square = np.empty(most_lanes), np.empty(most_lanes), np.empty(most_lanes)
+    changes, is_measured = np.empty((2, most_lanes)), len(errors) > 0
     first = start
     while first < stop:
         chains = min(most_lanes, stop - first)
-        lanes = U(1)
+        lanes = _ONE
         while lanes < chains:
-            lanes = lanes << U(1)
+            lanes = lanes << _ONE
         n = side * lanes
         load(phi, source, first, chains, components * rows, side, lanes)
         fill_normal(velocity, lanes, first, half, side, seed, stride, U(0))
-        products(velocity, velocity, nothing, size, n, lanes, partial, dots)
-        for lane in range(lanes):
-            factors[0, lane], factors[1, lane] = np.sqrt(d / dots[0, lane]), 0.0
-        spread(factors[0], n, lanes)
-        for at in range(U(0), size * lanes, n):
-            for i in range(n):
-                velocity[at + i] *= factors[0, i]
-        work_done[:], since[:], square[:] = 0.0, 0.0, 0.0
+        set_off(velocity, size, n, lanes, partial, factors, dots[0])
+        since[:], total[:], square[:] = 0.0, 0.0, 0.0
         if is_measured or is_adjusted:
             energies(source, nothing, beside, couplings, side, lanes, work, sums, energy[0])
         for site in range(len(kicks)):
-            is_last, weight = site == len(kicks) - 1, refreshments[site]
             noise = nothing
-            if weight > 0.0:
+            gradient(source, force, velocity, beside, couplings, side, lanes, work, partial)
+            add_up(partial[0], n, lanes, dots[0])
+            add_up(partial[1], n, lanes, dots[1])
+            if refreshments[site] > 0.0:
                 fill_normal(drawn, lanes, first, half, side, seed, stride, _TWO * half * U(site))
                 noise = drawn
-            gradient(source, force, beside, couplings, side, lanes, work)
-            products(force, velocity, noise, size, n, lanes, partial, dots)
-            is_step = site > 0 and U(site) % steps == U(0)
-            if is_measured and is_step:
+                noise_products(force, velocity, noise, size, n, lanes, partial)
+                for k in range(3):
+                    add_up(partial[k], n, lanes, dots[2 + k])
+            else:
+                dots[2:] = 0.0
+            kick(kicks[site], refreshments[site], dots, d, lanes, factors, changes[0], changes[1])
+            if is_measured and site > 0 and U(site) % steps == U(0):
                 energies(source, nothing, beside, couplings, side, lanes, work, sums, energy[1])
+                for lane in range(lanes):
+                    square[lane] += (energy[1, lane] - energy[0, lane] + since[lane] + changes[0, lane]) ** 2
+                    energy[0, lane], since[lane] = energy[1, lane], -changes[0, lane]
             for lane in range(lanes):
-                gg, gu = dots[0, lane], dots[1, lane]
-                a, b, change = turn(gg, gu, kicks[site, 0], d)
-                since[lane] += change
-                if is_measured and is_step:
-                    square[lane] += (energy[1, lane] - energy[0, lane] + since[lane]) ** 2
-                    energy[0, lane], since[lane] = energy[1, lane], 0.0
-                work_done[lane] += change
-                c = 0.0
-                if weight > 0.0:
-                    uz = a * dots[3, lane] + b * dots[2, lane]
-                    scale = np.sqrt(d / (d + 2.0 * weight * uz + weight * weight * dots[4, lane]))
-                    gu = scale * (a * gu + b * gg + weight * dots[2, lane])
-                    more, shift, change = turn(gg, gu, kicks[site, 1], d)
-                    a, b, c = more * scale * a, more * scale * b + shift, more * scale * weight
-                    since[lane] += change
-                    work_done[lane] += change
-                factors[0, lane], factors[1, lane], factors[2, lane] = a, b, c
-            if not is_last:
+                since[lane] += changes[0, lane] + changes[1, lane]
+                total[lane] += changes[0, lane] + changes[1, lane]
+            if site < len(drifts):
                 for k in range(3):
                     spread(factors[k], n, lanes)
                 combine(
@@ -267,17 +319,14 @@ def mclmc(
         if is_adjusted:
             energies(source, nothing, beside, couplings, side, lanes, work, sums, energy[1])
         for lane in range(chains):
-            chain, total, chance = first + lane, work_done[lane], 0.0
+            chain = first + lane
             if is_adjusted:
-                total += energy[1, lane] - energy[0, lane]
+                total[lane] += energy[1, lane] - energy[0, lane]
             if is_measured:
-                errors[chain] = square[lane] * np.float64(steps) / (d * np.float64(len(kicks) - 1))
-            if np.isfinite(total):
-                chance = exp_64(-max(total, 0.0)) if is_adjusted else 1.0
+                errors[chain] = square[lane] * np.float64(steps) / (d * np.float64(len(drifts)))
             # Adjusted trajectories draw no noise on their way, so this number is new.
             uniform = uniform_64(hashed(stream(seed, stride, chain) + _TWO * half * stride))
-            probability[chain] = chance
-            accepted[chain] = 1.0 if uniform < chance else 0.0
+            accepted[chain], probability[chain] = conclude(total[lane], is_adjusted, uniform)
         store(out, source, first, chains, components * rows, side, lanes)
         for chain in range(first, first + chains):
             if accepted[chain] == 0.0:

@@ -29,8 +29,16 @@ class Outcome:
 
     def __add__(self, other: Outcome) -> Outcome:
         """Return the sum over two updates: the numbers of accepted and of expected moves of each chain."""
-        parts = tuple(one + another for one, another in zip(self.parts, other.parts, strict=True))
-        return Outcome(self.accepted + other.accepted, self.probability + other.probability, parts)
+        return summed([self, other])
+
+
+def summed(outcomes: Sequence[Outcome]) -> Outcome:
+    """Return the sum of several outcomes of the same chains, and of their parts."""
+    return Outcome(
+        torch.stack([outcome.accepted for outcome in outcomes]).sum(0),
+        torch.stack([outcome.probability for outcome in outcomes]).sum(0),
+        tuple(map(summed, zip(*(outcome.parts for outcome in outcomes), strict=True))),
+    )
 
 
 def mean_outcome(outcomes: Sequence[Outcome]) -> Outcome:

@@ -26,8 +26,8 @@ from equiflow.theories.base.action import Action
 class ClusterUpdate(Kernel):
     """Bind equal neighbours, then flip clusters; a subclass chooses which.
 
-    The clusters are found by a fused kernel on the CPU, or else those of all chains at once by scipy. No proposal
-    is ever rejected.
+    The clusters are found by a fused kernel on the CPU, or else those of all chains at once by scipy. No
+    proposal is ever rejected.
 
     Args:
         action: `Phi4` (or `FreeScalar`).

@@ -96,7 +96,7 @@ class HMC(Kernel):
         n_steps = max(1, round(stretch * self.trajectory_length / step_size))
         if stencil is not None:
             phi, *found = hmc_update(stencil, phi, *self.integrator.schedule(step_size, n_steps), generator)
-            return phi, Outcome(*found)
+            return phi, Outcome(found[0], found[1])
         proposal, final = self.integrator(self.action, phi, momentum, step_size, n_steps)
         change = self.energy(proposal, final) - self.energy(phi, momentum)
         # NaN, after a trajectory beyond the range of floating point, stands for a proposal of zero density.

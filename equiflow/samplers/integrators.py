@@ -61,7 +61,7 @@ class Integrator:
         first, *kicks, last = (kick * step_size for kick in self.kicks)
         drifts = [drift * step_size for drift in self.drifts]
         # The last kick of a step and the first of the next use one field, so they share a gradient.
-        return [first, *(kicks + [last + first]) * (n_steps - 1), *kicks, last], drifts * n_steps
+        return [first, *([*kicks, last + first] * (n_steps - 1)), *kicks, last], drifts * n_steps
 
 
 #: one gradient per step (Duane et al. 1987)

@@ -5,8 +5,6 @@ Every sampler of this kind is a `Kernel`, in a file of its own beside this one. 
 
 from __future__ import annotations
 
-import functools
-import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,12 +15,15 @@ from torch import Tensor
 
 from equiflow.flows import Certificate, Flow
 from equiflow.runtime.checks import check_type
-from equiflow.samplers.acceptance import Outcome
+from equiflow.samplers.acceptance import Outcome, summed
 from equiflow.samplers.moves import UPDATES_BEFORE_STUCK, check_moves, warn_of_what_stays
 from equiflow.samplers.samples import Samples, certificate_of, per_configuration, reweighted_mean, with_shift
 from equiflow.statistics import Estimate, integrated_autocorrelation_time, mean_of_series
 from equiflow.theories.base.action import Action
 from equiflow.theories.base.space import Space
+
+#: outcomes of updates are added up when there are more, since a sum of many costs little more than of two
+OUTCOMES_KEPT = 256
 
 
 class Kernel(ABC):
@@ -58,6 +59,11 @@ class Kernel(ABC):
     def keeps(self) -> str:
         """What of a field no update changes, in words; empty if nothing. Then an average needs a partner."""
         return ""
+
+    @property
+    def members(self) -> tuple[Kernel, ...]:
+        """The kernels that update in turn; by default this one alone."""
+        return (self,)
 
     @property
     def remedy(self) -> str:
@@ -156,8 +162,9 @@ class Kernel(ABC):
                 f"n_thermalisation={n_thermalisation}, certify={certify}."
             )
         if self.keeps:
-            warn_of_what_stays(type(self).__name__, self.keeps, stacklevel=5)
-        total: Outcome | None = None
+            names = [type(kernel).__name__ for kernel in self.members]
+            warn_of_what_stays(names, self.keeps, stacklevel=5)
+        outcomes: list[Outcome] = []
         if start is not None:
             if initial is not None:
                 raise ValueError("Expected either initial fields or a chain to start from, got both.")
@@ -168,20 +175,22 @@ class Kernel(ABC):
             # First of all draws, since a chain that is continued draws nothing for its certificate.
             certificate = certificate_of(self.flow, self.action, certify, generator)
             phi = self._initial(n_chains, initial, generator, device, dtype)
-            phi, kernel, total = _thermalise(self, phi, n_thermalisation, generator)
-        n_updates = n_samples * thin + (0 if total is None else n_thermalisation - n_thermalisation // 2)
+            phi, kernel, outcomes = _thermalise(self, phi, n_thermalisation, generator)
+        n_updates = n_samples * thin + (n_thermalisation - n_thermalisation // 2 if outcomes else 0)
         samples, acceptance = [], []
         for _ in range(n_samples):
-            accepted = torch.zeros(len(phi), dtype=torch.float64, device=phi.device)
             for _ in range(thin):
                 phi, outcome = kernel.update(phi, generator)
-                total = outcome if total is None else total + outcome
-                accepted += outcome.accepted / thin
+                outcomes.append(outcome)
+            accepted = outcome.accepted
+            if thin > 1:
+                accepted = summed(outcomes[-thin:]).accepted / thin
+            if len(outcomes) > OUTCOMES_KEPT:
+                outcomes = [summed(outcomes)]
             phi = self.action.space.nearest(phi)
             samples.append(phi)
             acceptance.append(accepted)
-        assert total is not None
-        kernel._check_moves(total, n_updates, warn=True)
+        kernel._check_moves(summed(outcomes), n_updates, warn=True)
         return Chain(
             torch.stack(samples),
             torch.stack(acceptance),
@@ -243,8 +252,8 @@ class Kernel(ABC):
 
 def _thermalise(
     kernel: Kernel, phi: Tensor, n_updates: int, generator: torch.Generator | None
-) -> tuple[Tensor, Kernel, Outcome | None]:
-    """Return the fields, the kernel that is tuned, and the sum of the outcomes of the second half."""
+) -> tuple[Tensor, Kernel, list[Outcome]]:
+    """Return the fields, the kernel that is tuned, and the sum of the outcomes of the second half, if any."""
     history = []
     for n in range(n_updates):
         phi, outcome = kernel.update(phi, generator)
@@ -252,9 +261,9 @@ def _thermalise(
         if n >= n_updates // 2:
             history.append(outcome)
     kernel = kernel.settled(history)
-    total = functools.reduce(operator.add, history) if history else None
-    if total is not None and len(history) >= UPDATES_BEFORE_STUCK:
-        kernel._check_moves(total, len(history), warn=False)
+    total = [summed(history)] if history else []
+    if len(history) >= UPDATES_BEFORE_STUCK:
+        kernel._check_moves(total[0], len(history), warn=False)
     return phi, kernel, total
 
 

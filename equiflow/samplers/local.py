@@ -86,7 +86,7 @@ class LocalMetropolis(Kernel):
             self.action.space.check(phi)
             width = math.exp(self._log_width)
             phi, *found = metropolis_update(stencil, phi, self._colours, width, generator)
-            return phi, Outcome(*found)
+            return phi, Outcome(found[0], found[1])
         axes = self.action.lattice.axes
         accepted = torch.zeros(len(phi), dtype=torch.float64, device=phi.device)
         probability = torch.zeros_like(accepted)

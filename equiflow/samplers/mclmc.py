@@ -122,7 +122,7 @@ class Microcanonical(Kernel):
         """
 
     def adapted(self, outcome: Outcome, n: int) -> Microcanonical:
-        """See `Kernel.adapted`; the step comes nearer to its target, the length to the width of the fields."""
+        """See `Kernel.adapted`; the step comes nearer to its target, the length to the fields' width."""
         other = copy.copy(self)
         assert isinstance(outcome, Measured)
         if self.step_size is None:
@@ -150,7 +150,7 @@ class Microcanonical(Kernel):
                 stencil, phi, path.kicks, path.refreshments, path.drifts, generator,
                 forces_per_step=path.forces_per_step, is_adjusted=is_adjusted, is_measured=is_measured,
             )  # fmt: skip
-            return phi, Measured(*found, error=_mean(errors, found[0]), width=width)
+            return phi, Measured(found[0], found[1], error=_mean(errors, found[0]), width=width)
         velocity = torch.randn(phi.flatten(1).shape, generator=generator, dtype=phi.dtype, device=phi.device)
         end, _, change, errors = path.follow(self.action, phi, unit_speed(velocity), generator)
         if is_adjusted:
@@ -159,26 +159,26 @@ class Microcanonical(Kernel):
             # Nothing is rejected but what overflows.
             change = torch.where(change.isfinite(), 0.0, math.nan)
         phi, outcome = metropolis(-change, end, phi, generator)
-        found = [outcome.accepted, outcome.probability]
-        return phi, Measured(*found, error=_mean(errors, found[0]), width=width)
+        error = _mean(errors, outcome.accepted)
+        return phi, Measured(outcome.accepted, outcome.probability, error=error, width=width)
 
 
 class MCLMC(Microcanonical):
     r"""Microcanonical Langevin Monte Carlo (arXiv:2212.08549), which accepts every trajectory.
 
-    An update is a trajectory at constant speed whose direction starts at random and is forgotten further on its
-    way, over the decoherence length. **It does not sample `exp(-S)` exactly**: averages are off by `O(step^2)`,
-    since no trajectory is rejected. The step is tuned such that the energy error of one step has the variance
-    `energy_variance * d` for d numbers. The bias at the default is 0.7 % of phi^2 and 6 % of the susceptibility
-    for two-dimensional phi^4 at L = 16 and m_p L = 4; `bias` measures it. It falls with the cube root of
-    `energy_variance`, and the cost grows with the inverse sixth root. `AdjustedMCLMC` is exact, and the cheaper
-    one where a per cent matters.
+    An update is a trajectory at constant speed whose direction starts at random and is forgotten further on
+    its way, over the decoherence length. **It does not sample `exp(-S)` exactly**: averages are off by
+    `O(step^2)`, since no trajectory is rejected. The step is tuned such that the energy error of one step has
+    the variance `energy_variance * d` for d numbers. The bias at the default is 0.7 % of phi^2 and 6 % of the
+    susceptibility for two-dimensional phi^4 at L = 16 and m_p L = 4; `bias` measures it. It falls with the
+    cube root of `energy_variance`, and the cost grows with the inverse sixth root. `AdjustedMCLMC` is exact,
+    and the cheaper one where a per cent matters.
 
     Args:
         action: target, `exp(-S)`, of at least two numbers.
         step_size: integration step; None tunes it during the thermalisation.
-        decoherence_length: time L in which noise turns a direction; None tunes it to 1.5 standard deviations of
-            the fields in their widest direction.
+        decoherence_length: time L in which noise turns a direction; None tunes it to 1.5 standard deviations
+            of the fields in their widest direction.
         energy_variance: variance of the energy error of a step per number, at which the tuning aims.
         integrator: `LEAPFROG` or `OMELYAN`.
         first_step: step at which the tuning starts.
@@ -249,7 +249,8 @@ class MCLMC(Microcanonical):
             generator: source of randomness of the second chain.
 
         Returns:
-            `<O>_chain - <O>`; subtract it from `chain.mean(observable)` for an average without the leading bias.
+            `<O>_chain - <O>`; subtract it from `chain.mean(observable)` for an average without the leading
+            bias.
         """
         kernel = self if chain.kernel is None else chain.kernel
         assert isinstance(kernel, MCLMC)
@@ -271,9 +272,9 @@ class MCLMC(Microcanonical):
 class AdjustedMCLMC(Microcanonical):
     """Microcanonical trajectories that are accepted or rejected (arXiv:2503.01707), which is exact.
 
-    An update draws a direction, follows it at constant speed, and accepts the end with `min(1, exp(-W))`, where W
-    is the change of `S` and of the kinetic energy. It differs from HMC in the dynamics only. As there, each
-    trajectory draws its own length, between one half and three halves of the mean.
+    An update draws a direction, follows it at constant speed, and accepts the end with `min(1, exp(-W))`,
+    where W is the change of `S` and of the kinetic energy. It differs from HMC in the dynamics only. As
+    there, each trajectory draws its own length, between one half and three halves of the mean.
 
     Args:
         action: target, `exp(-S)`, of at least two numbers.

@@ -1,14 +1,15 @@
 r"""Microcanonical trajectories: motion at constant speed, which kernels of `equiflow.samplers.mclmc` use.
 
-The velocity u of a field of d numbers has the constant norm `|u| = sqrt(d)`, and the field moves by `u dt`. A force
-turns the velocity towards the descent of S,
+The velocity u of a field of d numbers has the constant norm `|u| = sqrt(d)`, and the field moves by `u dt`. A
+force turns the velocity towards the descent of S,
 
     du/dt = -(d / (d - 1)) P(u) dS/dphi,   P(u) = 1 - u u^T / d,
 
-such that `exp(-S)` times the uniform density of directions is invariant (arXiv:2111.02434, 2212.08549). Literature
-has `|u| = 1`: its step sizes and lengths are `sqrt(d)` times those here, which have the units of HMC and do not
-grow with the lattice. A step alternates exact kicks (the equation at a fixed field) and drifts, as in HMC. A kick
-contracts or spreads directions, which counts as a change of the kinetic energy: see `turned`.
+such that `exp(-S)` times the uniform density of directions is invariant (arXiv:2111.02434, 2212.08549).
+Literature has `|u| = 1`: its step sizes and lengths are `sqrt(d)` times those here, which have the units of
+HMC and do not grow with the lattice. A step alternates exact kicks (the equation at a fixed field) and
+drifts, as in HMC. A kick contracts or spreads directions, which counts as a change of the kinetic energy: see
+`turned`.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ from torch import Tensor
 
 from equiflow.samplers.integrators import Integrator
 from equiflow.theories.base.action import Action
+
+#: noise is added so often per decoherence length; more often costs time and changes nothing else
+REFRESHMENTS = 8
 
 
 def turned(velocity: Tensor, gradient: Tensor, amount: float) -> tuple[Tensor, Tensor]:
@@ -36,8 +40,8 @@ def turned(velocity: Tensor, gradient: Tensor, amount: float) -> tuple[Tensor, T
         amount: time.
 
     Returns:
-        The new velocities `(batch, d)`, and `(d - 1) log(cosh delta + (e.n) sinh delta)`, `(batch,)` in float64:
-        minus the logarithm of the volume change, which is the change of the kinetic energy.
+        The new velocities `(batch, d)`, and `(d - 1) log(cosh delta + (e.n) sinh delta)`, `(batch,)` in
+        float64: minus the logarithm of the volume change, which is the change of the kinetic energy.
     """
     d = velocity.shape[1]
     root = math.sqrt(d)
@@ -79,13 +83,13 @@ class Path:
 
     @classmethod
     def of(cls, integrator: Integrator, step_size: float, n_steps: int, length: float | None) -> Path:
-        """Return a trajectory; between steps, directions are forgotten over a decoherence length, if there is one.
+        """Return a trajectory; between steps, directions are forgotten over a decoherence length.
 
         Args:
             integrator: order of kicks and drifts.
             step_size: time of a step.
             n_steps: number of steps.
-            length: decoherence length in units of time.
+            length: decoherence length in units of time; None for no noise.
 
         Returns:
             The trajectory.
@@ -94,9 +98,10 @@ class Path:
         per_step = len(integrator.drifts)
         pairs, noise = [(kick, 0.0) for kick in kicks], [0.0] * len(kicks)
         if length is not None:
-            for force in range(per_step, len(kicks) - 1, per_step):
+            every = max(1, round(length / step_size / REFRESHMENTS))
+            for step, force in enumerate(range(per_step, len(kicks) - 1, per_step), 1):
                 pairs[force] = (integrator.kicks[-1] * step_size, integrator.kicks[0] * step_size)
-                noise[force] = math.sqrt(math.expm1(2 * step_size / length))
+                noise[force] = 0.0 if step % every else math.sqrt(math.expm1(2 * every * step_size / length))
         return cls(pairs, noise, drifts, per_step)
 
     def follow(
@@ -111,8 +116,9 @@ class Path:
             generator: of the noise.
 
         Returns:
-            The final fields `(batch, *shape)` and velocities `(batch, d)`, the sum of the changes of the kinetic
-            energy, and the mean over steps of the squared energy error divided by d, `(batch,)` in float64 each.
+            The final fields `(batch, *shape)` and velocities `(batch, d)`, the sum of the changes of the
+            kinetic energy, and the mean over steps of the squared energy error divided by d, `(batch,)` in
+            float64 each.
         """
         total = torch.zeros(len(phi), dtype=torch.float64, device=phi.device)
         since, squares, before = total, total, action(phi.double()).double()
@@ -127,6 +133,7 @@ class Path:
             if self.refreshments[force]:
                 noise = torch.randn(velocity.shape, generator=generator, dtype=phi.dtype, device=phi.device)
                 velocity = unit_speed(velocity + self.refreshments[force] * noise)
+            if second:
                 velocity, change = turned(velocity, gradient, second)
                 total, since = total + change, since + change
             if force < len(self.drifts):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.stats import kstest
 from torch import Tensor
 
-from equiflow import HMC, Action, Chain, FreeScalar, Lattice, Phi4
+from equiflow import HMC, Action, Chain, FreeScalar, Lattice, Phi4, fused
 from equiflow.samplers import LEAPFROG
 from equiflow.statistics import mean_of_series
 from equiflow.testing import dense_jacobian
@@ -146,9 +146,11 @@ def test_trajectories_of_a_mode_s_half_period_do_not_trap_it(n):
 
 @pytest.mark.parametrize(("m2", "lam"), [(1.0, 0.5), (-1.0, 1.0)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_one_site_phi4_has_the_moments_of_quadrature(m2, lam, dtype):
+@pytest.mark.parametrize("is_fused", [True, False], ids=["fused", "eager"])
+def test_one_site_phi4_has_the_moments_of_quadrature(m2, lam, dtype, is_fused):
     action = Phi4(Lattice((1,)), m2=m2, lam=lam)
-    chain = HMC(action, step_size=0.3).sample(400, n_chains=128, generator=generator(), dtype=dtype)
+    with fused.switched(is_fused):
+        chain = HMC(action, step_size=0.3).sample(400, n_chains=128, generator=generator(), dtype=dtype)
     assert chain.samples.dtype == dtype
     other = Phi4(action.lattice, m2=m2, lam=1.3 * lam)
     for power in (1, 2, 4):

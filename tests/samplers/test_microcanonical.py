@@ -1,4 +1,4 @@
-"""Microcanonical trajectories: constant speed, reversible, with the volume change that their energy counts."""
+"""Microcanonical trajectories: constant speed, reversible, and a volume change that their energy counts."""
 
 from __future__ import annotations
 
@@ -130,21 +130,22 @@ def test_the_energy_error_of_a_trajectory_falls_with_the_square_of_the_step(inte
     assert float((action(end) - action(phi)).abs().mean()) > 100 * found[2]
 
 
-def test_noise_turns_directions_over_the_decoherence_length():
+@pytest.mark.parametrize(("length", "n_refreshments"), [(1.0, 8), (0.04, 96)])
+def test_noise_turns_directions_over_the_decoherence_length(length, n_refreshments):
     action = Phi4(Lattice((20, 20)), m2=1.0, lam=0.0)
-    phi, velocity = torch.zeros(200, 20, 20), unit_speed(noise(200, 400))
-    flat = Path.of(LEAPFROG, 0.01, 51, 1.0)
-    assert flat.refreshments.count(0.0) == 2  # the first force, and the last
-    assert flat.forces_per_step == 1
-    free = Path([(0.0, 0.0)] * 52, flat.refreshments, flat.drifts, 1)
+    phi, velocity = torch.zeros(400, 20, 20), unit_speed(noise(400, 400))
+    path = Path.of(LEAPFROG, 0.01, 98, length)
+    assert sum(weight > 0 for weight in path.refreshments) == n_refreshments + (length == 0.04)
+    free = Path([(0.0, 0.0)] * 99, path.refreshments, path.drifts, 1)
     final = free.follow(action, phi, velocity, generator(4))[1]
     correlation = float((final * velocity).sum(1).mean() / 400)
-    assert correlation == pytest.approx(math.exp(-50 * 0.01), abs=0.02)
-    torch.testing.assert_close(final.square().sum(1), torch.full((200,), 400.0), atol=1e-9, rtol=0)
+    steps = {1.0: 96, 0.04: 97}[length]
+    assert correlation == pytest.approx(math.exp(-steps * 0.01 / length), abs=0.01)
+    torch.testing.assert_close(final.square().sum(1), torch.full((400,), 400.0), atol=1e-9, rtol=0)
 
 
 def test_a_refreshment_splits_the_joined_kicks_of_two_steps():
-    with_noise, without = Path.of(OMELYAN, 0.2, 3, 1.5), Path.of(OMELYAN, 0.2, 3, None)
+    with_noise, without = Path.of(OMELYAN, 0.2, 3, 0.5), Path.of(OMELYAN, 0.2, 3, None)
     assert [sum(pair) for pair in with_noise.kicks] == pytest.approx([sum(pair) for pair in without.kicks])
     assert sum(first + second for first, second in without.kicks) == pytest.approx(0.6)
     assert [weight > 0 for weight in with_noise.refreshments] == [

@@ -65,7 +65,7 @@ class Streams:
         return torch.from_numpy((self.bits(start, n) >> np.uint64(11)) * 2.0**-53 + 2.0**-54)
 
     def normal(self, size: int, dtype: torch.dtype, start: int = 0) -> Tensor:
-        """Return standard normal numbers by Box and Muller, `(n_chains, size)`, from two numbers each pair."""
+        """Return standard normal numbers by Box and Muller, `(n_chains, size)`, two of two numbers."""
         half = (size + 1) // 2
         if dtype == torch.float64:
             radial, angular = self.uniform(start, 2 * half).unflatten(1, (half, 2)).unbind(-1)
