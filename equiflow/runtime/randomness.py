@@ -49,6 +49,9 @@ def seeded(seed: int, *, device: torch.device | str = "cpu") -> torch.Generator:
         seed: from 0 to 2^64 - 1, of Python or numpy.
         device: where to draw.
 
+    Returns:
+        The generator.
+
     Raises:
         TypeError: if the seed is no integer.
         ValueError: if it is out of range.
