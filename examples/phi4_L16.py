@@ -17,8 +17,8 @@ parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.A
 parser.add_argument("--L", type=int, default=16, help="side of the periodic square lattice")
 parser.add_argument("--m2", type=float, default=-4.0, help="bare mass squared (S has no factor 1/2)")
 parser.add_argument("--lam", type=float, default=4.97, help="quartic coupling, lam phi^4")
-parser.add_argument("--steps", type=int, default=300, help="optimiser steps")
-parser.add_argument("--batch-size", type=int, default=128, help="model samples per optimiser step")
+parser.add_argument("--steps", type=int, help="optimiser steps; what suits the lattice unless given")
+parser.add_argument("--batch-size", type=int, help="model samples per optimiser step; likewise")
 parser.add_argument("--samples", type=int, default=8192, help="fresh model samples to measure on")
 parser.add_argument("--threads", type=int, default=1, help="CPU threads; more than one pays from L=32 on")
 parser.add_argument("--accuracy", type=float, default=1e-3, help="largest solver error of log Z")
@@ -42,7 +42,7 @@ def main() -> None:
 
     # The cheapest solver that is accurate enough for this flow, then fresh weighted samples.
     generator = torch.Generator(args.device).manual_seed(args.seed + 1)
-    print(flow.tune_solver(args.accuracy, action=action, generator=generator))
+    print(flow.tune_solver(args.accuracy, action=action, n_samples=64, generator=generator))
     ensemble = importance_sample(flow, action, args.samples, batch_size=512, certify=512, generator=generator)
 
     # An independent reference: 128 HMC chains in one batch, started from noise.
@@ -55,7 +55,7 @@ def main() -> None:
     total = {"total_seconds": time.perf_counter() - start}
     print(f"trained in {history.seconds[-1]:.0f} s, {total['total_seconds']:.0f} s in all")
     if args.out is not None:
-        report.save(args.out, settings={**vars(args), **total})
+        report.save(args.out, settings={**vars(args), "steps": len(history), **total})
         print(f"wrote {', '.join(sorted(p.name for p in args.out.iterdir()))} to {args.out}")
 
 
