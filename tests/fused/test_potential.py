@@ -1,4 +1,4 @@
-"""The kernels of the default field agree with torch to rounding, with all derivatives, and keep the symmetry."""
+"""The kernels of the default field agree with torch to rounding, in all derivatives, and are symmetric."""
 
 from __future__ import annotations
 
