@@ -93,8 +93,9 @@ class Report:
             twice = certificate.samples
             phi, refined_phi = space.split(twice.phi)[0], space.split(twice.refined_phi)[0]
             certificate = replace(certificate, samples=replace(twice, phi=phi, refined_phi=refined_phi))
-        ensemble = replace(self.ensemble, phi=space.split(self.ensemble.phi)[0], certificate=certificate)
-        return ensemble, self.action.action
+        phi = space.split(self.ensemble.phi)[0]
+        field = self.action.action
+        return replace(self.ensemble, phi=phi, certificate=certificate, space=field.space), field
 
     @cached_property
     def target_phi(self) -> Tensor | None:
