@@ -6,7 +6,6 @@ import json
 import re
 import runpy
 import sys
-from importlib.metadata import metadata
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ import torch
 import equiflow
 from equiflow import measure
 from equiflow.cli import info, main, results, versions
+from equiflow.cli.config.file import tomllib
 from equiflow.cli.run.folder import Run
 from equiflow.interop import describe_samples, load_ensemble
 from equiflow.theories.scalar.presets import names
@@ -177,14 +177,16 @@ def test_info_says_how_to_get_what_is_missing(monkeypatch):
 
 
 def test_info_knows_every_extra():
-    requires = metadata("equiflow-lattice").get_all("Requires-Dist")
-    extras = set(metadata("equiflow-lattice").get_all("Provides-Extra"))
-    assert set(info.EXTRAS) == extras
+    project = tomllib.loads(Path(__file__).parents[2].joinpath("pyproject.toml").read_text(encoding="utf-8"))
+    extras = project["project"]["optional-dependencies"]
+    assert set(info.EXTRAS) == set(extras)
     for extra, (packages, _) in info.EXTRAS.items():
-        required = {re.split(r"[^\w.-]", line)[0] for line in requires if f'extra == "{extra}"' in line}
+        required = {re.split(r"[^\w.-]", line)[0] for line in extras[extra]}
         assert set(packages) <= required
         if extra != "dev":
             assert required - set(packages) <= {"equiflow-lattice", "numpy", "tomli"}
+    table = " ".join(succeed("info").split())
+    assert all(f" {extra} " in table for extra in extras)
 
 
 @pytest.mark.parametrize("version", ["2.14.1+cu130", "2.14.1"])
