@@ -22,7 +22,7 @@ from equiflow.flows import Certificate
 from equiflow.flows.certificate import SolvedTwice
 from equiflow.interop import containers
 from equiflow.interop.joining import join
-from equiflow.runtime.checks import check_type
+from equiflow.runtime.checks import check_type, plain
 from equiflow.runtime.precision import FIELD_DTYPES
 from equiflow.runtime.storage import CheckpointError
 from equiflow.samplers import Chain, Correction, Ensemble
@@ -92,6 +92,7 @@ def save_samples(
         check_type(action, Action, "action")
     arrays: dict[str, np.ndarray] = {}
     recipe = _take_apart(samples, "", arrays)
+    about = {key: plain(value) for key, value in (about or {}).items()}
     phi = samples.phi if isinstance(samples, Ensemble) else samples.samples.flatten(0, 1)
     _check(samples, tuple(phi.shape[1:]))
     space = samples.space if action is None else action.space
@@ -113,7 +114,7 @@ def save_samples(
             "numpy": version("numpy"),
             "python": platform.python_version(),
         },
-        "about": dict(about or {}),
+        "about": about,
         "content": recipe,
     }
     containers.write(path, header, arrays)
@@ -219,6 +220,7 @@ def _take_apart(value: Any, name: str, arrays: dict[str, np.ndarray]) -> Any:
         prefix = f"{name}." if name else ""
         made = {part: _take_apart(inner, f"{prefix}{part}", arrays) for part, inner in parts.items()}
         return {"kind": type(value).__name__, "parts": made}
+    value = plain(value)
     if value is None or isinstance(value, bool | int | float | str):
         return value
     raise TypeError(f"{name} of type {type(value).__name__} cannot be written; expected tensors and numbers.")

@@ -60,6 +60,11 @@ class Alternate(Kernel):
         return kept.pop() if len(kept) == 1 else ""
 
     @property
+    def members(self) -> tuple[Kernel, ...]:
+        """See `Kernel.members`."""
+        return tuple(member for kernel in self.kernels for member in kernel.members)
+
+    @property
     def is_tuned(self) -> bool:
         """Whether every kernel is tuned."""
         return all(kernel.is_tuned for kernel in self.kernels)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 
 from torch import Tensor
 
@@ -57,16 +58,18 @@ def check_moves(
         )
 
 
-def warn_of_what_stays(name: str, kept: str, *, stacklevel: int) -> None:
+def warn_of_what_stays(names: Sequence[str], kept: str, *, stacklevel: int) -> None:
     """Warn that averages over chains are not those of the density, since part of a field never changes.
 
     Args:
-        name: of the sampler.
+        names: of the samplers that update in turn.
         kept: what never changes.
         stacklevel: whose line the warning shows, as in `warnings.warn`.
     """
+    who = f"{names[0]} alone never changes" if len(names) == 1 else f"{' and '.join(names)} never change"
+    turns = ", ".join(f"{name}(action)" for name in ("HMC", *names))
     warnings.warn(
-        f"{name} alone never changes {kept}, so averages are not those of exp(-S). Write "
-        f"Alternate(HMC(action), {name}(action)), or take another partner that changes them.",
+        f"{who} {kept}, so averages are not those of exp(-S). Write Alternate({turns}), or take another "
+        "partner that changes them.",
         stacklevel=stacklevel,
     )

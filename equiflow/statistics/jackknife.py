@@ -35,6 +35,7 @@ def jackknife(
         ValueError: if there are fewer than two samples or blocks, or the columns differ in length,
             or one is complex.
     """
+    columns = tuple(torch.as_tensor(column) for column in columns)
     n_samples = len(columns[0])
     if n_blocks < 2:
         raise ValueError(f"jackknife needs n_blocks >= 2, got {n_blocks}.")

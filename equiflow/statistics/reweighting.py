@@ -202,6 +202,7 @@ def _flattening(log_weight: Tensor) -> float:
 
 def _real(values: Tensor) -> Tensor:
     """Return real values in float64, or raise a ValueError."""
+    values = torch.as_tensor(values)
     if values.is_complex():
         raise ValueError("The values are complex; give their real and imaginary part one at a time.")
     return values.double()

@@ -193,6 +193,16 @@ def test_a_chain_is_no_ensemble_and_a_foreign_file_neither(tmp_path):
         load_chain(tmp_path / "nothing.npz")
 
 
+def test_numbers_of_numpy_are_written_as_pythons(tmp_path):
+    about = {"seed": np.int64(3), "beta": np.float32(0.5), "done": np.bool_(True), "shape": [np.int64(4)]}
+    chain = dataclasses.replace(a_chain(), step_size=np.float64(0.25), annealed=np.bool_(False))
+    save_samples(chain, tmp_path / "chain.npz", about=about)
+    expected = {"seed": 3, "beta": 0.5, "done": True, "shape": [4]}
+    assert describe_samples(tmp_path / "chain.npz")["about"] == expected
+    loaded = load_chain(tmp_path / "chain.npz")
+    assert (loaded.step_size, loaded.annealed) == (0.25, False)
+
+
 def test_what_cannot_be_written_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"must end in \.npz, \.h5, \.hdf5"):
         save_samples(an_ensemble(), tmp_path / "ensemble.csv")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -65,8 +66,17 @@ def test_single_chains_that_do_not_move_are_named_where_sample_was_called():
 def test_clusters_alone_are_warned_of_and_their_averages_are_wrong(kind: Callable[[Action], Kernel]):
     action = Phi4(Lattice((3, 3)), m2=-1.0, lam=2.0)
     truth = transfer_matrix(action).phi_squared
-    for kernel in (kind(action), Alternate(kind(action), SwendsenWang(action))):
-        with pytest.warns(UserWarning, match="alone never changes the moduli") as seen:
+    name = kind.__name__
+    for kernel, who, turns in (
+        (kind(action), f"{name} alone never changes", f"HMC(action), {name}(action)"),
+        (
+            Alternate(kind(action), Alternate(SwendsenWang(action))),
+            f"{name} and SwendsenWang never change",
+            f"HMC(action), {name}(action), SwendsenWang(action)",
+        ),
+    ):
+        told = re.escape(f"{who} the moduli") + ".*" + re.escape(f"Write Alternate({turns}),")
+        with pytest.warns(UserWarning, match=told) as seen:
             chain = kernel.sample(50, n_chains=16, n_thermalisation=20, generator=generator())
         assert seen[0].filename == __file__
         assert abs(float(phi_squared(chain.configurations).mean()) - truth) > 0.5 * truth

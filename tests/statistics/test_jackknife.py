@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
-from equiflow.statistics import Estimate, jackknife, jackknife_estimate
+from equiflow.statistics import Estimate, jackknife, jackknife_estimate, weighted_mean
 from tests.support.estimates import error_ratio, normal
 from tests.support.oracles import ar1
 
@@ -56,3 +57,12 @@ def test_jackknife_refuses_single_samples_and_ragged_columns(columns):
 def test_jackknife_refuses_a_single_block():
     with pytest.raises(ValueError, match="n_blocks"):
         jackknife(lambda m: m, torch.ones(8), n_blocks=1)
+
+
+def test_lists_and_arrays_are_columns():
+    values, log_weight = [1.0, 2.0, 4.0, 3.0], [0.0, 0.1, -0.1, 0.2]
+    assert jackknife_estimate(lambda m: m, values) == jackknife_estimate(lambda m: m, torch.tensor(values))
+    expected = weighted_mean(torch.tensor(values), torch.tensor(log_weight).double())
+    found = weighted_mean(np.array(values), np.array(log_weight))
+    assert found.mean == pytest.approx(expected.mean, rel=1e-6)
+    assert found.error == pytest.approx(expected.error, rel=1e-6)
