@@ -19,15 +19,27 @@ _MEMORY, _OWN_GROUP, _GROUPS = Path("/proc/meminfo"), Path("/proc/self/cgroup"),
 
 
 def bytes_of_samples(n_samples: int, shape: Sequence[int], dtype: torch.dtype) -> int:
-    """Return the bytes of weighted samples: configurations of some shape, each with log q and log weight."""
+    """Return the bytes of weighted samples: configurations, each with its log q and log weight.
+
+    Args:
+        n_samples: number of samples.
+        shape: of a configuration.
+        dtype: of all numbers.
+
+    Returns:
+        The number of bytes.
+    """
     return n_samples * (math.prod(shape) + 2) * dtype.itemsize
 
 
 def free_memory(device: torch.device | str = "cpu") -> int | None:
-    """Return the bytes of memory that are free for new tensors, at most; None where this cannot be known.
+    """Return the bytes of memory that are free for new tensors.
 
     Args:
         device: the CPU or a GPU.
+
+    Returns:
+        An upper bound; None where this cannot be known.
     """
     device = torch.device(device)
     if device.type == "cuda":

@@ -28,6 +28,9 @@ def is_command(arguments: Sequence[str], original: Sequence[str]) -> bool:
     Args:
         arguments: `sys.argv`; while `python -m` looks for its module, its first entry is `-m`.
         original: `sys.orig_argv`, the whole command line.
+
+    Returns:
+        True for the command, also as `python -m equiflow`.
     """
     name = os.path.basename(arguments[0]) if arguments else ""
     if name == "-m":
@@ -64,6 +67,13 @@ def raise_interrupt(number: int, frame: FrameType | None) -> None:
     """Raise a KeyboardInterrupt, as a handler of signals; where it would be lost, raise it soon afterwards.
 
     An import may catch it, and Python drops what a finaliser raises.
+
+    Args:
+        number: of the signal.
+        frame: where the process was interrupted.
+
+    Raises:
+        KeyboardInterrupt: now, or after the import or the finaliser.
     """
     can_wait = hasattr(signal, "setitimer") and signal.getsignal(signal.SIGALRM) is raise_interrupt
     if not (can_wait and _is_lost(frame)):

@@ -264,7 +264,7 @@ def test_a_run_of_angles_has_no_report_and_says_what_there_is(tmp_path):
     run = trained_from(tmp_path / "run", config(XY, "training.steps=1"))
     result = invoke("report", run.folder, "-n", 64, "--hmc", 0)
     assert result.exit_code == 1
-    assert "this run is of angles" in " ".join(result.output.split())
+    assert "this flow is of angles" in " ".join(result.output.split())
     assert "equiflow measure" in " ".join(result.output.split())
 
 
