@@ -1,4 +1,4 @@
-"""Solves of `PotentialField` by its kernels, as functions for autograd: start at `solve`."""
+"""Solves by the kernels of `equiflow.fused.ridge_solves`, as functions for autograd: start at `solve`."""
 
 from __future__ import annotations
 
@@ -15,21 +15,23 @@ from equiflow.fused.just_in_time import announce, in_parallel
 
 @dataclass(frozen=True)
 class Tables:
-    """What the kernels know of a potential field at several times, see `equiflow.fused.potential`.
+    """What the kernels know of a field at several times, see `equiflow.fused.ridge_fields`.
 
     Attributes:
         linear: `K_0` in modes, `(time, V)`.
-        kernels: `K_c` in modes, `(time, channel, V)`.
-        slopes: `B`, `(time, channel, ridge)`.
+        inner: `P_c` in modes, `(time, inner channel, V)`.
+        outer: `Q_f` in modes, `(time, outer channel, V)`.
+        slopes: `B`, `(time, outer channel, ridge)`.
         curvature: q, `(time, ridge)`.
         trace: `V K_0(0)`, `(time,)`.
         drift: amplitude of the uniform mode, `(time,)`.
-        angles: W, `(ridge, channel)`, in half turns.
+        angles: W, `(ridge, inner channel)`, in half turns.
         phase: `(ridge,)`, in half turns.
     """
 
     linear: Tensor
-    kernels: Tensor
+    inner: Tensor
+    outer: Tensor
     slopes: Tensor
     curvature: Tensor
     trace: Tensor
@@ -75,13 +77,13 @@ def rates(
     Returns:
         Velocity `(batch, *lattice)`, divergence `(batch,)` and, if a score is given, its rate.
     """
-    from equiflow.fused import potential
+    from equiflow.fused import ridge_solves
 
     constants, flat = _constants(tables, shape), _flat(phi)
     s = np.empty((0, 0), flat.dtype) if score is None else _flat(score)
     velocity, rate, divergence = np.empty_like(flat), np.empty_like(s), np.empty(len(flat))
     given = (flat, s, *constants, velocity, rate, divergence)
-    _by_blocks(flat, 1, lambda first, size, _: potential.rates(first, size, *given))
+    _by_blocks(flat, 1, lambda first, size, _: ridge_solves.rates(first, size, *given))
     of_score = None if score is None else torch.from_numpy(rate).view_as(phi)
     return torch.from_numpy(velocity).view_as(phi), torch.from_numpy(divergence).to(phi.dtype), of_score
 
@@ -124,7 +126,7 @@ class _Solve(torch.autograd.Function):
     def forward(
         ctx: Any, call: _Call, phi: Tensor, score: Tensor | None, *fields: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        from equiflow.fused import potential
+        from equiflow.fused import ridge_solves
 
         constants = _constants(Tables(*fields), call.shape)
         flat = _flat(phi).copy()
@@ -136,7 +138,7 @@ class _Solve(torch.autograd.Function):
         log_det, energy = np.zeros(batch), np.zeros(batch)
         carried = np.empty((0, 0), flat.dtype) if score is None else _flat(score).copy()
         given = (flat, carried, log_det, energy, *constants, formula, h, states, stages)
-        _by_blocks(flat, n_times, lambda first, size, _: potential.solve(first, size, *given))
+        _by_blocks(flat, n_times, lambda first, size, _: ridge_solves.solve(first, size, *given))
         ctx.call, ctx.kept = call, (states, stages)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(phi, *fields)
@@ -162,30 +164,30 @@ def _gradients(
     call: _Call, phi: Tensor, fields: Sequence[Tensor], of_results: Sequence[Tensor | None], kept: Any
 ) -> list[Tensor]:
     """Return the gradients with respect to phi and all tables, by kernels."""
-    from equiflow.fused import potential
+    from equiflow.fused import ridge_solves
 
     tables, ridges, basis = _constants(Tables(*fields), call.shape)
     like = _flat(phi)
     of_phi = np.zeros_like(like) if of_results[0] is None else _flat(of_results[0]).copy()
     of_numbers = [np.zeros(len(phi), like.dtype) if g is None else _flat(g) for g in of_results[1:]]
     formula, h = call.formula.arrays(like.dtype)
-    linear, kernels, _, transposed, curvature, trace, drift = tables
-    like_tables = (linear, kernels, transposed, curvature, trace, drift, *ridges[:2])
+    linear, inner, outer, _, transposed, curvature, trace, drift = tables
+    like_tables = (linear, inner, outer, transposed, curvature, trace, drift, *ridges[:2])
     sums: dict[int, Any] = {}  # by part of the batch, each for one thread
 
     def one_block(first: int, size: int, part: int) -> None:
         own = sums.setdefault(part, tuple(np.zeros_like(x) for x in like_tables))
         given = (of_phi, *of_numbers, tables, ridges, basis, formula, h, *kept, own)
-        potential.pull_back(first, size, *given)
+        ridge_solves.pull_back(first, size, *given)
 
     _by_blocks(like, len(linear), one_block)
     parts = [sums[part] for part in sorted(sums)]
     total = [torch.from_numpy(sum(terms[1:], start=terms[0])) for terms in zip(*parts, strict=True)]
-    of_linear, of_kernels, of_transposed, of_curvature, of_trace, of_drift, of_angles, of_phase = total
+    of_linear, of_inner, of_outer, of_transposed, *of_rest, of_angles, of_phase = total
     of_slopes = of_transposed.mT
     of_ridges = (torch.pi * of_angles, torch.pi * of_phase)
-    in_modes = (of_linear.flatten(1), of_kernels.flatten(2))
-    of_tables = (*in_modes, of_slopes, of_curvature, of_trace, of_drift, *of_ridges)
+    in_modes = (of_linear.flatten(1), of_inner.flatten(2), of_outer.flatten(2))
+    of_tables = (*in_modes, of_slopes, *of_rest, *of_ridges)
     return [torch.from_numpy(of_phi).view_as(phi), *of_tables]
 
 
@@ -238,10 +240,10 @@ def solve_in_torch(
         return (left @ fields.unflatten(-1, shape) @ right.mT).flatten(-2)
 
     def velocity_and_divergence(y: Tensor, n: int) -> tuple[Tensor, Tensor]:
-        u = to_sites(tables.kernels[n] * y.unsqueeze(1))
+        u = to_sites(tables.inner[n] * y.unsqueeze(1))
         theta = torch.pi * (tables.angles @ u + tables.phase[:, None])
         sent = to_modes(tables.slopes[n] @ theta.sin())
-        velocity = tables.linear[n] * y + (tables.kernels[n] * sent).sum(1)
+        velocity = tables.linear[n] * y + (tables.outer[n] * sent).sum(1)
         uniform = torch.zeros_like(y[0])
         uniform[0] = 1
         bent = (theta.cos().sum(2) * tables.curvature[n]).sum(1)
@@ -268,7 +270,7 @@ def _fields(tables: Tables) -> tuple[Tensor, ...]:
 
 def _by_blocks(fields: Any, n_times: int, kernel: Callable[[int, int, int], None]) -> None:
     """Call `kernel(first, size, part)` for all blocks of configurations, which do not depend on threads."""
-    from equiflow.fused.potential import SITES_PER_BLOCK
+    from equiflow.fused.ridge_solves import SITES_PER_BLOCK
 
     batch, V = fields.shape
     size = max(1, SITES_PER_BLOCK // V)
@@ -291,9 +293,9 @@ def _constants(tables: Tables, shape: tuple[int, int]) -> tuple[Any, Any, Any]:
     from equiflow.fused import modes
 
     arrays = [x.detach().contiguous().numpy() for x in _fields(tables)]
-    linear, kernels, slopes, curvature, trace, drift, angles, phase = arrays
+    linear, inner, outer, slopes, curvature, trace, drift, angles, phase = arrays
     transposed = np.ascontiguousarray(slopes.transpose(0, 2, 1))
     steep = np.ascontiguousarray((np.pi * angles).T.astype(angles.dtype))
     basis = modes.matrices(shape, tables.linear.dtype)
-    in_modes = (linear.reshape(-1, *shape), kernels.reshape(*kernels.shape[:2], *shape))
+    in_modes = tuple(x.reshape(*x.shape[:-1], *shape) for x in (linear, inner, outer))
     return (*in_modes, slopes, transposed, curvature, trace, drift), (angles, phase, steep), basis

@@ -10,6 +10,7 @@ from equiflow.nn.pointwise.features import SineFeatures
 from equiflow.nn.time import CosineBasis
 from equiflow.theories.base.lattice import Lattice
 from equiflow.theories.base.symmetry import SymmetryGroup, symmetry_on
+from equiflow.vector_fields.ridge_kernels import FusedOrbitConv, can_use_kernels
 from equiflow.vector_fields.shallow import ShallowField
 from equiflow.vector_fields.sized_kernels import kernel_of_size
 
@@ -87,6 +88,11 @@ class OrbitConvField(ShallowField):
             "kernel.weight": torch.einsum("j,bfo->bjfo", time_values, per_orbit).flatten(1),
         }
         return torch.cat([own[name] for name, _ in self.named_parameters()], 1)
+
+    def fused(self, phi: Tensor) -> FusedOrbitConv | None:
+        """See `VectorField.fused`."""
+        fits = type(self) is OrbitConvField and can_use_kernels(self, phi)
+        return FusedOrbitConv(self) if fits else None
 
     def _all_trained(self) -> bool:
         """Return whether no parameter is frozen."""

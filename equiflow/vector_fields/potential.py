@@ -19,7 +19,7 @@ from equiflow.theories.base.lattice import Lattice
 from equiflow.theories.base.symmetry import SymmetryGroup, symmetry_on
 from equiflow.vector_fields.base import PathRates, VectorField
 from equiflow.vector_fields.chunks import in_chunks, joined
-from equiflow.vector_fields.fused_potential import FusedPotential
+from equiflow.vector_fields.ridge_kernels import FusedPotential, can_use_kernels
 from equiflow.vector_fields.sized_kernels import kernel_of_size, start_from
 
 
@@ -162,7 +162,9 @@ class PotentialField(VectorField):
 
     def fused(self, phi: Tensor) -> FusedPotential | None:
         """See `VectorField.fused`."""
-        return FusedPotential.of(self, phi) if type(self) is PotentialField else None
+        # The kernels do not know what a subclass overrides.
+        fits = type(self) is PotentialField and can_use_kernels(self, phi)
+        return FusedPotential(self) if fits else None
 
     def resized(self, lattice: Lattice) -> PotentialField:
         """See `VectorField.resized`; kernels carry over as functions of offset."""
