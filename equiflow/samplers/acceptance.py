@@ -83,3 +83,19 @@ def log_step_change(outcome: Outcome, target: float, n: int) -> float:
     """
     # Robbins-Monro: the changes shrink, so that the step settles.
     return (float(outcome.probability.mean()) - target) / (1 + n / 10) ** 0.6
+
+
+def mean_acceptance(phi: Tensor, log_weight: Tensor) -> Tensor:
+    """Return the mean of `min(1, w'/w)` for `w` drawn from the target and `w'` from the model.
+
+    Args:
+        phi: not used; so that this is a functional, see `Certificate.error_of`.
+        log_weight: `log w` of samples of the model, `(n_samples,)`; -inf is a weight of zero.
+
+    Returns:
+        The acceptance of independent proposals, 0-d in float64.
+    """
+    log_weight = log_weight.double()
+    present = log_weight[~log_weight.isneginf()]  # the target draws no other samples, the model does
+    ratio = (log_weight[None, :] - present[:, None]).clamp(max=0.0).exp()
+    return torch.softmax(present, 0) @ ratio.mean(1)

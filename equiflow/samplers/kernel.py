@@ -15,7 +15,7 @@ from torch import Tensor
 
 from equiflow.flows import Certificate, Flow
 from equiflow.runtime.checks import check_type
-from equiflow.samplers.acceptance import Outcome, summed
+from equiflow.samplers.acceptance import Outcome, mean_acceptance, summed
 from equiflow.samplers.moves import UPDATES_BEFORE_STUCK, check_moves, warn_of_what_stays
 from equiflow.samplers.samples import Samples, certificate_of, per_configuration, reweighted_mean, with_shift
 from equiflow.statistics import Estimate, integrated_autocorrelation_time, mean_of_series
@@ -162,8 +162,7 @@ class Kernel(ABC):
                 f"n_thermalisation={n_thermalisation}, certify={certify}."
             )
         if self.keeps:
-            names = [type(kernel).__name__ for kernel in self.members]
-            warn_of_what_stays(names, self.keeps, stacklevel=5)
+            warn_of_what_stays([type(one).__name__ for one in self.members], self.keeps, stacklevel=5)
         outcomes: list[Outcome] = []
         if start is not None:
             if initial is not None:
@@ -191,14 +190,9 @@ class Kernel(ABC):
             samples.append(phi)
             acceptance.append(accepted)
         kernel._check_moves(summed(outcomes), n_updates, warn=True)
-        return Chain(
-            torch.stack(samples),
-            torch.stack(acceptance),
-            kernel.step_size,
-            certificate,
-            kernel=kernel,
-            space=self.action.space,
-        )
+        drawn = torch.stack(samples), torch.stack(acceptance)
+        space = self.action.space
+        return Chain(*drawn, kernel.step_size, certificate, kernel=kernel, space=space)
 
     def _check_moves(self, total: Outcome, n_updates: int, *, warn: bool) -> None:
         """Raise if most chains of a kernel that makes proposals have not moved, see `check_moves`."""
@@ -319,7 +313,9 @@ class Chain(Samples):
         The solver error is known for `IndependenceMetropolis` only; other chains leave it out.
         """
         known = self.log_weight is not None and not self.annealed
-        return with_shift(mean_of_series(self.acceptance), self.certificate if known else None, _acceptance)
+        return with_shift(
+            mean_of_series(self.acceptance), self.certificate if known else None, mean_acceptance
+        )
 
     @property
     def configurations(self) -> Tensor:
@@ -360,11 +356,3 @@ class Chain(Samples):
     def tau_int(self, observable: Callable[[Tensor], Tensor]) -> Estimate:
         """Estimate the integrated autocorrelation time of an observable, in units of samples."""
         return integrated_autocorrelation_time(self.series(observable))
-
-
-def _acceptance(phi: Tensor, log_weight: Tensor) -> Tensor:
-    """Return the mean of `min(1, w'/w)` for `w` drawn from the target and `w'` from the model."""
-    log_weight = log_weight.double()
-    present = log_weight[~log_weight.isneginf()]  # the target draws no other samples, the model does
-    ratio = (log_weight[None, :] - present[:, None]).clamp(max=0.0).exp()
-    return torch.softmax(present, 0) @ ratio.mean(1)
