@@ -213,5 +213,6 @@ def add_up(sums: Any, n: Any, lanes: Any, out: Any) -> None:
     """Write the sum over the sites of a row to `out`, for each lane."""
     for lane in range(lanes):
         out[lane] = sums[lane]
-    for i in range(lanes, n):
-        out[i & (lanes - _ONE)] += sums[i]
+    for at in range(lanes, n, lanes):
+        for lane in range(lanes):
+            out[lane] += sums[at + lane]

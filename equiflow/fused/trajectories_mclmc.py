@@ -51,6 +51,17 @@ def gradient(
     sums[:2] = 0
     for r in range(rows):
         ahead, behind = beside[r, 0] * pitch + lanes, beside[r, 1] * pitch + lanes
+        if components == 1 and beside.shape[1] == 2:
+            constant, at, to = couplings[3], r * pitch + lanes, r * n
+            for i in range(n):
+                phi = source[at + i]
+                near = source[at + i - lanes] + source[at + i + lanes]
+                total = near + (source[ahead + i] + source[behind + i])
+                g = (linear + cubic * phi * phi) * phi - real(2) * total - constant
+                force[to + i] = g
+                sums[0, i] += g * g
+                sums[1, i] += g * velocity[to + i]
+            continue
         squares(source, r * pitch + lanes, rows * pitch, n, components, square)
         for c in range(components):
             base, constant = c * rows * pitch, couplings[U(3) + c]
@@ -150,8 +161,9 @@ def combine(
 @inline
 def spread(values: Any, n: Any, lanes: Any) -> None:
     """Repeat the first `lanes` numbers over a row."""
-    for i in range(lanes, n):
-        values[i] = values[i & (lanes - _ONE)]
+    for at in range(lanes, n, lanes):
+        for lane in range(lanes):
+            values[at + lane] = values[lane]
 
 
 @jit
