@@ -89,7 +89,7 @@ def _compiled(function: Callable[..., Any], **options: Any) -> Any:
     class OfTheseSources(FunctionCache):
         """The cache on disk, with the sources of all kernels in its keys.
 
-        numba looks at the file of a function alone. It would go on with old code of functions that this calls.
+        numba looks at the file of a function alone, and would go on with old code of what it calls.
         """
 
         def _index_key(self, signature: Any, codegen: Any) -> tuple[Any, ...]:

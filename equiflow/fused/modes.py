@@ -3,9 +3,9 @@
 Up to some hundred sites per axis such products are faster than an FFT, because they run at the full speed of
 the machine. A kernel that is even under the reflection of each axis acts on the modes by a factor, `K(|k|)`.
 
-The kernels work on blocks of a few configurations, so that the products are large enough on small lattices. Fields
-of a block have the layout `(first axis, field, second axis)`, where `field` runs over channels and, fastest, over
-configurations. In this layout each axis takes one product for all fields.
+The kernels work on blocks of a few configurations, so that the products are large enough on small lattices.
+Fields of a block have the layout `(first axis, field, second axis)`, where `field` runs over channels and,
+fastest, over configurations. In this layout each axis takes one product for all fields.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def matrices(shape: tuple[int, int], dtype: torch.dtype) -> tuple[np.ndarray[Any
 
 @jit
 def aligned(n: int, like: Any) -> Any:
-    """Return `n` numbers of scratch memory that begin on a cache line: vectors across two lines cost twice."""
+    """Return `n` numbers of scratch memory from a cache line on: vectors across two lines cost twice."""
     per_line = 64 // like.itemsize
     memory = np.empty(n + per_line, like.dtype)
     skipped = -(memory.ctypes.data // like.itemsize) % per_line
@@ -92,7 +92,7 @@ def to_sites(modes: Any, basis: Any, scratch: Any, out: Any) -> None:
 
 @jit
 def load(fields: Any, first: Any, out: Any) -> None:
-    """Copy configurations `first, first + 1, ...` of `(batch, V)` to a block `(first, configuration, second)`."""
+    """Copy configurations from `first` on of `(batch, V)` to a block `(first, configuration, second)`."""
     rows, size, columns = out.shape
     for x in range(rows):
         for n in range(size):

@@ -6,7 +6,7 @@ They know fields of the form
     theta_j = pi (W_j . u + phase_j),  u_c = P_c * phi,  div v = trace + sum_x sum_j q_j cos theta_j,
 
 with inner kernels P and outer kernels Q that are even under the reflection of each axis. A `PotentialField`
-has P = Q, an `OrbitConvField` P = 1. The transposed Jacobian of (velocity, divergence) takes w and a number to
+has P = Q, an `OrbitConvField` P = 1. The transposed Jacobian of (velocity, divergence) takes w and a weight to
 
     K_0 * w + sum_c P_c * sum_j pi W_jc (z_j cos theta_j - weight q_j sin theta_j),  z_j = sum_f B_fj Q_f * w.
 

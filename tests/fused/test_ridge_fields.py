@@ -1,4 +1,4 @@
-"""The kernels of the default field agree with torch to rounding, in all derivatives, and are symmetric."""
+"""Kernels of potential and shallow fields agree with torch to rounding, in all derivatives, with symmetry."""
 
 from __future__ import annotations
 
@@ -9,28 +9,43 @@ import torch
 
 pytest.importorskip("numba")
 
-from equiflow import EquivariantCNF, Lattice, Phi4, PotentialField, SymmetryGroup, fit, fused
+from equiflow import (
+    EquivariantCNF,
+    Lattice,
+    OrbitConvField,
+    Phi4,
+    PotentialField,
+    SymmetryGroup,
+    fit,
+    fused,
+)
 from equiflow.fused.ridge_solves import SITES_PER_BLOCK
 from equiflow.ode.solver import Solver, SolverError
 from equiflow.ode.tableaus import TABLEAUS
 from equiflow.testing import randomise
 
+P, C = PotentialField, OrbitConvField
 CASES = [
-    ((4, 4), "full", True, {}),
-    ((5, 5), "full", True, {"kernel_size": 3}),
-    ((3, 6), "full", False, {"n_channels": 1}),
-    ((6, 2), "full", True, {"n_channels": 4, "n_ridges": 3}),
-    ((7,), "full", False, {}),
-    ((1,), "full", True, {}),
-    ((2,), "trivial", True, {"kernel_size": 2}),  # reflections do nothing here
-    ((16, 16), "full", True, {}),
+    (P, (4, 4), "full", True, {}),
+    (P, (5, 5), "full", True, {"kernel_size": 3}),
+    (P, (3, 6), "full", False, {"n_channels": 1}),
+    (P, (6, 2), "full", True, {"n_channels": 4, "n_ridges": 3}),
+    (P, (7,), "full", False, {}),
+    (P, (1,), "full", True, {}),
+    (P, (2,), "trivial", True, {"kernel_size": 2}),  # reflections do nothing here
+    (P, (16, 16), "full", True, {}),
+    (C, (4, 4), "full", True, {}),
+    (C, (3, 5), "full", False, {}),
+    (C, (7, 7), "full", True, {"kernel_size": 5, "convolution": "fourier", "n_frequencies": 1}),
+    (C, (6,), "full", False, {}),
 ]
 
 
-def random_flow(shape, point="full", z2=True, seed=0, **options) -> EquivariantCNF:
+def random_flow(kind, shape, point="full", z2=True, seed=0, **options) -> EquivariantCNF:
     lattice = Lattice(shape)
-    options = {"n_ridges": 5, "n_time_modes": 3, "max_frequency": 3.0} | options
-    field = PotentialField(lattice, group=SymmetryGroup(lattice, point, z2), **options)
+    few = {"n_ridges": 5} if kind is P else {"n_frequencies": 3}
+    options = few | {"n_time_modes": 3, "max_frequency": 3.0} | options
+    field = kind(lattice, group=SymmetryGroup(lattice, point, z2), **options)
     flow = EquivariantCNF(lattice, vector_field=field, solver=Solver("rk4", steps=3)).double()
     randomise(flow, seed=seed)
     return flow
@@ -59,8 +74,8 @@ def assert_close(one, other, tolerance=1e-12):
 @pytest.mark.parametrize("case", CASES, ids=str)
 @pytest.mark.parametrize("t", [0.0, 0.37, 1.0])
 def test_rates_agree(case, t):
-    shape, point, z2, options = case
-    field, phi = random_flow(shape, point, z2, **options).vector_field, some(shape)
+    kind, shape, point, z2, options = case
+    field, phi = random_flow(kind, shape, point, z2, **options).vector_field, some(shape)
     kernels = field.fused(phi)
     assert kernels is not None
     with torch.no_grad():
@@ -70,8 +85,8 @@ def test_rates_agree(case, t):
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_rates_of_the_score_agree(case):
-    shape, point, z2, options = case
-    field, phi, score = random_flow(shape, point, z2, **options).vector_field, some(shape), some(shape)
+    kind, shape, point, z2, options = case
+    field, phi, score = random_flow(kind, shape, point, z2, **options).vector_field, some(shape), some(shape)
     kernels = field.fused(phi)
     with torch.no_grad():
         one, other = kernels.path_rates(phi, 0.4, score), field.path_rates(phi, 0.4, score)
@@ -82,7 +97,7 @@ def test_rates_of_the_score_agree(case):
 @pytest.mark.parametrize("method", sorted(TABLEAUS))
 @pytest.mark.parametrize(("t0", "t1"), [(0.0, 1.0), (1.0, 0.0), (0.2, 0.5)])
 def test_solves_agree_for_every_formula_and_direction(method, t0, t1):
-    flow, phi = random_flow((4, 4)), some((4, 4))
+    flow, phi = random_flow(P, (4, 4)), some((4, 4))
     solver = Solver(method, steps=2)
     one, other = both(lambda: flow.solve(phi, t0, t1, solver=solver))
     assert one.nfe == other.nfe > 0
@@ -91,8 +106,8 @@ def test_solves_agree_for_every_formula_and_direction(method, t0, t1):
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_gradients_of_solves_agree(case):
-    shape, point, z2, options = case
-    flow, z = random_flow(shape, point, z2, **options), some(shape, requires_grad=True)
+    kind, shape, point, z2, options = case
+    flow, z = random_flow(kind, shape, point, z2, **options), some(shape, requires_grad=True)
     of_phi, of_log_det = some(shape), torch.randn(3)
 
     def gradients():
@@ -107,8 +122,8 @@ def test_gradients_of_solves_agree(case):
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_paths_and_their_gradients_agree(case):
-    shape, point, z2, options = case
-    flow = random_flow(shape, point, z2, **options)
+    kind, shape, point, z2, options = case
+    flow = random_flow(kind, shape, point, z2, **options)
     of_phi, of_energy = some(shape), torch.randn(3)
 
     def path():
@@ -124,7 +139,7 @@ def test_paths_and_their_gradients_agree(case):
 
 
 def test_second_derivatives_agree():
-    flow, z = random_flow((3, 4)), some((3, 4), requires_grad=True)
+    flow, z = random_flow(P, (3, 4)), some((3, 4), requires_grad=True)
     weights = list(flow.vector_field.parameters())
 
     def second():
@@ -138,21 +153,21 @@ def test_second_derivatives_agree():
 
 
 def test_gradients_are_those_of_finite_differences():
-    flow, z = random_flow((3, 3), n_ridges=2, n_time_modes=2), some((3, 3), 2, requires_grad=True)
+    flow, z = random_flow(P, (3, 3), n_ridges=2, n_time_modes=2), some((3, 3), 2, requires_grad=True)
     assert flow.vector_field.fused(z) is not None
     torch.autograd.gradcheck(lambda x: flow.solve(x, 0.0, 1.0).state, (z,))
 
 
 @pytest.mark.parametrize("n", [1, SITES_PER_BLOCK // 16 - 1, 2 * SITES_PER_BLOCK // 16 + 3])
 def test_configurations_do_not_depend_on_the_others_in_their_block(n):
-    flow, phi = random_flow((4, 4)), some((4, 4), n)
+    flow, phi = random_flow(P, (4, 4)), some((4, 4), n)
     together = flow.solve(phi, 0.0, 1.0).state
     alone = [flow.solve(one, 0.0, 1.0).state for one in phi.split(1)]
     assert_close(together, [torch.cat(parts) for parts in zip(*alone, strict=True)])
 
 
 def test_threads_agree():
-    flow, z = random_flow((8, 8)), some((8, 8), 300, requires_grad=True)
+    flow, z = random_flow(P, (8, 8)), some((8, 8), 300, requires_grad=True)
 
     def results():
         phi, log_det = flow.solve(z, 0.0, 1.0).state
@@ -171,7 +186,7 @@ def test_threads_agree():
 
 
 def test_float32_agrees_to_its_rounding():
-    flow = random_flow((8, 8)).float()
+    flow = random_flow(P, (8, 8)).float()
     phi = some((8, 8), dtype=torch.float32)
     one, other = both(lambda: flow.solve(phi, 0.0, 1.0).state)
     assert one[0].dtype == one[1].dtype == torch.float32
@@ -180,8 +195,9 @@ def test_float32_agrees_to_its_rounding():
     assert 0 < float((one[0] - exact[0]).detach().abs().max()) < 2e-5
 
 
-def test_solves_keep_the_symmetry():
-    flow, phi = random_flow((5, 5)), some((5, 5))
+@pytest.mark.parametrize("kind", [P, C])
+def test_solves_keep_the_symmetry(kind):
+    flow, phi = random_flow(kind, (5, 5)), some((5, 5))
     moved, log_det = flow.solve(phi, 0.0, 1.0).state
     for element in flow.group.generators().values():
         other, same = flow.solve(element(phi), 0.0, 1.0).state
@@ -189,7 +205,7 @@ def test_solves_keep_the_symmetry():
 
 
 def test_kernels_see_new_weights():
-    flow, phi = random_flow((4, 4)), some((4, 4))
+    flow, phi = random_flow(P, (4, 4)), some((4, 4))
     before = flow.solve(phi, 0.0, 1.0).state[0]
     randomise(flow, seed=5)
     after, expected = both(lambda: flow.solve(phi, 0.0, 1.0).state)
@@ -223,8 +239,9 @@ class Bent(PotentialField):
         PotentialField(Lattice((3, 3, 3))),
         PotentialField(Lattice((130, 2))),
         Bent(Lattice((4, 4))),
+        OrbitConvField(Lattice((8, 8)), kernel_size=3, convolution="direct"),
     ],
-    ids=["without reflections", "three dimensions", "too long", "subclass"],
+    ids=["without reflections", "three dimensions", "too long", "subclass", "direct"],
 )
 def test_kernels_are_left_out_where_they_do_not_fit(field):
     assert field.fused(some(field.lattice.shape)) is None
@@ -235,7 +252,7 @@ def test_kernels_are_left_out_where_they_do_not_fit(field):
 
 
 def test_kernels_are_left_out_where_torch_transforms_or_dtypes_differ():
-    flow, phi = random_flow((4, 4)), some((4, 4))
+    flow, phi = random_flow(P, (4, 4)), some((4, 4))
     field = flow.vector_field
     assert field.fused(phi.float()) is None
     with fused.switched(False):
@@ -251,7 +268,7 @@ def test_kernels_are_left_out_where_torch_transforms_or_dtypes_differ():
 # torch itself calls a deprecated function of its own for forward derivatives.
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 def test_forward_mode_derivatives_agree_with_backward_ones():
-    flow, phi, tangent = random_flow((3, 3)), some((3, 3)), some((3, 3))
+    flow, phi, tangent = random_flow(P, (3, 3)), some((3, 3)), some((3, 3))
     _, along = torch.func.jvp(lambda x: flow.solve(x, 0.0, 1.0).state[1], (phi,), (tangent,))
     leaf = phi.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(flow.solve(leaf, 0.0, 1.0).state[1].sum(), leaf)
@@ -259,14 +276,14 @@ def test_forward_mode_derivatives_agree_with_backward_ones():
 
 
 def test_values_that_are_not_finite_raise():
-    flow, phi = random_flow((4, 4)), some((4, 4))
+    flow, phi = random_flow(P, (4, 4)), some((4, 4))
     phi[1, 2, 2] = torch.nan
     with pytest.raises(SolverError, match="NaN"):
         flow.solve(phi, 0.0, 1.0)
 
 
 def test_certificates_compare_with_torch(monkeypatch):
-    flow = random_flow((4, 4))
+    flow = random_flow(P, (4, 4))
     reference = flow._reference()
     z = some((4, 4))
     assert reference._for_solve(z, None) is reference.vector_field
@@ -283,7 +300,7 @@ def test_certificates_compare_with_torch(monkeypatch):
 
 
 def test_nothing_is_kept_for_a_gradient_that_nobody_asked_for():
-    flow, z = random_flow((4, 4)), some((4, 4), requires_grad=True)
+    flow, z = random_flow(P, (4, 4)), some((4, 4), requires_grad=True)
     with torch.no_grad():
         phi, log_det = flow.solve(z, 0.0, 1.0).state
     assert not phi.requires_grad
