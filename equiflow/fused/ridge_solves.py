@@ -21,7 +21,7 @@ SITES_PER_BLOCK = 1024
 
 
 @jit
-def _advanced(y: Any, row: Any, stages: Any, n: int, h: Any, out: Any) -> None:
+def advanced(y: Any, row: Any, stages: Any, n: int, h: Any, out: Any) -> None:
     """Set `out = y + h sum_{i<n} row_i stages_i`, all flat."""
     out[:] = y
     for i in range(n):
@@ -32,7 +32,7 @@ def _advanced(y: Any, row: Any, stages: Any, n: int, h: Any, out: Any) -> None:
 
 
 @jit
-def _energies(velocity: Any, factor: Any, first: int, energy: Any) -> None:
+def add_energies(velocity: Any, factor: Any, first: int, energy: Any) -> None:
     """Add `factor sum_x v_x^2` of each configuration of a block."""
     rows, size, columns = velocity.shape
     for n in range(size):
@@ -158,9 +158,9 @@ def solve(
     for time in range(n_times):
         i = time % n_stages
         now, rate = at_time(tables, time), stages[i].reshape(shape)
-        _advanced(y, matrix[i], stages, i, h, at)
+        advanced(y, matrix[i], stages, i, h, at)
         if score.size:
-            _advanced(s, matrix[i], of_score, i, -h, of_score_at)
+            advanced(s, matrix[i], of_score, i, -h, of_score_at)
             velocity_and_score_of(
                 at.reshape(shape),
                 of_score_at.reshape(shape),
@@ -176,16 +176,16 @@ def solve(
             velocity_of(at.reshape(shape), now, ridges, basis, work, rate, divergence)
         for n in range(size):
             log_det[first + n] += h * weights[i] * divergence[n]
-        _energies(rate, h * weights[i], first, energy)
+        add_energies(rate, h * weights[i], first, energy)
         if states.size:
             stages_kept[first : first + size].reshape(n_times, V)[time] = stages[i]
         if i == n_stages - 1:
             if states.size:
                 states[first : first + size].reshape(n_times // n_stages, V)[time // n_stages] = y
-            _advanced(y, weights, stages, n_stages, h, moved)
+            advanced(y, weights, stages, n_stages, h, moved)
             y[:] = moved
             if score.size:
-                _advanced(s, weights, of_score, n_stages, -h, moved)
+                advanced(s, weights, of_score, n_stages, -h, moved)
                 s[:] = moved
     to_sites(y.reshape(shape), basis, at.reshape(shape), moved.reshape(shape))
     store(moved.reshape(shape), first, phi)
@@ -243,7 +243,7 @@ def pull_back(
     for time in range(n_times - 1, -1, -1):
         i = time % n_stages
         stages = kept[time - i : time - i + n_stages]
-        _advanced(begun[time // n_stages], matrix[i], stages, i, h, at)
+        advanced(begun[time // n_stages], matrix[i], stages, i, h, at)
         total = w.reshape(shape)
         _of_energies(stages[i].reshape(shape), h * weights[i], of_energy[first : first + size], total)
         for n in range(size):

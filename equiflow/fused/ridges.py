@@ -13,7 +13,7 @@ SITES_PER_CHUNK = 256
 
 
 @jit
-def _rows_per_chunk(rows: int, sites_per_row: int) -> int:
+def rows_per_chunk(rows: int, sites_per_row: int) -> int:
     """Return the largest divisor of the number of rows for which a chunk is not too large, at least 1."""
     best = 1
     for n in range(1, rows + 1):
@@ -28,7 +28,7 @@ def work_for(like: Any, size: int, n_inner: int, n_outer: int, n_ridges: int) ->
     rows, _, columns = like.shape
     largest = rows * max(n_inner, n_outer) * size * columns
     channels = aligned(4 * largest, like).reshape(4, largest)
-    sites = _rows_per_chunk(rows, size * columns) * size * columns
+    sites = rows_per_chunk(rows, size * columns) * size * columns
     of_inner = aligned(n_inner * sites, like).reshape(n_inner, sites)
     of_outer = aligned(n_outer * sites, like).reshape(n_outer, sites)
     of_ridges = aligned(2 * n_ridges * sites, like).reshape(2, n_ridges, sites)

@@ -79,11 +79,11 @@ def rates(
     """
     from equiflow.fused import ridge_solves
 
-    constants, flat = _constants(tables, shape), _flat(phi)
-    s = np.empty((0, 0), flat.dtype) if score is None else _flat(score)
+    constants, flat = _constants(tables, shape), flattened(phi)
+    s = np.empty((0, 0), flat.dtype) if score is None else flattened(score)
     velocity, rate, divergence = np.empty_like(flat), np.empty_like(s), np.empty(len(flat))
     given = (flat, s, *constants, velocity, rate, divergence)
-    _by_blocks(flat, 1, lambda first, size, _: ridge_solves.rates(first, size, *given))
+    by_blocks(flat, 1, lambda first, size, _: ridge_solves.rates(first, size, *given))
     of_score = None if score is None else torch.from_numpy(rate).view_as(phi)
     return torch.from_numpy(velocity).view_as(phi), torch.from_numpy(divergence).to(phi.dtype), of_score
 
@@ -129,16 +129,16 @@ class _Solve(torch.autograd.Function):
         from equiflow.fused import ridge_solves
 
         constants = _constants(Tables(*fields), call.shape)
-        flat = _flat(phi).copy()
+        flat = flattened(phi).copy()
         formula, h = call.formula.arrays(flat.dtype)
         n_times, (batch, V) = len(fields[0]), flat.shape
         keeps = call.recording and any(ctx.needs_input_grad)
         states = np.empty((batch, n_times // len(formula[1]), V) if keeps else (0, 0, 0), flat.dtype)
         stages = np.empty((batch, n_times, V) if keeps else (0, 0, 0), flat.dtype)
         log_det, energy = np.zeros(batch), np.zeros(batch)
-        carried = np.empty((0, 0), flat.dtype) if score is None else _flat(score).copy()
+        carried = np.empty((0, 0), flat.dtype) if score is None else flattened(score).copy()
         given = (flat, carried, log_det, energy, *constants, formula, h, states, stages)
-        _by_blocks(flat, n_times, lambda first, size, _: ridge_solves.solve(first, size, *given))
+        by_blocks(flat, n_times, lambda first, size, _: ridge_solves.solve(first, size, *given))
         ctx.call, ctx.kept = call, (states, stages)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(phi, *fields)
@@ -167,9 +167,9 @@ def _gradients(
     from equiflow.fused import ridge_solves
 
     tables, ridges, basis = _constants(Tables(*fields), call.shape)
-    like = _flat(phi)
-    of_phi = np.zeros_like(like) if of_results[0] is None else _flat(of_results[0]).copy()
-    of_numbers = [np.zeros(len(phi), like.dtype) if g is None else _flat(g) for g in of_results[1:]]
+    like = flattened(phi)
+    of_phi = np.zeros_like(like) if of_results[0] is None else flattened(of_results[0]).copy()
+    of_numbers = [np.zeros(len(phi), like.dtype) if g is None else flattened(g) for g in of_results[1:]]
     formula, h = call.formula.arrays(like.dtype)
     linear, inner, outer, _, transposed, curvature, trace, drift = tables
     like_tables = (linear, inner, outer, transposed, curvature, trace, drift, *ridges[:2])
@@ -180,7 +180,7 @@ def _gradients(
         given = (of_phi, *of_numbers, tables, ridges, basis, formula, h, *kept, own)
         ridge_solves.pull_back(first, size, *given)
 
-    _by_blocks(like, len(linear), one_block)
+    by_blocks(like, len(linear), one_block)
     parts = [sums[part] for part in sorted(sums)]
     total = [torch.from_numpy(sum(terms[1:], start=terms[0])) for terms in zip(*parts, strict=True)]
     of_linear, of_inner, of_outer, of_transposed, *of_rest, of_angles, of_phase = total
@@ -268,7 +268,7 @@ def _fields(tables: Tables) -> tuple[Tensor, ...]:
     return tuple(getattr(tables, name) for name in Tables.__dataclass_fields__)
 
 
-def _by_blocks(fields: Any, n_times: int, kernel: Callable[[int, int, int], None]) -> None:
+def by_blocks(fields: Any, n_times: int, kernel: Callable[[int, int, int], None]) -> None:
     """Call `kernel(first, size, part)` for all blocks of configurations, which do not depend on threads."""
     from equiflow.fused.ridge_solves import SITES_PER_BLOCK
 
@@ -282,7 +282,7 @@ def _by_blocks(fields: Any, n_times: int, kernel: Callable[[int, int, int], None
     in_parallel(some, -(-batch // size), size * V * n_times)
 
 
-def _flat(x: Tensor) -> Any:
+def flattened(x: Tensor) -> Any:
     """Return a tensor as an array with one row per configuration, without copying if it is contiguous."""
     array = x.detach().contiguous().numpy()
     return array.reshape(len(array), -1) if array.ndim > 1 else array
