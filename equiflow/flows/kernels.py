@@ -40,7 +40,7 @@ def solve_by_kernels(
     by_adjoint = solver.adjoint and torch.is_grad_enabled()
     if not isinstance(field, FusedField) or not isinstance(control, EqualSteps) or by_adjoint:
         return None
-    if phi.numel() == 0 or t0 == t1:
+    if phi.numel() == 0 or t0 == t1 or not field.can_solve(phi, score):
         return None
     end = field.solve(phi, t0, t1, method=solver.method, steps=control.steps, score=score)
     parts = (end.phi, end.log_det, end.kinetic_energy)

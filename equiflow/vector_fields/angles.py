@@ -21,7 +21,9 @@ from equiflow.theories.angles.space import Angles
 from equiflow.theories.base.group import Group
 from equiflow.theories.base.kind import group_on
 from equiflow.theories.base.lattice import Lattice
+from equiflow.vector_fields.angle_kernels import FusedAngles
 from equiflow.vector_fields.base import VectorField
+from equiflow.vector_fields.ridge_kernels import can_use_kernels
 from equiflow.vector_fields.sized_kernels import kernel_of_size, start_from
 
 
@@ -170,6 +172,12 @@ class AngleField(VectorField):
             excess = _dot(u_n, pulled) - now.harmonics_at_origin[n - 1]
             divergence = divergence - n * excess.sum((1, *axes))
         return velocity, divergence
+
+    def fused(self, phi: Tensor) -> FusedAngles | None:
+        """See `VectorField.fused`."""
+        # The kernels do not know what a subclass overrides.
+        fits = type(self) is AngleField and can_use_kernels(self, phi, self.group.spatial)
+        return FusedAngles(self) if fits else None
 
     def resized(self, lattice: Lattice) -> AngleField:
         """See `VectorField.resized`; kernels carry over as functions of offset."""

@@ -33,8 +33,7 @@ class FusedRidges(FusedField):
 
     def __init__(self, field: Any) -> None:
         self.field = field
-        shape = field.lattice.shape
-        self.shape: tuple[int, int] = shape if len(shape) == 2 else (1, *shape)
+        self.shape = on_two_axes(field.lattice.shape)
 
     @abstractmethod
     def tables(self, times: Tensor) -> Tables:
@@ -65,12 +64,9 @@ class FusedRidges(FusedField):
         self, phi: Tensor, t0: float, t1: float, *, method: str, steps: int, score: Tensor | None = None
     ) -> FusedSolution:
         """See `FusedField.solve`."""
-        formula = FORMULAS[method]
-        h = (t1 - t0) / steps
-        starts = t0 + h * torch.arange(steps, dtype=torch.float64)[:, None]
-        times = (starts + h * torch.tensor(formula.nodes, dtype=torch.float64)).flatten().to(phi)
-        step = Formula(matrix=([], *formula.rows), weights=formula.weights, h=h)
-        return FusedSolution(*solving.solve(phi, self.shape, self.tables(times), step, score), len(times))
+        times, step = equal_steps(t0, t1, method, steps)
+        tables = self.tables(times.to(phi))
+        return FusedSolution(*solving.solve(phi, self.shape, tables, step, score), len(times))
 
     def time_values(self, times: Tensor) -> Tensor:
         """Return the values of the field's time basis, `(time, time_mode)`."""
@@ -78,10 +74,7 @@ class FusedRidges(FusedField):
 
     def modes(self, kernel: OrbitKernel, time_values: Tensor) -> tuple[Tensor, Tensor]:
         """Return kernels in the real Fourier basis, `(time, kernel, V)`, and their values at the origin."""
-        half, at_origin = kernel.modes_at(time_values)
-        # Reflections make the modes real, even where sides of one or two sites make them trivial.
-        half = half.real if half.is_complex() else half
-        return half.flatten(2).index_select(2, _order(self.shape)), at_origin
+        return real_modes(kernel, time_values, self.shape)
 
     def drift(self, time_values: Tensor) -> Tensor:
         """Return the uniform drift of the field as an amplitude of mode 0, `(time,)`."""
@@ -146,7 +139,41 @@ class FusedOrbitConv(FusedRidges):
         )
 
 
-def can_use_kernels(field: Any, phi: Tensor) -> bool:
+def equal_steps(t0: float, t1: float, method: str, steps: int) -> tuple[Tensor, Formula]:
+    """Return the times of all evaluations in float64, `(time,)`, and one step as the kernels take it."""
+    formula = FORMULAS[method]
+    h = (t1 - t0) / steps
+    starts = t0 + h * torch.arange(steps, dtype=torch.float64)[:, None]
+    times = (starts + h * torch.tensor(formula.nodes, dtype=torch.float64)).flatten()
+    return times, Formula(matrix=([], *formula.rows), weights=formula.weights, h=h)
+
+
+def on_two_axes(shape: tuple[int, ...]) -> tuple[int, int]:
+    """Return the sides of a lattice of one or two dimensions as two of them."""
+    first, second = shape if len(shape) == 2 else (1, *shape)
+    return first, second
+
+
+def real_modes(kernel: OrbitKernel, time_values: Tensor, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Return kernels in the real Fourier basis, `(time, kernel, V)`, and their values at the origin.
+
+    Args:
+        kernel: even under the reflection of each axis.
+        time_values: values of the time basis, `(time, time_mode)`.
+        shape: sides of the lattice, two of them.
+    """
+    half, at_origin = kernel.modes_at(time_values)
+    return in_order(half, shape), at_origin
+
+
+def in_order(half: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Return real modes of an FFT, `(time, kernel, *half_shape)`, in the real Fourier basis, `(time, kernel, V)`."""
+    # Reflections make the modes real, even where sides of one or two sites make them trivial.
+    half = half.real if half.is_complex() else half
+    return half.flatten(2).index_select(2, _order(shape))
+
+
+def can_use_kernels(field: Any, phi: Tensor, group: SymmetryGroup | None = None) -> bool:
     """Return whether kernels are in use and fit a field on a lattice.
 
     They fit fields of float32 or float64 on CPUs, on lattices of one or two dimensions whose reflections
@@ -155,6 +182,7 @@ def can_use_kernels(field: Any, phi: Tensor) -> bool:
     Args:
         field: a vector field with a `kernel`.
         phi: where it will be evaluated, `(batch, *lattice)`.
+        group: the symmetries of its kernels; by default the group of the field.
     """
     weight = field.kernel.weight
     known = phi.dtype in (torch.float32, torch.float64) and phi.dtype == weight.dtype
@@ -163,7 +191,7 @@ def can_use_kernels(field: Any, phi: Tensor) -> bool:
     transformed = is_transformed() or torch.autograd.forward_ad._current_level >= 0
     if not (fused.in_use() and known and on_cpu and not transformed and _sides_fit(field.lattice.shape)):
         return False
-    return field.kernel.convolution.name != "direct" and _reflects_each_axis(field.group)
+    return field.kernel.convolution.name != "direct" and _reflects_each_axis(group or field.group)
 
 
 def _sides_fit(shape: tuple[int, ...]) -> bool:
