@@ -1,0 +1,87 @@
+"""Fields of angles evaluated by the fused kernels of `equiflow.fused.angle_fields`: `FusedAngles`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from equiflow.fused import angle_solving
+from equiflow.fused.angle_solving import AngleTables
+from equiflow.vector_fields.base import FusedField, FusedSolution, PathRates
+from equiflow.vector_fields.ridge_kernels import equal_steps, in_order, on_two_axes, real_modes
+
+
+class FusedAngles(FusedField):
+    """An `AngleField` whose velocity, divergence and whole solves are computed by kernels, on CPUs.
+
+    What records a graph or carries a score is left to the field itself.
+
+    Args:
+        field: a field for which `can_use_kernels` holds; its weights are read at every call.
+    """
+
+    def __init__(self, field: Any) -> None:
+        self.field = field
+        self.shape = on_two_axes(field.lattice.shape)
+
+    def velocity(self, phi: Tensor, t: Tensor | float) -> Tensor:
+        """See `VectorField.velocity`."""
+        return self.velocity_and_divergence(phi, t)[0]
+
+    def velocity_and_divergence(self, phi: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
+        """See `VectorField.velocity_and_divergence`."""
+        if self._records_graph(phi, t) or len(phi) == 0:
+            velocity, divergence = self.field.velocity_and_divergence(phi, t)
+        else:
+            tables = self.tables(torch.as_tensor(t, dtype=phi.dtype).reshape(1))
+            velocity, divergence = angle_solving.rates(phi, self.shape, tables)
+        return velocity, divergence
+
+    def path_rates(self, phi: Tensor, t: Tensor | float, score: Tensor) -> PathRates:
+        """See `VectorField.path_rates`."""
+        rates: PathRates = self.field.path_rates(phi, t, score)
+        return rates
+
+    def can_solve(self, phi: Tensor, score: Tensor | None) -> bool:
+        """See `FusedField.can_solve`."""
+        return score is None and not self._records_graph(phi, 0.0)
+
+    def solve(
+        self, phi: Tensor, t0: float, t1: float, *, method: str, steps: int, score: Tensor | None = None
+    ) -> FusedSolution:
+        """See `FusedField.solve`."""
+        assert self.can_solve(phi, score)
+        times, step = equal_steps(t0, t1, method, steps)
+        end = angle_solving.solve(phi, self.shape, self.tables(times.to(phi)), step)
+        return FusedSolution(*end, None, len(times))
+
+    @torch.no_grad()
+    def tables(self, times: Tensor) -> AngleTables:
+        """Return the coefficients of the field at times `(time,)`."""
+        field, ridges, lattice = self.field, self.field.ridges, self.field.lattice
+        basis = torch.cos(torch.outer(times, torch.pi * field.time_basis.frequency))
+        amplitude = basis @ field.amplitude
+        harmonics, harmonics_at_origin = real_modes(field.harmonics, basis, self.shape)
+        kernels, at_origin = real_modes(field.kernel, basis, self.shape)
+        c, d = torch.triu_indices(kernels.shape[1], kernels.shape[1])
+        values = lattice.ifft(field.kernel.modes_at(basis)[0])
+        products = in_order(lattice.fft(values[:, c] * values[:, d]), self.shape)
+        pairs = ridges.direction[:, c] * ridges.direction[:, d] * (1 + (c != d)).to(kernels)
+        degrees = torch.arange(1, harmonics.shape[1] + 1).to(kernels)
+        angles, phase = ridges.map_to_angles()
+        return AngleTables(
+            kernels=torch.cat([harmonics, kernels, products], 1),
+            slopes=(amplitude / ridges.omega).unsqueeze(1) * ridges.direction.mT,
+            bends=amplitude.unsqueeze(2) * pairs,
+            at_origin=at_origin,
+            constant=lattice.volume * (harmonics_at_origin @ degrees),
+            angles=angles / torch.pi,
+            phase=phase / torch.pi,
+        )
+
+    def _records_graph(self, phi: Tensor, t: Tensor | float) -> bool:
+        """Return whether something asks for the gradients of an evaluation."""
+        given = (phi, torch.as_tensor(t), *self.field.parameters())
+        return torch.is_grad_enabled() and any(x.requires_grad for x in given)
