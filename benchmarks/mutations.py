@@ -1747,7 +1747,7 @@ MUTANTS = (
     ),
     Mutant(
         "fused kick between noise",
-        "fused/trajectories_mclmc.py",
+        "fused/stencil_velocities.py",
         "a, b, c = more * scale * a, more * scale * b + shift, more * scale * weight",
         "a, b, c = more * scale * a, more * scale * b, more * scale * weight",
         "the kick after the noise turns the velocity",

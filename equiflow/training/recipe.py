@@ -57,6 +57,9 @@ class Recipe:
         Args:
             flow: what is trained.
             saved: content of the checkpoint that the run goes on from; None for a new run.
+
+        Returns:
+            The recipe of the version that began the run.
         """
         return cls.of(flow) if saved is None or "version" in saved else cls.of_version_0_1(flow)
 

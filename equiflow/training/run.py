@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 import math
-import statistics
 import time
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
@@ -35,11 +33,7 @@ from equiflow.training.objectives.adaptive import Adaptive
 from equiflow.training.objectives.base import ObjectiveValue
 from equiflow.training.options import TrainingOptions
 from equiflow.training.recipe import CHECKPOINT_VERSION
-
-#: how often a run with an adaptive objective is set back before it counts as diverged
-MAX_SET_BACK = 8
-#: a gradient that exceeds the typical one of the last steps by this factor lets the solver be checked at once
-SUSPICIOUS, RECENT = 5.0, 20
+from equiflow.training.refuge import RUN_AWAY, Refuge
 
 
 class TrainingDivergedError(RuntimeError):
@@ -91,10 +85,7 @@ class TrainingRun:
         )
         #: the state of an objective that changes while it trains; None for all others
         self.adaptation = objective.adaptation() if isinstance(objective, Adaptive) else None
-        #: factor on the learning rate, which is halved whenever the run is set back
-        self.rate_factor = 1.0
-        self.n_set_back = 0
-        self._trusted: dict[str, Any] | None = None
+        self.refuge = None if self.adaptation is None else Refuge(flow, self.optimiser)
         self._gradient_was_found = False
         self._seconds_before = 0.0
         self._started = time.perf_counter()
@@ -114,7 +105,9 @@ class TrainingRun:
         shown = self.history.last()
         if self.adaptation is not None:
             shown["solver"] = str(self.adaptation)
-        return shown | ({"set back": str(self.n_set_back)} if self.n_set_back else {})
+        if self.refuge is not None and self.refuge.n_set_back:
+            shown["set back"] = str(self.refuge.n_set_back)
+        return shown
 
     def synchronise(self) -> None:
         """Make sure that all processes have the same settings, and give them the first one's weights.
@@ -145,7 +138,7 @@ class TrainingRun:
     def _attempt(self) -> None:
         """Take one optimiser step from where the weights are."""
         objective = self._objective_now()
-        rate = self.rate_factor * self.options.rate(self.step)
+        rate = self.options.rate(self.step) * (1.0 if self.refuge is None else self.refuge.rate_factor)
         for parameters in self.optimiser.param_groups:
             parameters["lr"] = rate
         self.optimiser.zero_grad()
@@ -162,11 +155,11 @@ class TrainingRun:
 
     def _objective_now(self) -> Callable[..., ObjectiveValue]:
         """Return what the step minimises, after a check of the solver if one is due."""
-        adaptation = self.adaptation
-        if adaptation is None:
+        adaptation, refuge, norms = self.adaptation, self.refuge, self.history.grad_norm
+        if adaptation is None or refuge is None:
             return self.objective
-        if self._trusted is None:
-            self._trusted = self._snapshot()
+        if refuge.growth(norms) > RUN_AWAY:
+            raise self._diverged(f"gradients have grown by a factor of {refuge.growth(norms):.3g}")
         if adaptation.is_due(self.step):
             before = adaptation.steps
             found = adaptation.check(self.flow, self.action, step=self.step, seed=self.options.seed)
@@ -175,17 +168,8 @@ class TrainingRun:
             if found.is_lost:
                 raise self._diverged(f"the solver's error of log weights is {found.error:.3g}")
             if found.is_small:
-                self._trusted = self._snapshot()
+                refuge.keep(self.step, norms)
         return adaptation.at((self.step - 1) / self.options.steps)
-
-    def _snapshot(self) -> dict[str, Any]:
-        """Return copies of what is set back: the weights and the state of the optimiser."""
-        weights = {name: value.clone() for name, value in self.flow.state_dict().items()}
-        return {
-            "step": self.step,
-            "flow": weights,
-            "optimiser": copy.deepcopy(self.optimiser.state_dict()),
-        }
 
     def _set_back(self, error: TrainingDivergedError) -> None:
         """Go back to the last weights that can be trusted, with half the learning rate and a finer solver.
@@ -193,16 +177,13 @@ class TrainingRun:
         Raises:
             TrainingDivergedError: the error itself, if the objective does not adapt, or this was in vain.
         """
-        if self.adaptation is None or self._trusted is None or self.n_set_back == MAX_SET_BACK:
+        if self.adaptation is None or self.refuge is None or self.refuge.is_used_up:
             raise error
-        self.n_set_back += 1
-        self.rate_factor /= 2
-        self.flow.load_state_dict(self._trusted["flow"])
-        self.optimiser.load_state_dict(copy.deepcopy(self._trusted["optimiser"]))
+        step = self.refuge.set_back(len(self.history))
         self.adaptation.refine(self.step)
         self.history.notes.append(
-            f"step {self.step}: set back to the weights of step {self._trusted['step']}, with half the "
-            f"learning rate and {self.adaptation}, because training ran away"
+            f"step {self.step}: set back to the weights of step {step}, with half the learning rate and "
+            f"{self.adaptation}, because training ran away"
         )
 
     def _evaluate(self, objective: Callable[..., ObjectiveValue]) -> ObjectiveValue:
@@ -235,8 +216,8 @@ class TrainingRun:
         loss, norm_value, *ess_value = torch.stack([entry.double() for entry in fetched]).tolist()
         if not (math.isfinite(loss) and math.isfinite(norm_value)):
             raise self._outside(value) or self._diverged(f"loss {loss}, gradient norm {norm_value}")
-        recent = self.history.grad_norm[-RECENT:]
-        if self.adaptation is not None and recent and norm_value > SUSPICIOUS * statistics.median(recent):
+        suspicious = self.refuge is not None and self.refuge.is_suspicious(norm_value, self.history.grad_norm)
+        if self.adaptation is not None and suspicious:
             self.adaptation.hasten()
         self.history.append(
             step=self.step,
@@ -284,13 +265,9 @@ class TrainingRun:
     def _adaptation_state(self) -> dict[str, Any]:
         """Return what a resumed run needs besides, if its objective changes."""
         assert self.adaptation is not None
-        return {
-            **self.adaptation.state(),
-            "rate_factor": self.rate_factor,
-            "n_set_back": self.n_set_back,
-            "trusted": self._trusted,
-            "notes": list(self.history.notes),
-        }
+        assert self.refuge is not None
+        notes = list(self.history.notes)
+        return {"objective": self.adaptation.state(), "refuge": self.refuge.state(), "notes": notes}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a saved state of the same run; the flow keeps its weights if that fails.
@@ -321,11 +298,11 @@ class TrainingRun:
             check_moments(state["optimiser"]["state"], parameters)
         self.optimiser.load_state_dict(with_all_options(state["optimiser"], self.optimiser))
         self.generator.set_state(state["generator"].cpu())
-        if self.adaptation is not None:
+        if self.adaptation is not None and self.refuge is not None:
             adapted = state["adaptation"]
-            self.adaptation.restore(adapted)
-            self.rate_factor, self.n_set_back = adapted["rate_factor"], adapted["n_set_back"]
-            self._trusted, history.notes = adapted["trusted"], adapted["notes"]
+            self.adaptation.restore(adapted["objective"])
+            self.refuge.restore(adapted["refuge"])
+            history.notes = adapted["notes"]
         self.history = history
         self.step = len(history)
         self._seconds_before = history.seconds[-1] if len(history) else 0.0

@@ -28,6 +28,8 @@ FEWEST_BETWEEN, MOST_BETWEEN = 5, 25
 AIM = 0.25
 #: an error of so many tolerances cannot be repaired by a finer solver: the weights themselves are lost
 LOST = 50.0
+#: smallest factor on the number of steps at one check
+LEAST_AT_ONCE = 0.8
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,9 @@ class AdaptivePathGradient:
         Args:
             progress: part of the training, from 0 to 1.
             steps: number of steps of the solver; by default the fewest.
+
+        Returns:
+            What is minimised then.
         """
         solver = self.solver if steps is None else replace(self.solver, steps=steps)
         return PathGradient(kinetic_penalty=self.penalty(progress), solver=solver)
@@ -188,6 +193,12 @@ class Adaptation:
             flow: what is trained.
             action: its target.
             seed: of the samples.
+
+        Returns:
+            The error of the present number of steps.
+
+        Raises:
+            ValueError: if the trace of the vector field is estimated.
         """
         continuous = with_vector_field(flow, self.objective, instead="ReverseKL()")
         continuous.vector_field.demand_exact_trace()  # the noise of an estimate is larger than the error
@@ -202,18 +213,28 @@ class Adaptation:
         return error if math.isfinite(error) else math.inf
 
     def coarsened_to(self, error: float, steps: int) -> float:
-        """Return the error to be expected in another number of steps."""
+        """Return the error to be expected in another number of steps.
+
+        Args:
+            error: in the present number of steps.
+            steps: the other number.
+
+        Returns:
+            What the order of the method says.
+        """
         return error * (self.steps / steps) ** self.objective.solver.order
 
     def _choose_steps(self, error: float) -> None:
-        """Take as many steps as an error asks for, at most twice as many as now."""
+        """Take as many steps as an error asks for, between 0.8 and 2 times as many as now."""
         objective, now = self.objective, self.steps
         assert objective.solver.steps is not None
         if error > objective.tolerance:
             wanted = now * min(2.0, (error / (AIM * objective.tolerance)) ** (1 / objective.solver.order))
             self.steps = min(objective.max_steps, max(now + 1, round(wanted)))
-        elif now > objective.solver.steps and self.coarsened_to(error, now - 1) < objective.tolerance / 2:
-            self.steps = now - 1
+        else:
+            fewest = max(objective.solver.steps, math.ceil(LEAST_AT_ONCE * now))
+            will_do = (n for n in range(fewest, now) if self.coarsened_to(error, n) < objective.tolerance / 2)
+            self.steps = next(will_do, now)
 
     def __str__(self) -> str:
         return f"{self.steps} steps of {self.objective.solver.method}"
