@@ -55,7 +55,15 @@ class Stencil:
         return np.array([2 * max(2, len(self.sides)), self.m2, self.lam, *self.h], dtype)
 
     def lanes(self, n_chains: int, itemsize: int) -> int:
-        """Return how many chains fill a block: a power of two that keeps it in the cache."""
+        """Return how many chains fill a block: a power of two that keeps it in the cache.
+
+        Args:
+            n_chains: number of chains.
+            itemsize: bytes of a number.
+
+        Returns:
+            A power of two.
+        """
         most = min(MOST_LANES, max(1, BLOCK_BYTES // (itemsize * self.size)), n_chains)
         return 1 << (most.bit_length() - 1)
 

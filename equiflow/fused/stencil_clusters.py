@@ -36,7 +36,19 @@ def bind(phi: Any, ahead: Any, origin: Any, stride: Any, bound: Any) -> None:
 
 @jit
 def walk(seed_site: Any, ahead: Any, behind: Any, bound: Any, is_new: Any, stack: Any) -> Any:
-    """Collect the cluster of a site at the front of `stack`, mark its sites as old, and return its size."""
+    """Collect the cluster of a site at the front of `stack`, mark its sites as old, and return its size.
+
+    Args:
+        seed_site: the site.
+        ahead: number of the next site along each axis, `(d, size)` int64.
+        behind: number of the site before.
+        bound: whether a link is bound, see `bind`.
+        is_new: 1 for sites that are in no cluster yet, `(size,)` uint8.
+        stack: where the sites of the cluster go, `(size,)` int64.
+
+    Returns:
+        The number of its sites, the first of `stack`.
+    """
     stack[0], done, found = seed_site, 0, 1
     is_new[seed_site] = 0
     while done < found:

@@ -23,7 +23,17 @@ _GROUP = U(4)
 
 @jit
 def load(phi: Any, field: Any, first: Any, chains: Any, rows: Any, side: Any, lanes: Any) -> None:
-    """Copy `chains` chains of `phi`, `(batch, size)`, from `first` on to a block; other lanes become 0."""
+    """Copy `chains` chains of `phi`, `(batch, size)`, from `first` on to a block; other lanes become 0.
+
+    Args:
+        phi: fields, `(batch, size)`.
+        field: a field of a block, with borders.
+        first: number of the chain in the first lane; uint64.
+        chains: number of chains; uint64.
+        rows: number of rows of a field, all components together; uint64.
+        side: length of a row; uint64.
+        lanes: chains in the block; uint64.
+    """
     pitch = (side + _TWO) * lanes
     if chains < lanes:
         field[: rows * pitch] = 0
@@ -46,7 +56,17 @@ def load(phi: Any, field: Any, first: Any, chains: Any, rows: Any, side: Any, la
 
 @jit
 def store(phi: Any, field: Any, first: Any, chains: Any, rows: Any, side: Any, lanes: Any) -> None:
-    """Copy a block to `chains` chains of `phi` from `first` on."""
+    """Copy a block to `chains` chains of `phi` from `first` on.
+
+    Args:
+        phi: fields, `(batch, size)`.
+        field: a field of a block, with borders.
+        first: number of the chain in the first lane; uint64.
+        chains: number of chains; uint64.
+        rows: number of rows of a field, all components together; uint64.
+        side: length of a row; uint64.
+        lanes: chains in the block; uint64.
+    """
     together = chains - chains % _GROUP
     for group in range(U(0), together, _GROUP):
         for row in range(rows):
@@ -63,7 +83,14 @@ def store(phi: Any, field: Any, first: Any, chains: Any, rows: Any, side: Any, l
 
 @inline
 def wrap(field: Any, at: Any, n: Any, lanes: Any) -> None:
-    """Copy the last site of a row to the place before it, the first one to the place behind it."""
+    """Copy the last site of a row to the place before it, the first one to the place behind it.
+
+    Args:
+        field: a field of a block, with borders.
+        at: where the row begins in the field; uint64.
+        n: number of values of a row, sites times lanes; uint64.
+        lanes: chains in the block; uint64.
+    """
     for lane in range(lanes):
         field[at - lanes + lane] = field[at + n - lanes + lane]
         field[at + n + lane] = field[at + lane]
@@ -73,7 +100,18 @@ def wrap(field: Any, at: Any, n: Any, lanes: Any) -> None:
 def far_neighbours(
     field: Any, beside: Any, r: Any, base: Any, pitch: Any, n: Any, lanes: Any, total: Any
 ) -> None:
-    """Write to `total` the fields at the neighbours of a row along axes before the last two."""
+    """Write to `total` the fields at the neighbours of a row along axes before the last two.
+
+    Args:
+        field: a field of a block, with borders.
+        beside: see `neighbouring_rows`.
+        r: number of the row; uint64.
+        base: where the component begins in the field; uint64.
+        pitch: distance of rows in a field; uint64.
+        n: number of values of a row, sites times lanes; uint64.
+        lanes: chains in the block; uint64.
+        total: where the result goes, a row.
+    """
     for i in range(n):
         total[i] = 0
     for k in range(2, beside.shape[1], 2):
@@ -84,7 +122,16 @@ def far_neighbours(
 
 @inline
 def squares(field: Any, at: Any, between: Any, n: Any, components: Any, total: Any) -> None:
-    """Write `|phi|^2` of a row to `total`; its components are `between` numbers apart."""
+    """Write `|phi|^2` of a row to `total`; its components are `between` numbers apart.
+
+    Args:
+        field: a field of a block, with borders.
+        at: where the row begins in the field; uint64.
+        between: distance of components in the field; uint64.
+        n: number of values of a row, sites times lanes; uint64.
+        components: their number; uint64.
+        total: where the result goes, a row.
+    """
     for i in range(n):
         total[i] = field[at + i] * field[at + i]
     for c in range(_ONE, components):
@@ -210,7 +257,14 @@ def energies(
 
 @inline
 def add_up(sums: Any, n: Any, lanes: Any, out: Any) -> None:
-    """Write the sum over the sites of a row to `out`, for each lane."""
+    """Write the sum over the sites of a row to `out`, for each lane.
+
+    Args:
+        sums: a row in any dtype.
+        n: number of values of a row, sites times lanes; uint64.
+        lanes: chains in the block; uint64.
+        out: where the result goes, `(lanes,)`.
+    """
     for lane in range(lanes):
         out[lane] = sums[lane]
     for at in range(lanes, n, lanes):

@@ -16,7 +16,18 @@ _ONE, _TWO = U(1), U(2)
 
 @inline
 def neighbours(field: Any, at: Any, rows: Any, pitch: Any, n: Any, side: Any, lanes: Any, total: Any) -> None:
-    """Write the sums over the neighbours of a row to `total`; `rows` are those beside it."""
+    """Write the sums over the neighbours of a row to `total`; `rows` are those beside it.
+
+    Args:
+        field: a field of a block, with borders.
+        at: where the row begins in the field; uint64.
+        rows: numbers of the rows that are linked to it; uint64.
+        pitch: distance of rows in a field; uint64.
+        n: number of values of a row, sites times lanes; uint64.
+        side: length of a row; uint64.
+        lanes: chains in the block; uint64.
+        total: where the result goes, a row.
+    """
     for i in range(n):
         # A ring of one site is linked to itself, which costs nothing.
         total[i] = field[at + i - lanes] + field[at + i + lanes] if side > _ONE else 0

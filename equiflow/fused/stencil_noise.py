@@ -37,7 +37,16 @@ def hashed(z: Any) -> Any:
 
 @inline
 def stream(seed: Any, stride: Any, chain: Any) -> Any:
-    """Return where the stream of a chain begins: its number j is `hashed(stream + j stride)`."""
+    """Return where the stream of a chain begins: its number j is `hashed(stream + j stride)`.
+
+    Args:
+        seed: of the streams of all chains; uint64.
+        stride: the same, odd.
+        chain: number of the chain; uint64.
+
+    Returns:
+        The number before that stream's first hash, uint64.
+    """
     return hashed(seed + chain * stride)
 
 
@@ -156,7 +165,16 @@ def logarithm(x: Any) -> Any:
 
 @inline
 def two_uniform(bits: Any, more: Any, like: Any) -> Any:
-    """Return two uniform numbers in the dtype of `like`: float32 of the halves of `bits`, float64 of both."""
+    """Return two uniform numbers in the dtype of `like`: float32 of the halves of `bits`, float64 of both.
+
+    Args:
+        bits: 64 random bits.
+        more: 64 other bits.
+        like: a number of the dtype of the result.
+
+    Returns:
+        The two numbers.
+    """
     return _two_uniform(bits, more, like)
 
 
