@@ -213,7 +213,10 @@ class TrainingRun:
         # All numbers are fetched from the device in one transfer per step.
         ess = value.ess
         fetched = [value.loss, norm] if ess is None else [value.loss, norm, ess]
-        loss, norm_value, *ess_value = torch.stack([entry.double() for entry in fetched]).tolist()
+        numbers = torch.stack([entry.double() for entry in fetched])
+        # What they decide, such as a check of the solver, must be the same in all processes.
+        distributed.broadcast([numbers])
+        loss, norm_value, *ess_value = numbers.tolist()
         if not (math.isfinite(loss) and math.isfinite(norm_value)):
             raise self._outside(value) or self._diverged(f"loss {loss}, gradient norm {norm_value}")
         suspicious = self.refuge is not None and self.refuge.is_suspicious(norm_value, self.history.grad_norm)
