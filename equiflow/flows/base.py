@@ -108,7 +108,7 @@ class Flow(SavedFlow, ABC):
 
     @property
     def training_solver(self) -> Solver | None:
-        """The solver with which `fit` integrates the flow by default; None if the flow does not integrate."""
+        """The solver in training where none is adapted; None if the flow does not integrate."""
         return None
 
     def log_prob(self, phi: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ An objective is a callable that works in any training loop. Start with `ReverseK
 |---|---|---|---|---|
 | `ReverseKL` | all | action | `mean_q(log q + S)` | reverse |
 | `PathGradient` | `EquivariantCNF` | action, its gradient | the same | reverse |
+| `AdaptivePathGradient`, the default | the same, exact trace | action, its gradient | the same | reverse |
 | `InversePathGradient` | all, if the inverse is exact | action, its gradient | the same | reverse |
 | `ForwardKL` | all | samples of the target | `-mean_p log q` | forward |
 | `FlowMatching` | `EquivariantCNF` | samples of the target | regression of the velocity | None |

@@ -1,7 +1,7 @@
 """The reverse Kullback-Leibler divergence, by reparametrisation and by path gradients.
 
-`ReverseKL` works for every flow, `PathGradient` is the default for flows that integrate, and
-`InversePathGradient` is for exact maps.
+`ReverseKL` works for every flow, `PathGradient` is for flows that integrate, and `InversePathGradient` for
+exact maps.
 """
 
 from __future__ import annotations
