@@ -66,6 +66,15 @@ def joined(estimates: list[Estimate]) -> Estimate:
     return Estimate(sum(one.mean for one in estimates) / n, error, systematic=estimates[0].systematic)
 
 
+def finite(value: Any) -> Any:
+    """Return rows for JSON, which has no infinity: the solver error of a solve that has not converged."""
+    if isinstance(value, dict):
+        return {name: finite(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def timed(call: Callable[[], Any]) -> tuple[Any, float]:
     start = time.process_time()
     result = call()
@@ -191,7 +200,7 @@ def main() -> None:
         show(rows, args)
         every += rows
         if args.out is not None:
-            write_json({"machine": machine, "rows": every}, args.out)
+            write_json({"machine": machine, "rows": finite(every)}, args.out)
 
 
 if __name__ == "__main__":

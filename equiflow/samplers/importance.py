@@ -256,7 +256,7 @@ def importance_sample(
     """Draw independent samples of a flow with their weights.
 
     With two levels a coarse solver draws all samples, and the flow's own solver draws few of them again. For
-    log Z and means to a given error this costs 1.1 to 2.5 times fewer evaluations on trained flows. The log
+    log Z and means to a given error this costs 1.1 to 3 times fewer evaluations on trained flows. The log
     weights of single samples are then coarse: chains and comparisons with the target refuse them.
 
     Args:

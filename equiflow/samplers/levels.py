@@ -181,7 +181,7 @@ def choose_levels(
     `m / n = sqrt(D C / ((V - D) F))`, and then `cost x error^2 = (sqrt((V - D) C) + sqrt(D F))^2`. A pilot
     measures V and D. One level costs V F.
 
-    The pilot costs about three times the evaluations of its samples by the flow's solver. Choose once for a
+    The pilot costs three to five times the evaluations of its samples by the flow's solver. Choose once for a
     flow and give `levels` to `importance_sample`.
 
     Args:
