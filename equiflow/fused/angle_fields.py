@@ -8,11 +8,16 @@ and `F_c = sum_j B_cj sin theta_j`, `theta_j = pi (W_j . e + phase_j)`, they com
     div v = sum_x [sum_j cos theta_j sum_p D_jp g_p + sum_c F_c (2 L_c(0) - e_c) - Re[conj(u_1) q]
             - sum_{n > 1} n Re[conj(u_n) K_n * u_n]] + V sum_n n K_n(0)
 
-where p runs over pairs of channels c <= c' with `g_p = m_c m_c' + (sum_y M_p(y) - Re[conj(u_2) M_p * u_2]) / 2`
-and `M_p = L_c L_c'`. All kernels are even under the reflection of each axis. See `vector_fields.angles`.
+where p runs over pairs of channels c <= c' with `M_p = L_c L_c'` and
 
-The two parts of `u_n` are fields `2 n - 2` and `2 n - 1` of a block `(first, field, configuration and second)`.
-Arguments of all kernels, with the tables at one time without their first axis:
+    g_p = m_c m_c' + (sum_y M_p(y) - Re[conj(u_2) M_p * u_2]) / 2.
+
+All kernels are even under the reflection of each axis. See `equiflow.vector_fields.angles`.
+
+Fields of a block have the layout `(first axis, field, column)`, where columns run over configurations and,
+fastest, over the second axis. The parts of `u_n` are fields `2 n - 2` and `2 n - 1`. Loops index whole
+arrays: a view of each row would cost more than the work on it. Arguments of all kernels, with the tables at
+one time without their first axis:
 
     tables: kernels (time, kernel, first, second) in modes: K_n, then L_c, then M_p; B (time, channel, ridge);
         D (time, ridge, pair); L_c(0) (time, channel); `V sum_n n K_n(0)` (time,).
@@ -26,7 +31,7 @@ from typing import Any
 
 import numpy as np
 
-from equiflow.fused.just_in_time import jit
+from equiflow.fused.just_in_time import inline, jit
 from equiflow.fused.modes import aligned, to_modes, to_sites
 from equiflow.fused.ridges import add_to_configurations, rows_per_chunk
 from equiflow.fused.sine import sine_and_cosine
@@ -40,132 +45,107 @@ def angle_tables_at(tables: Any, n: int) -> Any:
 
 
 @jit
-def angle_work_for(like: Any, size: int, n_kernels: int, n_channels: int, D: Any) -> Any:
-    """Return scratch memory for a block of `size` configurations, and for a chunk of its ridges.
-
-    Args:
-        like: `(first, configuration, second)`.
-        size: number of configurations.
-        n_kernels: number of all kernels.
-        n_channels: number of channels.
-        D: at one time.
-    """
-    rows, _, columns = like.shape
+def angle_work_for(like: Any, now: Any) -> Any:
+    """Return scratch memory of a block like `(first, configuration, second)`, and of a chunk of its rows."""
+    kernels, B, D, _, _ = now
+    rows, size, columns = like.shape
+    width, n_kernels, n_channels = size * columns, len(kernels), len(B)
     n_ridges, n_pairs = D.shape
-    width = size * columns
     n_powers = max(2, n_kernels - n_channels - n_pairs)
-    fields = 2 * rows * width
-    powers = aligned(n_powers * fields, like).reshape(rows, 2 * n_powers, width)
-    modes = aligned(n_powers * fields, like).reshape(rows, 2 * n_powers, width)
-    memory = aligned(3 * (n_kernels - 1) * fields, like).reshape(3, (n_kernels - 1) * fields)
-    sites = rows_per_chunk(rows, width) * width
-    of_channels = aligned(3 * n_channels * sites, like).reshape(3, n_channels, sites)
-    of_pairs = aligned(n_pairs * sites, like).reshape(n_pairs, sites)
-    of_ridges = aligned(2 * n_ridges * sites, like).reshape(2, n_ridges, sites)
-    return powers, modes, memory, of_channels, of_pairs, of_ridges, aligned(sites, like)
+    n, many = 2 * n_powers * rows * width, 2 * (n_kernels - 1) * rows * width
+    powers = aligned(n, like).reshape(rows, 2 * n_powers, width)
+    modes = aligned(n, like).reshape(rows, 2 * n_powers, width)
+    tiles = aligned(n_kernels * rows * width, like).reshape(n_kernels, rows, size, columns)
+    memory = aligned(many, like), aligned(many, like), aligned(many, like)
+    few = rows_per_chunk(rows, width)
+    sites = few * width
+    energies = aligned(n_channels * sites, like).reshape(n_channels, few, width)
+    moments = aligned(n_channels * sites, like).reshape(n_channels, few, width)
+    slopes = aligned(n_channels * sites, like).reshape(n_channels, few, width)
+    grams = aligned(n_pairs * sites, like).reshape(n_pairs, few, width)
+    angles = aligned(n_ridges * sites, like).reshape(n_ridges, sites)
+    bends = aligned(n_ridges * sites, like).reshape(n_ridges, sites)
+    bent = aligned(sites, like).reshape(few, width)
+    return powers, modes, tiles, memory, (energies, moments, slopes, grams, angles, bends, bent)
+
+
+@inline
+def _dot(a: Any, x: int, i: int, b: Any, y: int, j: int, out: Any, z: int, f: int) -> None:
+    """Set `out = Re[conj(a) b]` for two rows of complex fields."""
+    for k in range(out.shape[2]):
+        out[z, f, k] = a[x, i, k] * b[y, j, k] + a[x, i + 1, k] * b[y, j + 1, k]
+
+
+@inline
+def _add_dot(factor: Any, a: Any, x: int, i: int, b: Any, y: int, j: int, out: Any, z: int) -> None:
+    """Add `factor Re[conj(a) b]` for two rows of complex fields."""
+    for k in range(out.shape[1]):
+        out[z, k] += factor * (a[x, i, k] * b[y, j, k] + a[x, i + 1, k] * b[y, j + 1, k])
+
+
+@inline
+def _add_cross(a: Any, x: int, i: int, b: Any, y: int, j: int, out: Any, z: int) -> None:
+    """Add `Im[conj(a) b]` for two rows of complex fields."""
+    for k in range(out.shape[1]):
+        out[z, k] += a[x, i, k] * b[y, j + 1, k] - a[x, i + 1, k] * b[y, j, k]
 
 
 @jit
-def _unit(theta: Any, cosine: Any, sine: Any) -> None:
-    """Write cosine and sine of angles in radians."""
+def _powers(theta: Any, powers: Any, copy: Any) -> None:
+    """Write `exp(i n theta)`, n = 1, 2, ..., as fields twice: loops within one array would stay scalar."""
     to_half_turns = theta.dtype.type(1 / np.pi)
-    for k in range(len(theta)):
-        sine[k], cosine[k] = sine_and_cosine(theta[k] * to_half_turns)
-
-
-@jit
-def _dot(a: Any, b: Any, c: Any, d: Any, out: Any) -> None:
-    """Set `out = Re[conj(a + i b) (c + i d)]`."""
-    for k in range(len(out)):
-        out[k] = a[k] * c[k] + b[k] * d[k]
-
-
-@jit
-def _cross(a: Any, b: Any, c: Any, d: Any, out: Any) -> None:
-    """Set `out = Im[conj(a + i b) (c + i d)]`."""
-    for k in range(len(out)):
-        out[k] = a[k] * d[k] - b[k] * c[k]
-
-
-@jit
-def _add_dot(factor: Any, a: Any, b: Any, c: Any, d: Any, out: Any) -> None:
-    """Add `factor Re[conj(a + i b) (c + i d)]`."""
-    for k in range(len(out)):
-        out[k] += factor * (a[k] * c[k] + b[k] * d[k])
-
-
-@jit
-def _add_cross(a: Any, b: Any, c: Any, d: Any, out: Any) -> None:
-    """Add `Im[conj(a + i b) (c + i d)]`."""
-    for k in range(len(out)):
-        out[k] += a[k] * d[k] - b[k] * c[k]
-
-
-@jit
-def _multiply(factor: Any, values: Any, out: Any) -> None:
-    """Set `out = factor values`, one by one."""
-    for k in range(len(out)):
-        out[k] = factor[k] * values[k]
-
-
-@jit
-def _add_product(factor: Any, values: Any, out: Any) -> None:
-    """Add `factor values`, one by one."""
-    for k in range(len(out)):
-        out[k] += factor[k] * values[k]
-
-
-@jit
-def _add_overlaps(m: Any, other: Any, overlap: Any, out: Any) -> None:
-    """Set `out = m other + (overlap - out) / 2`."""
-    half = m.dtype.type(0.5)
-    for k in range(len(out)):
-        out[k] = m[k] * other[k] + half * (overlap - out[k])
-
-
-@jit
-def _add_slopes(slope: Any, energy: Any, twice_at_origin: Any, out: Any) -> None:
-    """Add `slope (2 L(0) - energy)`."""
-    for k in range(len(out)):
-        out[k] += slope[k] * (twice_at_origin - energy[k])
-
-
-@jit
-def _powers(theta: Any, powers: Any) -> None:
-    """Write `exp(i n theta)` for n = 1, 2, ... as fields."""
-    for x in range(len(theta)):
-        cosine, sine = powers[x, 0], powers[x, 1]
-        _unit(theta[x], cosine, sine)
-        for n in range(2, powers.shape[1], 2):
-            c, s = powers[x, n - 2], powers[x, n - 1]
-            _dot(sine, cosine, c, s, powers[x, n + 1])
-            for k in range(len(c)):
-                powers[x, n, k] = cosine[k] * c[k] - sine[k] * s[k]
-
-
-@jit
-def _of_power(kernel: int, n_harmonics: int, n_channels: int) -> int:
-    """Return which `u_n` a kernel acts on, counted from 0."""
-    if kernel < n_harmonics:
-        return kernel
-    return 0 if kernel < n_harmonics + n_channels else 1
-
-
-@jit
-def _scaled(modes: Any, kernels: Any, power: int, kernel: int, out: Any, field: int) -> None:
-    """Write both parts of `K * u_n` in modes as fields of `out`."""
-    rows, columns = kernels.shape[1:]
+    rows, width = theta.shape
     for x in range(rows):
-        factor = kernels[kernel, x]
-        for part in range(2):
-            source, target = modes[x, 2 * power + part], out[x, field + part]
-            for start in range(0, len(source), columns):
-                _multiply(factor, source[start : start + columns], target[start : start + columns])
+        for k in range(width):
+            sine, cosine = sine_and_cosine(theta[x, k] * to_half_turns)
+            powers[x, 0, k] = cosine
+            copy[x, 1, k] = sine
+        for k in range(width):
+            copy[x, 0, k] = powers[x, 0, k]
+        for k in range(width):
+            powers[x, 1, k] = copy[x, 1, k]
+        for n in range(2, powers.shape[1], 2):
+            for k in range(width):
+                powers[x, n, k] = copy[x, 0, k] * copy[x, n - 2, k] - copy[x, 1, k] * copy[x, n - 1, k]
+            for k in range(width):
+                powers[x, n + 1, k] = copy[x, 0, k] * copy[x, n - 1, k] + copy[x, 1, k] * copy[x, n - 2, k]
+            for part in range(2):
+                for k in range(width):
+                    copy[x, n + part, k] = powers[x, n + part, k]
 
 
 @jit
-def _transformed(inverse: bool, fields: Any, columns: int, basis: Any, scratch: Any, out: Any) -> None:
-    """Transform fields `(first, field, configuration and second)` to modes, or back to sites."""
+def _tile(kernels: Any, tiles: Any) -> None:
+    """Repeat kernels `(kernel, first, second)` for all configurations of a block."""
+    n_kernels, rows, size, columns = tiles.shape
+    for kernel in range(n_kernels):
+        for x in range(rows):
+            for n in range(size):
+                for y in range(columns):
+                    tiles[kernel, x, n, y] = kernels[kernel, x, y]
+
+
+@jit
+def _scale(modes: Any, i: int, kernels: Any, kernel: int, out: Any, j: int) -> None:
+    """Set the complex field j to a kernel times the complex field i, all in modes."""
+    for x in range(len(out)):
+        for part in range(2):
+            for k in range(out.shape[2]):
+                out[x, j + part, k] = kernels[kernel, x, k] * modes[x, i + part, k]
+
+
+@jit
+def _add_scaled(modes: Any, i: int, kernels: Any, kernel: int, out: Any, j: int) -> None:
+    """Add a kernel times the complex field i to the complex field j, all in modes."""
+    for x in range(len(out)):
+        for part in range(2):
+            for k in range(out.shape[2]):
+                out[x, j + part, k] += kernels[kernel, x, k] * modes[x, i + part, k]
+
+
+@jit
+def _transform(inverse: bool, fields: Any, columns: int, basis: Any, scratch: Any, out: Any) -> None:
+    """Transform fields to modes, or back to sites."""
     rows, n_fields, width = fields.shape
     shape = (rows, n_fields * (width // columns), columns)
     memory = scratch[: fields.size].reshape(shape)
@@ -177,85 +157,108 @@ def _transformed(inverse: bool, fields: Any, columns: int, basis: Any, scratch: 
 
 @jit
 def _as_fields(memory: Any, n_fields: int, like: Any) -> Any:
-    """Return scratch memory as fields, `(first, field, configuration and second)`."""
-    rows, size, columns = like.shape
-    return memory[: rows * n_fields * size * columns].reshape(rows, n_fields, size * columns)
+    """Return scratch memory as fields."""
+    rows, _, width = like.shape
+    return memory[: rows * n_fields * width].reshape(rows, n_fields, width)
 
 
 @jit
-def _ridge_waves(phase: Any, angles: Any, bends: Any, bent: Any) -> None:
-    """Turn angles into their sines, and set `bent = sum_j bends_j cos theta_j`."""
-    bent[:] = 0
-    for j in range(len(phase)):
-        row, bend, p = angles[j], bends[j], phase[j]
-        for k in range(len(row)):
-            sine, cosine = sine_and_cosine(row[k] + p)
-            row[k] = sine
-            bent[k] += bend[k] * cosine
+def _pull(powers: Any, modes: Any, tiles: Any, n_channels: int, columns: int, basis: Any, memory: Any) -> Any:
+    """Return `K_n * u_n` for n > 1, then `L_c * u_1`, then `M_p * u_2`, as fields."""
+    n_kernels, n_pairs = len(tiles), n_channels * (n_channels + 1) // 2
+    n_harmonics = n_kernels - n_channels - n_pairs
+    products = _as_fields(memory[0], 2 * (n_kernels - 1), powers)
+    pulled = _as_fields(memory[2], 2 * (n_kernels - 1), powers)
+    for kernel in range(1, n_kernels):
+        power = kernel  # counted from 0, which is u_1
+        if kernel >= n_harmonics:
+            power = 0 if kernel < n_harmonics + n_channels else 1
+        _scale(modes, 2 * power, tiles, kernel, products, 2 * kernel - 2)
+    _transform(True, products, columns, basis, memory[1], pulled)
+    return pulled
 
 
 @jit
-def _energies_of_rows(first: int, powers: Any, pulled: Any, now: Any, work: Any) -> None:
-    """Write e_c, m_c and g_p of the rows of a chunk."""
-    kernels, B, D, _, _ = now
-    _, _, _, of_channels, of_pairs, _, bent = work
-    width, n_channels = powers.shape[2], len(B)
-    skipped = len(kernels) - len(B) - D.shape[1] - 1  # K_2, K_3, ... come first
-    for row in range(len(bent) // width):
-        u, p, at = powers[first + row], pulled[first + row], row * width
-        for c in range(n_channels):
-            field = 2 * (skipped + c)
-            _dot(u[0], u[1], p[field], p[field + 1], of_channels[0, c, at : at + width])
-            _cross(u[0], u[1], p[field], p[field + 1], of_channels[1, c, at : at + width])
-        pair = 0
-        for c in range(n_channels):
-            for d in range(c, n_channels):
-                field = 2 * (skipped + n_channels + pair)
-                gram, overlap = (
-                    of_pairs[pair, at : at + width],
-                    kernels[skipped + 1 + n_channels + pair, 0, 0],
+def _energies(first: int, powers: Any, pulled: Any, kernels: Any, n_skipped: int, of_chunk: Any) -> None:
+    """Write e_c, m_c and g_p of a chunk of rows."""
+    energies, moments, _, grams, _, _, bent = of_chunk
+    half = powers.dtype.type(0.5)
+    few, width = bent.shape
+    for row in range(few):
+        x = first + row
+        for c in range(len(energies)):
+            field = 2 * (n_skipped + c)
+            _dot(powers, x, 0, pulled, x, field, energies, c, row)
+            for k in range(width):
+                moments[c, row, k] = (
+                    powers[x, 0, k] * pulled[x, field + 1, k] - powers[x, 1, k] * pulled[x, field, k]
                 )
-                _dot(u[2], u[3], p[field], p[field + 1], gram)
-                m = of_channels[1]
-                _add_overlaps(m[c, at : at + width], m[d, at : at + width], overlap, gram)
+        pair = 0
+        for c in range(len(energies)):
+            for d in range(c, len(energies)):
+                kernel = n_skipped + len(energies) + pair
+                overlap = half * kernels[kernel + 1, 0, 0]
+                _dot(powers, x, 2, pulled, x, 2 * kernel, grams, pair, row)
+                for k in range(width):
+                    product = moments[c, row, k] * moments[d, row, k]
+                    grams[pair, row, k] = product + (overlap - half * grams[pair, row, k])
                 pair += 1
 
 
 @jit
-def _rates_of_rows(first: int, powers: Any, pulled: Any, now: Any, work: Any, sent: Any, out: Any) -> None:
-    """Write `F_c u` and all of the velocity but its first term, and add to the divergence of the sites."""
-    kernels, B, D, at_origin, _ = now
-    _, _, _, of_channels, _, _, bent = work
-    width, one = powers.shape[2], powers.dtype.type(1)
-    for row in range(len(bent) // width):
-        u, p, at = powers[first + row], pulled[first + row], row * width
-        velocity, of_sites = out[first + row], bent[at : at + width]
-        velocity[:] = 0
-        for c in range(len(B)):
-            slope = of_channels[2, c, at : at + width]
-            _add_slopes(slope, of_channels[0, c, at : at + width], at_origin[c] + at_origin[c], of_sites)
-            _add_product(slope, of_channels[1, c, at : at + width], velocity)
-            _multiply(slope, u[0], sent[first + row, 2 * c])
-            _multiply(slope, u[1], sent[first + row, 2 * c + 1])
-        degree = one
-        for n in range(len(kernels) - len(B) - D.shape[1] - 1):
-            degree += one
-            field, power = 2 * n, 2 * n + 2
-            _add_cross(u[power], u[power + 1], p[field], p[field + 1], velocity)
-            _add_dot(-degree, u[power], u[power + 1], p[field], p[field + 1], of_sites)
+def _waves(phase: Any, angles: Any, bends: Any, bent: Any) -> None:
+    """Turn angles into their sines, and set `bent = sum_j bends_j cos theta_j`."""
+    n_ridges, sites = angles.shape
+    for k in range(sites):
+        bent[k] = 0
+    for j in range(n_ridges):
+        p = phase[j]
+        for k in range(sites):
+            sine, cosine = sine_and_cosine(angles[j, k] + p)
+            angles[j, k] = sine
+            bent[k] += bends[j, k] * cosine
 
 
 @jit
-def _mix(modes: Any, sent: Any, kernels: Any, n_harmonics: int, out: Any) -> None:
-    """Set `out` to `K_1 * u + sum_c L_c * sent_c`, all in modes."""
-    columns = kernels.shape[2]
-    _scaled(modes, kernels, 0, 0, out, 0)
-    for x in range(len(out)):
-        for field in range(sent.shape[1]):
-            factor = kernels[n_harmonics + field // 2, x]
-            source, target = sent[x, field], out[x, field % 2]
-            for start in range(0, len(source), columns):
-                _add_product(factor, source[start : start + columns], target[start : start + columns])
+def _rates(
+    first: int, powers: Any, pulled: Any, at_origin: Any, n_skipped: int, of_chunk: Any, sent: Any, out: Any
+) -> None:
+    """Write `F_c u` and all of the velocity but its first term, and add to the divergence of the sites."""
+    energies, moments, slopes, _, _, _, bent = of_chunk
+    few, width = bent.shape
+    for row in range(few):
+        x, minus_n = first + row, -powers.dtype.type(1)
+        for k in range(width):
+            out[x, k] = 0
+        for c in range(len(slopes)):
+            twice = at_origin[c] + at_origin[c]
+            for k in range(width):
+                bent[row, k] += slopes[c, row, k] * (twice - energies[c, row, k])
+            for k in range(width):
+                out[x, k] += slopes[c, row, k] * moments[c, row, k]
+            for part in range(2):
+                for k in range(width):
+                    sent[x, 2 * c + part, k] = slopes[c, row, k] * powers[x, part, k]
+        for n in range(n_skipped):
+            minus_n -= powers.dtype.type(1)
+            _add_cross(powers, x, 2 * n + 2, pulled, x, 2 * n, out, x)
+            _add_dot(minus_n, powers, x, 2 * n + 2, pulled, x, 2 * n, bent, row)
+
+
+@jit
+def _finish(
+    powers: Any, modes: Any, sent: Any, tiles: Any, n_harmonics: int, columns: int, basis: Any, memory: Any
+) -> Any:
+    """Return `q = K_1 * u_1 + sum_c L_c * sent_c`, one complex field."""
+    sent_modes = _as_fields(memory[2], sent.shape[1], powers)
+    _transform(False, sent, columns, basis, memory[1], sent_modes)
+    mixed = _as_fields(memory[0], 2, powers)
+    _scale(modes, 0, tiles, 0, mixed, 0)
+    for c in range(sent.shape[1] // 2):
+        _add_scaled(sent_modes, 2 * c, tiles, n_harmonics + c, mixed, 0)
+    q = _as_fields(memory[2], 2, powers)
+    _transform(True, mixed, columns, basis, memory[1], q)
+    return q
 
 
 @jit
@@ -273,57 +276,32 @@ def angle_rates_of(
         out: like `theta`, written.
         divergence: `(configuration,)`, written.
     """
-    kernels, B, D, _, constant = now
-    powers, modes, memory, of_channels, of_pairs, of_ridges, bent = work
+    kernels, B, D, at_origin, constant = now
+    powers, modes, tiles, memory, of_chunk = work
+    energies, _, slopes, grams, angles, bends, bent = of_chunk
     rows, size, columns = theta.shape
-    width, n_harmonics = size * columns, len(kernels) - len(B) - D.shape[1]
-    velocity = out.reshape(rows, width)
+    width, n_channels, minus = size * columns, len(B), -theta.dtype.type(1)
+    n_harmonics = len(kernels) - n_channels - D.shape[1]
+    velocity, sites = out.reshape(rows, width), bent.size
+    _powers(theta.reshape(rows, width), powers, modes)
+    _tile(kernels, tiles)
+    tiles_of_rows = tiles.reshape(len(kernels), rows, width)
+    _transform(False, powers, columns, basis, memory[0], modes)
+    pulled = _pull(powers, modes, tiles_of_rows, n_channels, columns, basis, memory)
+    sent = _as_fields(memory[0], 2 * n_channels, powers)
     divergence[:] = constant
-    _powers(theta.reshape(rows, width), powers)
-    _transformed(False, powers, columns, basis, memory[0], modes)
-    n_fields = 2 * (len(kernels) - 1)
-    products, pulled = _as_fields(memory[0], n_fields, theta), _as_fields(memory[2], n_fields, theta)
-    for kernel in range(1, len(kernels)):
-        power = _of_power(kernel, n_harmonics, len(B))
-        _scaled(modes, kernels, power, kernel, products, 2 * kernel - 2)
-    _transformed(True, products, columns, basis, memory[1], pulled)
-    sent = _as_fields(memory[0], 2 * len(B), theta)
-    for first in range(0, rows, len(bent) // width):
-        _energies_of_rows(first, powers, pulled, now, work)
-        np.dot(ridges[0], of_channels[0], of_ridges[0])
-        np.dot(D, of_pairs, of_ridges[1])
-        _ridge_waves(ridges[1], of_ridges[0], of_ridges[1], bent)
-        np.dot(B, of_ridges[0], of_channels[2])
-        _rates_of_rows(first, powers, pulled, now, work, sent, velocity)
-        add_to_configurations(bent, columns, divergence)
-    _finish(powers, modes, sent, now, columns, basis, memory, velocity, divergence)
-
-
-@jit
-def _finish(
-    powers: Any,
-    modes: Any,
-    sent: Any,
-    now: Any,
-    columns: int,
-    basis: Any,
-    memory: Any,
-    velocity: Any,
-    divergence: Any,
-) -> None:
-    """Add `Im[conj(u) q]` to the velocity, and take `Re[conj(u) q]` from the divergence."""
-    kernels, B, D, _, _ = now
-    rows, n_fields, width = sent.shape
-    sent_modes = memory[2][: sent.size].reshape(sent.shape)
-    _transformed(False, sent, columns, basis, memory[1], sent_modes)
-    pair = rows * 2 * width
-    mixed, q = memory[0][:pair].reshape(rows, 2, width), memory[2][:pair].reshape(rows, 2, width)
-    _mix(modes, sent_modes, kernels, len(kernels) - len(B) - D.shape[1], mixed)
-    _transformed(True, mixed, columns, basis, memory[1], q)
-    minus, of_sites = -velocity.dtype.type(1), mixed[0, 0]
+    for first in range(0, rows, len(bent)):
+        _energies(first, powers, pulled, kernels, n_harmonics - 1, of_chunk)
+        np.dot(ridges[0], energies.reshape(n_channels, sites), angles)
+        np.dot(D, grams.reshape(len(grams), sites), bends)
+        _waves(ridges[1], angles, bends, bent.reshape(sites))
+        np.dot(B, angles, slopes.reshape(n_channels, sites))
+        _rates(first, powers, pulled, at_origin, n_harmonics - 1, of_chunk, sent, velocity)
+        add_to_configurations(bent.reshape(sites), columns, divergence)
+    q = _finish(powers, modes, sent, tiles_of_rows, n_harmonics, columns, basis, memory)
     for x in range(rows):
-        u = powers[x]
-        _add_cross(u[0], u[1], q[x, 0], q[x, 1], velocity[x])
-        of_sites[:] = 0
-        _add_dot(minus, u[0], u[1], q[x, 0], q[x, 1], of_sites)
-        add_to_configurations(of_sites, columns, divergence)
+        for k in range(width):
+            bent[0, k] = 0
+        _add_cross(powers, x, 0, q, x, 0, velocity, x)
+        _add_dot(minus, powers, x, 0, q, x, 0, bent, 0)
+        add_to_configurations(bent[0], columns, divergence)

@@ -15,6 +15,9 @@ from equiflow.fused.just_in_time import jit
 from equiflow.fused.modes import aligned, load, store
 from equiflow.fused.ridge_solves import add_energies, advanced
 
+#: sites of a block, unless a configuration has more
+SITES_PER_BLOCK = 2048
+
 
 @jit
 def rates(
@@ -42,7 +45,7 @@ def rates(
     now = angle_tables_at(tables, 0)
     rows, columns = now[0].shape[1:]
     blocks = aligned(2 * rows * size * columns, theta).reshape(2, rows, size, columns)
-    work = angle_work_for(blocks[0], size, len(now[0]), len(now[1]), now[2])
+    work = angle_work_for(blocks[0], now)
     load(theta, first, blocks[0])
     angle_rates_of(blocks[0], now, ridges, basis, work, blocks[1], divergence[first : first + size])
     store(blocks[1], first, velocity)
@@ -81,7 +84,7 @@ def solve(
     shape, V = (rows, size, columns), size * rows * columns
     stages = aligned(n_stages * V, theta).reshape(n_stages, V)
     y, at = aligned(V, theta), aligned(V, theta)
-    work = angle_work_for(y.reshape(shape), size, tables[0].shape[1], tables[1].shape[1], tables[2][0])
+    work = angle_work_for(y.reshape(shape), angle_tables_at(tables, 0))
     divergence = np.empty(size)
     load(theta, first, y.reshape(shape))
     for time in range(n_times):

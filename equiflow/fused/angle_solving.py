@@ -1,4 +1,4 @@
-"""Evaluations and solves by the kernels of `equiflow.fused.angle_solves`, without a graph: `rates`, `solve`."""
+"""Calls of the kernels of `equiflow.fused.angle_solves`, which record no graph: `rates` and `solve`."""
 
 from __future__ import annotations
 
@@ -63,7 +63,9 @@ def rates(theta: Tensor, shape: tuple[int, int], tables: AngleTables) -> tuple[T
     flat = flattened(theta)
     velocity, divergence = np.empty_like(flat), np.empty(len(flat))
     given = (flat, *tables.arrays(shape), velocity, divergence)
-    by_blocks(flat, 1, lambda first, size, _: angle_solves.rates(first, size, *given))
+    by_blocks(
+        flat, angle_solves.SITES_PER_BLOCK, 1, lambda first, size, _: angle_solves.rates(first, size, *given)
+    )
     return torch.from_numpy(velocity).view_as(theta), torch.from_numpy(divergence).to(theta.dtype)
 
 
@@ -89,6 +91,11 @@ def solve(
     log_det, energy = np.zeros(len(flat)), np.zeros(len(flat))
     given = (flat, log_det, energy, *tables.arrays(shape), step, h)
     n_times = len(tables.constant)
-    by_blocks(flat, n_times, lambda first, size, _: angle_solves.solve(first, size, *given))
+    by_blocks(
+        flat,
+        angle_solves.SITES_PER_BLOCK,
+        n_times,
+        lambda first, size, _: angle_solves.solve(first, size, *given),
+    )
     numbers = [torch.from_numpy(x).to(theta.dtype) for x in (log_det, energy)]
     return torch.from_numpy(flat).view_as(theta), numbers[0], numbers[1]

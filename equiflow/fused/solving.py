@@ -83,7 +83,9 @@ def rates(
     s = np.empty((0, 0), flat.dtype) if score is None else flattened(score)
     velocity, rate, divergence = np.empty_like(flat), np.empty_like(s), np.empty(len(flat))
     given = (flat, s, *constants, velocity, rate, divergence)
-    by_blocks(flat, 1, lambda first, size, _: ridge_solves.rates(first, size, *given))
+    by_blocks(
+        flat, ridge_solves.SITES_PER_BLOCK, 1, lambda first, size, _: ridge_solves.rates(first, size, *given)
+    )
     of_score = None if score is None else torch.from_numpy(rate).view_as(phi)
     return torch.from_numpy(velocity).view_as(phi), torch.from_numpy(divergence).to(phi.dtype), of_score
 
@@ -138,7 +140,12 @@ class _Solve(torch.autograd.Function):
         log_det, energy = np.zeros(batch), np.zeros(batch)
         carried = np.empty((0, 0), flat.dtype) if score is None else flattened(score).copy()
         given = (flat, carried, log_det, energy, *constants, formula, h, states, stages)
-        by_blocks(flat, n_times, lambda first, size, _: ridge_solves.solve(first, size, *given))
+        by_blocks(
+            flat,
+            ridge_solves.SITES_PER_BLOCK,
+            n_times,
+            lambda first, size, _: ridge_solves.solve(first, size, *given),
+        )
         ctx.call, ctx.kept = call, (states, stages)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(phi, *fields)
@@ -180,7 +187,7 @@ def _gradients(
         given = (of_phi, *of_numbers, tables, ridges, basis, formula, h, *kept, own)
         ridge_solves.pull_back(first, size, *given)
 
-    by_blocks(like, len(linear), one_block)
+    by_blocks(like, ridge_solves.SITES_PER_BLOCK, len(linear), one_block)
     parts = [sums[part] for part in sorted(sums)]
     total = [torch.from_numpy(sum(terms[1:], start=terms[0])) for terms in zip(*parts, strict=True)]
     of_linear, of_inner, of_outer, of_transposed, *of_rest, of_angles, of_phase = total
@@ -268,12 +275,17 @@ def _fields(tables: Tables) -> tuple[Tensor, ...]:
     return tuple(getattr(tables, name) for name in Tables.__dataclass_fields__)
 
 
-def by_blocks(fields: Any, n_times: int, kernel: Callable[[int, int, int], None]) -> None:
-    """Call `kernel(first, size, part)` for all blocks of configurations, which do not depend on threads."""
-    from equiflow.fused.ridge_solves import SITES_PER_BLOCK
+def by_blocks(fields: Any, sites: int, n_times: int, kernel: Callable[[int, int, int], None]) -> None:
+    """Call `kernel(first, size, part)` for all blocks of configurations, which do not depend on threads.
 
+    Args:
+        fields: `(batch, V)`.
+        sites: of a block, unless a configuration has more.
+        n_times: number of evaluations.
+        kernel: works on `size` configurations from `first` on, in one thread for each `part`.
+    """
     batch, V = fields.shape
-    size = max(1, SITES_PER_BLOCK // V)
+    size = max(1, sites // V)
 
     def some(start: int, stop: int) -> None:
         for block in range(start, stop):

@@ -167,7 +167,7 @@ def real_modes(kernel: OrbitKernel, time_values: Tensor, shape: tuple[int, int])
 
 
 def in_order(half: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Return real modes of an FFT, `(time, kernel, *half_shape)`, in the real Fourier basis, `(time, kernel, V)`."""
+    """Return modes `(time, kernel, *half_shape)` of an FFT in the real Fourier basis, `(time, kernel, V)`."""
     # Reflections make the modes real, even where sides of one or two sites make them trivial.
     half = half.real if half.is_complex() else half
     return half.flatten(2).index_select(2, _order(shape))
