@@ -18,7 +18,7 @@ from equiflow.flows import EquivariantCNF, Flow
 from equiflow.flows.solved import solve_by
 from equiflow.ode.solver import Solver, SolverError
 from equiflow.ode.tableaus import TABLEAUS
-from equiflow.runtime.checks import check_count, check_positive, check_type
+from equiflow.runtime.checks import check_count, check_positive, check_type, make_plain
 from equiflow.samplers.samples import where_weighted
 from equiflow.statistics import normalised_weights
 from equiflow.theories.base.action import Action
@@ -53,6 +53,8 @@ class TwoLevels:
     def __post_init__(self) -> None:
         check_type(self.coarse, Solver, "coarse", 'Write Solver("rk4", steps=4).')
         check_type(self.fine, (Solver, type(None)), "fine")
+        make_plain(self, "fine_share")
+        check_type(self.fine_share, (float, int), "fine_share")
         if not 0 < self.fine_share <= 1:
             raise ValueError(f"fine_share must be in (0, 1], got {self.fine_share!r}.")
 

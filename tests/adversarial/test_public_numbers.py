@@ -213,7 +213,7 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     ),
     "importance_sample": (
         lambda **o: eq.importance_sample(flow(), ACTION, generator=rng(), **o).phi,
-        {"n_samples": 4, "batch_size": 3, "certify": 2},
+        {"n_samples": 4, "batch_size": 3, "certify": 2, "levels": 2},
     ),
     "annealed_importance_sample": (
         lambda **o: eq.annealed_importance_sample(flow(), ACTION, generator=rng(), **o).phi,

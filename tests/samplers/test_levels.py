@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -254,11 +255,21 @@ def test_maps_without_a_solver_are_refused():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"coarse": "rk4"}, {"coarse": COARSE, "fine": 2}, {"coarse": COARSE, "fine_share": 0.0}]
+    "wrong",
+    [
+        {"coarse": "rk4"},
+        {"coarse": COARSE, "fine": 2},
+        {"coarse": COARSE, "fine_share": 0.0},
+        {"coarse": COARSE, "fine_share": "all"},
+    ],
 )
 def test_levels_are_checked(wrong):
     with pytest.raises((ValueError, TypeError), match=r"coarse|fine"):
         TwoLevels(**wrong)
+
+
+def test_shares_of_numpy_are_those_of_python():
+    assert repr(TwoLevels(COARSE, fine_share=np.float64(0.25))) == repr(TwoLevels(COARSE, fine_share=0.25))
 
 
 def test_the_flow_keeps_its_solver():
