@@ -7,6 +7,7 @@ import shutil
 
 import torch
 
+from equiflow import fused
 from equiflow.cli.versions import PACKAGES, installed_version
 from equiflow.report.terminal import print_table
 
@@ -38,6 +39,7 @@ def installation() -> list[tuple[str, str]]:
     rows += [("CPU threads", str(torch.get_num_threads()))]
     rows += [("GPU", ", ".join(_gpus()) or "none that this torch can use ")]
     compiler = next((name for name in ("c++", "g++", "clang++") if shutil.which(name)), None)
+    rows += [("fused kernels on CPUs", fused.state())]
     rows += [("C++ compiler, for compile = true", compiler or "none: torch.compile will not work")]
     return rows
 

@@ -13,13 +13,12 @@ import torch
 from torch import Tensor
 
 from equiflow.flows.base import Flow
-from equiflow.flows.compiled import CompiledField
 from equiflow.flows.descriptions import describe, describe_space
-from equiflow.flows.kernels import FieldOfSolve, solve_by_kernels
+from equiflow.flows.kernels import FieldOfSolve, fastest, solve
 from equiflow.flows.parts import check_groups, field_with, pretrained_file, rebuild, space_of
 from equiflow.flows.path import PathSample, sample_path
 from equiflow.flows.tuning import solver_errors
-from equiflow.ode.integrate import Solution, State, integrate
+from equiflow.ode.integrate import Solution
 from equiflow.ode.solver import Solver
 from equiflow.ode.tuning import SolverChoice, choose_solver
 from equiflow.runtime.checks import check_count, check_flag, check_type
@@ -82,7 +81,7 @@ class EquivariantCNF(Flow):
         check_type(self.solver, Solver, "solver", 'Write Solver("dopri5", rtol=1e-5, atol=1e-5).')
         self.compiled = check_flag(compile, "compile")
         self._compiled: dict[str, Compiled] = {}
-        self._uses_kernels = True
+        self._fused = True
 
     @property
     def group(self) -> Group:
@@ -163,8 +162,8 @@ class EquivariantCNF(Flow):
         return flow
 
     def _transform_to_train(self, z: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-        phi, log_det = self.solve(self._check_input(z, "z"), 0.0, 1.0, generator=generator).state
-        return phi, log_det
+        solution = self.solve(self._check_input(z, "z"), 0.0, 1.0, generator=generator)
+        return solution.state[0], solution.state[1]
 
     def transform_and_log_det(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """See `Flow.transform_and_log_det`."""
@@ -212,16 +211,7 @@ class EquivariantCNF(Flow):
             SolverError: if the solver gives up or the result is not finite.
         """
         field, solver = self._for_solve(phi, generator), solver or self.solver
-        end = solve_by_kernels(field, phi, t0, t1, solver)
-        if end is not None:
-            return Solution((end.phi, end.log_det), end.nfe, solver)
-
-        def rates(t: Tensor, state: State) -> State:
-            return field.velocity_and_divergence(state[0], t)
-
-        state = (phi, phi.new_zeros(len(phi)))
-        parameters = self.vector_field.parameters()
-        return integrate(rates, state, t0, t1, solver, parameters=parameters)
+        return solve(field, phi, t0, t1, solver, parameters=self.vector_field.parameters())
 
     def rsample_path(
         self, n_samples: int, *, generator: torch.Generator | None = None, solver: Solver | None = None
@@ -244,9 +234,9 @@ class EquivariantCNF(Flow):
     def _for_solve(self, phi: Tensor, generator: torch.Generator | None) -> FieldOfSolve:
         """Return the vector field for one solve that starts at `phi`: compiled, with kernels, or itself."""
         field = self.vector_field.for_solve(phi, generator)
-        if self.compiled and field is self.vector_field:  # A field made for one solve is not worth compiling.
-            return CompiledField(field, self._compiled)
-        return (field.fused(phi) if self._uses_kernels else None) or field
+        if field is not self.vector_field:  # A field made for one solve is not worth compiling.
+            return field
+        return fastest(field, phi, compiled=self._compiled if self.compiled else None, kernels=self._fused)
 
     @torch.no_grad()
     def tune_solver(
@@ -292,7 +282,7 @@ class EquivariantCNF(Flow):
     def _reference(self, solver: Solver | None = None) -> EquivariantCNF:
         """See `Flow._reference`; by torch alone: a certificate sees errors of the compiler and of kernels."""
         reference = in_double(self)._by(solver or self.solver.refined())
-        reference.compiled = reference._uses_kernels = False
+        reference.compiled = reference._fused = False
         return reference
 
     def _transform_and_count(self, z: Tensor) -> tuple[Tensor, Tensor, int]:
@@ -361,5 +351,7 @@ class EquivariantCNF(Flow):
         return cls.load(pretrained_file(name), device=device, compile=compile)
 
     def extra_repr(self) -> str:
-        """Return what `repr` shows besides the modules."""
-        return f"{self.space.kind}={self.space.shape}, group={self.group}, solver={self.solver}"
+        """Return what `repr` shows besides the modules, with who computes the field."""
+        nothing = torch.empty(0, *self.space.shape, dtype=self.dtype, device=self.device)
+        options = f"solver={self.solver}, by={self._for_solve(nothing, None).by}"
+        return f"{self.space.kind}={self.space.shape}, group={self.group}, {options}"

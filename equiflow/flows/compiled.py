@@ -20,6 +20,8 @@ class CompiledField:
             share them, because the field is an argument of each function.
     """
 
+    by = "torch.compile"
+
     def __init__(self, field: VectorField, functions: dict[str, Compiled]) -> None:
         self.field = field
         self.functions = functions

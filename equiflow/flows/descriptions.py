@@ -38,7 +38,7 @@ def describe(part: Part, known: Mapping[str, Any], space: Space) -> dict[str, An
         TypeError: if the part could not be rebuilt from its description.
     """
     name = name_in(known, type(part))
-    recipe = {"name": name, "group": part.group.config(), "config": part.config()}
+    recipe: dict[str, Any] = {"name": name, "group": part.group.config(), "config": part.config()}
     if name in known:
         group = group_of(space, **recipe["group"])
         if group != part.group:

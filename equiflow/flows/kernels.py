@@ -1,18 +1,75 @@
-"""Solves of a flow by the fused kernels of its vector field: `solve_by_kernels`."""
+"""Who evaluates the vector field of a flow: torch, its compiler, or fused kernels for whole solves."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
 from equiflow.flows.compiled import CompiledField
-from equiflow.ode.integrate import check_finite
+from equiflow.ode.integrate import Solution, State, check_finite, integrate
 from equiflow.ode.solver import EqualSteps, Solver
+from equiflow.runtime.compilation import Compiled
 from equiflow.vector_fields import VectorField
 from equiflow.vector_fields.base import FusedField, FusedSolution
 
 #: what a solve calls for the rates of a flow
 FieldOfSolve = VectorField | CompiledField | FusedField
+
+
+def fastest(
+    field: VectorField, phi: Tensor, *, compiled: dict[str, Compiled] | None, kernels: bool
+) -> FieldOfSolve:
+    """Return a vector field in the form that is evaluated fastest.
+
+    Args:
+        field: the vector field.
+        phi: where a solve starts, `(batch, *lattice)`.
+        compiled: functions that `torch.compile` has made of the field's methods, if it shall.
+        kernels: whether fused kernels are used where they fit.
+
+    Returns:
+        The field compiled, with kernels, or itself.
+    """
+    if compiled is not None:
+        return CompiledField(field, compiled)
+    return (field.fused(phi) if kernels else None) or field
+
+
+def solve(
+    field: FieldOfSolve,
+    phi: Tensor,
+    t0: float,
+    t1: float,
+    solver: Solver,
+    *,
+    parameters: Iterable[Tensor] = (),
+) -> Solution:
+    """Integrate `(phi, log_det)` from flow time `t0` to `t1`.
+
+    Args:
+        field: vector field, for one solve.
+        phi: configurations at `t0`, `(batch, *lattice)`.
+        t0: initial flow time.
+        t1: final flow time.
+        solver: method, step control and way to gradients.
+        parameters: of the field, which get gradients from the adjoint equation.
+
+    Returns:
+        A `Solution` whose state is `phi` at `t1` and `log_det`, `(batch,)`.
+
+    Raises:
+        SolverError: if the solver gives up or the result is not finite.
+    """
+    end = solve_by_kernels(field, phi, t0, t1, solver)
+    if end is not None:
+        return Solution((end.phi, end.log_det), end.nfe, solver)
+
+    def rates(t: Tensor, state: State) -> State:
+        return field.velocity_and_divergence(state[0], t)
+
+    return integrate(rates, (phi, phi.new_zeros(len(phi))), t0, t1, solver, parameters=parameters)
 
 
 def solve_by_kernels(

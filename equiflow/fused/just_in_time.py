@@ -37,8 +37,15 @@ def is_installed() -> bool:
 
 
 def in_use() -> bool:
-    """Return whether fused kernels are used where they fit."""
+    """Return whether fused kernels are used where they fit; the log says once if they are missing."""
+    if _allowed and not is_installed():
+        _say_what_is_missing()
     return _allowed and is_installed()
+
+
+@cache
+def _say_what_is_missing() -> None:
+    _log.info("Fused kernels are %s.", state())
 
 
 def state() -> str:

@@ -14,7 +14,7 @@ import numpy as np
 from equiflow.fused.just_in_time import jit
 from equiflow.fused.modes import aligned, load, store, to_modes, to_sites
 from equiflow.fused.ridge_fields import at_time, pull, velocity_and_score_of, velocity_of
-from equiflow.fused.ridges import work_for
+from equiflow.fused.ridges import copy, work_for
 
 #: sites of a block, unless a configuration has more
 SITES_PER_BLOCK = 1024
@@ -22,13 +22,14 @@ SITES_PER_BLOCK = 1024
 
 @jit
 def advanced(y: Any, row: Any, stages: Any, n: int, h: Any, out: Any) -> None:
-    """Set `out = y + h sum_{i<n} row_i stages_i`, all flat."""
-    out[:] = y
-    for i in range(n):
-        if row[i] != 0:
-            factor, stage = h * row[i], stages[i]
-            for k in range(len(y)):
-                out[k] += factor * stage[k]
+    """Set `out = y + h sum_{i<n} row_i stages_i`, all flat; two stages are added in one pass."""
+    copy(y, out)
+    for i in range(0, n - 1, 2):
+        a, b, first, second = h * row[i], h * row[i + 1], stages[i], stages[i + 1]
+        for k in range(len(y)):
+            out[k] += a * first[k] + b * second[k]
+    if n % 2 == 1:
+        _add(h * row[n - 1], stages[n - 1], out)
 
 
 @jit
@@ -183,10 +184,10 @@ def solve(
             if states.size:
                 states[first : first + size].reshape(n_times // n_stages, V)[time // n_stages] = y
             advanced(y, weights, stages, n_stages, h, moved)
-            y[:] = moved
+            copy(moved, y)
             if score.size:
                 advanced(s, weights, of_score, n_stages, -h, moved)
-                s[:] = moved
+                copy(moved, s)
     to_sites(y.reshape(shape), basis, at.reshape(shape), moved.reshape(shape))
     store(moved.reshape(shape), first, phi)
     if score.size:

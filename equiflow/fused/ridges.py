@@ -43,7 +43,7 @@ def as_fields(memory: Any, n_channels: int, like: Any) -> Any:
 
 
 @jit
-def _copy(values: Any, out: Any) -> None:
+def copy(values: Any, out: Any) -> None:
     """Copy values one by one, which is faster than assigning a slice: numba allows for overlaps there."""
     for k in range(len(values)):
         out[k] = values[k]
@@ -56,7 +56,7 @@ def take(channels: Any, first: int, out: Any) -> None:
     rows = channels.reshape(len(channels), n_channels, width)
     for x in range(out.shape[1] // width):
         for c in range(n_channels):
-            _copy(rows[first + x, c], out[c, x * width : (x + 1) * width])
+            copy(rows[first + x, c], out[c, x * width : (x + 1) * width])
 
 
 @jit
@@ -66,7 +66,7 @@ def put(chunk: Any, first: int, channels: Any) -> None:
     rows = channels.reshape(len(channels), n_channels, width)
     for x in range(chunk.shape[1] // width):
         for c in range(n_channels):
-            _copy(chunk[c, x * width : (x + 1) * width], rows[first + x, c])
+            copy(chunk[c, x * width : (x + 1) * width], rows[first + x, c])
 
 
 @jit
@@ -84,7 +84,8 @@ def add_to_configurations(of_sites: Any, columns: int, sums: Any) -> None:
 @jit
 def waves(ridges: Any, q: Any, sines: Any, bent: Any) -> None:
     """Turn angles into `sines_j = sin theta_j`, and set `bent = sum_j q_j cos theta_j`."""
-    bent[:] = 0
+    for x in range(len(bent)):
+        bent[x] = 0
     for j in range(len(q)):
         row, p, curvature = sines[j], ridges[1][j], q[j]
         for x in range(len(row)):
@@ -96,7 +97,8 @@ def waves(ridges: Any, q: Any, sines: Any, bent: Any) -> None:
 @jit
 def waves_and_bends(ridges: Any, q: Any, sines: Any, bends: Any, bent: Any) -> None:
     """Do what `waves` does, and turn `bends_j = z_j` into `z_j cos theta_j - q_j sin theta_j`."""
-    bent[:] = 0
+    for x in range(len(bent)):
+        bent[x] = 0
     for j in range(len(q)):
         row, bend, p, curvature = sines[j], bends[j], ridges[1][j], q[j]
         for x in range(len(row)):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +39,9 @@ class PathRates:
 
 class FusedField(ABC):
     """A vector field with whole solves by fused kernels, see `VectorField.fused`."""
+
+    #: who evaluates the field, for people
+    by: ClassVar[str] = "fused kernels"
 
     @abstractmethod
     def velocity(self, phi: Tensor, t: Tensor | float) -> Tensor:
@@ -112,6 +115,8 @@ class VectorField(RecordsOptions, nn.Module, ABC):
     """
 
     group: Group
+    #: who evaluates the field, for people
+    by: ClassVar[str] = "torch"
     #: The solver while training, for objectives that do not adapt one. With the kinetic penalty, five steps
     #: suffice for training to climb smoothly. Results never depend on it.
     training_solver = Solver("rk5", steps=5)
