@@ -33,7 +33,15 @@ def momenta(side: int) -> Tensor:
 
 @lru_cache(maxsize=64)
 def matrix(side: int, dtype: torch.dtype) -> np.ndarray[Any, Any]:
-    """Return the orthogonal matrix from sites to modes of an axis, `(side, side)`."""
+    """Return the orthogonal matrix from sites to modes of an axis, `(side, side)`.
+
+    Args:
+        side: number of sites.
+        dtype: of the matrix.
+
+    Returns:
+        `(side, side)`, modes first.
+    """
     x, k = torch.arange(side, dtype=torch.float64), torch.arange(side // 2 + 1, dtype=torch.float64)
     angle = 2 * math.pi * torch.outer(k, x) / side
     rows = torch.cat([angle.cos(), angle[1 : (side - 1) // 2 + 1].sin()])
@@ -42,14 +50,30 @@ def matrix(side: int, dtype: torch.dtype) -> np.ndarray[Any, Any]:
 
 
 def matrices(shape: tuple[int, int], dtype: torch.dtype) -> tuple[np.ndarray[Any, Any], ...]:
-    """Return what `to_modes` and `to_sites` take: the matrices of both axes, plain and transposed."""
+    """Return what `to_modes` and `to_sites` take: the matrices of both axes, plain and transposed.
+
+    Args:
+        shape: both sides of the lattice.
+        dtype: of the matrices.
+
+    Returns:
+        `R_1, R_1^T, R_2, R_2^T`.
+    """
     first, second = matrix(shape[0], dtype), matrix(shape[1], dtype)
     return first, np.ascontiguousarray(first.T), second, np.ascontiguousarray(second.T)
 
 
 @jit
 def aligned(n: int, like: Any) -> Any:
-    """Return `n` numbers of scratch memory from a cache line on: vectors across two lines cost twice."""
+    """Return `n` numbers of scratch memory from a cache line on: vectors across two lines cost twice.
+
+    Args:
+        n: how many numbers.
+        like: an array of the dtype.
+
+    Returns:
+        `(n,)`, not initialised.
+    """
     per_line = 64 // like.itemsize
     memory = np.empty(n + per_line, like.dtype)
     skipped = -(memory.ctypes.data // like.itemsize) % per_line
@@ -58,7 +82,13 @@ def aligned(n: int, like: Any) -> Any:
 
 @jit
 def product(a: Any, b: Any, out: Any) -> None:
-    """Set `out = a @ b`, by parts of the rows if the product is large."""
+    """Set `out = a @ b`, by parts of the rows if the product is large.
+
+    Args:
+        a: `(row, k)`.
+        b: `(k, column)`.
+        out: `(row, column)`, written.
+    """
     rows = len(a)
     part = max(1, LARGEST_SERIAL_PRODUCT // (a.shape[1] * b.shape[1]))
     if part >= rows:
@@ -80,19 +110,39 @@ def _both_axes(fields: Any, left: Any, right: Any, scratch: Any, out: Any) -> No
 
 @jit
 def to_modes(fields: Any, basis: Any, scratch: Any, out: Any) -> None:
-    """Transform fields `(first, field, second)` from sites to modes."""
+    """Transform fields `(first, field, second)` from sites to modes.
+
+    Args:
+        fields: on the sites.
+        basis: see `matrices`.
+        scratch: like `fields`, overwritten.
+        out: like `fields`, written.
+    """
     _both_axes(fields, basis[0], basis[3], scratch, out)
 
 
 @jit
 def to_sites(modes: Any, basis: Any, scratch: Any, out: Any) -> None:
-    """Transform modes `(first, field, second)` to sites."""
+    """Transform modes `(first, field, second)` to sites.
+
+    Args:
+        modes: in modes.
+        basis: see `matrices`.
+        scratch: like `modes`, overwritten.
+        out: like `modes`, written.
+    """
     _both_axes(modes, basis[1], basis[2], scratch, out)
 
 
 @jit
 def load(fields: Any, first: Any, out: Any) -> None:
-    """Copy configurations from `first` on of `(batch, V)` to a block `(first, configuration, second)`."""
+    """Copy configurations from `first` on of `(batch, V)` to a block `(first, configuration, second)`.
+
+    Args:
+        fields: `(batch, V)`.
+        first: the first configuration.
+        out: the block, written.
+    """
     rows, size, columns = out.shape
     for x in range(rows):
         for n in range(size):
@@ -102,7 +152,13 @@ def load(fields: Any, first: Any, out: Any) -> None:
 
 @jit
 def store(block: Any, first: Any, fields: Any) -> None:
-    """Copy a block `(first, configuration, second)` back to `fields`, `(batch, V)`."""
+    """Copy a block `(first, configuration, second)` back to `fields`, `(batch, V)`.
+
+    Args:
+        block: `(first, configuration, second)`.
+        first: the first configuration.
+        fields: `(batch, V)`, written from there on.
+    """
     rows, size, columns = block.shape
     for x in range(rows):
         for n in range(size):

@@ -6,7 +6,7 @@ They know fields of the form
     theta_j = pi (W_j . u + phase_j),  u_c = P_c * phi,  div v = trace + sum_x sum_j q_j cos theta_j,
 
 with inner kernels P and outer kernels Q that are even under the reflection of each axis. A `PotentialField`
-has P = Q, an `OrbitConvField` P = 1. The transposed Jacobian of (velocity, divergence) takes w and a weight to
+has P = Q, an `OrbitConvField` P = 1. The transposed Jacobian of both rates takes w and a weight to
 
     K_0 * w + sum_c P_c * sum_j pi W_jc (z_j cos theta_j - weight q_j sin theta_j),  z_j = sum_f B_fj Q_f * w.
 
@@ -41,7 +41,15 @@ from equiflow.fused.ridges import (
 
 @jit
 def at_time(tables: Any, n: int) -> Any:
-    """Return the tables at the n-th time."""
+    """Return the tables at the n-th time.
+
+    Args:
+        tables: see above.
+        n: number of the time.
+
+    Returns:
+        The tables without their first axis.
+    """
     linear, inner, outer, B, B_transposed, q, trace, drift = tables
     return linear[n], inner[n], outer[n], B[n], B_transposed[n], q[n], trace[n], drift[n]
 
@@ -74,7 +82,17 @@ def _mixed(modes: Any, linear: Any, channels: Any, kernels: Any, out: Any) -> No
 
 @jit
 def velocity_of(modes: Any, now: Any, ridges: Any, basis: Any, work: Any, out: Any, divergence: Any) -> None:
-    """Set `out` to the modes of the velocity, and write the divergence of each configuration, in float64."""
+    """Set `out` to the modes of the velocity, and write the divergence of each configuration, in float64.
+
+    Args:
+        modes: the block in modes, `(first, configuration, second)`.
+        now: the tables at one time.
+        ridges: see above.
+        basis: see above.
+        work: see `ridges.work_for`.
+        out: like `modes`, written.
+        divergence: `(configuration,)`, written.
+    """
     linear, inner, outer, B, _, q, trace, drift = now
     channels, u, slopes, of_ridges, bent = work
     rows, size, columns = modes.shape
@@ -107,7 +125,19 @@ def _finish(modes: Any, linear: Any, sent: Any, kernels: Any, basis: Any, channe
 def velocity_and_score_of(
     modes: Any, score: Any, now: Any, ridges: Any, basis: Any, work: Any, out: Any, rate: Any, divergence: Any
 ) -> None:
-    """Do what `velocity_of` does, and set `rate` to the modes of minus the rate of the score."""
+    """Do what `velocity_of` does, and set `rate` to the modes of minus the rate of the score.
+
+    Args:
+        modes: the block in modes, `(first, configuration, second)`.
+        score: like `modes`.
+        now: the tables at one time.
+        ridges: see above.
+        basis: see above.
+        work: see `ridges.work_for`.
+        out: like `modes`, written.
+        rate: like `modes`, written.
+        divergence: `(configuration,)`, written.
+    """
     linear, inner, outer, B, B_transposed, q, trace, drift = now
     channels, u, slopes, of_ridges, bent = work
     rows, size, columns = modes.shape
@@ -137,7 +167,19 @@ def velocity_and_score_of(
 def pull(
     modes: Any, w: Any, weight: Any, now: Any, ridges: Any, basis: Any, work: Any, out: Any, sums: Any
 ) -> None:
-    """Set `out` to the transposed Jacobian of `(w, weight)`; add the gradients in the tables to `sums`."""
+    """Set `out` to the transposed Jacobian of `(w, weight)`; add the gradients in the tables to `sums`.
+
+    Args:
+        modes: the block in modes, `(first, configuration, second)`.
+        w: like `modes`.
+        weight: `(configuration,)`.
+        now: the tables at one time.
+        ridges: see above.
+        basis: see above.
+        work: see `ridges.work_for`.
+        out: like `modes`, written.
+        sums: of linear, inner, outer, B transposed, q at this time, and of W and phase.
+    """
     linear, inner, outer, B, B_transposed, q, _, _ = now
     of_linear, of_inner, of_outer, of_B, of_q, of_W, of_phase = sums
     channels, u, slopes, of_ridges, weights = work

@@ -22,7 +22,16 @@ SITES_PER_BLOCK = 1024
 
 @jit
 def advanced(y: Any, row: Any, stages: Any, n: int, h: Any, out: Any) -> None:
-    """Set `out = y + h sum_{i<n} row_i stages_i`, all flat; two stages are added in one pass."""
+    """Set `out = y + h sum_{i<n} row_i stages_i`, all flat; two stages are added in one pass.
+
+    Args:
+        y: `(n,)`.
+        row: coefficients, of which the first n count.
+        stages: `(stage, n)`.
+        n: number of stages to add.
+        h: length of the step.
+        out: like `y`, written.
+    """
     copy(y, out)
     for i in range(0, n - 1, 2):
         a, b, first, second = h * row[i], h * row[i + 1], stages[i], stages[i + 1]
@@ -34,7 +43,14 @@ def advanced(y: Any, row: Any, stages: Any, n: int, h: Any, out: Any) -> None:
 
 @jit
 def add_energies(velocity: Any, factor: Any, first: int, energy: Any) -> None:
-    """Add `factor sum_x v_x^2` of each configuration of a block."""
+    """Add `factor sum_x v_x^2` of each configuration of a block.
+
+    Args:
+        velocity: `(first, configuration, second)`.
+        factor: of all configurations.
+        first: first configuration of the block.
+        energy: `(batch,)`, added to.
+    """
     rows, size, columns = velocity.shape
     for n in range(size):
         total = velocity.dtype.type(0)

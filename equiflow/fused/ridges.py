@@ -14,7 +14,15 @@ SITES_PER_CHUNK = 256
 
 @jit
 def rows_per_chunk(rows: int, sites_per_row: int) -> int:
-    """Return the largest divisor of the number of rows for which a chunk is not too large, at least 1."""
+    """Return the largest divisor of the number of rows for which a chunk is not too large, at least 1.
+
+    Args:
+        rows: number of rows.
+        sites_per_row: of all configurations of a block.
+
+    Returns:
+        How many rows make a chunk.
+    """
     best = 1
     for n in range(1, rows + 1):
         if rows % n == 0 and n * sites_per_row <= SITES_PER_CHUNK:
@@ -24,7 +32,18 @@ def rows_per_chunk(rows: int, sites_per_row: int) -> int:
 
 @jit
 def work_for(like: Any, size: int, n_inner: int, n_outer: int, n_ridges: int) -> Any:
-    """Return scratch memory for a block of `size` configurations: channels, and a chunk of ridges."""
+    """Return scratch memory for a block of `size` configurations: channels, and a chunk of ridges.
+
+    Args:
+        like: the block, `(first, configuration, second)`.
+        size: number of configurations.
+        n_inner: number of inner kernels.
+        n_outer: number of outer kernels.
+        n_ridges: number of ridges.
+
+    Returns:
+        Four sets of channels, a chunk of inner and outer channels, two of ridges, and one number per site.
+    """
     rows, _, columns = like.shape
     largest = rows * max(n_inner, n_outer) * size * columns
     channels = aligned(4 * largest, like).reshape(4, largest)
@@ -37,21 +56,41 @@ def work_for(like: Any, size: int, n_inner: int, n_outer: int, n_ridges: int) ->
 
 @jit
 def as_fields(memory: Any, n_channels: int, like: Any) -> Any:
-    """Return scratch memory as channels of a block, `(first, channel and configuration, second)`."""
+    """Return scratch memory as channels of a block, `(first, channel and configuration, second)`.
+
+    Args:
+        memory: at least as many numbers, flat.
+        n_channels: number of channels.
+        like: the block, `(first, configuration, second)`.
+
+    Returns:
+        A view.
+    """
     rows, size, columns = like.shape
     return memory[: rows * n_channels * size * columns].reshape(rows, n_channels * size, columns)
 
 
 @jit
 def copy(values: Any, out: Any) -> None:
-    """Copy values one by one, which is faster than assigning a slice: numba allows for overlaps there."""
+    """Copy values one by one, which is faster than assigning a slice: numba allows for overlaps there.
+
+    Args:
+        values: `(n,)`.
+        out: `(n,)`, written.
+    """
     for k in range(len(values)):
         out[k] = values[k]
 
 
 @jit
 def take(channels: Any, first: int, out: Any) -> None:
-    """Copy rows from `first` on to a chunk `(channel, site)`."""
+    """Copy rows from `first` on to a chunk `(channel, site)`.
+
+    Args:
+        channels: `(first, channel and configuration, second)`.
+        first: the first row.
+        out: `(channel, site)`, written.
+    """
     n_channels, width = len(out), channels.shape[1] * channels.shape[2] // len(out)
     rows = channels.reshape(len(channels), n_channels, width)
     for x in range(out.shape[1] // width):
@@ -61,7 +100,13 @@ def take(channels: Any, first: int, out: Any) -> None:
 
 @jit
 def put(chunk: Any, first: int, channels: Any) -> None:
-    """Copy a chunk `(channel, site)` to the rows from `first` on."""
+    """Copy a chunk `(channel, site)` to the rows from `first` on.
+
+    Args:
+        chunk: `(channel, site)`.
+        first: the first row.
+        channels: `(first, channel and configuration, second)`, written.
+    """
     n_channels, width = len(chunk), channels.shape[1] * channels.shape[2] // len(chunk)
     rows = channels.reshape(len(channels), n_channels, width)
     for x in range(chunk.shape[1] // width):
@@ -71,7 +116,13 @@ def put(chunk: Any, first: int, channels: Any) -> None:
 
 @jit
 def add_to_configurations(of_sites: Any, columns: int, sums: Any) -> None:
-    """Add the sites of a chunk, ordered by row, configuration, column, to `(configuration,)`, float64."""
+    """Add the sites of a chunk, ordered by row, configuration, column, to `(configuration,)`, float64.
+
+    Args:
+        of_sites: `(site,)`.
+        columns: number of columns.
+        sums: `(configuration,)`, added to.
+    """
     size = len(sums)
     for start in range(0, len(of_sites), size * columns):
         for n in range(size):
@@ -83,7 +134,14 @@ def add_to_configurations(of_sites: Any, columns: int, sums: Any) -> None:
 
 @jit
 def waves(ridges: Any, q: Any, sines: Any, bent: Any) -> None:
-    """Turn angles into `sines_j = sin theta_j`, and set `bent = sum_j q_j cos theta_j`."""
+    """Turn angles into `sines_j = sin theta_j`, and set `bent = sum_j q_j cos theta_j`.
+
+    Args:
+        ridges: see `ridge_fields`.
+        q: `(ridge,)`.
+        sines: angles in half turns, `(ridge, site)`, overwritten.
+        bent: `(site,)`, written.
+    """
     for x in range(len(bent)):
         bent[x] = 0
     for j in range(len(q)):
@@ -96,7 +154,15 @@ def waves(ridges: Any, q: Any, sines: Any, bent: Any) -> None:
 
 @jit
 def waves_and_bends(ridges: Any, q: Any, sines: Any, bends: Any, bent: Any) -> None:
-    """Do what `waves` does, and turn `bends_j = z_j` into `z_j cos theta_j - q_j sin theta_j`."""
+    """Do what `waves` does, and turn `bends_j = z_j` into `z_j cos theta_j - q_j sin theta_j`.
+
+    Args:
+        ridges: see `ridge_fields`.
+        q: `(ridge,)`.
+        sines: angles in half turns, `(ridge, site)`, overwritten.
+        bends: z, `(ridge, site)`, overwritten.
+        bent: `(site,)`, written.
+    """
     for x in range(len(bent)):
         bent[x] = 0
     for j in range(len(q)):
@@ -112,7 +178,17 @@ def waves_and_bends(ridges: Any, q: Any, sines: Any, bends: Any, bent: Any) -> N
 def weighted_bends(
     ridges: Any, q: Any, weight: Any, sines: Any, bends: Any, of_phase: Any, of_q: Any
 ) -> None:
-    """Set sines and bends with a weight for each site, and add the gradients in phases and curvatures."""
+    """Set sines and bends with a weight for each site, and add the gradients in phases and curvatures.
+
+    Args:
+        ridges: see `ridge_fields`.
+        q: `(ridge,)`.
+        weight: `(site,)`.
+        sines: angles in half turns, `(ridge, site)`, overwritten.
+        bends: z, `(ridge, site)`, overwritten.
+        of_phase: `(ridge,)`, added to.
+        of_q: `(ridge,)`, added to.
+    """
     for j in range(len(q)):
         row, bend, p, curvature = sines[j], bends[j], ridges[1][j], q[j]
         of_ridge, of_bend = sines.dtype.type(0), sines.dtype.type(0)

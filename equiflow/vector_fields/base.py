@@ -61,6 +61,9 @@ class FusedField(ABC):
         Args:
             phi: configurations at the beginning, `(batch, *lattice)`.
             score: to be carried along, `(batch, *lattice)`.
+
+        Returns:
+            Whether `solve` may be called.
         """
         return True
 

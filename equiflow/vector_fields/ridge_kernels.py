@@ -73,7 +73,15 @@ class FusedRidges(FusedField):
         return torch.cos(torch.outer(times, torch.pi * self.field.time_basis.frequency))
 
     def modes(self, kernel: OrbitKernel, time_values: Tensor) -> tuple[Tensor, Tensor]:
-        """Return kernels in the real Fourier basis, `(time, kernel, V)`, and their values at the origin."""
+        """Return kernels in the real Fourier basis, `(time, kernel, V)`, and their values at the origin.
+
+        Args:
+            kernel: even under the reflection of each axis.
+            time_values: `(time, time_mode)`.
+
+        Returns:
+            `(time, kernel, V)` and `(time, kernel)`.
+        """
         return real_modes(kernel, time_values, self.shape)
 
     def drift(self, time_values: Tensor) -> Tensor:
@@ -140,7 +148,17 @@ class FusedOrbitConv(FusedRidges):
 
 
 def equal_steps(t0: float, t1: float, method: str, steps: int) -> tuple[Tensor, Formula]:
-    """Return the times of all evaluations in float64, `(time,)`, and one step as the kernels take it."""
+    """Return the times of all evaluations in float64, `(time,)`, and one step as the kernels take it.
+
+    Args:
+        t0: initial time.
+        t1: final time.
+        method: name of a formula.
+        steps: number of steps.
+
+    Returns:
+        The times in the order of the evaluations, and the formula.
+    """
     formula = FORMULAS[method]
     h = (t1 - t0) / steps
     starts = t0 + h * torch.arange(steps, dtype=torch.float64)[:, None]
@@ -149,7 +167,14 @@ def equal_steps(t0: float, t1: float, method: str, steps: int) -> tuple[Tensor, 
 
 
 def on_two_axes(shape: tuple[int, ...]) -> tuple[int, int]:
-    """Return the sides of a lattice of one or two dimensions as two of them."""
+    """Return the sides of a lattice of one or two dimensions as two of them.
+
+    Args:
+        shape: of the lattice.
+
+    Returns:
+        Two sides; the first one is 1 in one dimension.
+    """
     first, second = shape if len(shape) == 2 else (1, *shape)
     return first, second
 
@@ -161,13 +186,24 @@ def real_modes(kernel: OrbitKernel, time_values: Tensor, shape: tuple[int, int])
         kernel: even under the reflection of each axis.
         time_values: values of the time basis, `(time, time_mode)`.
         shape: sides of the lattice, two of them.
+
+    Returns:
+        `(time, kernel, V)` and `(time, kernel)`.
     """
     half, at_origin = kernel.modes_at(time_values)
     return in_order(half, shape), at_origin
 
 
 def in_order(half: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Return modes `(time, kernel, *half_shape)` of an FFT in the real Fourier basis, `(time, kernel, V)`."""
+    """Return modes `(time, kernel, *half_shape)` of an FFT in the real Fourier basis, `(time, kernel, V)`.
+
+    Args:
+        half: modes of a real FFT.
+        shape: sides of the lattice, two of them.
+
+    Returns:
+        `(time, kernel, V)`.
+    """
     # Reflections make the modes real, even where sides of one or two sites make them trivial.
     half = half.real if half.is_complex() else half
     return half.flatten(2).index_select(2, _order(shape))
@@ -183,6 +219,9 @@ def can_use_kernels(field: Any, phi: Tensor, group: SymmetryGroup | None = None)
         field: a vector field with a `kernel`.
         phi: where it will be evaluated, `(batch, *lattice)`.
         group: the symmetries of its kernels; by default the group of the field.
+
+    Returns:
+        Whether they can compute the field.
     """
     weight = field.kernel.weight
     known = phi.dtype in (torch.float32, torch.float64) and phi.dtype == weight.dtype
