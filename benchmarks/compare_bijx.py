@@ -4,6 +4,8 @@ bijx is installed in an environment of its own under `--env` and answers through
 take turns on the same core within one run. Both have the same features, time basis, kernels that span the
 lattice, D4 x Z2, learnable free-field prior, precision, batch and number of velocity evaluations. What
 differs: bijx convolves directly where equiflow uses FFTs, and multiplies its features by a square matrix.
+`--convolution fft` makes bijx convolve by FFTs, patched from outside of its package: that shows which part of
+the ratio is due to the algorithm.
 
 Times are of the processor with one thread (a busy machine does not stretch them) and of the wall with more.
 `bijx at its defaults` costs minutes; ask for it with `--defaults`.
@@ -36,6 +38,7 @@ from equiflow import (
     ReverseKL,
     Solver,
     fit,
+    fused,
     importance_sample,
 )
 from equiflow.report import print_table, write_json
@@ -62,6 +65,9 @@ parser.add_argument("--goal", type=float, default=0.9, help="reverse ESS to reac
 parser.add_argument("--accuracy", type=float, default=1e-3, help="change of log Z under doubled steps")
 parser.add_argument("--seconds", type=float, default=120, help="longest training to the goal; 0: none")
 parser.add_argument("--rates", type=float, nargs="+", default=[1e-2, 2e-2, 3e-2], help="bijx's, best kept")
+parser.add_argument(
+    "--convolution", default="direct", choices=["direct", "fft"], help="bijx's: its own, or patched"
+)
 parser.add_argument("--defaults", action="store_true", help="also bijx's own defaults, batch 64")
 parser.add_argument("--default-seconds", type=float, default=20, help="no further default step after this")
 parser.add_argument(
@@ -448,6 +454,8 @@ def main() -> None:
     python = environment_with_bijx(args.env)
     hold_to_cores(args.threads)
     bijx = Bijx(python, args.threads)
+    difference = bijx("convolve", method=args.convolution)["difference"]
+    print(f"bijx's convolution: {args.convolution}, off from its own by {difference:.0e}")
     sides = [Comparison(side, bijx, args) for side in args.L]
     clock = sides[0].clock
     machine = {
@@ -455,6 +463,7 @@ def main() -> None:
         "load": os.getloadavg()[0],
         "torch": torch.__version__,
         "equiflow": equiflow.__version__,
+        "fused kernels": fused.state(),
         "bijx side": bijx("versions"),
         **{k: v for k, v in vars(args).items() if k not in ("L", "out", "env")},
     }
