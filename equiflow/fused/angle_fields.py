@@ -39,14 +39,30 @@ from equiflow.fused.sine import sine_and_cosine
 
 @jit
 def angle_tables_at(tables: Any, n: int) -> Any:
-    """Return the tables at the n-th time."""
+    """Return the tables at one time.
+
+    Args:
+        tables: see above.
+        n: number of the time.
+
+    Returns:
+        The tables without their first axis.
+    """
     kernels, B, D, at_origin, constant = tables
     return kernels[n], B[n], D[n], at_origin[n], constant[n]
 
 
 @jit
 def angle_work_for(like: Any, now: Any) -> Any:
-    """Return scratch memory of a block like `(first, configuration, second)`, and of a chunk of its rows."""
+    """Return scratch memory of a block and of a chunk of its rows.
+
+    Args:
+        like: one field of the block, `(first, configuration, second)`.
+        now: tables at one time.
+
+    Returns:
+        `u_n` on sites and in modes, repeated kernels, memory for three sets of fields, and fields of a chunk.
+    """
     kernels, B, D, _, _ = now
     rows, size, columns = like.shape
     width, n_kernels, n_channels = size * columns, len(kernels), len(B)
