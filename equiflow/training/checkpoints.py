@@ -45,8 +45,13 @@ def read_checkpoint(path: str | Path | None) -> dict[str, Any] | None:
 
 
 def without_addresses(settings: dict[str, Any]) -> dict[str, Any]:
-    """Remove addresses in memory from settings: objects without a `repr` of their own show one."""
-    return {k: re.sub(r" at 0x[0-9a-f]+", "", v) if isinstance(v, str) else v for k, v in settings.items()}
+    """Remove from settings what says nothing of a run.
+
+    That is addresses in memory, which objects without a `repr` of their own show, and who computes the field
+    of a flow: a run may go on where there are no kernels.
+    """
+    nothing = r" at 0x[0-9a-f]+|, by=[^,\n]*$"
+    return {k: re.sub(nothing, "", v, flags=re.M) if isinstance(v, str) else v for k, v in settings.items()}
 
 
 def settings_today(settings: dict[str, Any]) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from equiflow import (
     fit,
 )
 from equiflow.flows import Flow
+from equiflow.fused import switched
 from equiflow.runtime.storage import load_safely
 from equiflow.training import History, Objective, ObjectiveValue
 from equiflow.training.checkpoints import check_same_settings, settings_today
@@ -382,6 +383,16 @@ def test_settings_of_version_0_1_are_read_in_the_words_of_today():
     for name in ("objective", "flow"):
         with pytest.raises(CheckpointError, match=f"{name} was"):
             check_same_settings(old, today | {name: today[name].replace("2", "3").replace("0.5", "0.4")})
+
+
+@pytest.mark.parametrize(("begun", "continued"), [(True, False), (False, True)])
+def test_a_run_goes_on_with_or_without_kernels(begun, continued, tmp_path):
+    options = SHORT | {"checkpoint": tmp_path / "run.pt", "objective": OBJECTIVES[0]}
+    stopping = {"objective": Tampered(OBJECTIVES[0], 5), "checkpoint_every": 2}
+    with switched(begun), pytest.raises(InterruptionError):
+        fit(EquivariantCNF(SQUARE), ACTION, **options | stopping)
+    with switched(continued):
+        assert len(fit(EquivariantCNF(SQUARE), ACTION, **options)) == 6
 
 
 def test_the_words_of_version_0_1_may_be_words_of_a_user(tmp_path):
