@@ -75,6 +75,8 @@ COLUMNS = (*OBSERVABLES, LOG_Z)
 #: through a flow, trajectories take minutes per effective sample on larger lattices
 LATENT_UP_TO = 32
 SITES_AT_ONCE = 65536
+#: lengths tried beyond those listed, while the best is at an end
+EXTENSIONS = 4
 Row = dict[str, Any]
 Costs = dict[str, Estimate]
 
@@ -325,11 +327,11 @@ def adjusted_mclmc(action: Phi4, length: float, target: float) -> Kernel:
 
 
 FAMILIES = (
-    Family("HMC, leapfrog", hmc, (0.5, 0.75, 1.0, 1.5), (0.8, 0.65, 0.9)),
-    Family("HMC, Omelyan", omelyan, (0.5, 0.75, 1.0, 1.5), (0.9, 0.8)),
-    Family("HMC + 2 Wolff", with_wolff, (0.1, 0.2, 0.35, 0.5), (0.8, 0.65, 0.9)),
-    Family("HMC + Swendsen-Wang", with_swendsen_wang, (0.1, 0.2, 0.35, 0.5), (0.8, 0.65, 0.9)),
-    Family("adjusted MCLMC", adjusted_mclmc, (0.5, 0.75, 1.0, 1.5), (0.9, 0.8)),
+    Family("HMC, leapfrog", hmc, (0.75, 1.0, 1.5), (0.8, 0.65, 0.9, 0.95)),
+    Family("HMC, Omelyan", omelyan, (0.75, 1.0, 1.5), (0.9, 0.8, 0.95)),
+    Family("HMC + 2 Wolff", with_wolff, (0.2, 0.35, 0.5), (0.8, 0.65, 0.9)),
+    Family("HMC + Swendsen-Wang", with_swendsen_wang, (0.2, 0.35, 0.5), (0.8, 0.65, 0.9)),
+    Family("adjusted MCLMC", adjusted_mclmc, (0.75, 1.0, 1.5), (0.9, 0.8, 0.95)),
     Family("MCLMC, as it is by default", mclmc, (0.75, 1.5, 3.0), (5e-4,), is_exact=False),
     Family("MCLMC, variance / 100", mclmc, (0.75, 1.5, 3.0), (5e-6,), is_exact=False),
 )
@@ -358,7 +360,14 @@ def tuned(family: Family, action: Phi4, phi: Tensor, args: argparse.Namespace) -
         return tried[length, target]
 
     first, *others = family.targets
-    length = min(family.lengths, key=lambda one: cost(one, first))
+    lengths = {one: cost(one, first) for one in family.lengths}
+    for _ in range(EXTENSIONS):
+        length = min(lengths, key=lengths.__getitem__)
+        if min(lengths) < length < max(lengths):
+            break
+        longer = length * 1.4 if length == max(lengths) else length / 1.4
+        lengths[longer] = cost(longer, first)
+    length = min(lengths, key=lengths.__getitem__)
     for target in others:
         cost(length, target)
     length, target = min(tried, key=tried.__getitem__)
@@ -468,13 +477,15 @@ def pilot(draw: Callable[[int], Ensemble], n: int) -> float:
 class Annealing:
     """Annealed importance sampling from the free field of unit mass by HMC of fixed steps."""
 
-    def __init__(self, action: Phi4, n_betas: int, generator: torch.Generator) -> None:
+    def __init__(self, action: Phi4, n_betas: int, n_steps: int, generator: torch.Generator) -> None:
         self.action, self.n_betas, self.generator = action, n_betas, generator
         self.prior = EquivariantCNF(action.lattice).prior
         self.free_log_z = FreeScalar(action.lattice, m2=1.0).log_z()
         step = 0.15 * (256 / action.lattice.volume) ** 0.25
         betas = [i / n_betas for i in range(1, n_betas)]
-        self.kernels = [HMC(between(action, s), step_size=step, trajectory_length=4 * step) for s in betas]
+        self.kernels = [
+            HMC(between(action, s), step_size=step, trajectory_length=n_steps * step) for s in betas
+        ]
         self.batch = n_chains_of(action)
 
     @torch.no_grad()
@@ -499,13 +510,15 @@ def annealed_without_flow(action: Phi4, args: argparse.Namespace) -> Weighted | 
     """Return annealing in the best number of steps; None if log weights fluctuate too much in all."""
     generator = torch.Generator().manual_seed(args.seed + 5)
     side, n = action.lattice.shape[0], n_chains_of(action)
-    ways = {k: Annealing(action, k, generator) for k in (4 * side, 16 * side, 64 * side)}
-    next(iter(ways.values()))(2)  # compiles
-    costs = {k: pilot(way, max(32, n)) for k, way in ways.items()}
+    settings = [(factor * side, n_steps) for n_steps in (2, 6) for factor in (2, 4, 8, 16, 32)]
+    ways = {one: Annealing(action, *one, generator) for one in settings}
+    ways[settings[0]](2)  # compiles
+    costs = {one: pilot(way, max(64, 2 * n)) for one, way in ways.items()}
     best = min(costs, key=costs.__getitem__)
     if math.isinf(costs[best]):
         return None
-    return Weighted("AIS from the free field", {"betas": best}, n=n, draw=ways[best], results=(LOG_Z,))
+    about = {"betas": best[0], "leapfrog steps": best[1]}
+    return Weighted("AIS from the free field", about, n=n, draw=ways[best], results=(LOG_Z,))
 
 
 def integration(action: Phi4, args: argparse.Namespace, n_nodes: int = 10) -> Integration:
@@ -513,17 +526,20 @@ def integration(action: Phi4, args: argparse.Namespace, n_nodes: int = 10) -> In
     points, weights = np.polynomial.legendre.leggauss(n_nodes)
     n, dtype = n_chains_of(action), getattr(torch, args.dtype)
     for s, weight in zip((1 + points) / 2, weights / 2, strict=True):
-        at_node = between(action, float(s))
-        chain = omelyan(at_node, 2.0, 0.9).sample(
+        at_node, tried = between(action, float(s)), []
+        phi = omelyan(at_node, 2.0, 0.9).sample(
             1, n_chains=n, n_thermalisation=100, generator=generator, dtype=dtype
-        )  # fmt: skip
-        length = min(widest(chain.samples[-1]), action.lattice.shape[0] / 6)
-        # The slope is a sum of local terms, which decorrelate in less than the zero mode does.
-        chain = omelyan(at_node, max(0.5, 0.5 * length), 0.9).sample(
-            1, n_chains=n, n_thermalisation=100, initial=chain.samples[-1], generator=generator
-        )  # fmt: skip
-        node = Chains("node", {}, kernel=chain.kernel, phi=chain.samples[-1], generator=generator)
-        nodes.append((float(weight), node))
+        ).samples[-1]  # fmt: skip
+        # The slope is a sum of local terms, which may decorrelate in less than the zero mode does.
+        for length in (0.35 * widest(phi), 0.7 * widest(phi), 1.4 * widest(phi)):
+            chain = omelyan(at_node, length, 0.9).sample(
+                1, n_chains=n, n_thermalisation=60, initial=phi, generator=generator
+            )  # fmt: skip
+            node = Chains("node", {}, kernel=chain.kernel, phi=chain.samples[-1], generator=generator)
+            run, each = node.run(60)
+            tau = integrated_autocorrelation_time(run.series(partial(slope, action)))
+            tried.append((tau.mean * each, len(tried), node))
+        nodes.append((float(weight), min(tried)[2]))
     return Integration("thermodynamic integration by HMC", {}, action=action, nodes=nodes)
 
 
