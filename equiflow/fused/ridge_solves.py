@@ -38,7 +38,7 @@ def advanced(y: Any, row: Any, stages: Any, n: int, h: Any, out: Any) -> None:
         for k in range(len(y)):
             out[k] += a * first[k] + b * second[k]
     if n % 2 == 1:
-        _add(h * row[n - 1], stages[n - 1], out)
+        add(h * row[n - 1], stages[n - 1], out)
 
 
 @jit
@@ -61,8 +61,15 @@ def add_energies(velocity: Any, factor: Any, first: int, energy: Any) -> None:
 
 
 @jit
-def _of_energies(velocity: Any, factor: Any, of_energy: Any, out: Any) -> None:
-    """Set `out` to the gradient of the sum of `of_energy factor sum_x v_x^2` in the velocity of a block."""
+def of_energies(velocity: Any, factor: Any, of_energy: Any, out: Any) -> None:
+    """Set `out` to the gradient of the sum of `of_energy factor sum_x v_x^2` in the velocity of a block.
+
+    Args:
+        velocity: `(first, configuration, second)`.
+        factor: of all configurations.
+        of_energy: of each configuration, `(configuration,)`.
+        out: like `velocity`, written.
+    """
     rows, size, columns = velocity.shape
     for n in range(size):
         twice = (factor + factor) * of_energy[n]
@@ -72,8 +79,14 @@ def _of_energies(velocity: Any, factor: Any, of_energy: Any, out: Any) -> None:
 
 
 @jit
-def _add(factor: Any, values: Any, out: Any) -> None:
-    """Add `factor values` to `out`, both flat."""
+def add(factor: Any, values: Any, out: Any) -> None:
+    """Add `factor values` to `out`.
+
+    Args:
+        factor: a number.
+        values: `(n,)`.
+        out: `(n,)`, added to.
+    """
     for k in range(len(out)):
         out[k] += factor * values[k]
 
@@ -262,13 +275,13 @@ def pull_back(
         stages = kept[time - i : time - i + n_stages]
         advanced(begun[time // n_stages], matrix[i], stages, i, h, at)
         total = w.reshape(shape)
-        _of_energies(stages[i].reshape(shape), h * weights[i], of_energy[first : first + size], total)
+        of_energies(stages[i].reshape(shape), h * weights[i], of_energy[first : first + size], total)
         for n in range(size):
             weight[n] = h * weights[i] * of_log_det[first + n]
             of_trace[time] += weight[n]
-        _add(h * weights[i], end, w)
+        add(h * weights[i], end, w)
         for later in range(i + 1, n_stages):
-            _add(h * matrix[later, i], pulled[later], w)
+            add(h * matrix[later, i], pulled[later], w)
         for n in range(size):
             of_drift[time] += total[0, n, 0]
         of_kernels = of_linear[time], of_inner[time], of_outer[time]
@@ -286,6 +299,6 @@ def pull_back(
         )
         if i == 0:
             for stage in range(n_stages):
-                _add(one, pulled[stage], end)
+                add(one, pulled[stage], end)
     to_sites(end.reshape(shape), basis, at.reshape(shape), moved.reshape(shape))
     store(moved.reshape(shape), first, of_phi)
