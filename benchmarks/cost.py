@@ -13,9 +13,10 @@ below `--accuracy`; two levels and the numbers of annealing steps are chosen by 
 need no flow: annealed importance sampling and thermodynamic integration, by HMC, from the free field of unit
 mass along `S_s = (1 - s) S_free + s S`. The integration gets credit for the best share of time of each node.
 
-All methods take turns, round by round. Tuning, burn-in and the compilation of kernels are left out for all;
-the training of flows is given apart, with the number of effective samples and the error of a single log Z
-from which on it pays. MCLMC is biased: its bias is shown beside its cost.
+All methods take turns, round by round. Tuning, burn-in and the compilation of kernels are left out for all.
+Flows are trained here by default options, at L = 64 from that of L = 32; their training is given apart, with
+the number of effective samples and the error of a single log Z from which on it pays. MCLMC is biased: its
+bias is shown beside its cost.
 """
 
 from __future__ import annotations
@@ -79,6 +80,8 @@ SITES_AT_ONCE = 65536
 EXTENSIONS = 4
 Row = dict[str, Any]
 Costs = dict[str, Estimate]
+#: side -> flow and seconds of its training
+Trained = dict[int, tuple[EquivariantCNF, float]]
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--L", type=int, nargs="+", default=list(M_PL_4), choices=list(M_PL_4), help="sides")
@@ -88,7 +91,7 @@ parser.add_argument("--scan-seconds", type=float, default=0.6, help="of each set
 parser.add_argument("--rounds", type=int, default=5, help="turns of each method")
 parser.add_argument("--accuracy", type=float, default=3e-4, help="solver error of log Z")
 parser.add_argument("--train-seconds", type=float, default=180.0, help="training at L = 64")
-parser.add_argument("--flow64", type=Path, help="file of the flow at L = 64; trained and saved if missing")
+parser.add_argument("--packaged", action="store_true", help="flows of the package instead of new ones")
 parser.add_argument("--threads", type=int, default=1, help="CPU threads")
 parser.add_argument("--device", default="cpu", choices=["cpu"], help="where to compute")
 parser.add_argument("--dtype", default="float32", choices=["float32", "float64"], help="precision")
@@ -351,7 +354,8 @@ def tuned(family: Family, action: Phi4, phi: Tensor, args: argparse.Namespace) -
 
     def cost(length: float, target: float) -> float:
         chains = started(length, target, args.seed + 1)
-        chains.prepare(args.scan_seconds)
+        # Where everything takes longer, shorter series would tell less.
+        chains.prepare(args.scan_seconds * max(1.0, action.lattice.volume / 1024))
         chains.n_updates = max(60, chains.n_updates)
         chains.turn()
         chains.seconds *= 2  # an error is not known from one turn
@@ -381,32 +385,33 @@ def tuned(family: Family, action: Phi4, phi: Tensor, args: argparse.Namespace) -
 # Flows
 
 
-def flow_of(action: Phi4, args: argparse.Namespace) -> tuple[EquivariantCNF, Row]:
-    """Return a trained flow, and how it was trained."""
-    side = action.lattice.shape[0]
-    if side < 64:
+def flow_of(action: Phi4, smaller: Trained, args: argparse.Namespace) -> tuple[EquivariantCNF, Row]:
+    """Return a trained flow, and how it was trained. `smaller` are the flows of the sides before."""
+    side, dtype = action.lattice.shape[0], getattr(torch, args.dtype)
+    if side < 64 and args.packaged:
         flow = EquivariantCNF.pretrained(f"phi4-2d-L{side}")
         training = {"seconds": flow.about["ladder_seconds"], "how": "packaged, trained by version 0.1"}
-        return flow.to(dtype=getattr(torch, args.dtype)), training
-    if args.flow64 is not None and args.flow64.exists():
-        flow = EquivariantCNF.load(args.flow64)
-        return flow.to(dtype=getattr(torch, args.dtype)), dict(flow.about["training"])
-    flow = EquivariantCNF.pretrained("phi4-2d-L32")
-    before = flow.about["ladder_seconds"]
-    flow = flow.resized(action.lattice)
+        return flow.to(dtype=dtype), training
+    if side < 64:
+        torch.manual_seed(args.seed)
+        fit(EquivariantCNF(action.lattice).to(dtype=dtype), action, steps=2, progress=False)  # compiles
+        flow = EquivariantCNF(action.lattice).to(dtype=dtype)
+        _, spent = timed(lambda: fit(flow, action, seed=args.seed, progress=False))
+        return flow, {"seconds": spent, "how": "fit(flow, action) from nothing"}
+    if 32 in smaller:
+        flow, before = smaller[32]
+    else:
+        flow = EquivariantCNF.pretrained("phi4-2d-L32")
+        before = flow.about["ladder_seconds"]
+    flow = flow.resized(action.lattice).to(dtype=dtype)
     options = {"batch_size": 8, "objective": PathGradient(solver=Solver("rk4", steps=7)), "progress": False}
-    timed(lambda: fit(flow, action, steps=2, learning_rate=1e-9, seed=args.seed, **options))  # compiles
-    _, spent = timed(lambda: fit(flow, action, steps=4, learning_rate=1e-9, seed=args.seed, **options))
+    options["seed"] = args.seed
+    timed(lambda: fit(flow, action, steps=2, learning_rate=1e-9, **options))  # compiles
+    _, spent = timed(lambda: fit(flow, action, steps=4, learning_rate=1e-9, **options))
     steps = max(4, round(args.train_seconds / (spent / 4)))
-    _, spent = timed(
-        lambda: fit(flow, action, steps=steps, learning_rate=1e-2, seed=args.seed, **options)
-    )  # fmt: skip
-    how = f"the packaged flow of L = 32, resized, {steps} steps of batch 8, {spent:.0f} s"
-    training = {"seconds": before + spent, "how": how}
-    if args.flow64 is not None:
-        flow.about = {"training": training}
-        flow.save(args.flow64)
-    return flow, training
+    _, spent = timed(lambda: fit(flow, action, steps=steps, learning_rate=1e-2, **options))
+    how = f"the flow of L = 32, resized, {steps} steps of batch 8 by rk4 x 7 in {spent:.0f} s"
+    return flow, {"seconds": before + spent, "how": how}
 
 
 def weighted_by_flow(
@@ -546,14 +551,15 @@ def integration(action: Phi4, args: argparse.Namespace, n_nodes: int = 10) -> In
 # All together
 
 
-def measure(side: int, args: argparse.Namespace) -> Row:
+def measure(side: int, trained: Trained, args: argparse.Namespace) -> Row:
     action = Phi4(Lattice((side, side)), m2=M2, lam=M_PL_4[side])
     generator, dtype = torch.Generator().manual_seed(args.seed), getattr(torch, args.dtype)
     start = Alternate(HMC(action), Wolff(action)).sample(
         1, n_chains=n_chains_of(action), n_thermalisation=300, generator=generator, dtype=dtype
     )
     chains = [tuned(family, action, start.samples[-1], args) for family in FAMILIES]
-    flow, training = flow_of(action, args)
+    flow, training = flow_of(action, trained, args)
+    trained[side] = flow, training["seconds"]
     weighted, about = weighted_by_flow(flow, action, args)
     print(json.dumps({"L": side, "training": training, **about}), flush=True)
     methods: list[Method] = [*chains, *weighted]
@@ -691,8 +697,9 @@ def main() -> None:
     }
     print(json.dumps(machine), flush=True)
     sides: list[Row] = []
+    trained: Trained = {}
     for side in args.L:
-        found, spent = timed(partial(measure, side, args))
+        found, spent = timed(partial(measure, side, trained, args))
         sides.append(found | {"processor seconds in all": spent})
         table = [
             [row["method"], *(shown(row["costs"].get(c), 1e-3 if c == LOG_Z else 1.0) for c in COLUMNS)]
