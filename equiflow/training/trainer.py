@@ -62,7 +62,7 @@ def fit(
     """Train a flow in place to sample `exp(-S)`. The result is deterministic given the seed.
 
     What is not given follows a recipe that suits the flow. With the default field it needs no tuning from
-    L = 4 to 64, near the critical point and in the broken phase (`benchmarks/training.py`).
+    L = 4 to 32, near the critical point and in the broken phase (`benchmarks/training.py`).
 
     Within a `distributed.session()`, or wherever `torch.distributed` is initialised, the processes split
     each batch. All of them return the same flow and history, equal to those of a single process up to
