@@ -474,7 +474,7 @@ def latent(flow: EquivariantCNF, action: Phi4, args: argparse.Namespace) -> Chai
 def pilot(draw: Callable[[int], Ensemble], n: int) -> float:
     """Return the cost of log Z by a few samples; infinite if these tell nothing of the error."""
     ensemble, spent = timed(lambda: draw(n))
-    if float(ensemble.log_weight.double().var()) > 2:
+    if float(ensemble.log_weight.double().var()) > 1:
         return math.inf
     return spent * ensemble.log_z().error ** 2
 
