@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 import torch
@@ -16,6 +17,20 @@ from equiflow.vector_fields.base import FusedField, FusedSolution
 
 #: what a solve calls for the rates of a flow
 FieldOfSolve = VectorField | CompiledField | FusedField
+
+
+def without_evaluator(text: str) -> str:
+    """Return the `repr` of a flow, or a text with such, without who evaluates the field.
+
+    Runs and files are told apart by it, and may be continued where kernels are missing.
+
+    Args:
+        text: of one or several lines.
+
+    Returns:
+        The text without the last option of the flow.
+    """
+    return re.sub(r", by=[^,\n]*$", "", text, flags=re.MULTILINE)
 
 
 def fastest(
@@ -97,7 +112,7 @@ def solve_by_kernels(
     by_adjoint = solver.adjoint and torch.is_grad_enabled()
     if not isinstance(field, FusedField) or not isinstance(control, EqualSteps) or by_adjoint:
         return None
-    if phi.numel() == 0 or t0 == t1 or not field.can_solve(phi, score):
+    if phi.numel() == 0 or t0 == t1:
         return None
     end = field.solve(phi, t0, t1, method=solver.method, steps=control.steps, score=score)
     parts = (end.phi, end.log_det, end.kinetic_energy)

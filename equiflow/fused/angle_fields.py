@@ -14,10 +14,8 @@ where p runs over pairs of channels c <= c' with `M_p = L_c L_c'` and
 
 All kernels are even under the reflection of each axis. See `equiflow.vector_fields.angles`.
 
-Fields of a block have the layout `(first axis, field, column)`, where columns run over configurations and,
-fastest, over the second axis. The parts of `u_n` are fields `2 n - 2` and `2 n - 1`. Loops index whole
-arrays: a view of each row would cost more than the work on it. Arguments of all kernels, with the tables at
-one time without their first axis:
+The parts of `u_n` are fields `2 n - 2` and `2 n - 1` of a block, see `equiflow.fused.angle_rows`. Arguments
+of all kernels, with the tables at one time without their first axis:
 
     tables: kernels (time, kernel, first, second) in modes: K_n, then L_c, then M_p; B (time, channel, ridge);
         D (time, ridge, pair); L_c(0) (time, channel); `V sum_n n K_n(0)` (time,).
@@ -31,8 +29,19 @@ from typing import Any
 
 import numpy as np
 
-from equiflow.fused.just_in_time import inline, jit
-from equiflow.fused.modes import aligned, to_modes, to_sites
+from equiflow.fused.angle_rows import (
+    add_cross,
+    add_dot,
+    add_scaled,
+    as_complex,
+    dot,
+    scale,
+    tile,
+    transform,
+    write_powers,
+)
+from equiflow.fused.just_in_time import jit
+from equiflow.fused.modes import aligned
 from equiflow.fused.ridges import add_to_configurations, rows_per_chunk
 from equiflow.fused.sine import sine_and_cosine
 
@@ -85,118 +94,49 @@ def angle_work_for(like: Any, now: Any) -> Any:
     return powers, modes, tiles, memory, (energies, moments, slopes, grams, angles, bends, bent)
 
 
-@inline
-def _dot(a: Any, x: int, i: int, b: Any, y: int, j: int, out: Any, z: int, f: int) -> None:
-    """Set `out = Re[conj(a) b]` for two rows of complex fields."""
-    for k in range(out.shape[2]):
-        out[z, f, k] = a[x, i, k] * b[y, j, k] + a[x, i + 1, k] * b[y, j + 1, k]
-
-
-@inline
-def _add_dot(factor: Any, a: Any, x: int, i: int, b: Any, y: int, j: int, out: Any, z: int) -> None:
-    """Add `factor Re[conj(a) b]` for two rows of complex fields."""
-    for k in range(out.shape[1]):
-        out[z, k] += factor * (a[x, i, k] * b[y, j, k] + a[x, i + 1, k] * b[y, j + 1, k])
-
-
-@inline
-def _add_cross(a: Any, x: int, i: int, b: Any, y: int, j: int, out: Any, z: int) -> None:
-    """Add `Im[conj(a) b]` for two rows of complex fields."""
-    for k in range(out.shape[1]):
-        out[z, k] += a[x, i, k] * b[y, j + 1, k] - a[x, i + 1, k] * b[y, j, k]
-
-
 @jit
-def _powers(theta: Any, powers: Any, copy: Any) -> None:
-    """Write `exp(i n theta)`, n = 1, 2, ..., as fields twice: loops within one array would stay scalar."""
-    to_half_turns = theta.dtype.type(1 / np.pi)
-    rows, width = theta.shape
-    for x in range(rows):
-        for k in range(width):
-            sine, cosine = sine_and_cosine(theta[x, k] * to_half_turns)
-            powers[x, 0, k] = cosine
-            copy[x, 1, k] = sine
-        for k in range(width):
-            copy[x, 0, k] = powers[x, 0, k]
-        for k in range(width):
-            powers[x, 1, k] = copy[x, 1, k]
-        for n in range(2, powers.shape[1], 2):
-            for k in range(width):
-                powers[x, n, k] = copy[x, 0, k] * copy[x, n - 2, k] - copy[x, 1, k] * copy[x, n - 1, k]
-            for k in range(width):
-                powers[x, n + 1, k] = copy[x, 0, k] * copy[x, n - 1, k] + copy[x, 1, k] * copy[x, n - 2, k]
-            for part in range(2):
-                for k in range(width):
-                    copy[x, n + part, k] = powers[x, n + part, k]
+def pull_fields(
+    powers: Any, modes: Any, tiles: Any, n_channels: int, columns: int, basis: Any, memory: Any
+) -> Any:
+    """Return `K_n * u_n` for n > 1, then `L_c * u_1`, then `M_p * u_2`, on sites.
 
+    Args:
+        powers: `u_n` on sites.
+        modes: `u_n` in modes.
+        tiles: repeated kernels, `(kernel, first, column)`.
+        n_channels: number of `L_c`.
+        columns: length of the second axis.
+        basis: see above.
+        memory: for three sets of fields; the last one is returned.
 
-@jit
-def _tile(kernels: Any, tiles: Any) -> None:
-    """Repeat kernels `(kernel, first, second)` for all configurations of a block."""
-    n_kernels, rows, size, columns = tiles.shape
-    for kernel in range(n_kernels):
-        for x in range(rows):
-            for n in range(size):
-                for y in range(columns):
-                    tiles[kernel, x, n, y] = kernels[kernel, x, y]
-
-
-@jit
-def _scale(modes: Any, i: int, kernels: Any, kernel: int, out: Any, j: int) -> None:
-    """Set the complex field j to a kernel times the complex field i, all in modes."""
-    for x in range(len(out)):
-        for part in range(2):
-            for k in range(out.shape[2]):
-                out[x, j + part, k] = kernels[kernel, x, k] * modes[x, i + part, k]
-
-
-@jit
-def _add_scaled(modes: Any, i: int, kernels: Any, kernel: int, out: Any, j: int) -> None:
-    """Add a kernel times the complex field i to the complex field j, all in modes."""
-    for x in range(len(out)):
-        for part in range(2):
-            for k in range(out.shape[2]):
-                out[x, j + part, k] += kernels[kernel, x, k] * modes[x, i + part, k]
-
-
-@jit
-def _transform(inverse: bool, fields: Any, columns: int, basis: Any, scratch: Any, out: Any) -> None:
-    """Transform fields to modes, or back to sites."""
-    rows, n_fields, width = fields.shape
-    shape = (rows, n_fields * (width // columns), columns)
-    memory = scratch[: fields.size].reshape(shape)
-    if inverse:
-        to_sites(fields.reshape(shape), basis, memory, out.reshape(shape))
-    else:
-        to_modes(fields.reshape(shape), basis, memory, out.reshape(shape))
-
-
-@jit
-def _as_fields(memory: Any, n_fields: int, like: Any) -> Any:
-    """Return scratch memory as fields."""
-    rows, _, width = like.shape
-    return memory[: rows * n_fields * width].reshape(rows, n_fields, width)
-
-
-@jit
-def _pull(powers: Any, modes: Any, tiles: Any, n_channels: int, columns: int, basis: Any, memory: Any) -> Any:
-    """Return `K_n * u_n` for n > 1, then `L_c * u_1`, then `M_p * u_2`, as fields."""
+    Returns:
+        Fields `(first, field, column)`.
+    """
     n_kernels, n_pairs = len(tiles), n_channels * (n_channels + 1) // 2
     n_harmonics = n_kernels - n_channels - n_pairs
-    products = _as_fields(memory[0], 2 * (n_kernels - 1), powers)
-    pulled = _as_fields(memory[2], 2 * (n_kernels - 1), powers)
+    products = as_complex(memory[0], 2 * (n_kernels - 1), powers)
+    pulled = as_complex(memory[2], 2 * (n_kernels - 1), powers)
     for kernel in range(1, n_kernels):
         power = kernel  # counted from 0, which is u_1
         if kernel >= n_harmonics:
             power = 0 if kernel < n_harmonics + n_channels else 1
-        _scale(modes, 2 * power, tiles, kernel, products, 2 * kernel - 2)
-    _transform(True, products, columns, basis, memory[1], pulled)
+        scale(modes, 2 * power, tiles, kernel, products, 2 * kernel - 2)
+    transform(True, products, columns, basis, memory[1], pulled)
     return pulled
 
 
 @jit
-def _energies(first: int, powers: Any, pulled: Any, kernels: Any, n_skipped: int, of_chunk: Any) -> None:
-    """Write e_c, m_c and g_p of a chunk of rows."""
+def write_energies(first: int, powers: Any, pulled: Any, kernels: Any, n_skipped: int, of_chunk: Any) -> None:
+    """Write e_c, m_c and g_p of a chunk of rows.
+
+    Args:
+        first: first row of the chunk.
+        powers: `u_n` on sites.
+        pulled: of `pull_fields`.
+        kernels: at one time, in modes.
+        n_skipped: number of kernels `K_n` with n > 1.
+        of_chunk: of `angle_work_for`, written.
+    """
     energies, moments, _, grams, _, _, bent = of_chunk
     half = powers.dtype.type(0.5)
     few, width = bent.shape
@@ -204,7 +144,7 @@ def _energies(first: int, powers: Any, pulled: Any, kernels: Any, n_skipped: int
         x = first + row
         for c in range(len(energies)):
             field = 2 * (n_skipped + c)
-            _dot(powers, x, 0, pulled, x, field, energies, c, row)
+            dot(powers, x, 0, pulled, x, field, energies, c, row)
             for k in range(width):
                 moments[c, row, k] = (
                     powers[x, 0, k] * pulled[x, field + 1, k] - powers[x, 1, k] * pulled[x, field, k]
@@ -214,7 +154,7 @@ def _energies(first: int, powers: Any, pulled: Any, kernels: Any, n_skipped: int
             for d in range(c, len(energies)):
                 kernel = n_skipped + len(energies) + pair
                 overlap = half * kernels[kernel + 1, 0, 0]
-                _dot(powers, x, 2, pulled, x, 2 * kernel, grams, pair, row)
+                dot(powers, x, 2, pulled, x, 2 * kernel, grams, pair, row)
                 for k in range(width):
                     product = moments[c, row, k] * moments[d, row, k]
                     grams[pair, row, k] = product + (overlap - half * grams[pair, row, k])
@@ -236,10 +176,21 @@ def _waves(phase: Any, angles: Any, bends: Any, bent: Any) -> None:
 
 
 @jit
-def _rates(
+def write_rates(
     first: int, powers: Any, pulled: Any, at_origin: Any, n_skipped: int, of_chunk: Any, sent: Any, out: Any
 ) -> None:
-    """Write `F_c u` and all of the velocity but its first term, and add to the divergence of the sites."""
+    """Write `F_c u` and all of the velocity but its first term, and add to the divergence of the sites.
+
+    Args:
+        first: first row of the chunk.
+        powers: `u_n` on sites.
+        pulled: of `pull_fields`.
+        at_origin: `L_c(0)`, `(channel,)`.
+        n_skipped: number of kernels `K_n` with n > 1.
+        of_chunk: of `angle_work_for`; the last entry is added to.
+        sent: fields, written.
+        out: velocity, `(first, column)`, written.
+    """
     energies, moments, slopes, _, _, _, bent = of_chunk
     few, width = bent.shape
     for row in range(few):
@@ -257,8 +208,8 @@ def _rates(
                     sent[x, 2 * c + part, k] = slopes[c, row, k] * powers[x, part, k]
         for n in range(n_skipped):
             minus_n -= powers.dtype.type(1)
-            _add_cross(powers, x, 2 * n + 2, pulled, x, 2 * n, out, x)
-            _add_dot(minus_n, powers, x, 2 * n + 2, pulled, x, 2 * n, bent, row)
+            add_cross(powers, x, 2 * n + 2, pulled, x, 2 * n, out, x)
+            add_dot(minus_n, powers, x, 2 * n + 2, pulled, x, 2 * n, bent, row)
 
 
 @jit
@@ -266,14 +217,14 @@ def _finish(
     powers: Any, modes: Any, sent: Any, tiles: Any, n_harmonics: int, columns: int, basis: Any, memory: Any
 ) -> Any:
     """Return `q = K_1 * u_1 + sum_c L_c * sent_c`, one complex field."""
-    sent_modes = _as_fields(memory[2], sent.shape[1], powers)
-    _transform(False, sent, columns, basis, memory[1], sent_modes)
-    mixed = _as_fields(memory[0], 2, powers)
-    _scale(modes, 0, tiles, 0, mixed, 0)
+    sent_modes = as_complex(memory[2], sent.shape[1], powers)
+    transform(False, sent, columns, basis, memory[1], sent_modes)
+    mixed = as_complex(memory[0], 2, powers)
+    scale(modes, 0, tiles, 0, mixed, 0)
     for c in range(sent.shape[1] // 2):
-        _add_scaled(sent_modes, 2 * c, tiles, n_harmonics + c, mixed, 0)
-    q = _as_fields(memory[2], 2, powers)
-    _transform(True, mixed, columns, basis, memory[1], q)
+        add_scaled(sent_modes, 2 * c, tiles, n_harmonics + c, mixed, 0)
+    q = as_complex(memory[2], 2, powers)
+    transform(True, mixed, columns, basis, memory[1], q)
     return q
 
 
@@ -299,25 +250,25 @@ def angle_rates_of(
     width, n_channels, minus = size * columns, len(B), -theta.dtype.type(1)
     n_harmonics = len(kernels) - n_channels - D.shape[1]
     velocity, sites = out.reshape(rows, width), bent.size
-    _powers(theta.reshape(rows, width), powers, modes)
-    _tile(kernels, tiles)
+    write_powers(theta.reshape(rows, width), powers, modes)
+    tile(kernels, tiles)
     tiles_of_rows = tiles.reshape(len(kernels), rows, width)
-    _transform(False, powers, columns, basis, memory[0], modes)
-    pulled = _pull(powers, modes, tiles_of_rows, n_channels, columns, basis, memory)
-    sent = _as_fields(memory[0], 2 * n_channels, powers)
+    transform(False, powers, columns, basis, memory[0], modes)
+    pulled = pull_fields(powers, modes, tiles_of_rows, n_channels, columns, basis, memory)
+    sent = as_complex(memory[0], 2 * n_channels, powers)
     divergence[:] = constant
     for first in range(0, rows, len(bent)):
-        _energies(first, powers, pulled, kernels, n_harmonics - 1, of_chunk)
+        write_energies(first, powers, pulled, kernels, n_harmonics - 1, of_chunk)
         np.dot(ridges[0], energies.reshape(n_channels, sites), angles)
         np.dot(D, grams.reshape(len(grams), sites), bends)
         _waves(ridges[1], angles, bends, bent.reshape(sites))
         np.dot(B, angles, slopes.reshape(n_channels, sites))
-        _rates(first, powers, pulled, at_origin, n_harmonics - 1, of_chunk, sent, velocity)
+        write_rates(first, powers, pulled, at_origin, n_harmonics - 1, of_chunk, sent, velocity)
         add_to_configurations(bent.reshape(sites), columns, divergence)
     q = _finish(powers, modes, sent, tiles_of_rows, n_harmonics, columns, basis, memory)
     for x in range(rows):
         for k in range(width):
             bent[0, k] = 0
-        _add_cross(powers, x, 0, q, x, 0, velocity, x)
-        _add_dot(minus, powers, x, 0, q, x, 0, bent, 0)
+        add_cross(powers, x, 0, q, x, 0, velocity, x)
+        add_dot(minus, powers, x, 0, q, x, 0, bent, 0)
         add_to_configurations(bent[0], columns, divergence)

@@ -14,9 +14,9 @@ from equiflow.vector_fields.ridge_kernels import equal_steps, in_order, on_two_a
 
 
 class FusedAngles(FusedField):
-    """An `AngleField` whose velocity, divergence and whole solves are computed by kernels, on CPUs.
+    """An `AngleField` whose velocity, path rates and whole solves are computed by kernels, on CPUs.
 
-    What records a graph or carries a score is left to the field itself.
+    Single evaluations that record a graph are those of the field itself. Whole solves record their own.
 
     Args:
         field: a field for which `can_use_kernels` holds; its weights are read at every call.
@@ -32,34 +32,31 @@ class FusedAngles(FusedField):
 
     def velocity_and_divergence(self, phi: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
         """See `VectorField.velocity_and_divergence`."""
-        if self._records_graph(phi, t) or len(phi) == 0:
+        if torch.is_grad_enabled() or len(phi) == 0:
             velocity, divergence = self.field.velocity_and_divergence(phi, t)
         else:
-            tables = self.tables(torch.as_tensor(t, dtype=phi.dtype).reshape(1))
-            velocity, divergence = angle_solving.rates(phi, self.shape, tables)
+            velocity, divergence, _ = angle_solving.rates(phi, self.shape, self._tables_at(phi, t))
         return velocity, divergence
 
     def path_rates(self, phi: Tensor, t: Tensor | float, score: Tensor) -> PathRates:
         """See `VectorField.path_rates`."""
-        rates: PathRates = self.field.path_rates(phi, t, score)
-        return rates
-
-    def can_solve(self, phi: Tensor, score: Tensor | None) -> bool:
-        """See `FusedField.can_solve`."""
-        return score is None and not self._records_graph(phi, 0.0)
+        if torch.is_grad_enabled() or len(phi) == 0:
+            rates: PathRates = self.field.path_rates(phi, t, score)
+            return rates
+        velocity, divergence, rate = angle_solving.rates(phi, self.shape, self._tables_at(phi, t), score)
+        assert rate is not None
+        return PathRates(velocity, divergence, rate)
 
     def solve(
         self, phi: Tensor, t0: float, t1: float, *, method: str, steps: int, score: Tensor | None = None
     ) -> FusedSolution:
         """See `FusedField.solve`."""
-        assert self.can_solve(phi, score)
         times, step = equal_steps(t0, t1, method, steps)
-        end = angle_solving.solve(phi, self.shape, self.tables(times.to(phi)), step)
-        return FusedSolution(*end, None, len(times))
+        tables = self.tables(times.to(phi))
+        return FusedSolution(*angle_solving.solve(phi, self.shape, tables, step, score), len(times))
 
-    @torch.no_grad()
     def tables(self, times: Tensor) -> AngleTables:
-        """Return the coefficients of the field at times `(time,)`."""
+        """Return the coefficients of the field at times `(time,)`, differentiable in its weights."""
         field, ridges, lattice = self.field, self.field.ridges, self.field.lattice
         basis = torch.cos(torch.outer(times, torch.pi * field.time_basis.frequency))
         amplitude = basis @ field.amplitude
@@ -81,7 +78,5 @@ class FusedAngles(FusedField):
             phase=phase / torch.pi,
         )
 
-    def _records_graph(self, phi: Tensor, t: Tensor | float) -> bool:
-        """Return whether something asks for the gradients of an evaluation."""
-        given = (phi, torch.as_tensor(t), *self.field.parameters())
-        return torch.is_grad_enabled() and any(x.requires_grad for x in given)
+    def _tables_at(self, phi: Tensor, t: Tensor | float) -> AngleTables:
+        return self.tables(torch.as_tensor(t, dtype=phi.dtype).reshape(1))

@@ -55,18 +55,6 @@ class FusedField(ABC):
     def path_rates(self, phi: Tensor, t: Tensor | float, score: Tensor) -> PathRates:
         """See `VectorField.path_rates`."""
 
-    def can_solve(self, phi: Tensor, score: Tensor | None) -> bool:
-        """Return whether the kernels can do a whole solve, with its gradients if they are recorded.
-
-        Args:
-            phi: configurations at the beginning, `(batch, *lattice)`.
-            score: to be carried along, `(batch, *lattice)`.
-
-        Returns:
-            Whether `solve` may be called.
-        """
-        return True
-
     @abstractmethod
     def solve(
         self, phi: Tensor, t0: float, t1: float, *, method: str, steps: int, score: Tensor | None = None

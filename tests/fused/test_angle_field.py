@@ -1,4 +1,4 @@
-"""Kernels of fields of angles agree with torch to rounding, keep the symmetry, and record no graph."""
+"""Kernels of fields of angles agree with torch to rounding, in all derivatives, and keep the symmetry."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from equiflow import (
     EquivariantCNF,
     Lattice,
     XYModel,
+    fit,
     fused,
     importance_sample,
 )
@@ -54,11 +55,10 @@ def some(shape, n=3, **options):
 
 def both(call):
     """The results of a call with kernels and without."""
-    with torch.no_grad():
-        with fused.switched(True):
-            one = call()
-        with fused.switched(False):
-            return one, call()
+    with fused.switched(True):
+        one = call()
+    with fused.switched(False):
+        return one, call()
 
 
 def assert_close(one, other, tolerance=1e-12):
@@ -122,17 +122,18 @@ def test_configurations_do_not_depend_on_the_others_in_their_block(n):
 
 
 def test_threads_agree():
-    flow, phi = random_flow((8, 8)), some((8, 8), 300)
+    flow, phi = random_flow((8, 8), n_ridges=2), some((8, 8), 300)
     before = torch.get_num_threads()
     results = []
     try:
         for threads in (1, 3):
             torch.set_num_threads(threads)
-            with torch.no_grad():
-                results.append(flow.solve(phi, 0.0, 1.0).state)
+            moved, log_det = flow.solve(phi, 0.0, 1.0).state
+            loss = moved.sin().sum() + log_det.sum()
+            results.append((moved, log_det, *torch.autograd.grad(loss, list(flow.vector_field.parameters()))))
     finally:
         torch.set_num_threads(before)
-    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+    assert_close(*results)
 
 
 def test_float32_agrees_to_its_rounding():
@@ -143,7 +144,7 @@ def test_float32_agrees_to_its_rounding():
     assert_close(one, other, 1e-4)
     with torch.no_grad():
         exact = copy.deepcopy(flow).double().solve(phi.double(), 0.0, 1.0).state
-    error, of_torch = (float((x[0] - exact[0]).abs().max()) for x in (one, other))
+    error, of_torch = (float((x[0] - exact[0]).detach().abs().max()) for x in (one, other))
     assert 0 < error < 3 * of_torch
 
 
@@ -162,7 +163,7 @@ def test_kernels_see_new_weights():
         before = flow.solve(phi, 0.0, 1.0).state[0]
     randomise(flow.vector_field, scale=0.3, seed=5)
     after, expected = both(lambda: flow.solve(phi, 0.0, 1.0).state)
-    assert float((after[0] - before).abs().max()) > 1e-3
+    assert float((after[0] - before).detach().abs().max()) > 1e-3
     assert_close(after, expected)
 
 
@@ -181,8 +182,25 @@ def test_samples_densities_and_importance_sampling_agree(solver):
     assert_close(one, other, 1e-9)
 
 
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_gradients_of_solves_agree(case):
+    shape, point, options = case
+    flow, z = random_flow(shape, point, **options), some(shape).requires_grad_()
+    of_phi, of_log_det = torch.randn_like(z), torch.randn(3)
+
+    def gradients():
+        phi, log_det = flow.solve(z, 0.0, 1.0).state
+        loss = (phi * of_phi).sum() + (log_det * of_log_det).sum()
+        return torch.autograd.grad(loss, [z, *flow.vector_field.parameters()])
+
+    one, other = both(gradients)
+    assert bool(one[0].any())
+    assert shape == (1,) or all(bool(g.any()) for g in one)
+    assert_close(one, other)
+
+
 @pytest.mark.parametrize("adjoint", [False, True])
-def test_gradients_are_those_of_torch(adjoint):
+def test_gradients_agree_with_and_without_the_adjoint(adjoint):
     flow, z = random_flow((4, 4)), some((4, 4))
     solver = Solver("rk4", steps=2, adjoint=adjoint)
 
@@ -191,37 +209,71 @@ def test_gradients_are_those_of_torch(adjoint):
         loss = phi.sin().sum() + log_det.square().sum()
         return torch.autograd.grad(loss, list(flow.vector_field.parameters()))
 
-    one = gradients()
-    with fused.switched(False):
-        other = gradients()
-    assert all(bool(g.any()) for g in one)
+    one, other = both(gradients)
     assert_close(one, other)
 
 
-def test_only_what_needs_no_graph_and_no_score_is_solved_by_kernels():
-    flow, z = random_flow((4, 4)), some((4, 4))
-    kernels = flow.vector_field.fused(z)
-    assert not kernels.can_solve(z, None)
-    with torch.no_grad():
-        assert kernels.can_solve(z, None)
-        assert not kernels.can_solve(z, z)
-    flow.requires_grad_(False)
-    assert kernels.can_solve(z, None)
-    assert not kernels.can_solve(z.clone().requires_grad_(), None)
-    moved = z.clone().requires_grad_()
-    assert flow.solve(moved, 0.0, 1.0).state[0].requires_grad
-    assert kernels.velocity_and_divergence(moved, 0.3)[0].requires_grad
-
-
-def test_paths_are_those_of_torch():
-    flow = random_flow((3, 4))
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_paths_and_their_gradients_agree(case):
+    shape, point, options = case
+    flow = random_flow(shape, point, **options)
+    of_phi, of_energy = torch.randn(3, *shape), torch.randn(3)
+    weights = list(flow.vector_field.parameters())
 
     def path():
         sample = flow.rsample_path(3, generator=torch.Generator().manual_seed(1))
-        return sample.phi, sample.log_q, sample.score, sample.kinetic_energy
+        loss = (sample.phi * of_phi).sum() + (sample.kinetic_energy * of_energy).sum()
+        values = (sample.phi, sample.log_q, sample.score, sample.kinetic_energy)
+        return sample.nfe, values, torch.autograd.grad(loss, weights)
 
-    one, other = both(path)
-    assert_close(one, other, 1e-10)
+    (n, values, gradients), (m, expected, expected_gradients) = both(path)
+    assert n == m == 12
+    assert_close(values, expected)
+    assert_close(gradients, expected_gradients)
+
+
+def test_rates_of_the_score_agree():
+    field, phi, score = random_flow((4, 3)).vector_field, some((4, 3)), torch.randn(3, 4, 3)
+    with torch.no_grad():
+        one, other = field.fused(phi).path_rates(phi, 0.4, score), field.path_rates(phi, 0.4, score)
+    for name in ("velocity", "divergence", "score_rate"):
+        assert_close([getattr(one, name)], [getattr(other, name)])
+
+
+@pytest.mark.parametrize("n_harmonics", [1, 3])
+def test_second_derivatives_agree(n_harmonics):
+    flow, z = random_flow((3, 4), n_harmonics=n_harmonics), some((3, 4)).requires_grad_()
+    weights = list(flow.vector_field.parameters())
+
+    def second():
+        phi, log_det = flow.solve(z, 0.0, 1.0).state
+        (first,) = torch.autograd.grad(phi.sin().sum() + log_det.square().sum(), z, create_graph=True)
+        return torch.autograd.grad(first.square().sum(), [z, *weights])
+
+    one, other = both(second)
+    assert all(bool(g.any()) for g in one)
+    assert_close(one, other, 1e-11)
+
+
+def test_training_gives_the_same_flow():
+    def trained():
+        torch.manual_seed(0)
+        flow = EquivariantCNF(Angles(Lattice((4, 4)))).double()
+        history = fit(flow, XYModel(flow.space, beta=0.8), steps=5, batch_size=8, progress=False)
+        return [torch.tensor(history.loss), *flow.state_dict().values()]
+
+    one, other = both(trained)
+    assert_close(one, other, 1e-8)
+
+
+def test_nothing_is_kept_for_a_gradient_that_nobody_asked_for():
+    flow, z = random_flow((4, 4)), some((4, 4)).requires_grad_()
+    with torch.no_grad():
+        phi, log_det = flow.solve(z, 0.0, 1.0).state
+    assert not phi.requires_grad
+    assert not log_det.requires_grad
+    assert flow.solve(z, 0.0, 1.0).state[0].requires_grad
+    assert flow.vector_field.fused(z).velocity_and_divergence(z, 0.3)[0].requires_grad
 
 
 class Bent(AngleField):

@@ -1,0 +1,284 @@
+"""The transposed Jacobian of fields of angles for a block, with the gradients in their tables.
+
+It takes w and a number omega to the gradient of `sum_x w_x v_x + omega div v`. The field and the
+arguments are those of `equiflow.fused.angle_fields`. With cotangents `Q = (i w - omega) u_1` of q and
+`(i w - n omega) u_n` of `K_n * u_n`, a pass over the ridges of all sites computes
+
+    F_c' = Re[conj(u_1) L_c * Q] + w m_c + omega (2 L_c(0) - e_c),
+    z_j = cos theta_j sum_c B_cj F_c' - omega sin theta_j sum_p D_jp g_p,
+    g_p' = omega sum_j D_jp cos theta_j,
+    e_c' = sum_j pi W_jc z_j - omega F_c,
+    m_c' = w F_c + sum of g_p' m over the partners of c in all pairs p,
+
+where a prime marks a gradient. This gives cotangents `(e_c' + i m_c') u_1` of `L_c * u_1` and
+`-g_p' u_2 / 2` of `M_p * u_2`. The kernels take all cotangents to cotangents of `u_n`. Their part along
+`i n u_n` is a gradient in the angles.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from equiflow.fused.angle_cotangents import (
+    add_turned,
+    of_channels,
+    of_pairs,
+    of_slopes_in,
+    turn_waves,
+    write_cotangents,
+)
+from equiflow.fused.angle_fields import pull_fields, write_energies, write_rates
+from equiflow.fused.angle_rows import (
+    add_cross,
+    add_dot,
+    add_scaled,
+    as_complex,
+    scale,
+    tile,
+    transform,
+    write_powers,
+)
+from equiflow.fused.just_in_time import jit
+from equiflow.fused.modes import aligned
+from equiflow.fused.ridges import add_to_configurations
+
+
+@jit
+def angle_pull_work_for(like: Any, now: Any) -> Any:
+    """Return scratch memory of a block and of a chunk of its rows.
+
+    Args:
+        like: one field of the block, `(first, configuration, second)`.
+        now: tables at one time.
+
+    Returns:
+        Memory for five sets of fields, and fields of a chunk.
+    """
+    kernels, B, D, _, _ = now
+    rows, size, columns = like.shape
+    n_channels, n_pairs = len(B), D.shape[1]
+    width = size * columns
+    n_powers = max(2, len(kernels) - n_channels - n_pairs)
+    n = 2 * rows * width * max(2 * n_channels + n_pairs, n_powers + 1)
+    memory = aligned(n, like), aligned(n, like), aligned(n, like), aligned(n, like), aligned(n, like)
+    return memory
+
+
+@jit
+def _add_products(a: Any, i: int, b: Any, j: int, size: int, kernel: int, sums: Any) -> None:
+    """Add `Re[conj(a) b]` of complex fields in modes, summed over configurations, to a kernel's gradient."""
+    rows, columns = sums.shape[1:]
+    for x in range(rows if len(sums) else 0):
+        for part in range(2):
+            for n in range(size):
+                start = n * columns
+                for y in range(columns):
+                    sums[kernel, x, y] += a[x, i + part, start + y] * b[x, j + part, start + y]
+
+
+@jit
+def _carry(
+    powers: Any,
+    modes: Any,
+    w: Any,
+    weight: Any,
+    kernels: Any,
+    n_harmonics: int,
+    n_channels: int,
+    columns: int,
+    basis: Any,
+    memory: Any,
+    of_kernels: Any,
+) -> Any:
+    """Return the cotangents of all `K_n * u_n` in modes and `L_c * Q` on sites, and add gradients of K_n."""
+    bars = as_complex(memory[0], powers.shape[1], powers)
+    of_powers = as_complex(memory[1], powers.shape[1], powers)
+    write_cotangents(powers, w, weight, n_harmonics, bars)
+    transform(False, bars, columns, basis, memory[4], of_powers)
+    for n in range(n_harmonics):
+        _add_products(of_powers, 2 * n, modes, 2 * n, w.shape[1] // columns, n, of_kernels)
+    products = as_complex(memory[0], 2 * n_channels, powers)
+    of_sent = as_complex(memory[2], 2 * n_channels, powers)
+    for c in range(n_channels):
+        scale(of_powers, 0, kernels, n_harmonics + c, products, 2 * c)
+    transform(True, products, columns, basis, memory[4], of_sent)
+    return of_powers, of_sent
+
+
+@jit
+def _close(
+    powers: Any,
+    mixed: Any,
+    w: Any,
+    weight: Any,
+    columns: int,
+    scratch: Any,
+    velocity: Any,
+    divergence: Any,
+    out: Any,
+) -> None:
+    """Add the first term of velocity and divergence, and the gradients in the angles by q and all `u_n`."""
+    rows, width = w.shape
+    one = w.dtype.type(1)
+    for x in range(rows):
+        for k in range(width):
+            scratch[0, k] = 0
+        add_cross(powers, x, 0, mixed, x, 0, velocity, x)
+        add_dot(-one, powers, x, 0, mixed, x, 0, scratch, 0)
+        add_to_configurations(scratch[0], columns, divergence)
+        add_turned(one, w, weight, powers, x, 0, mixed, 0, out)
+        degree = one - one
+        for i in range(0, powers.shape[1], 2):
+            degree += one
+            for k in range(width):
+                out[x, k] += degree * (
+                    powers[x, i, k] * mixed[x, i + 3, k] - powers[x, i + 1, k] * mixed[x, i + 2, k]
+                )
+
+
+@jit
+def angle_pull_of(
+    theta: Any,
+    w: Any,
+    weights: Any,
+    now: Any,
+    ridges: Any,
+    basis: Any,
+    work: Any,
+    memory: Any,
+    velocity: Any,
+    divergence: Any,
+    out: Any,
+    sums: Any,
+) -> None:
+    """Set `out` to the transposed Jacobian of `(w, omega)`, and write velocity and divergence too.
+
+    Args:
+        theta: angles in radians, `(first, configuration, second)`.
+        w: like `theta`.
+        weights: omega of each configuration, `(configuration,)`.
+        now: tables at one time.
+        ridges: W and phase in half turns, and pi W^T.
+        basis: see `modes.matrices`.
+        work: of `angle_work_for`.
+        memory: of `angle_pull_work_for`.
+        velocity: like `theta`, written.
+        divergence: `(configuration,)` float64, written.
+        out: like `theta`, written.
+        sums: added to: gradients of kernels, B, D, `L_c(0)`, pi W and phase.
+    """
+    kernels, B, D, at_origin, constant = now
+    of_kernels, of_B, of_D, of_origin, of_W, of_phase = sums
+    powers, modes, tiles, own, of_chunk = work
+    energies, _, slopes, grams, angles, bends, bent = of_chunk
+    rows, size, columns = theta.shape
+    width, n_channels, n_pairs, n_ridges = size * columns, len(B), D.shape[1], len(D)
+    n_harmonics, sites = len(kernels) - n_channels - n_pairs, bent.size
+    of_theta, along, rate = out.reshape(rows, width), w.reshape(rows, width), velocity.reshape(rows, width)
+    weight = np.empty(width, w.dtype)
+    for k in range(width):
+        weight[k] = weights[k // columns]
+    write_powers(theta.reshape(rows, width), powers, modes)
+    tile(kernels, tiles)
+    K = tiles.reshape(len(kernels), rows, width)
+    transform(False, powers, columns, basis, own[0], modes)
+    pulled = pull_fields(powers, modes, K, n_channels, columns, basis, own)
+    carried = _carry(
+        powers, modes, along, weight, K, n_harmonics, n_channels, columns, basis, memory, of_kernels
+    )
+    of_powers, of_sent = carried
+    n_fields = 2 * (2 * n_channels + n_pairs)
+    fields = as_complex(memory[3], n_fields, powers)
+    few = len(bent)
+    of_slopes = np.empty((n_channels, few, width), w.dtype)
+    z = np.empty((n_ridges, sites), w.dtype)
+    B_transposed, D_transposed = np.ascontiguousarray(B.T), np.ascontiguousarray(D.T)
+    of_energies, of_grams = np.empty((n_channels, sites), w.dtype), np.empty((n_pairs, sites), w.dtype)
+    divergence[:] = constant
+    for first in range(0, rows, few):
+        write_energies(first, powers, pulled, kernels, n_harmonics - 1, of_chunk)
+        of_slopes_in(first, powers, of_sent, along, weight, at_origin, of_chunk, of_slopes)
+        flat_energies, flat_grams = energies.reshape(n_channels, sites), grams.reshape(n_pairs, sites)
+        np.dot(ridges[0], flat_energies, angles)
+        np.dot(D, flat_grams, bends)
+        np.dot(B_transposed, of_slopes.reshape(n_channels, sites), z)
+        turn_waves(ridges[1], weight, angles, bends, z, bent.reshape(sites), of_phase)
+        np.dot(B, angles, slopes.reshape(n_channels, sites))
+        np.dot(ridges[2], z, of_energies)
+        np.dot(D_transposed, bends, of_grams)
+        of_B += np.dot(of_slopes.reshape(n_channels, sites), angles.T)
+        of_D += np.dot(bends, flat_grams.T)
+        of_W += np.dot(z, flat_energies.T)
+        write_rates(first, powers, pulled, at_origin, n_harmonics - 1, of_chunk, fields, rate)
+        add_to_configurations(bent.reshape(sites), columns, divergence)
+        by_row = of_grams.reshape(n_pairs, few, width)
+        of_e = of_energies.reshape(n_channels, few, width)
+        of_channels(first, powers, of_sent, along, weight, of_chunk, of_e, by_row, fields, of_theta)
+        n_skipped = n_harmonics - 1
+        of_pairs(first, powers, pulled, along, weight, n_skipped, n_channels, by_row, fields, of_theta)
+        _add_sums(weight, slopes, of_grams, n_harmonics + n_channels, of_origin, of_kernels)
+    mixed = _mix_back(modes, of_powers, fields, K, n_harmonics, size, columns, basis, memory, of_kernels)
+    _close(powers, mixed, along, weight, columns, bent, rate, divergence, of_theta)
+
+
+@jit
+def _add_sums(
+    weight: Any, slopes: Any, of_grams: Any, first_pair: int, of_origin: Any, of_kernels: Any
+) -> None:
+    """Add the gradients of `L_c(0)` and of `sum_y M_p(y)`, which is the mode 0 of M_p."""
+    n_channels, few, width = slopes.shape
+    half = weight.dtype.type(0.5)
+    for c in range(n_channels):
+        total = weight.dtype.type(0)
+        for row in range(few):
+            for k in range(width):
+                total += weight[k] * slopes[c, row, k]
+        of_origin[c] += total + total
+    for pair in range(len(of_grams)):
+        total = weight.dtype.type(0)
+        for k in range(of_grams.shape[1]):
+            total += of_grams[pair, k]
+        if len(of_kernels):
+            of_kernels[first_pair + pair, 0, 0] += half * total
+
+
+@jit
+def _mix_back(
+    modes: Any,
+    of_powers: Any,
+    fields: Any,
+    kernels: Any,
+    n_harmonics: int,
+    size: int,
+    columns: int,
+    basis: Any,
+    memory: Any,
+    of_kernels: Any,
+) -> Any:
+    """Return q and the cotangents of all `u_n`, one complex field each, and add gradients of kernels."""
+    n_powers, n_fields = of_powers.shape[1] // 2, fields.shape[1] // 2
+    n_channels = n_fields - (len(kernels) - n_harmonics)  # there are two fields for each L_c
+    n_pairs = n_fields - 2 * n_channels
+    in_modes = as_complex(memory[0], 2 * n_fields, fields)
+    transform(False, fields, columns, basis, memory[4], in_modes)
+    mixed, out = (
+        as_complex(memory[2], 2 * n_powers + 2, fields),
+        as_complex(memory[3], 2 * n_powers + 2, fields),
+    )
+    scale(modes, 0, kernels, 0, mixed, 0)
+    for n in range(n_powers):
+        scale(of_powers, 2 * n, kernels, min(n, n_harmonics - 1), mixed, 2 * n + 2)
+    for c in range(n_channels):
+        kernel = n_harmonics + c
+        add_scaled(in_modes, 2 * c, kernels, kernel, mixed, 0)
+        add_scaled(in_modes, 2 * (n_channels + c), kernels, kernel, mixed, 2)
+        _add_products(of_powers, 0, in_modes, 2 * c, size, kernel, of_kernels)
+        _add_products(modes, 0, in_modes, 2 * (n_channels + c), size, kernel, of_kernels)
+    for pair in range(n_pairs):
+        kernel, field = n_harmonics + n_channels + pair, 2 * (2 * n_channels + pair)
+        add_scaled(in_modes, field, kernels, kernel, mixed, 4)
+        _add_products(modes, 2, in_modes, field, size, kernel, of_kernels)
+    transform(True, mixed, columns, basis, memory[4], out)
+    return out
