@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from equiflow.flows import Flow
+from equiflow.flows.kernels import without_evaluator
 from equiflow.interop.containers import check_can_be_written
 from equiflow.interop.samples import describe_samples, load_ensemble, save_samples, shard_path, shards_in
 from equiflow.runtime import distributed
@@ -158,7 +159,7 @@ def _refuse_others(folder: str | Path, known: Mapping[str, Any]) -> None:
 
 def digest(flow: Flow) -> str:
     """Return a checksum of the `repr` of a flow, which includes the solver, and of its weights."""
-    sums = hashlib.sha256(repr(flow).encode())
+    sums = hashlib.sha256(without_evaluator(repr(flow)).encode())
     for name, value in flow.state_dict().items():
         sums.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
     return sums.hexdigest()[:16]

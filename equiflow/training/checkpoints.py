@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from equiflow.flows.kernels import without_evaluator
 from equiflow.runtime.checks import check_count
 from equiflow.runtime.storage import CheckpointError, load_safely
 from equiflow.training.history import History
@@ -50,8 +51,11 @@ def without_addresses(settings: dict[str, Any]) -> dict[str, Any]:
     That is addresses in memory, which objects without a `repr` of their own show, and who computes the field
     of a flow: a run may go on where there are no kernels.
     """
-    nothing = r" at 0x[0-9a-f]+|, by=[^,\n]*$"
-    return {k: re.sub(nothing, "", v, flags=re.M) if isinstance(v, str) else v for k, v in settings.items()}
+    addresses = " at 0x[0-9a-f]+"
+    return {
+        k: re.sub(addresses, "", without_evaluator(v)) if isinstance(v, str) else v
+        for k, v in settings.items()
+    }
 
 
 def settings_today(settings: dict[str, Any]) -> dict[str, Any]:
