@@ -86,17 +86,17 @@ Trained = dict[int, tuple[EquivariantCNF, float]]
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--L", type=int, nargs="+", default=list(M_PL_4), choices=list(M_PL_4), help="sides")
 parser.add_argument("--quick", action="store_true", help="L = 8 in seconds: a test of the script, no result")
-parser.add_argument("--seconds", type=float, default=8.0, help="of each method and side, over all rounds")
-parser.add_argument("--scan-seconds", type=float, default=0.6, help="of each setting that is tried")
+parser.add_argument("--seconds", type=float, default=5.0, help="of each method and side, over all rounds")
+parser.add_argument("--scan-seconds", type=float, default=0.4, help="of each setting that is tried")
 parser.add_argument("--rounds", type=int, default=5, help="turns of each method")
 parser.add_argument("--accuracy", type=float, default=3e-4, help="solver error of log Z")
-parser.add_argument("--train-seconds", type=float, default=180.0, help="training at L = 64")
+parser.add_argument("--train-seconds", type=float, default=90.0, help="training at L = 64")
 parser.add_argument("--packaged", action="store_true", help="flows of the package instead of new ones")
 parser.add_argument("--threads", type=int, default=1, help="CPU threads")
 parser.add_argument("--device", default="cpu", choices=["cpu"], help="where to compute")
 parser.add_argument("--dtype", default="float32", choices=["float32", "float64"], help="precision")
 parser.add_argument("--seed", type=int, default=0, help="of everything random")
-parser.add_argument("--out", type=Path, help="folder for cost.json and cost.md, such as benchmarks/results")
+parser.add_argument("--out", type=Path, help="folder of cost.json and cost.md; sides are added")
 
 
 def timed(call: Callable[[], Any]) -> tuple[Any, float]:
@@ -657,7 +657,9 @@ def markdown(machine: Row, sides: list[Row]) -> str:
         lines.append("")
         for result, entry in side["verdict"].items():
             rest = {k: v for k, v in entry.items() if k not in ("with", "without", "ratio")}
-            text = "; ".join(f"{name}: {value:.2g}" for name, value in rest.items())
+            text = "; ".join(
+                f"{name}: {'none' if not value else f'{value:.2g}'}" for name, value in rest.items()
+            )
             lines.append(
                 f"- {result}: {entry['without']} / {entry['with']} = {shown(entry['ratio'])}; {text}"
             )
@@ -673,6 +675,27 @@ def plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [plain(entry) for entry in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def revived(value: Any) -> Any:
+    """Return what `plain` made of rows, with estimates again."""
+    if isinstance(value, dict) and set(value) == {"mean", "error", "note"}:
+        mean, error = (math.inf if one is None else one for one in (value["mean"], value["error"]))
+        return Estimate(mean, error, note=value["note"])
+    if isinstance(value, dict):
+        return {name: revived(entry) for name, entry in value.items()}
+    return [revived(entry) for entry in value] if isinstance(value, list) else value
+
+
+def keep(machine: Row, sides: list[Row], folder: Path) -> None:
+    """Write the figures beside those of other sides that are there already, as JSON and as tables."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "cost.json"
+    known = json.loads(path.read_text(encoding="utf-8"))["sides"] if path.exists() else []
+    every = {side["L"]: side for side in [*known, *plain(sides)]}
+    content = {"machine": machine, "sides": [every[side] for side in sorted(every)]}
+    write_json(content, path)
+    (folder / "cost.md").write_text(markdown(machine, revived(content["sides"])), encoding="utf-8")
 
 
 def processor_model() -> str:
@@ -693,7 +716,7 @@ def main() -> None:
         "torch": torch.__version__,
         "equiflow": equiflow.__version__,
         "fused kernels": fused.state(),
-        **{k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items() if k != "out"},
+        **{k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items() if k not in ("L", "out")},
     }
     print(json.dumps(machine), flush=True)
     sides: list[Row] = []
@@ -708,9 +731,7 @@ def main() -> None:
         print_table(f"L = {side}: ms per effective sample, s for log Z to {WANTED:g}", ["", *COLUMNS], table)
         print(json.dumps(plain(found["verdict"])), f"{spent:.0f} s in all", flush=True)
         if args.out is not None:
-            args.out.mkdir(parents=True, exist_ok=True)
-            write_json(plain({"machine": machine, "sides": sides}), args.out / "cost.json")
-            (args.out / "cost.md").write_text(markdown(machine, sides), encoding="utf-8")
+            keep(machine, sides, args.out)
 
 
 if __name__ == "__main__":
