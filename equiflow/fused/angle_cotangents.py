@@ -74,28 +74,22 @@ def turn_waves(phase: Any, weight: Any, angles: Any, bends: Any, z: Any, bent: A
 
     Args:
         phase: `(ridge,)`, in half turns.
-        weight: omega of each column, `(column,)`.
+        weight: omega of each site, `(site,)`.
         angles: in half turns without their phase, `(ridge, site)`, overwritten.
         bends: `sum_p D_jp g_p`, `(ridge, site)`, overwritten.
         z: `sum_c B_cj F_c'`, `(ridge, site)`, overwritten.
         bent: `(site,)`, written.
         of_phase: `(ridge,)`, the sum of z is added.
     """
-    n_ridges, sites = angles.shape
-    width = len(weight)
-    for k in range(sites):
+    for k in range(len(bent)):
         bent[k] = 0
-    for j in range(n_ridges):
-        p, total = phase[j], angles.dtype.type(0)
-        for at in range(0, sites, width):
-            row = slice(at, at + width)
-            total += _wave(p, weight, angles[j, row], bends[j, row], z[j, row], bent[row])
-        of_phase[j] += total
+    for j in range(len(phase)):
+        of_phase[j] += _wave(phase[j], weight, angles[j], bends[j], z[j], bent)
 
 
 @jit
 def _wave(p: Any, weight: Any, angles: Any, bends: Any, z: Any, bent: Any) -> Any:
-    """Do what `turn_waves` does for one ridge and one row, and return the sum of z."""
+    """Do what `turn_waves` does for one ridge, and return the sum of z."""
     total = angles.dtype.type(0)
     for k in range(len(weight)):
         sine, cosine = sine_and_cosine(angles[k] + p)

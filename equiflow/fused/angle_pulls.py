@@ -177,9 +177,10 @@ def angle_pull_of(
     width, n_channels, n_pairs, n_ridges = size * columns, len(B), D.shape[1], len(D)
     n_harmonics, sites = len(kernels) - n_channels - n_pairs, bent.size
     of_theta, along, rate = out.reshape(rows, width), w.reshape(rows, width), velocity.reshape(rows, width)
-    weight = np.empty(width, w.dtype)
-    for k in range(width):
-        weight[k] = weights[k // columns]
+    of_sites = np.empty(sites, w.dtype)  # omega of the sites of a chunk
+    for k in range(sites):
+        of_sites[k] = weights[k // columns % size]
+    weight = of_sites[:width]
     write_powers(theta.reshape(rows, width), powers, modes)
     tile(kernels, tiles)
     K = tiles.reshape(len(kernels), rows, width)
@@ -204,7 +205,7 @@ def angle_pull_of(
         np.dot(ridges[0], flat_energies, angles)
         np.dot(D, flat_grams, bends)
         np.dot(B_transposed, of_slopes.reshape(n_channels, sites), z)
-        turn_waves(ridges[1], weight, angles, bends, z, bent.reshape(sites), of_phase)
+        turn_waves(ridges[1], of_sites, angles, bends, z, bent.reshape(sites), of_phase)
         np.dot(B, angles, slopes.reshape(n_channels, sites))
         np.dot(ridges[2], z, of_energies)
         np.dot(D_transposed, bends, of_grams)
