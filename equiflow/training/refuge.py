@@ -14,8 +14,8 @@ from equiflow.flows import ConditionalFlow, Flow
 MAX_SET_BACK = 8
 #: a gradient larger than the typical one of the last steps by this factor is suspicious
 SUSPICIOUS, RECENT = 5.0, 20
-#: gradients of a few steps in a row, in units of those of the refuge: beyond the first factor, new weights are
-#: not kept; beyond the second, training has run away
+#: gradients of a few steps in a row, in units of those of the refuge: beyond the first factor, new weights
+#: are not kept; beyond the second, training has run away
 UNSTEADY, RUN_AWAY, FEW = 3.0, 10.0, 5
 #: training steps that must have gone well from some weights on before they are trusted
 PROBATION = 10

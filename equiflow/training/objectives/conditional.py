@@ -55,7 +55,8 @@ class OverCouplings:
             A value whose `log_weight` is `(coupling, batch)`.
 
         Raises:
-            TypeError: if the flow is not conditional, the action no `ActionFamily`, or the objective draws no model samples.
+            TypeError: if the flow is not conditional, the action no `ActionFamily`, or the objective draws
+                no model samples.
             ValueError: if the couplings cannot share the batch evenly.
         """
         check_type(flow, ConditionalFlow, "flow", "OverCouplings is for conditional flows.")

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from equiflow import HMC, Action, CoulombGas, EquivariantCNF, ExtendedAction, Lattice, Particles, Phi4
+from equiflow import HMC, Action, CoulombGas, EquivariantCNF, Lattice, Particles, Phi4
 from equiflow.samplers.latent import LatentAction
 from equiflow.theories.angles.space import Angles
 from equiflow.theories.angles.xy import XYModel
@@ -22,7 +22,6 @@ NOISY = {
     "ONModel": ONModel(Multiplet(LATTICE, 2), m2=1.0, lam=1.0),
     "XYModel": XYModel(Angles(LATTICE), beta=0.5),
     "ExternalField": ExternalField(Phi4(LATTICE, m2=1.0, lam=1.0), h=0.5),
-    "ExtendedAction": ExtendedAction(Phi4(LATTICE, m2=1.0, lam=1.0)),
     "LatentAction": LatentAction(EquivariantCNF(GAS.space), GAS),
 }
 
