@@ -1740,8 +1740,8 @@ MUTANTS = (
     Mutant(
         "fused gradient of later stages",
         "fused/ridge_solves.py",
-        "_add(h * matrix[later, i], pulled[later], w)",
-        "_add(h * matrix[later, i], pulled[i], w)",
+        "add(h * matrix[later, i], pulled[later], w)",
+        "add(h * matrix[later, i], pulled[i], w)",
         "a stage changes all later ones",
         ("fused/test_ridge_fields.py::test_gradients_of_solves_agree",),
     ),

@@ -33,8 +33,10 @@ flow = EquivariantCNF(action.lattice, solver=Solver("rk4", steps=1))
 fit(flow, action, steps=1, batch_size=2, progress=False)
 HMC(action).sample(1, n_chains=2, n_thermalisation=0)
 """
-    # numba belongs to an extra, and makes kernels where it is installed.
-    assert imported_by(code) & (HEAVY - {"numba"}) == set()
+    # numba belongs to an extra, and needs scipy for the kernels that it makes where it is installed.
+    assert imported_by(code) & (HEAVY - {"numba", "scipy"}) == set()
+    without = 'import os\nos.environ["EQUIFLOW_FUSED"] = "0"' + code
+    assert imported_by(without) & HEAVY == set()
 
 
 def test_what_was_left_out_is_imported_when_it_is_called():

@@ -22,13 +22,16 @@ from equiflow.fused.just_in_time import jit
 
 #: multiplications up to which OpenBLAS does not split a matrix product over threads of its own
 LARGEST_SERIAL_PRODUCT = 262144
+#: where all of this is, whatever torch's default device
+CPU = torch.device("cpu")
 #: sides above this are left to FFTs
 MAX_SIDE = 128
 
 
 def momenta(side: int) -> Tensor:
     """Return the index k of each mode of an axis: 0, 1, ..., side // 2 (cosines), then 1, 2, ... (sines)."""
-    return torch.cat([torch.arange(side // 2 + 1), torch.arange(1, (side - 1) // 2 + 1)])
+    cosines, sines = torch.arange(side // 2 + 1, device=CPU), torch.arange(1, (side + 1) // 2, device=CPU)
+    return torch.cat([cosines, sines])
 
 
 @lru_cache(maxsize=64)
@@ -42,7 +45,8 @@ def matrix(side: int, dtype: torch.dtype) -> np.ndarray[Any, Any]:
     Returns:
         `(side, side)`, modes first.
     """
-    x, k = torch.arange(side, dtype=torch.float64), torch.arange(side // 2 + 1, dtype=torch.float64)
+    x = torch.arange(side, dtype=torch.float64, device=CPU)
+    k = torch.arange(side // 2 + 1, dtype=torch.float64, device=CPU)
     angle = 2 * math.pi * torch.outer(k, x) / side
     rows = torch.cat([angle.cos(), angle[1 : (side - 1) // 2 + 1].sin()])
     made: np.ndarray[Any, Any] = (rows / rows.norm(dim=1, keepdim=True)).to(dtype).contiguous().numpy()

@@ -66,7 +66,7 @@ def cluster_update(
     from equiflow.fused.stencil_clusters import flip
 
     announce("clusters")
-    old, new = as_matrix(phi), torch.empty(phi.shape, dtype=phi.dtype)
+    old, new = as_matrix(phi), torch.empty_like(phi, memory_format=torch.contiguous_format)
     out, (ahead, behind), numbers = as_matrix(new), next_sites(stencil.sides), seeds(generator)
 
     def part(start: int, stop: int) -> None:

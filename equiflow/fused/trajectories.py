@@ -16,7 +16,7 @@ FLOATS = {torch.float32: np.float32, torch.float64: np.float64}
 
 def seeds(generator: torch.Generator | None) -> tuple[np.uint64, np.uint64]:
     """Draw what makes a stream of random numbers within a kernel: a seed and an odd stride."""
-    drawn = torch.empty(2, dtype=torch.int64).random_(generator=generator).tolist()
+    drawn = torch.empty(2, dtype=torch.int64, device="cpu").random_(generator=generator).tolist()
     return np.uint64(drawn[0]), np.uint64(2 * drawn[1] + 1)
 
 

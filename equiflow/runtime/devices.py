@@ -11,8 +11,8 @@ _OF_DEVICE = re.compile(
     r"\b(CUDA|HIP|XPU|MPS|cuDNN)( driver| backend)? (error|out of memory)\b"
     r"|CUBLAS_STATUS|NVIDIA driver|No CUDA GPUs"
 )
-#: the same about tensors for which there is no memory, or whose size no computer can count
-_OF_MEMORY = re.compile("allocate memory|Storage size calculation overflowed|integer multiplication overflow")
+#: the same about tensors for which there is no memory
+_OF_MEMORY = re.compile("allocate memory")
 
 
 def check_device(device: torch.device | str) -> torch.device:

@@ -106,7 +106,11 @@ def sound_history(state: dict[str, Any], steps: int) -> History:
     """
     history = History(**state["history"])
     step = check_count(state["step"], "step", minimum=0)
-    for name, column in history.to_dict().items():
+    for name, column in vars(history).items():
+        if name == "notes":
+            if not isinstance(column, list) or not all(isinstance(note, str) for note in column):
+                raise ValueError("history.notes is not a list of texts")
+            continue
         if not isinstance(column, list) or len(column) != step:
             raise ValueError(f"history.{name} is not a list of {step} steps")
         allowed = (int, float, type(None)) if name == "ess" else (int, float)

@@ -19,8 +19,10 @@ from equiflow.theories.base.action import Action
 from equiflow.theories.base.coupling_ranges import ActionFamily
 from equiflow.training.checkpoints import read_checkpoint
 from equiflow.training.history import History
+from equiflow.training.objectives.adaptive import AdaptivePathGradient
 from equiflow.training.objectives.base import Objective
 from equiflow.training.objectives.conditional import OverCouplings
+from equiflow.training.objectives.reverse import PathGradient
 from equiflow.training.options import TrainingOptions
 from equiflow.training.recipe import BATCH_SIZE, Recipe
 from equiflow.training.run import TrainingRun
@@ -112,7 +114,9 @@ def fit(
     saved = distributed.from_first(lambda: read_checkpoint(checkpoint))
     recipe = Recipe.to_go_on(flow, saved)
     own_optimiser = optimiser is not adam
-    chosen_batch_size = BATCH_SIZE if own_optimiser else recipe.batch_size
+    # Few samples suffice for path gradients, whose variance vanishes at the optimum; measured with Adam.
+    by_path = objective is None or isinstance(objective, PathGradient | AdaptivePathGradient)
+    chosen_batch_size = recipe.batch_size if by_path and not own_optimiser else BATCH_SIZE
     options = TrainingOptions(
         steps=recipe.steps if steps is None else steps,
         batch_size=chosen_batch_size if batch_size is None else batch_size,

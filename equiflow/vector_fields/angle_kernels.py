@@ -9,6 +9,7 @@ from torch import Tensor
 
 from equiflow.fused import angle_solving
 from equiflow.fused.angle_solving import AngleTables
+from equiflow.runtime.precision import full_precision
 from equiflow.vector_fields.base import FusedField, FusedSolution, PathRates
 from equiflow.vector_fields.ridge_kernels import equal_steps, in_order, on_two_axes, real_modes
 
@@ -30,6 +31,7 @@ class FusedAngles(FusedField):
         """See `VectorField.velocity`."""
         return self.velocity_and_divergence(phi, t)[0]
 
+    @full_precision
     def velocity_and_divergence(self, phi: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
         """See `VectorField.velocity_and_divergence`."""
         if torch.is_grad_enabled() or len(phi) == 0:
@@ -38,6 +40,7 @@ class FusedAngles(FusedField):
             velocity, divergence, _ = angle_solving.rates(phi, self.shape, self._tables_at(phi, t))
         return velocity, divergence
 
+    @full_precision
     def path_rates(self, phi: Tensor, t: Tensor | float, score: Tensor) -> PathRates:
         """See `VectorField.path_rates`."""
         if torch.is_grad_enabled() or len(phi) == 0:
@@ -47,6 +50,7 @@ class FusedAngles(FusedField):
         assert rate is not None
         return PathRates(velocity, divergence, rate)
 
+    @full_precision
     def solve(
         self, phi: Tensor, t0: float, t1: float, *, method: str, steps: int, score: Tensor | None = None
     ) -> FusedSolution:
@@ -62,11 +66,11 @@ class FusedAngles(FusedField):
         amplitude = basis @ field.amplitude
         harmonics, harmonics_at_origin = real_modes(field.harmonics, basis, self.shape)
         kernels, at_origin = real_modes(field.kernel, basis, self.shape)
-        c, d = torch.triu_indices(kernels.shape[1], kernels.shape[1])
+        c, d = torch.triu_indices(kernels.shape[1], kernels.shape[1], device="cpu")
         values = lattice.ifft(field.kernel.modes_at(basis)[0])
         products = in_order(lattice.fft(values[:, c] * values[:, d]), self.shape)
         pairs = ridges.direction[:, c] * ridges.direction[:, d] * (1 + (c != d)).to(kernels)
-        degrees = torch.arange(1, harmonics.shape[1] + 1).to(kernels)
+        degrees = torch.arange(1, harmonics.shape[1] + 1, device="cpu").to(kernels)
         angles, phase = ridges.map_to_angles()
         return AngleTables(
             kernels=torch.cat([harmonics, kernels, products], 1),
@@ -79,4 +83,4 @@ class FusedAngles(FusedField):
         )
 
     def _tables_at(self, phi: Tensor, t: Tensor | float) -> AngleTables:
-        return self.tables(torch.as_tensor(t, dtype=phi.dtype).reshape(1))
+        return self.tables(torch.as_tensor(t, dtype=phi.dtype, device=phi.device).reshape(1))

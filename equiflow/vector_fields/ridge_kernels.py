@@ -18,6 +18,7 @@ from equiflow.fused.solving import Formula, Tables
 from equiflow.nn.kernels.orbits import OrbitKernel
 from equiflow.ode.equal_steps import FORMULAS
 from equiflow.runtime.autograd import is_transformed
+from equiflow.runtime.precision import full_precision
 from equiflow.theories.base.symmetry import SymmetryGroup
 from equiflow.vector_fields.base import FusedField, FusedSolution, PathRates
 
@@ -43,6 +44,7 @@ class FusedRidges(FusedField):
         """See `VectorField.velocity`."""
         return self.velocity_and_divergence(phi, t)[0]
 
+    @full_precision
     def velocity_and_divergence(self, phi: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
         """See `VectorField.velocity_and_divergence`."""
         if torch.is_grad_enabled() or len(phi) == 0:
@@ -51,6 +53,7 @@ class FusedRidges(FusedField):
             velocity, divergence, _ = solving.rates(phi, self.shape, self._tables_at(phi, t))
         return velocity, divergence
 
+    @full_precision
     def path_rates(self, phi: Tensor, t: Tensor | float, score: Tensor) -> PathRates:
         """See `VectorField.path_rates`."""
         if torch.is_grad_enabled() or len(phi) == 0:
@@ -60,6 +63,7 @@ class FusedRidges(FusedField):
         assert rate is not None
         return PathRates(velocity, divergence, rate)
 
+    @full_precision
     def solve(
         self, phi: Tensor, t0: float, t1: float, *, method: str, steps: int, score: Tensor | None = None
     ) -> FusedSolution:
@@ -92,7 +96,7 @@ class FusedRidges(FusedField):
         return drift
 
     def _tables_at(self, phi: Tensor, t: Tensor | float) -> Tables:
-        return self.tables(torch.as_tensor(t, dtype=phi.dtype).reshape(1))
+        return self.tables(torch.as_tensor(t, dtype=phi.dtype, device=phi.device).reshape(1))
 
 
 class FusedPotential(FusedRidges):
@@ -161,8 +165,9 @@ def equal_steps(t0: float, t1: float, method: str, steps: int) -> tuple[Tensor, 
     """
     formula = FORMULAS[method]
     h = (t1 - t0) / steps
-    starts = t0 + h * torch.arange(steps, dtype=torch.float64)[:, None]
-    times = (starts + h * torch.tensor(formula.nodes, dtype=torch.float64)).flatten()
+    # Kernels are for CPUs, whatever torch's default device.
+    starts = t0 + h * torch.arange(steps, dtype=torch.float64, device="cpu")[:, None]
+    times = (starts + h * torch.tensor(formula.nodes, dtype=torch.float64, device="cpu")).flatten()
     return times, Formula(matrix=([], *formula.rows), weights=formula.weights, h=h)
 
 

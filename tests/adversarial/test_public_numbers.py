@@ -187,6 +187,14 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
         lambda **o: chain(eq.HMC(ACTION, **o)),
         {"step_size": 0.25, "trajectory_length": 0.5, "target_acceptance": 0.5, "first_step": 0.25},
     ),
+    "MCLMC": (
+        lambda **o: chain(eq.MCLMC(ACTION, **o)),
+        {"step_size": 0.25, "decoherence_length": 0.5, "energy_variance": 0.5, "first_step": 0.25},
+    ),
+    "AdjustedMCLMC": (
+        lambda **o: chain(eq.AdjustedMCLMC(ACTION, **o)),
+        {"step_size": 0.25, "trajectory_length": 0.5, "target_acceptance": 0.5, "first_step": 0.25},
+    ),
     "LatentHMC": (
         lambda **o: chain(eq.LatentHMC(flow(), ACTION, **o)),
         {"step_size": 0.25, "trajectory_length": 0.5, "target_acceptance": 0.5},

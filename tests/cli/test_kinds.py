@@ -288,7 +288,7 @@ def test_a_ladder_of_angles_is_climbed_and_resumed(tmp_path):
         ("orbit", "field.max_frequency=0.0", "max_frequency > 0"),
         ("orbit", "field.n_time_modes=0", "at least one mode, got 0"),
         ("factorised", "field.n_harmonics=-1", "n_harmonics must be an integer >= 0, got -1"),
-        ("attention", "field.seed=-1", "seed must be an integer >= 0, got -1"),
+        ("attention", "field.seed=-1", r"seed must be an integer from 0 to 2\^64 - 1, got -1"),
         ("deep-attention", "field.n_layers=1", "n_layers must be an integer >= 2, got 1"),
         ("orbit", "prior.m2=0.0", "positive, finite m2; got 0.0"),
     ],
