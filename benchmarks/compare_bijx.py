@@ -384,7 +384,7 @@ def print_training(rows: list[dict], clock: str) -> None:
     header = ["L, batch", "equiflow", "bijx", "ratio", "equiflow own", "bijx Tsit5", "ratio"]
     title = f"""training step, ms of {clock} time, median ± half range
 equiflow and bijx: reverse KL, rk4 x 8 (nfe 32); bijx Tsit5: the same by diffrax, 5 steps (nfe 31)
-equiflow own: path gradient, rk5 x 5 (nfe 30), as `fit` does it; jit: seconds, bijx, apart"""
+equiflow own: path gradient, rk5 x 5 (nfe 30); jit: seconds, bijx, apart"""
     print_table(title, [*header, "jit", "parameters"], table)
 
 
@@ -424,7 +424,7 @@ def print_goal(rows: list[dict], args: argparse.Namespace) -> None:
 
 
 def print_defaults(rows: list[dict], clock: str) -> None:
-    table = [["equiflow at its defaults (nfe 30)", *(shown(r["equiflow"]) for r in rows)]]
+    table = [["equiflow at its defaults", *(shown(r["equiflow"]) for r in rows)]]
     for label in ("default", "tutorial"):
         nfe = rows[0][label]["nfe"]
         table.append(
