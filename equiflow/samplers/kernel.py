@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from equiflow.flows import Certificate, Flow
-from equiflow.runtime.checks import check_type
+from equiflow.runtime.checks import check_type, plain
 from equiflow.samplers.acceptance import Outcome, mean_acceptance, summed
 from equiflow.samplers.moves import UPDATES_BEFORE_STUCK, check_moves, warn_of_what_stays
 from equiflow.samplers.samples import Samples, certificate_of, per_configuration, reweighted_mean, with_shift
@@ -153,10 +153,11 @@ class Kernel(ABC):
             RuntimeError: if tuning fails, or most chains do not move. A warning tells of single chains that
                 do not, and of a kernel that never changes part of a field.
         """
-        counts = {"n_samples": n_samples, "n_chains": n_chains, "thin": thin}
-        for name, count in counts.items():
+        for name, count in {"n_samples": n_samples, "n_chains": n_chains, "thin": thin}.items():
             check_type(count, int, name)
-        if min(counts.values()) < 1 or n_thermalisation < 0 or certify < 0:
+        # Products of numpy's small integers would overflow.
+        n_samples, n_chains, thin, n_thermalisation = plain((n_samples, n_chains, thin, n_thermalisation))
+        if min(n_samples, n_chains, thin) < 1 or n_thermalisation < 0 or certify < 0:
             raise ValueError(
                 f"Expected counts >= 1, got n_samples={n_samples}, n_chains={n_chains}, thin={thin}, "
                 f"n_thermalisation={n_thermalisation}, certify={certify}."

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -146,3 +147,11 @@ def test_sampling_without_a_graph_is_the_same_in_inference_mode():
         assert torch.equal(plain, inferred)
     # What was drawn in inference mode can be differentiated later.
     assert not drawn[1][0].is_inference()
+
+
+def test_small_integers_of_numpy_do_not_hide_chains_that_stand_still():
+    # 100 samples of 2 updates are more than an int8 holds.
+    kernel = HMC(Phi4(Lattice((2, 2)), m2=-1.0, lam=2.0), step_size=3.0, trajectory_length=6.0)
+    counts = {"n_chains": np.int8(8), "n_thermalisation": np.int8(0), "thin": np.int8(2)}
+    with pytest.raises(RuntimeError, match="8 of 8 HMC chains accepted no trajectory"):
+        kernel.sample(np.int8(100), **counts)
