@@ -11,6 +11,8 @@ from equiflow.theories.base.action import Action
 
 #: relative difference between a gradient and finite differences beyond which it counts as wrong
 GRADIENT_TOLERANCE = 1e-3
+#: chains on which a gradient is compared with them before anything is sampled
+FEW_CHAINS = 8
 #: steps of the finite differences, of which the best one counts
 DIFFERENCES = tuple(10.0**-k for k in range(1, 9))
 
@@ -31,12 +33,8 @@ def cause_of_collapse(action: Action, phi: Tensor, length: float) -> str:
     direction = torch.randn(phi.shape, generator=generator, dtype=torch.float64).to(phi.device)
     if not bool((action(phi).isfinite() & _all_finite(action.grad(phi))).any()):
         return "S or action.grad is NaN or infinite at every field. Give another initial field."
-    error = gradient_error(action, phi, direction)
-    if error > GRADIENT_TOLERANCE:
-        return (
-            f"action.grad differs from finite differences of the action by {error:.0%}. Does action.grad "
-            "match action? Leave it out, and the gradient is computed by automatic differentiation."
-        )
+    if fault := fault_of_gradient(action, phi, direction):
+        return fault
     for fraction in (0.1, 0.3, 1.0):
         ahead = phi + fraction * length * direction
         if not bool((action(ahead).isfinite() & _all_finite(action.grad(ahead))).all()):
@@ -49,6 +47,43 @@ def cause_of_collapse(action: Action, phi: Tensor, length: float) -> str:
         f"The action is stiff: its fastest oscillation has a period of {period:.1e}, and a trajectory has "
         f"the length {length:.2g}. Give trajectory_length={period:.1e}, or rescale the field."
     )
+
+
+def fault_of_gradient(action: Action, phi: Tensor, direction: Tensor) -> str:
+    """Return in words how a gradient differs from finite differences of the action, or nothing.
+
+    Args:
+        action: S.
+        phi: `(batch, *lattice)`, float64.
+        direction: `(batch, *lattice)`, float64.
+
+    Returns:
+        The difference and what to do, or an empty text if the gradient is right.
+    """
+    error = gradient_error(action, phi, direction)
+    if error <= GRADIENT_TOLERANCE:
+        return ""
+    return (
+        f"action.grad differs from finite differences of the action by {error:.0%}. Does action.grad "
+        "match action? Leave it out, and the gradient is computed by automatic differentiation."
+    )
+
+
+def check_gradient(action: Action, phi: Tensor) -> None:
+    """Compare the gradient with finite differences of the action on a few chains.
+
+    Args:
+        action: S.
+        phi: fields of the chains, `(n_chains, *lattice)`.
+
+    Raises:
+        RuntimeError: if it is wrong.
+    """
+    few = phi[:FEW_CHAINS].double()
+    generator = torch.Generator("cpu").manual_seed(0)
+    direction = torch.randn(few.shape, generator=generator, dtype=torch.float64).to(phi.device)
+    if fault := fault_of_gradient(action, few, direction):
+        raise RuntimeError(fault)
 
 
 def gradient_error(action: Action, phi: Tensor, direction: Tensor) -> float:

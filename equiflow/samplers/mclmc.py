@@ -15,6 +15,7 @@ from torch import Tensor
 from equiflow.fused.trajectories import mclmc_update
 from equiflow.runtime.checks import check_type
 from equiflow.samplers.acceptance import Outcome, log_step_change, metropolis
+from equiflow.samplers.collapse import check_gradient
 from equiflow.samplers.integrators import LEAPFROG, OMELYAN, Integrator, stencil_of
 from equiflow.samplers.kernel import Chain, Kernel
 from equiflow.samplers.microcanonical import Path, unit_speed
@@ -87,6 +88,7 @@ class Microcanonical(Kernel):
         self._length = length
         self._log_step = math.log(step_size or first_step)
         self._log_width: float | None = None
+        self._checked: list[bool] = []  # copies share it
 
     @property
     def remedy(self) -> str:
@@ -142,6 +144,9 @@ class Microcanonical(Kernel):
         self, phi: Tensor, path: Path, generator: torch.Generator | None, *, is_adjusted: bool
     ) -> tuple[Tensor, Measured]:
         """Return the fields at the ends of trajectories, or the old ones where these are not accepted."""
+        if not self._checked:  # a wrong gradient rejects nothing here, or everything
+            check_gradient(self.action, phi)
+            self._checked.append(True)
         is_measured = self.step_size is None and not is_adjusted
         width = math.nan if self._length is not None else widest(phi)
         stencil = stencil_of(self.action, self.integrator, phi)

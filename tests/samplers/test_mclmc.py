@@ -12,6 +12,7 @@ from equiflow import HMC, MCLMC, OMELYAN, AdjustedMCLMC, Alternate, Chain, FreeS
 from equiflow.oracles import transfer_matrix
 from equiflow.samplers import LEAPFROG
 from equiflow.samplers.mclmc import Microcanonical, widest
+from equiflow.theories.base.action import Action
 from equiflow.theories.scalar.observables import phi_squared
 from tests.support.oracles import free_samples
 from tests.support.updates import SITE, generator
@@ -153,3 +154,35 @@ def test_a_single_number_has_no_direction_to_turn(kernel):
 def test_bad_parameters_are_refused(kernel, options):
     with pytest.raises(ValueError, match=r"positive|target_acceptance"):
         kernel(ACTION, **options)
+
+
+class Steep(Phi4):
+    """An action whose gradient is too large."""
+
+    def grad(self, phi):
+        return 1.3 * super().grad(phi)
+
+
+class Deaf(Action):
+    """An action whose gradient forgets half of the neighbours."""
+
+    def forward(self, phi):
+        kinetic = sum((phi - phi.roll(1, mu).detach()).square() for mu in (1, 2))
+        return (kinetic + phi.square() + phi**4).sum((1, 2))
+
+
+@pytest.mark.parametrize("kind", [MCLMC, AdjustedMCLMC])
+@pytest.mark.parametrize(
+    "action", [Steep(Lattice((4, 4)), m2=-1.0, lam=2.0), Deaf(Lattice((4, 4)))], ids=["factor", "detached"]
+)
+def test_a_wrong_gradient_is_named_at_once(kind, action):
+    with pytest.raises(RuntimeError, match=r"action\.grad differs from finite differences of the action by"):
+        kind(action).sample(2, n_chains=4, n_thermalisation=4)
+
+
+@pytest.mark.parametrize("kind", [MCLMC, AdjustedMCLMC])
+def test_a_right_gradient_is_compared_once(kind, monkeypatch):
+    calls = []
+    monkeypatch.setattr("equiflow.samplers.mclmc.check_gradient", lambda *given: calls.append(given))
+    kind(Phi4(Lattice((4, 4)), m2=-1.0, lam=2.0)).sample(3, n_chains=4, n_thermalisation=4)
+    assert len(calls) == 1
