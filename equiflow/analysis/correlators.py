@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from equiflow.runtime.checks import plain
 from equiflow.statistics import Estimate
 
 #: smallest `m * side` that a fit can tell from zero
@@ -118,7 +119,7 @@ def fit_cosh(correlator: Tensor, covariance: Tensor, *, t_min: int | None = None
     side = len(correlator)
     if t_min is not None and not 0 <= t_min <= side // 2:
         raise ValueError(f"t_min must be 0 to side / 2 = {side // 2}, got {t_min}.")
-    window = (max(1, side // 4) if t_min is None else t_min, side // 2)
+    window = (max(1, side // 4) if t_min is None else plain(t_min), side // 2)
     t = np.arange(window[0], window[1] + 1)
     unknown = Estimate(math.nan, math.nan)
     slope = torch.full_like(correlator, math.nan, dtype=torch.float64)

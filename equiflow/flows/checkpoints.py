@@ -7,6 +7,7 @@ A file holds tensors and plain values, so that loading runs no code from the fil
 from __future__ import annotations
 
 import inspect
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from equiflow.flows.descriptions import check_rebuilds
 from equiflow.flows.parts import dtype_name, dtype_named
+from equiflow.runtime.devices import UNCOUNTABLE
 from equiflow.runtime.storage import CheckpointError, is_of_system, load_safely, save_atomically
 
 S = TypeVar("S", bound="SavedModule")
@@ -112,7 +114,8 @@ class SavedModule(nn.Module, ABC):
         except UnknownOptionError:
             raise
         except Exception as error:  # a recipe that fits nothing can make constructors raise anything
-            if is_of_system(error):
+            # Sides that no computer can count are nonsense in the file, and no lack of memory.
+            if is_of_system(error) and not re.search(UNCOUNTABLE, str(error)):
                 raise
             raise CheckpointError(f"{path} does not describe a {cls.file_kind}: {error}") from error
 

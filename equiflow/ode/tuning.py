@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from equiflow.ode.solver import Solver, SolverError
+from equiflow.runtime.checks import plain
 
 #: numbers of equal steps to try, from cheap to dear
 STEPS = (3, 4, 5, 6, 7, 8, 10, 12, 16, 20, 24, 32, 48, 64)
@@ -60,6 +61,7 @@ def choose_solver(
         ValueError: if the target is not positive and finite.
         SolverError: if none of the candidates reaches the target.
     """
+    target = plain(target)
     if not 0 < target < math.inf:
         raise ValueError(f"target must be positive and finite, got {target}.")
     trials: list[tuple[Solver, int, float]] = []

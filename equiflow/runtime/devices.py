@@ -11,8 +11,10 @@ _OF_DEVICE = re.compile(
     r"\b(CUDA|HIP|XPU|MPS|cuDNN)( driver| backend)? (error|out of memory)\b"
     r"|CUBLAS_STATUS|NVIDIA driver|No CUDA GPUs"
 )
-#: the same about tensors for which there is no memory
-_OF_MEMORY = re.compile("allocate memory")
+#: what torch says about sizes beyond all computers
+UNCOUNTABLE = "Storage size calculation overflowed|integer multiplication overflow"
+#: the same about tensors for which there is no memory, or whose size no computer can count
+_OF_MEMORY = re.compile(f"allocate memory|{UNCOUNTABLE}")
 
 
 def check_device(device: torch.device | str) -> torch.device:

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from equiflow.flows import EquivariantCNF
 from equiflow.flows.tangents import log_q_tangents, trained_parameters
 from equiflow.runtime import distributed
-from equiflow.runtime.checks import check_seed, check_type
+from equiflow.runtime.checks import check_seed, check_type, plain
 
 
 class NaturalGradient(Optimizer):
@@ -77,8 +77,8 @@ class NaturalGradient(Optimizer):
             )
         super().__init__(trained, {"lr": lr})
         self.flow = flow
-        self.rows, self.refresh, self.window = rows, refresh, window
-        self.damping, self.momentum, self.radius = damping, momentum, radius
+        self.rows, self.refresh, self.window = plain((rows, refresh, window))
+        self.damping, self.momentum, self.radius = plain((damping, momentum, radius))
         self.generator = distributed.generator(flow.device).manual_seed(check_seed(seed))
         self.relative = 1.0
         self.taken = 0
