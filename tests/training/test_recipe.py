@@ -95,7 +95,7 @@ def test_what_is_given_wins():
         (AdaptivePathGradient(), adam, 16),
         (ReverseKL(), adam, 128),  # its variance does not vanish at the optimum
     ],
-    ids=str,
+    ids=["path", "own optimiser", "adaptive", "reverse"],
 )
 def test_few_samples_are_for_path_gradients_with_adam(objective, optimiser, batch_size, monkeypatch):
     drawn: list[int] = []
