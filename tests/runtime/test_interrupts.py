@@ -55,13 +55,26 @@ def _as_command() -> Iterator[None]:
         signal.signal(number, handler)
 
 
+def _heed_interrupts() -> None:
+    """Undo what shells do to jobs in the background, which ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def interrupted(folder: Path, *arguments: object, at_import: str) -> tuple[int, str]:
     """Status and complaints of a command that is interrupted at an import, given by its name or number."""
     (folder / "sitecustomize.py").write_text(AT_AN_IMPORT)
     environment = os.environ | {"AT_IMPORT": at_import, "OMP_NUM_THREADS": "1"}
     environment["PYTHONPATH"] = os.pathsep.join([str(folder), str(PACKAGES)])
     command = [sys.executable, "-m", "equiflow", *map(str, arguments)]
-    done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command,
+        env=environment,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=_heed_interrupts,
+    )
     return done.returncode, done.stderr
 
 
