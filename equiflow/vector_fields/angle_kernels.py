@@ -2,70 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any
+from types import ModuleType
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from equiflow.fused import angle_solving
 from equiflow.fused.angle_solving import AngleTables
-from equiflow.runtime.precision import full_precision
-from equiflow.vector_fields.base import FusedField, FusedSolution, PathRates
-from equiflow.vector_fields.ridge_kernels import equal_steps, in_order, on_two_axes, real_modes
+from equiflow.vector_fields.ridge_kernels import FieldByKernels, in_order
 
 
-class FusedAngles(FusedField):
-    """An `AngleField` whose velocity, path rates and whole solves are computed by kernels, on CPUs.
+class FusedAngles(FieldByKernels):
+    """An `AngleField` evaluated by kernels, see `FieldByKernels`."""
 
-    Single evaluations that record a graph are those of the field itself. Whole solves record their own.
-
-    Args:
-        field: a field for which `can_use_kernels` holds; its weights are read at every call.
-    """
-
-    def __init__(self, field: Any) -> None:
-        self.field = field
-        self.shape = on_two_axes(field.lattice.shape)
-
-    def velocity(self, phi: Tensor, t: Tensor | float) -> Tensor:
-        """See `VectorField.velocity`."""
-        return self.velocity_and_divergence(phi, t)[0]
-
-    @full_precision
-    def velocity_and_divergence(self, phi: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
-        """See `VectorField.velocity_and_divergence`."""
-        if torch.is_grad_enabled() or len(phi) == 0:
-            velocity, divergence = self.field.velocity_and_divergence(phi, t)
-        else:
-            velocity, divergence, _ = angle_solving.rates(phi, self.shape, self._tables_at(phi, t))
-        return velocity, divergence
-
-    @full_precision
-    def path_rates(self, phi: Tensor, t: Tensor | float, score: Tensor) -> PathRates:
-        """See `VectorField.path_rates`."""
-        if torch.is_grad_enabled() or len(phi) == 0:
-            rates: PathRates = self.field.path_rates(phi, t, score)
-            return rates
-        velocity, divergence, rate = angle_solving.rates(phi, self.shape, self._tables_at(phi, t), score)
-        assert rate is not None
-        return PathRates(velocity, divergence, rate)
-
-    @full_precision
-    def solve(
-        self, phi: Tensor, t0: float, t1: float, *, method: str, steps: int, score: Tensor | None = None
-    ) -> FusedSolution:
-        """See `FusedField.solve`."""
-        times, step = equal_steps(t0, t1, method, steps)
-        tables = self.tables(times.to(phi))
-        return FusedSolution(*angle_solving.solve(phi, self.shape, tables, step, score), len(times))
+    functions: ClassVar[ModuleType] = angle_solving
 
     def tables(self, times: Tensor) -> AngleTables:
-        """Return the coefficients of the field at times `(time,)`, differentiable in its weights."""
+        """See `FieldByKernels.tables`."""
         field, ridges, lattice = self.field, self.field.ridges, self.field.lattice
-        basis = torch.cos(torch.outer(times, torch.pi * field.time_basis.frequency))
+        basis = self.time_values(times)
         amplitude = basis @ field.amplitude
-        harmonics, harmonics_at_origin = real_modes(field.harmonics, basis, self.shape)
-        kernels, at_origin = real_modes(field.kernel, basis, self.shape)
+        harmonics, harmonics_at_origin = self.modes(field.harmonics, basis)
+        kernels, at_origin = self.modes(field.kernel, basis)
         c, d = torch.triu_indices(kernels.shape[1], kernels.shape[1], device="cpu")
         values = lattice.ifft(field.kernel.modes_at(basis)[0])
         products = in_order(lattice.fft(values[:, c] * values[:, d]), self.shape)
@@ -81,6 +40,3 @@ class FusedAngles(FusedField):
             angles=angles / torch.pi,
             phase=phase / torch.pi,
         )
-
-    def _tables_at(self, phi: Tensor, t: Tensor | float) -> AngleTables:
-        return self.tables(torch.as_tensor(t, dtype=phi.dtype, device=phi.device).reshape(1))

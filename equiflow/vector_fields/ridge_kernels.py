@@ -1,13 +1,14 @@
 """Vector fields evaluated by the fused kernels of `equiflow.fused.ridge_fields`.
 
-Start at `FusedRidges`; a field fills in its tables.
+Start at `FieldByKernels`, which serves the kernels of angles too; a field fills in its tables.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from functools import lru_cache
-from typing import Any
+from types import ModuleType
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -23,21 +24,24 @@ from equiflow.theories.base.symmetry import SymmetryGroup
 from equiflow.vector_fields.base import FusedField, FusedSolution, PathRates
 
 
-class FusedRidges(FusedField):
+class FieldByKernels(FusedField):
     """A field whose velocity, path rates and whole solves are computed by kernels, on CPUs.
 
-    Single evaluations that record a graph are those of the field itself. Whole solves record their own.
+    Single evaluations that record a graph are those of the field itself. Whole solves record their own. A
+    subclass names the module whose `rates` and `solve` call its kernels, and fills in their tables.
 
     Args:
         field: a field on a lattice that `can_use_kernels`; its weights are read at every call.
     """
+
+    functions: ClassVar[ModuleType]
 
     def __init__(self, field: Any) -> None:
         self.field = field
         self.shape = on_two_axes(field.lattice.shape)
 
     @abstractmethod
-    def tables(self, times: Tensor) -> Tables:
+    def tables(self, times: Tensor) -> Any:
         """Return the coefficients of the field at times `(time,)`, differentiable in its weights."""
 
     def velocity(self, phi: Tensor, t: Tensor | float) -> Tensor:
@@ -50,7 +54,7 @@ class FusedRidges(FusedField):
         if torch.is_grad_enabled() or len(phi) == 0:
             velocity, divergence = self.field.velocity_and_divergence(phi, t)
         else:
-            velocity, divergence, _ = solving.rates(phi, self.shape, self._tables_at(phi, t))
+            velocity, divergence, _ = self.functions.rates(phi, self.shape, self._tables_at(phi, t))
         return velocity, divergence
 
     @full_precision
@@ -59,7 +63,7 @@ class FusedRidges(FusedField):
         if torch.is_grad_enabled() or len(phi) == 0:
             rates: PathRates = self.field.path_rates(phi, t, score)
             return rates
-        velocity, divergence, rate = solving.rates(phi, self.shape, self._tables_at(phi, t), score)
+        velocity, divergence, rate = self.functions.rates(phi, self.shape, self._tables_at(phi, t), score)
         assert rate is not None
         return PathRates(velocity, divergence, rate)
 
@@ -70,7 +74,8 @@ class FusedRidges(FusedField):
         """See `FusedField.solve`."""
         times, step = equal_steps(t0, t1, method, steps)
         tables = self.tables(times.to(phi))
-        return FusedSolution(*solving.solve(phi, self.shape, tables, step, score), len(times))
+        end, log_det, energy, score = self.functions.solve(phi, self.shape, tables, step, score)
+        return FusedSolution(end, log_det, energy, score, len(times))
 
     def time_values(self, times: Tensor) -> Tensor:
         """Return the values of the field's time basis, `(time, time_mode)`."""
@@ -88,15 +93,25 @@ class FusedRidges(FusedField):
         """
         return real_modes(kernel, time_values, self.shape)
 
+    def _tables_at(self, phi: Tensor, t: Tensor | float) -> Any:
+        return self.tables(torch.as_tensor(t, dtype=phi.dtype, device=phi.device).reshape(1))
+
+
+class FusedRidges(FieldByKernels):
+    """A field of ridges evaluated by kernels, see `FieldByKernels`."""
+
+    functions: ClassVar[ModuleType] = solving
+
+    @abstractmethod
+    def tables(self, times: Tensor) -> Tables:
+        """See `FieldByKernels.tables`."""
+
     def drift(self, time_values: Tensor) -> Tensor:
         """Return the uniform drift of the field as an amplitude of mode 0, `(time,)`."""
         if self.field.drift is None:
             return torch.zeros_like(time_values[:, 0])
         drift: Tensor = self.field.lattice.volume**0.5 * (time_values @ self.field.drift)
         return drift
-
-    def _tables_at(self, phi: Tensor, t: Tensor | float) -> Tables:
-        return self.tables(torch.as_tensor(t, dtype=phi.dtype, device=phi.device).reshape(1))
 
 
 class FusedPotential(FusedRidges):
