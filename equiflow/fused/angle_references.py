@@ -1,17 +1,13 @@
-"""Solves of fields of angles and their gradients by operations of torch, for derivatives of any order."""
+"""Rates of fields of angles by operations of torch, for derivatives of any order."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from equiflow.fused.solving import Formula
-
-#: velocity and divergence of angles `(batch, V)` at the n-th time
-Rates = Callable[[Tensor, int], tuple[Tensor, Tensor]]
+from equiflow.fused.references import Rates
 
 
 def rates_in_torch(shape: tuple[int, int], tables: Any) -> Rates:
@@ -28,7 +24,7 @@ def rates_in_torch(shape: tuple[int, int], tables: Any) -> Rates:
 
     left, right = (torch.from_numpy(modes.matrix(side, tables.kernels.dtype)) for side in shape)
     n_channels, n_pairs = tables.slopes.shape[1], tables.bends.shape[2]
-    c, d = torch.triu_indices(n_channels, n_channels)
+    c, d = torch.triu_indices(n_channels, n_channels, device="cpu")
     n_harmonics = tables.kernels.shape[1] - n_channels - n_pairs
 
     def convolved(kernels: Tensor, fields: Tensor) -> Tensor:
@@ -60,59 +56,6 @@ def rates_in_torch(shape: tuple[int, int], tables: Any) -> Rates:
         return velocity, of_sites.sum(1) + tables.constant[n]
 
     return rates
-
-
-def solve_in_torch(
-    theta: Tensor, rates: Rates, n_times: int, formula: Formula
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return what `angle_solving.solve` returns, by operations of torch.
-
-    Args:
-        theta: `(batch, *lattice)`.
-        rates: of `rates_in_torch`.
-        n_times: number of evaluations.
-        formula: of a step.
-
-    Returns:
-        The final angles, `int div v dt` and `int sum_x v_x^2 dt`.
-    """
-    y = theta.flatten(1)
-    log_det = energy = theta.new_zeros(len(theta))
-    for first in range(0, n_times, len(formula.weights)):
-        stages: list[Tensor] = []
-        for i, (row, weight) in enumerate(zip(formula.matrix, formula.weights, strict=True)):
-            at = y + formula.h * sum((a * k for a, k in zip(row, stages, strict=False)), torch.zeros_like(y))
-            velocity, divergence = rates(at, first + i)
-            stages.append(velocity)
-            log_det = log_det + formula.h * weight * divergence
-            energy = energy + formula.h * weight * velocity.square().sum(1)
-        y = y + formula.h * sum(b * k for b, k in zip(formula.weights, stages, strict=True))
-    return y.view_as(theta), log_det, energy
-
-
-def gradients_in_torch(
-    inputs: Sequence[Tensor],
-    results: Sequence[Tensor],
-    of_results: Sequence[Tensor | None],
-    needed: Sequence[bool],
-) -> list[Tensor | None]:
-    """Return gradients with a graph of their own.
-
-    Args:
-        inputs: what to differentiate in.
-        results: made of the inputs by operations of torch.
-        of_results: gradients with respect to the results; None where nobody uses one.
-        needed: which inputs need a gradient.
-
-    Returns:
-        The gradient for each input, None where it is not needed.
-    """
-    wanted = [x for x, wants in zip(inputs, needed, strict=True) if wants]
-    pairs = [(result, g) for result, g in zip(results, of_results, strict=True) if g is not None]
-    outputs, given = [result for result, _ in pairs], [g for _, g in pairs]
-    options = {"create_graph": True, "materialize_grads": True}
-    found = iter(torch.autograd.grad(outputs, wanted, given, **options))
-    return [next(found) if wants else None for wants in needed]
 
 
 def _dot(u: Tensor, w: Tensor) -> Tensor:

@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from equiflow.fused.angle_references import gradients_in_torch, rates_in_torch, solve_in_torch
+from equiflow.fused.angle_references import rates_in_torch
 from equiflow.fused.just_in_time import announce
-from equiflow.fused.solving import Formula, by_blocks, flattened
+from equiflow.fused.references import Formula, gradients_in_torch, solve_in_torch
+from equiflow.fused.solving import by_blocks, flattened
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from equiflow.fused.just_in_time import announce, in_parallel
+from equiflow.fused.references import Formula, gradients_in_torch, solve_in_torch
 
 
 @dataclass(frozen=True)
@@ -38,29 +39,6 @@ class Tables:
     drift: Tensor
     angles: Tensor
     phase: Tensor
-
-
-@dataclass(frozen=True)
-class Formula:
-    """Equal steps of an explicit Runge-Kutta method.
-
-    Attributes:
-        matrix: a, `(stage, stage)`.
-        weights: b, `(stage,)`.
-        h: length of a step, with its sign.
-    """
-
-    matrix: Sequence[Sequence[float]]
-    weights: Sequence[float]
-    h: float
-
-    def arrays(self, dtype: Any) -> tuple[tuple[Any, Any], Any]:
-        """Return matrix and weights as the kernels take them, and h."""
-        n = len(self.weights)
-        matrix = np.zeros((n, n), dtype)
-        for i, row in enumerate(self.matrix):
-            matrix[i, : len(row)] = row
-        return (matrix, np.array(self.weights, dtype)), matrix.dtype.type(self.h)
 
 
 def rates(
@@ -160,7 +138,9 @@ class _Solve(torch.autograd.Function):
         phi, *fields = ctx.saved_tensors
         gradients: Sequence[Tensor | None]
         if torch.is_grad_enabled():  # someone wants second derivatives
-            gradients = _gradients_in_torch(ctx.call, phi, fields, of_results[:3], ctx.needs_input_grad)
+            needed = (ctx.needs_input_grad[1], *ctx.needs_input_grad[3:])
+            results = _repeated_in_torch(ctx.call, phi, Tables(*fields))
+            gradients = gradients_in_torch((phi, *fields), results, of_results[:3], needed)
         else:
             gradients = _gradients(ctx.call, phi, fields, of_results[:3], ctx.kept)
         of_phi, *of_fields = gradients
@@ -198,53 +178,17 @@ def _gradients(
     return [torch.from_numpy(of_phi).view_as(phi), *of_tables]
 
 
-def _gradients_in_torch(
-    call: _Call,
-    phi: Tensor,
-    fields: Sequence[Tensor],
-    of_results: Sequence[Tensor | None],
-    needed: Sequence[bool],
-) -> list[Tensor | None]:
-    """Return the same gradients with a graph of their own: the solve is repeated by operations of torch."""
-    inputs = [phi, *fields]
-    wanted = [x for x, wants in zip(inputs, (needed[1], *needed[3:]), strict=True) if wants]
-    results = solve_in_torch(phi, call.shape, Tables(*fields), call.formula)
-    pairs = [(result, g) for result, g in zip(results, of_results, strict=True) if g is not None]
-    found = iter(
-        torch.autograd.grad(
-            [result for result, _ in pairs],
-            wanted,
-            [g for _, g in pairs],
-            create_graph=True,
-            materialize_grads=True,
-        )
-    )
-    return [next(found) if wants else None for wants in (needed[1], *needed[3:])]
-
-
-def solve_in_torch(
-    phi: Tensor, shape: tuple[int, int], tables: Tables, formula: Formula
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return what `solve` returns, by operations of torch, which can be differentiated any number of times.
-
-    Args:
-        phi: see `solve`.
-        shape: see `solve`.
-        tables: see `solve`.
-        formula: see `solve`.
-
-    Returns:
-        The final phi, `int div v dt` and `int sum_x v_x^2 dt`.
-    """
+def _repeated_in_torch(call: _Call, phi: Tensor, tables: Tables) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the results of a solve by operations of torch."""
     from equiflow.fused import modes
 
-    left, right = (torch.from_numpy(modes.matrix(side, phi.dtype)) for side in shape)
+    left, right = (torch.from_numpy(modes.matrix(side, phi.dtype)) for side in call.shape)
 
     def to_sites(fields: Tensor) -> Tensor:
-        return (left.mT @ fields.unflatten(-1, shape) @ right).flatten(-2)
+        return (left.mT @ fields.unflatten(-1, call.shape) @ right).flatten(-2)
 
     def to_modes(fields: Tensor) -> Tensor:
-        return (left @ fields.unflatten(-1, shape) @ right.mT).flatten(-2)
+        return (left @ fields.unflatten(-1, call.shape) @ right.mT).flatten(-2)
 
     def velocity_and_divergence(y: Tensor, n: int) -> tuple[Tensor, Tensor]:
         u = to_sites(tables.inner[n] * y.unsqueeze(1))
@@ -257,18 +201,8 @@ def solve_in_torch(
         return velocity + tables.drift[n] * uniform, tables.trace[n] + bent
 
     y = to_modes(phi.reshape(len(phi), -1))
-    log_det = energy = phi.new_zeros(len(phi))
-    stages_per_step = len(formula.weights)
-    for first in range(0, len(tables.linear), stages_per_step):
-        stages: list[Tensor] = []
-        for i, (row, weight) in enumerate(zip(formula.matrix, formula.weights, strict=True)):
-            at = y + formula.h * sum((a * k for a, k in zip(row, stages, strict=False)), torch.zeros_like(y))
-            velocity, divergence = velocity_and_divergence(at, first + i)
-            stages.append(velocity)
-            log_det = log_det + formula.h * weight * divergence
-            energy = energy + formula.h * weight * velocity.square().sum(1)
-        y = y + formula.h * sum(b * k for b, k in zip(formula.weights, stages, strict=True))
-    return to_sites(y).view_as(phi), log_det, energy
+    end, log_det, energy = solve_in_torch(y, velocity_and_divergence, len(tables.linear), call.formula)
+    return to_sites(end).view_as(phi), log_det, energy
 
 
 def _fields(tables: Tables) -> tuple[Tensor, ...]:

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from equiflow import fused
 from equiflow.fused import solving
-from equiflow.fused.solving import Formula, Tables
+from equiflow.fused.references import Formula
+from equiflow.fused.solving import Tables
 from equiflow.nn.kernels.orbits import OrbitKernel
 from equiflow.ode.equal_steps import FORMULAS
 from equiflow.runtime.autograd import is_transformed
