@@ -35,7 +35,7 @@ FLOORS = [
 ]
 #: the same inside of folders
 INNER_FLOORS = {
-    "theories": [["base"], ["scalar"], ["multiplets", "angles", "particles"], ["kinds"], [""]],
+    "theories": [["base"], ["scalar"], ["multiplets", "angles", "particles", "gauge"], ["kinds"], [""]],
     "cli": [
         ["config", "versions"],
         ["building"],

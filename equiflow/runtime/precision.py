@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import ParamSpec, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -18,6 +18,8 @@ M = TypeVar("M", bound=nn.Module)
 
 #: dtypes that a field, and so a flow, may have
 FIELD_DTYPES = (torch.float32, torch.float64)
+#: dtypes of configurations of complex matrices
+COMPLEX_DTYPES = (torch.complex64, torch.complex128)
 
 
 def full_precision(function: Callable[P, R]) -> Callable[P, R]:
@@ -40,6 +42,11 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
         yield
     finally:
         torch.set_default_dtype(before)
+
+
+def doubled(phi: Tensor) -> Tensor:
+    """Return numbers in double precision: float64, or complex128 for complex ones."""
+    return phi.to(torch.promote_types(phi.dtype, torch.float64))
 
 
 def in_double(module: M) -> M:

@@ -23,8 +23,9 @@ class Space:
     `shape` and `of_shape`. It overrides the other members where the defaults are wrong:
 
     - `sites` and `on` if the configurations live on a lattice;
-    - `initial` if chains cannot start from weak noise;
-    - `windings` and `nearest` if different numbers stand for one configuration, as angles do.
+    - `initial` if chains cannot start from weak noise, `probes` if normal numbers are no configurations;
+    - `windings` and `nearest` if different numbers stand for one configuration, as angles do;
+    - `move` and `tangent_shape` if configurations do not form a flat space, as matrices of a group do not.
 
     Attributes:
         kind: name of this class of spaces in files and messages. Saved files contain it, so it never changes.
@@ -43,6 +44,21 @@ class Space:
     def size(self) -> int:
         """Number of real numbers in a configuration."""
         return math.prod(self.shape)
+
+    @property
+    def dtypes(self) -> tuple[torch.dtype, ...]:
+        """Types that configurations may have, single precision first."""
+        return FIELD_DTYPES
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether `move` adds the velocity, so that configurations move along straight lines."""
+        return True
+
+    @property
+    def tangent_shape(self) -> tuple[int, ...]:
+        """Shape of the velocity of one configuration; velocities, momenta and gradients are always real."""
+        return self.shape
 
     @property
     def event_axes(self) -> tuple[int, ...]:
@@ -99,6 +115,33 @@ class Space:
         """
         return phi
 
+    def move(self, phi: Tensor, velocity: Tensor) -> Tensor:
+        """Move configurations with a constant velocity for one unit of time.
+
+        Here the result is `phi + velocity`; for elements of a group it is `exp(velocity) phi`. Moves along
+        multiples of one velocity are reversed by its negative, and keep the volume.
+
+        Args:
+            phi: configurations, `(batch, *shape)`.
+            velocity: `(batch, *tangent_shape)`.
+
+        Returns:
+            Configurations, `(batch, *shape)`.
+        """
+        return phi + velocity
+
+    def probes(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """Draw configurations on which laws are tested; here standard normal numbers.
+
+        Args:
+            n: number of configurations.
+            generator: source of randomness, on the CPU; the global one by default.
+
+        Returns:
+            `(n, *shape)` in double precision on the CPU.
+        """
+        return torch.randn((n, *self.shape), generator=generator, dtype=torch.float64, device="cpu")
+
     def initial(
         self,
         n: int,
@@ -127,23 +170,22 @@ class Space:
         """Return `phi` if it is a batch of configurations, else raise.
 
         Args:
-            phi: expected to be a float32 or float64 tensor `(batch, *shape)`.
+            phi: expected to be a tensor `(batch, *shape)` of one of `dtypes`.
             name: what messages call it.
 
         Returns:
             `phi` itself.
 
         Raises:
-            TypeError: if it is not a float32 or float64 tensor.
+            TypeError: if it is not a tensor of one of `dtypes`, float32 or float64 for real numbers.
             ValueError: if its shape is not `(batch, *shape)`, or it is on the meta device.
         """
         if not isinstance(phi, Tensor):
             raise TypeError(f"{name} must be a torch.Tensor, got {type(phi).__name__}.")
-        if phi.dtype not in FIELD_DTYPES:
-            raise TypeError(
-                f"{name} has dtype {phi.dtype}; expected torch.float32 or torch.float64. "
-                "Convert it with .float() or .double()."
-            )
+        if phi.dtype not in self.dtypes:
+            single, double = self.dtypes
+            how = "Convert it with .float() or .double()." if not double.is_complex else "Give matrices."
+            raise TypeError(f"{name} has dtype {phi.dtype}; expected {single} or {double}. {how}")
         if phi.is_meta:
             raise ValueError(f"{name} lives on the meta device and has no values; expected cpu or cuda.")
         if phi.dim() != len(self.shape) + 1 or tuple(phi.shape[1:]) != self.shape:
@@ -158,7 +200,7 @@ class Space:
         """Return `phi` if it passes `check` and all its values are finite, else raise.
 
         Args:
-            phi: expected to be a float32 or float64 tensor `(batch, *shape)`.
+            phi: expected to be a tensor `(batch, *shape)` of one of `dtypes`.
             name: what messages call it.
 
         Returns:
