@@ -1,0 +1,220 @@
+"""The field of U(1) links: its laws, and planted mistakes that they see."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+
+from equiflow.nn.kernels import mixing
+from equiflow.testing import check_vector_field, dense_jacobian, randomise
+from equiflow.theories.base.lattice import Lattice
+from equiflow.theories.gauge.group import GaugeGroup
+from equiflow.theories.gauge.links import Links
+from equiflow.theories.gauge.wilson import WilsonAction
+from equiflow.vector_fields import VectorField
+from equiflow.vector_fields.gauge_u1 import U1Field, curl, curl_transposed
+
+SMALL = {"n_local": 2, "n_mixed": 2, "n_frequencies": 2, "n_channels": 2, "n_harmonics": 2, "n_time_modes": 2}
+
+
+def links_on(*shape: int) -> Links:
+    return Links(Lattice(shape), "U(1)")
+
+
+def random_field(*shape: int, seed: int = 0, **options: object) -> U1Field:
+    links = links_on(*shape)
+    field = U1Field(links, group=GaugeGroup(links), **(SMALL | options)).double()
+    randomise(field, seed=seed)
+    return field
+
+
+def angles(links: Links, n: int = 3, seed: int = 0) -> torch.Tensor:
+    return links.probes(n, torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (4, 4), (2, 3), (1, 3), (2, 2, 3)])
+def test_the_field_obeys_every_law_in_both_precisions(shape):
+    field = random_field(*shape)
+    for dtype in (torch.float64, torch.float32):
+        report = check_vector_field(field.to(dtype))
+        assert report.ok, str(report)
+
+
+def test_the_velocity_is_the_sum_that_the_docstring_says():
+    field = random_field(3, 4)
+    theta, lattice, t = angles(field.space), field.lattice, 0.4
+    time = field.time_basis(t)
+    laplacian = torch.fft.ifftn(lattice.squared_momenta(), dim=(0, 1)).real.flatten()[lattice.differences()]
+    hopping = torch.tensordot(time, field.kernel.values(), 1).detach() * field.scale[:, None, None]
+    kernels = [torch.linalg.pinv(laplacian) @ h.flatten()[lattice.differences()] for h in hopping]
+    charges = torch.tensordot(time, field.charge.values(), 1).unflatten(0, (2, 2)).flatten(2)
+    charges = charges[..., lattice.differences()]
+    plaquettes = curl(theta).flatten(1)
+    u = sum(torch.einsum("cyx,by->bcx", charges[:, m - 1], (m * plaquettes).sin()) for m in (1, 2))
+    tilt = torch.einsum("rc,bcx->brx", field.frequency, u)
+    features = (field.n[:, None] * plaquettes[:, None] + tilt).sin()
+    psi = sum(features[:, r] @ kernel for r, kernel in enumerate(kernels))
+    expected = curl_transposed(psi.view(-1, 1, *lattice.shape), 2)
+    torch.testing.assert_close(field.velocity(theta, t), expected, rtol=1e-11, atol=1e-12)
+
+
+def test_the_transposed_curl_is_the_transposed():
+    links = links_on(3, 2, 4)
+    theta = angles(links)
+    psi = torch.randn(3, 3, 3, 2, 4, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close((curl(theta) * psi).sum(), (theta * curl_transposed(psi, 3)).sum())
+    assert (curl_transposed(psi, 3) - curl_transposed(psi.roll(1, 2), 3)).abs().max() > 0.1
+
+
+def test_the_gradient_flow_of_the_action_is_contained():
+    links = links_on(3, 4)
+    field = U1Field(
+        links, group=GaugeGroup(links), n_time_modes=1, **{k: 1 for k in ("n_local", "n_mixed")}
+    ).double()
+    hopping = torch.zeros(len(field.n), 3, 4, dtype=torch.float64)
+    hopping[0] = torch.fft.ifftn(-0.7 * links.lattice.squared_momenta(), dim=(0, 1)).real
+    field.kernel.set_values(hopping[None])
+    theta, action = angles(links), WilsonAction(links, beta=0.7)
+    torch.testing.assert_close(field.velocity(theta, 0.2), -action.grad(theta))
+    assert (field.velocity(theta, 0.2) + 1.01 * action.grad(theta)).abs().max() > 1e-3
+
+
+def test_an_untrained_field_stands_still_and_moves_when_asked():
+    links = links_on(4, 4)
+    field = U1Field(links, group=GaugeGroup(links)).double()
+    velocity, divergence = field.velocity_and_divergence(angles(links), 0.3)
+    assert not velocity.any()
+    assert not divergence.any()
+    velocity[0, 0, 0, 0].backward()
+    assert bool(field.kernel.weight.grad[..., 1:].all())
+
+
+def test_matrices_and_ffts_agree(monkeypatch):
+    field, theta = random_field(3, 4), angles(links_on(3, 4))
+    by_matrix = field.velocity_and_divergence(theta, 0.3)
+    monkeypatch.setattr(mixing, "DENSE_VOLUME", 1)
+    by_fourier = field.velocity_and_divergence(theta, 0.3)
+    for one, other in zip(by_matrix, by_fourier, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-11)
+
+
+def test_kernels_carry_over_by_offset():
+    """A hopping without range, and charges that fit in the small lattice, are the same on a larger one."""
+    options = SMALL | {"charge_range": 0.3}
+    field = U1Field(links_on(4, 4), group=GaugeGroup(links_on(4, 4)), **options).double()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        size = torch.randn(field.kernel.weight[..., :1].shape, generator=generator, dtype=torch.float64)
+        field.kernel.weight[..., 1:] = size
+    larger = field.resized(Lattice((6, 8)))
+    assert larger.space == links_on(6, 8)
+    expected = torch.zeros(larger.kernel.values().shape, dtype=torch.float64)
+    expected[..., 0, 0] = size[..., 0]
+    torch.testing.assert_close(larger.kernel.values(), expected)
+    # A plaquette alone: all others are flat.
+    torch.testing.assert_close(larger.charge.values()[0, 0, 0, 0], field.charge.values()[0, 0, 0, 0])
+    report = check_vector_field(larger)
+    assert report.ok, str(report)
+
+
+@pytest.mark.parametrize(("n_mixed", "sees"), [(2, True), (None, False)])
+def test_charges_let_plaquettes_see_each_other(n_mixed, sees):
+    """With local features alone, how two plaquettes drift apart does not depend on the others."""
+    field = random_field(4, 4)
+    with torch.no_grad():
+        field.kernel.weight[...] = field.kernel.weight[..., :1].clone()  # no range
+        field.frequency[: SMALL["n_local"]] = 0
+        if n_mixed is None:
+            field.kernel.weight[:, SMALL["n_local"] :] = 0
+    here = angles(field.space, 1)
+    elsewhere = here.clone()
+    elsewhere[0, 0, 2, 2] += 1.0
+    drift = [curl(field.velocity(theta, 0.3).detach())[0, 0] for theta in (here, elsewhere)]
+    apart = [float(moved[0, 0] - moved[1, 0]) for moved in drift]
+    assert (abs(apart[0] - apart[1]) > 1e-4) == sees
+    assert sees or abs(apart[0] - apart[1]) < 1e-12
+
+
+class Planted(VectorField):
+    """A correct field plus a planted mistake."""
+
+    def __init__(self, inner: U1Field) -> None:
+        super().__init__(inner.group)
+        self.inner = inner
+
+    def velocity_and_divergence(self, phi, t):
+        velocity, divergence = self.inner.velocity_and_divergence(phi, t)
+        extra, its_divergence = self.mistake(phi)
+        return velocity + 1e-9 * extra, divergence + 1e-9 * its_divergence
+
+
+class SeesLinks(Planted):
+    """A force on the links themselves: symmetric on the lattice, but not locally."""
+
+    def mistake(self, phi):
+        return phi.sin(), phi.cos().flatten(1).sum(1)
+
+
+class Even(Planted):
+    """`psi = cos P`, which is even and should be odd."""
+
+    def mistake(self, phi):
+        psi = curl(phi)
+        return curl_transposed(psi.cos(), 2), -4 * psi.sin().flatten(1).sum(1)
+
+
+class Unwinds(Planted):
+    """`psi = P`, which does not turn with the plaquettes."""
+
+    def mistake(self, phi):
+        return curl_transposed(curl(phi), 2), phi.new_full((len(phi),), 4.0 * phi[0, 0].numel())
+
+
+class ForgetsTheCharges(U1Field):
+    """A divergence without the response of the charges."""
+
+    def _kernels(self, t):
+        now = super()._kernels(t)
+        return type(now)(now.velocity, now.charge, now.at_origin, torch.zeros_like(now.divergence))
+
+
+@pytest.mark.parametrize(
+    ("mistake", "law"),
+    [
+        (SeesLinks, "equivariance gauge transformation"),
+        (Even, "equivariance conjugation"),
+        (Unwinds, "periodicity winding"),
+    ],
+)
+def test_the_harness_sees_a_planted_mistake_and_names_it(mistake, law):
+    report = check_vector_field(mistake(random_field(3, 3)))
+    assert any(re.search(law, f"{check.law} {check.case}") for check in report.violations), str(report)
+    assert "divergence = dense trace" not in {check.law for check in report.violations}
+
+
+def test_the_harness_sees_forgotten_charges():
+    links = links_on(3, 3)
+    field = ForgetsTheCharges(links, group=GaugeGroup(links), **SMALL).double()
+    randomise(field)
+    assert [check.law for check in check_vector_field(field).violations] == ["divergence = dense trace"]
+
+
+def test_the_jacobian_conserves_the_sum_of_all_plaquettes():
+    field = random_field(3, 3)
+    jacobian = dense_jacobian(lambda x: curl(field.velocity(x, 0.3)), angles(field.space))
+    assert float(jacobian.sum(1).abs().max()) < 1e-12
+    assert float(jacobian.abs().max()) > 1e-2
+
+
+def test_wrong_arguments_are_explained():
+    with pytest.raises(ValueError, match=r"moves links in U\(1\), got SU\(2\)"):
+        U1Field(Links(Lattice((2, 2)), "SU(2)"))
+    with pytest.raises(TypeError, match="links must be of type Links"):
+        U1Field(Lattice((4, 4)))
+    for options in ({"n_local": 0}, {"n_mixed": -1}, {"n_channels": 0}, {"max_frequency": 0.0}):
+        with pytest.raises(ValueError, match=next(iter(options))):
+            U1Field(links_on(2, 2), group=GaugeGroup(links_on(2, 2)), **options)
+    with pytest.raises(ValueError, match="Nothing carries over"):
+        random_field(3, 3).resized(Lattice((3, 3, 3)))
