@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import math
 import os
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from equiflow.interop.containers import SUFFIXES, check_can_be_written
 from equiflow.interop.samples import shards_in
 from equiflow.report.terminal import print_line, print_table
 from equiflow.runtime import distributed
-from equiflow.runtime.capacity import bytes_of_samples, check_disk, check_memory
+from equiflow.runtime.capacity import bytes_of_samples, check_disk, check_samples, samples_in_words
 from equiflow.runtime.devices import check_device
 from equiflow.runtime.randomness import stream
 from equiflow.statistics import effective_sample_size, log_mean_exp
@@ -236,21 +235,13 @@ def check_samples_fit(flow: EquivariantCNF, n_samples: int, remedy: str) -> None
     Raises:
         ValueError: if they do not fit.
     """
-    # The batches are joined at the end: for a moment, all samples are there twice.
-    needed = 2 * bytes_of_samples(n_samples, flow.space.shape, flow.dtype)
-    check_memory(needed, f"{_many(flow, n_samples)} need", remedy, device=flow.device)
-
-
-def _many(flow: EquivariantCNF, n_samples: int) -> str:
-    """Return a number of samples in words, with the size of each."""
-    dtype = str(flow.dtype).removeprefix("torch.")
-    return f"{n_samples} samples of {math.prod(flow.space.shape)} numbers in {dtype}"
+    check_samples(n_samples, flow.space.shape, flow.dtype, remedy, device=flow.device)
 
 
 def _check_room(flow: EquivariantCNF, n_samples: int, out: Path, *, n_shards: int | None = 1) -> None:
     """Raise now, not after hours of sampling, if memory or disk have no room for so many samples."""
     size = bytes_of_samples(n_samples, flow.space.shape, flow.dtype) + (n_shards or 1) * HEADER_BYTES
-    what = f"{_many(flow, n_samples)} need"
+    what = f"{samples_in_words(n_samples, flow.space.shape, flow.dtype)} need"
     check_disk(size, out.parent, what, "Take fewer samples (-n), or another disk (--out).")
     if n_shards == 1:
         remedy = "Take fewer samples (-n), or write shards (--shards), one of which is in memory at a time."

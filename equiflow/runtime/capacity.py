@@ -78,6 +78,45 @@ def check_memory(needed: int, what: str, remedy: str, *, device: torch.device | 
         )
 
 
+def check_samples(
+    n_samples: int,
+    shape: Sequence[int],
+    dtype: torch.dtype,
+    remedy: str,
+    *,
+    device: torch.device | str = "cpu",
+) -> None:
+    """Refuse more weighted samples than the memory can hold.
+
+    Args:
+        n_samples: number of samples that are in memory together.
+        shape: of a configuration.
+        dtype: of all numbers.
+        remedy: a sentence that ends the message.
+        device: where the samples are.
+
+    Raises:
+        ValueError: if they do not fit.
+    """
+    # Batches are joined at the end: for a moment, all samples are there twice.
+    needed = 2 * bytes_of_samples(n_samples, shape, dtype)
+    check_memory(needed, f"{samples_in_words(n_samples, shape, dtype)} need", remedy, device=device)
+
+
+def samples_in_words(n_samples: int, shape: Sequence[int], dtype: torch.dtype) -> str:
+    """Return a number of samples in words, with the size of each.
+
+    Args:
+        n_samples: number of samples.
+        shape: of a configuration.
+        dtype: of all numbers.
+
+    Returns:
+        Words such as "8 samples of 64 numbers in float32".
+    """
+    return f"{n_samples} samples of {math.prod(shape)} numbers in {str(dtype).removeprefix('torch.')}"
+
+
 def check_disk(needed: int, folder: str | Path, what: str, remedy: str) -> None:
     """Refuse files for which the disk has no room.
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from equiflow.flows import Flow
-from equiflow.runtime.checks import check_count, plain
+from equiflow.runtime.checks import check_count, check_type, plain
+from equiflow.samplers.beginnings import check_beginning
 from equiflow.samplers.hmc import HMC
 from equiflow.samplers.importance import Ensemble
 from equiflow.samplers.kernel import Kernel
@@ -61,12 +62,15 @@ def annealed_importance_sample(
         `-S - log_weight`, which describes the path as a whole and is no density at phi.
 
     Raises:
-        TypeError: if a count is not an integer.
-        ValueError: if a count is too small, or the schedule does not rise from 0 to 1.
+        TypeError: if a count is not an integer, or `flow` or `action` is of another type.
+        ValueError: if a count is too small, or the schedule does not rise from 0 to 1. Also if S falls
+            without bound, or the memory has no room for the samples.
     """
     check_count(n_samples, "n_samples", minimum=0)
     check_count(batch_size, "batch_size")
     check_count(certify, "certify", minimum=0)
+    check_type(action, Action, "action")
+    check_beginning(action, n_samples, flow, stacklevel=4)
     path = [LatentAction(flow, action, beta=beta) for beta in _schedule(betas)]
     drawn = [
         _driven(path, min(batch_size, n_samples - done), kernel, generator)

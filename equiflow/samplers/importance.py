@@ -14,6 +14,7 @@ from torch import Tensor
 from equiflow.flows import Certificate, EquivariantCNF, Flow
 from equiflow.flows.solved import with_solver
 from equiflow.runtime.checks import check_count, check_type
+from equiflow.samplers.beginnings import check_beginning
 from equiflow.samplers.levels import (
     Correction,
     TwoLevels,
@@ -39,9 +40,11 @@ from equiflow.statistics import (
 from equiflow.statistics.two_levels import (
     change_of_log_mean,
     change_of_mean,
+    ess_of_two_levels,
     fluctuations_of_two_levels,
-    log_mean_of_two_levels,
+    log_z_of_two_levels,
     mean_of_two_levels,
+    unrelated_levels,
 )
 from equiflow.theories.base.action import Action
 from equiflow.theories.base.space import Space
@@ -86,21 +89,25 @@ class Ensemble(Samples):
         """See `Samples.configuration_shape`."""
         return tuple(self.phi.shape[1:])
 
+    @property
+    def note(self) -> str:
+        """See `Samples.note`; it says if the coarse ones of two levels are no use, see `unrelated_levels`."""
+        fine = self.correction
+        if fine is None or len(fine.rows) < 2:
+            return ""
+        return unrelated_levels(self.log_weight[fine.rows], fine.log_weight)
+
+    def for_averages(self) -> Ensemble:
+        """See `Samples.for_averages`; those of the fine solver if the coarse ones are no use."""
+        return self.by_fine_solver() if self.note else self
+
     def effective_sample_size(self) -> Estimate:
         """Estimate the reverse ESS per sample, `(sum w)^2 / (N sum w^2)`."""
         fine = self.correction
         if fine is None:
             estimate = effective_sample_size(self.log_weight)
         else:
-            # Without the largest weight's logarithm, in whose rounding the difference of two would drown.
-            largest = self.log_weight.double().max()
-            estimate = log_mean_of_two_levels(
-                self.log_weight.double() - largest,
-                fine.log_weight.double() - largest,
-                fine.rows,
-                function=lambda log_m1, log_m2: (2 * log_m1 - log_m2).exp(),
-                powers=(1.0, 2.0),
-            )
+            estimate = ess_of_two_levels(self.log_weight, fine.log_weight, fine.rows)
         # The certificate knows the flow's own weights, which say nothing about weights of paths.
         certificate = None if self.annealed else self.certificate
         return with_shift(estimate, certificate, lambda _, log_w: _ess(log_w))
@@ -111,7 +118,7 @@ class Ensemble(Samples):
         estimate = (
             log_mean_exp(self.log_weight)
             if fine is None
-            else log_mean_of_two_levels(self.log_weight, fine.log_weight, fine.rows)
+            else log_z_of_two_levels(self.log_weight, fine.log_weight, fine.rows)
         )
         return with_shift(estimate, self.certificate, lambda _, log_w: log_w.double().logsumexp(0))
 
@@ -124,7 +131,7 @@ class Ensemble(Samples):
             ValueError: if the observable does not return one value per configuration.
         """
         values, fine = _values(observable, self.phi, self.log_weight), self.correction
-        warn_if_few_effective_samples(self.log_weight)
+        warn_if_few_effective_samples(self.for_averages().log_weight)
         if fine is None:
             estimate = weighted_mean(values, self.log_weight)
         else:
@@ -276,12 +283,14 @@ def importance_sample(
     Raises:
         TypeError: if `action` is not an `Action`, a count is not an integer, or a flow of two levels does not
             integrate.
-        ValueError: if `batch_size` is not positive, or another count is negative or out of range.
+        ValueError: if `batch_size` is not positive, or another count is negative or out of range. Also if S
+            falls without bound, or the memory has no room for the samples.
     """
     check_type(action, Action, "action")
     check_count(n_samples, "n_samples", minimum=0)
     check_count(batch_size, "batch_size")
     check_count(certify, "certify", minimum=0)
+    check_beginning(action, n_samples, flow, stacklevel=4)
     found = resolve_levels(flow, action, levels, generator)
     if found is not None:
         assert isinstance(flow, EquivariantCNF)

@@ -16,6 +16,7 @@ from torch import Tensor
 from equiflow.flows import Certificate, Flow
 from equiflow.runtime.checks import check_type, plain
 from equiflow.samplers.acceptance import Outcome, mean_acceptance, summed
+from equiflow.samplers.beginnings import check_beginning
 from equiflow.samplers.moves import UPDATES_BEFORE_STUCK, check_moves, warn_of_what_stays
 from equiflow.samplers.samples import Samples, certificate_of, per_configuration, reweighted_mean, with_shift
 from equiflow.statistics import Estimate, integrated_autocorrelation_time, mean_of_series
@@ -149,7 +150,8 @@ class Kernel(ABC):
 
         Raises:
             TypeError: if a count is not an integer.
-            ValueError: if a count is too small, `initial` and `start` do not fit, or both are given.
+            ValueError: if a count is too small, `initial` and `start` do not fit, both are given, S falls
+                without bound, or the memory has no room.
             RuntimeError: if tuning fails, or most chains do not move. A warning tells of single chains that
                 do not, and of a kernel that never changes part of a field.
         """
@@ -164,6 +166,8 @@ class Kernel(ABC):
             )
         if self.keeps:
             warn_of_what_stays([type(one).__name__ for one in self.members], self.keeps, stacklevel=5)
+        like = self.flow if initial is None else initial
+        check_beginning(self.action, n_samples * n_chains, like, device, dtype, generator, stacklevel=5)
         outcomes: list[Outcome] = []
         if start is not None:
             if initial is not None:
@@ -182,9 +186,7 @@ class Kernel(ABC):
             for _ in range(thin):
                 phi, outcome = kernel.update(phi, generator)
                 outcomes.append(outcome)
-            accepted = outcome.accepted
-            if thin > 1:
-                accepted = summed(outcomes[-thin:]).accepted / thin
+            accepted = summed(outcomes[-thin:]).accepted / thin if thin > 1 else outcome.accepted
             if len(outcomes) > OUTCOMES_KEPT:
                 outcomes = [summed(outcomes)]
             phi = self.action.space.nearest(phi)
@@ -192,8 +194,7 @@ class Kernel(ABC):
             acceptance.append(accepted)
         kernel._check_moves(summed(outcomes), n_updates, warn=True)
         drawn = torch.stack(samples), torch.stack(acceptance)
-        space = self.action.space
-        return Chain(*drawn, kernel.step_size, certificate, kernel=kernel, space=space)
+        return Chain(*drawn, kernel.step_size, certificate, kernel=kernel, space=self.action.space)
 
     def _check_moves(self, total: Outcome, n_updates: int, *, warn: bool) -> None:
         """Raise if most chains of a kernel that makes proposals have not moved, see `check_moves`."""

@@ -70,6 +70,10 @@ class LatentAction(Action):
         reweighting = self.beta * log_weight if self.beta else torch.zeros_like(log_weight)
         return torch.where(near, gaussian - reweighting, torch.inf)
 
+    def check_density(self, *, device: torch.device | str = "cpu", stacklevel: int = 2) -> None:
+        """See `Action.check_density`; what counts is the target, not what the flow makes of it."""
+        self.action.check_density(device=device, stacklevel=stacklevel + 1)
+
     def initial(
         self,
         n: int,

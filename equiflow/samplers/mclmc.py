@@ -15,12 +15,12 @@ from torch import Tensor
 from equiflow.fused.trajectories import mclmc_update
 from equiflow.runtime.checks import check_type
 from equiflow.samplers.acceptance import Outcome, log_step_change, metropolis
-from equiflow.samplers.collapse import check_gradient
 from equiflow.samplers.integrators import LEAPFROG, OMELYAN, Integrator, stencil_of
 from equiflow.samplers.kernel import Chain, Kernel
 from equiflow.samplers.microcanonical import Path, unit_speed
 from equiflow.statistics import Estimate
 from equiflow.theories.base.action import Action
+from equiflow.theories.base.action_gradients import check_gradient
 
 #: tuning makes no trajectory of more steps than this on average
 MAX_STEPS = 1000

@@ -13,6 +13,7 @@ from torch import Tensor
 from equiflow.flows import Flow
 from equiflow.runtime.checks import check_count, check_type
 from equiflow.samplers.acceptance import Outcome, mean_outcome, metropolis
+from equiflow.samplers.beginnings import check_beginning
 from equiflow.samplers.importance import Ensemble, check_one_level, importance_sample, log_weights
 from equiflow.samplers.kernel import Chain, Kernel
 from equiflow.samplers.moves import UPDATES_BEFORE_STUCK
@@ -61,7 +62,8 @@ class IndependenceMetropolis:
 
         Raises:
             TypeError: if a count is not an integer.
-            ValueError: if a count is too small, or `start` is no chain of this sampler.
+            ValueError: if a count is too small, `start` is no chain of this sampler, S falls without bound,
+                or the memory has no room.
         """
         check_type(n_samples, int, "n_samples")
         check_type(n_chains, int, "n_chains")
@@ -70,6 +72,8 @@ class IndependenceMetropolis:
         check_count(batch_size, "batch_size")
         check_count(certify, "certify", minimum=0)
         certificate = None
+        n_all = n_samples * (n_chains if start is None else start.samples.shape[1])
+        check_beginning(self.action, n_all, self.flow, stacklevel=3)
         if start is not None:
             n_chains, certificate = start.samples.shape[1], start.certificate
         if certificate is None:

@@ -73,7 +73,7 @@ def check_action(action: Action, group: Group | None = None) -> CheckReport:
     elements, notes = _elements_of(action, group)
     subject = f"{type(action).__name__} on {action.space.shape}"
     action = copy.copy(in_double(action))
-    action._is_consistent = True  # what its first call would refuse is measured here
+    action._largest_batch = math.inf  # what its first call would refuse is measured here
     with torch.no_grad():
         value = _measured("one value per configuration", 0.0, _WRONG_VALUE, lambda: _error_of_values(action))
         if not value.ok:  # nothing else can be measured

@@ -34,6 +34,7 @@ from equiflow.training.objectives.base import ObjectiveValue
 from equiflow.training.options import TrainingOptions
 from equiflow.training.recipe import CHECKPOINT_VERSION
 from equiflow.training.refuge import RUN_AWAY, Refuge
+from equiflow.training.validation import check_gradient_of_target
 
 
 class TrainingDivergedError(RuntimeError):
@@ -143,6 +144,8 @@ class TrainingRun:
             parameters["lr"] = rate
         self.optimiser.zero_grad()
         value = self._evaluate(objective)
+        if not self._gradient_was_found and value.log_weight is not None:  # it saw S of model samples
+            check_gradient_of_target(self.flow, self.action)
         self._gradient_was_found = True
         norm = torch.nn.utils.clip_grad_norm_(self.trained, self.options.clip_norm)
         self._record(value, norm, rate)

@@ -104,7 +104,8 @@ def fit(
     Raises:
         TypeError: if an argument is of the wrong type, or the objective does not suit the flow.
         ValueError: if a count or rate is out of range, flow and action live on different lattices, the
-            flow lacks couplings of the family, or processes have different arguments.
+            flow lacks couplings of the family, or processes have different arguments. Also if S falls
+            without bound, or its gradient is not that of its values.
         TrainingDivergedError: if the loss, the gradient, or weights that are due to be saved are not finite,
             with the default objective only if setting back was in vain. The checkpoint stays unchanged.
         CheckpointError: if the checkpoint belongs to another run.

@@ -7,9 +7,13 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+
 from equiflow.flows import ConditionalFlow, Flow
 from equiflow.runtime.checks import check_type
+from equiflow.runtime.precision import doubled
 from equiflow.theories.base.action import Action
+from equiflow.theories.base.action_gradients import FEW_FIELDS, fault_of_gradient, random_direction
 from equiflow.theories.base.coupling_ranges import ActionFamily
 from equiflow.theories.base.group import Group
 
@@ -27,7 +31,7 @@ def check_target(flow: Flow | ConditionalFlow, action: Action | ActionFamily) ->
     Raises:
         TypeError: if either is of the wrong type.
         ValueError: if they live on different spaces, or the couplings of the family are outside of the
-            flow's ranges.
+            flow's ranges, or S falls without bound.
     """
     check_type(flow, (Flow, ConditionalFlow), "flow")
     if isinstance(flow, ConditionalFlow):
@@ -36,11 +40,48 @@ def check_target(flow: Flow | ConditionalFlow, action: Action | ActionFamily) ->
         check_type(action, Action, "action")
         assert isinstance(action, Action)
         _warn_of_symmetry(flow, action)
+    _one_of(flow, action)[1].check_density(device=flow.device, stacklevel=5)
     if action.space != flow.space:
         raise ValueError(
             f"The action lives on {action.space.kind} {action.space.shape}, the flow on {flow.space.shape}. "
             f"Build both from the same {type(flow.space).__name__}."
         )
+
+
+def check_gradient_of_target(flow: Flow | ConditionalFlow, action: Action | ActionFamily) -> None:
+    """Raise unless the gradient of an action is that of its values, on a few samples of the flow's prior.
+
+    An action without a gradient passes, as an objective that needs none can train on it.
+
+    Args:
+        flow: what is to be trained.
+        action: its target.
+
+    Raises:
+        ValueError: if it differs from finite differences of the values.
+    """
+    flow, action = _one_of(flow, action)
+    generator = torch.Generator(flow.device).manual_seed(0)
+    phi = flow.prior.rsample(FEW_FIELDS, generator).detach()
+    try:
+        fine = doubled(phi)
+        fault = fault_of_gradient(action, fine, random_direction(action, fine))
+    except TypeError:  # the action computes in float32 alone
+        fault = fault_of_gradient(action, phi, random_direction(action, phi))
+    except ValueError:
+        return
+    if fault:
+        raise ValueError(fault)
+
+
+def _one_of(flow: Flow | ConditionalFlow, action: Action | ActionFamily) -> tuple[Flow, Action]:
+    """Return an ordinary flow and its action: those given, or those amid the couplings of a family."""
+    if not isinstance(flow, ConditionalFlow):
+        assert isinstance(action, Action)
+        return flow, action
+    assert isinstance(action, ActionFamily)
+    couplings = action.couplings.denormalised([0.0] * len(action.couplings.ranges))
+    return flow.sharing(**couplings), action.at(**couplings)
 
 
 def _check_family(flow: ConditionalFlow, action: Action | ActionFamily) -> None:

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from equiflow import HMC, Action, FreeScalar, Lattice, Phi4
-from equiflow.samplers.collapse import gradient_error, largest_frequency
+from equiflow.samplers.collapse import largest_frequency
 from equiflow.samplers.hmc import MAX_STEPS_PER_TRAJECTORY, OVERSHOOT
+from equiflow.theories.base.action_gradients import gradient_error
 from equiflow.theories.scalar.observables import phi_squared
 from tests.support.strategies import configurations
 from tests.support.updates import generator

@@ -57,7 +57,7 @@ LESS_SYMMETRIC = {
     "no O(N)": ("multiplet", lambda phi: phi[:, :1] ** 4 + phi**2, {"rotations": False}),
     "neither O(N) nor D4": (
         "multiplet",
-        lambda phi: phi[:, :1] ** 4 + phi * phi.roll(1, -1),
+        lambda phi: phi[:, :1] ** 4 + 2 * phi**2 + phi * phi.roll(1, -1),
         {"point": "reflections", "rotations": False},
     ),
     "angles": (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
@@ -12,10 +13,16 @@ from equiflow.fused.stencil import Stencil
 from equiflow.runtime.autograd import as_leaf, is_transformed
 from equiflow.runtime.checks import check_type
 from equiflow.runtime.compilation import is_compiling
+from equiflow.runtime.precision import in_double
+from equiflow.theories.base.action_growth import DISTANCES, growth_along_rays
 from equiflow.theories.base.action_values import check_consistent, check_values
 from equiflow.theories.base.group import Group
 from equiflow.theories.base.lattice import Lattice, lattice_of
 from equiflow.theories.base.space import Space
+
+
+class NoDensityWarning(UserWarning):
+    """`exp(-S)` seems to have no finite integral, so that averages and log Z mean nothing."""
 
 
 class Action(nn.Module, ABC):
@@ -44,8 +51,10 @@ class Action(nn.Module, ABC):
         "as MyAction(lattice)."
     )
 
-    #: whether `check_consistent` has been passed
-    _is_consistent: bool = False
+    #: size of the largest batch that `check_consistent` has seen
+    _largest_batch: float = 0
+    #: whether `check_density` has been passed
+    _has_density: bool = False
 
     def __init__(self, space: Space) -> None:
         super().__init__()
@@ -60,7 +69,8 @@ class Action(nn.Module, ABC):
     def __call__(self, phi: Tensor) -> Tensor:
         """Return `S[phi]` of each configuration: the result of `forward`, checked.
 
-        The first call computes two configurations again, to see that S depends on nothing else.
+        The first call, and each with a larger batch than all before, computes two configurations again, to
+        see that S depends on nothing else.
 
         Args:
             phi: `(batch, *lattice)`.
@@ -77,9 +87,9 @@ class Action(nn.Module, ABC):
         """
         self.space.check(phi)
         value = check_values(super().__call__(phi), phi, type(self).__name__)
-        if not self._is_consistent and len(phi) and not (is_compiling() or is_transformed()):
+        if len(phi) > self._largest_batch and not (is_compiling() or is_transformed()):
             check_consistent(super().__call__, value, phi, type(self).__name__)
-            self._is_consistent = True
+            self._largest_batch = len(phi)
         return value
 
     @abstractmethod
@@ -161,6 +171,52 @@ class Action(nn.Module, ABC):
             name: float((self(element(phi)) - value).abs().max() / spread)
             for name, element in group.generators().items()
         }
+
+    @torch.no_grad()
+    def check_density(self, *, device: torch.device | str = "cpu", stacklevel: int = 2) -> None:
+        """Warn if `exp(-S)` seems to have no finite integral, and raise if S falls without bound.
+
+        Samplers and `fit` call this once for each action. S is followed along ten rays to large fields, see
+        `growth_along_rays`. Angles and groups have no large fields. Where S cannot be evaluated, nothing is
+        said.
+
+        Args:
+            device: where to compute.
+            stacklevel: of the warning, 2 for the line that calls this.
+
+        Raises:
+            ValueError: if S falls along a ray.
+        """
+        if self._has_density or self.space.has_windings or not self.space.is_flat:
+            return
+        try:
+            # `initial` of somebody may draw from the global generator, and numpy warn of an overflow.
+            with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                double = in_double(self)
+                base = self.initial(2, torch.Generator().manual_seed(0)).to(device, torch.float64)
+                double(base)  # raises if S depends on the batch
+                ray = growth_along_rays(double.forward, self.space, base[:1])
+        except Exception:  # an action of somebody may raise anything: so will the calls that follow
+            return
+        if ray is not None and ray.falls:
+            raise ValueError(
+                f"S of {type(self).__name__} falls without bound along {ray.direction}: from {ray.near:.3g} "
+                f"at size {DISTANCES[0]:.0e} to {ray.far:.3g} at {ray.distance:.0e}, so exp(-S) is no "
+                "density. Look at the signs of its highest powers and kinetic terms, or return +inf beyond a "
+                "wall."
+            )
+        self._has_density = True
+        if ray is not None:
+            warnings.warn(
+                f"exp(-S) of {type(self).__name__} has no finite integral, so averages and log Z mean "
+                f"nothing: along {ray.direction} S stays flat or rises slower than the logarithm, "
+                f"from {ray.near:.6g} at size {DISTANCES[0]:.0e} to {ray.far:.6g} at {ray.distance:.0e}. "
+                "Add a mass, a quartic term or a trap, or hold the flat direction fixed; angles live on "
+                "Angles(lattice).",
+                NoDensityWarning,
+                stacklevel=stacklevel + 1,  # the decorator is a frame of its own
+            )
 
     def coupling_grad(self, phi: Tensor, name: str) -> Tensor:
         """Return `dS/d coupling` of each configuration; `d log Z / d coupling = -<dS/d coupling>`.

@@ -1,6 +1,6 @@
 """Checks of the values of an action: one real number for each configuration, never NaN or -infinity.
 
-`check_values` looks at every result, `check_consistent` once at what a result depends on.
+`check_values` looks at every result, `check_consistent` now and then at what a result depends on.
 """
 
 from __future__ import annotations
@@ -73,7 +73,8 @@ def check_consistent(forward: Callable[[Tensor], Tensor], value: Tensor, phi: Te
     """Raise if S of a configuration depends on the rest of its batch, or on chance.
 
     The first and the last configuration are computed again, alone; a single one together with another one.
-    So it costs two configurations, and is done once for each action, see `Action.__call__`.
+    So it costs two configurations, and is done whenever a batch is larger than all before, see
+    `Action.__call__`.
 
     Args:
         forward: the `forward` of the action.
@@ -113,7 +114,7 @@ def check_consistent(forward: Callable[[Tensor], Tensor], value: Tensor, phi: Te
 def _agree(one: Tensor, other: Tensor, phi: Tensor) -> bool:
     """Return whether two values of S, 0-d, differ by rounding only; two NaN agree."""
     scale = float(torch.stack([one, other]).abs().nan_to_num(posinf=0.0).max()) + phi[0].numel()
-    return bool(torch.isclose(one, other, rtol=0.0, atol=ROUNDING[phi.dtype] * scale, equal_nan=True))
+    return bool(torch.isclose(one, other, rtol=0.0, atol=ROUNDING[phi.real.dtype] * scale, equal_nan=True))
 
 
 def _exceeds_minus_infinity(value: Tensor) -> bool:

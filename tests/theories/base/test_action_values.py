@@ -308,6 +308,33 @@ def test_no_use_accepts_an_action_that_couples_the_batch(use, mistake):
         USES[use](flow, Of(COUPLED[mistake]))
 
 
+def coupled_beyond(n):
+    return Of(lambda phi: right(phi - 0.1 * phi.mean(0)) if len(phi) > n else right(phi))
+
+
+@pytest.mark.parametrize("n", [2, 8, 63])
+def test_an_action_that_couples_large_batches_alone_is_refused_at_the_first_of_them(n):
+    action, phi = coupled_beyond(n), configurations(LATTICE, 64)
+    for size in (1, 2, n):
+        action(phi[:size])
+    with pytest.raises(ValueError, match=r"alone and .* in a batch of 64.*Take no sums"):
+        action(phi)
+
+
+def test_fit_refuses_an_action_that_couples_batches_larger_than_its_probes():
+    flow = EquivariantCNF(LATTICE, solver=Solver("euler", steps=1))
+    with pytest.raises(ValueError, match="Take no sums"):
+        fit(flow, coupled_beyond(8), steps=1, batch_size=16, progress=False)
+
+
+def test_batches_are_looked_at_only_while_they_grow():
+    sizes = []
+    action = Of(lambda phi: sizes.append(len(phi)) or right(phi))
+    for n in (3, 3, 2, 4, 4, 1):
+        action(configurations(LATTICE, n))
+    assert sizes == [3, 1, 1, 3, 2, 4, 1, 1, 4, 1]
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("n", [1, 2, 5])
 def test_the_message_gives_both_values(dtype, n):
