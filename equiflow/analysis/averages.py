@@ -29,6 +29,7 @@ from equiflow.statistics import (
     tail_factor,
     warn_if_few_effective_samples,
 )
+from equiflow.statistics.estimate import noted
 
 #: function of a batch `(batch, *lattice)` that returns `(batch,)` or `(batch, k)`
 Average = Callable[[Tensor], Tensor]
@@ -156,6 +157,7 @@ class Averages:
         shift: their solver error, `(a,)`, see `Certificate.error_of`; 0 where no flow is involved.
         columns: where the averages of each function are.
         log_weight: of the samples of an ensemble, `(n,)`; None for a chain.
+        note: what to know about all results, see `Samples.note`.
     """
 
     means: Tensor
@@ -163,6 +165,7 @@ class Averages:
     shift: Tensor
     columns: _Columns
     log_weight: Tensor | None = None
+    note: str = ""
 
     @classmethod
     def over(cls, samples: Samples, functions: Sequence[Average]) -> Averages:
@@ -183,13 +186,14 @@ class Averages:
                 or a weight is NaN or infinite.
         """
         check_type(samples, Samples, "samples", "Give an Ensemble or a Chain.")
+        note, samples = samples.note, samples.for_averages()
         columns = _Columns(functions)
         means, fluctuations = samples.mean_and_fluctuations(columns)
         shift = _shift(samples.certificate, columns, means)
         if not isinstance(samples, Ensemble):
-            return cls(means, fluctuations, shift, columns)
+            return cls(means, fluctuations, shift, columns, note=note)
         warn_if_few_effective_samples(samples.log_weight, stacklevel=6)
-        return cls(means, fluctuations, shift, columns, samples.log_weight)
+        return cls(means, fluctuations, shift, columns, samples.log_weight, note)
 
     def mean_of(self, function: Average) -> Tensor:
         """Return the average of one of the functions, 0-d or `(k,)`."""
@@ -231,7 +235,7 @@ class Averages:
         if not bool(self.shift.isfinite().all()):  # a solve that has not converged bounds no quantity
             shift = torch.full_like(shift, math.inf)
         estimates = (
-            errors.estimate(k, mean, systematic=abs(change))
+            noted(errors.estimate(k, mean, systematic=abs(change)), self.note)
             for k, (mean, change) in enumerate(zip(values.tolist(), shift.tolist(), strict=True))
         )
         return {

@@ -8,6 +8,7 @@ fewest evaluations for an error; `importance_sample(..., levels=2)` calls it.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -21,6 +22,7 @@ from equiflow.ode.tableaus import TABLEAUS
 from equiflow.runtime.checks import check_count, check_positive, check_type, make_plain
 from equiflow.samplers.samples import where_weighted
 from equiflow.statistics import normalised_weights
+from equiflow.statistics.two_levels import unrelated_levels
 from equiflow.theories.base.action import Action
 
 #: least number of pairs, which makes the error of a correction known to 13 % at least
@@ -314,7 +316,8 @@ def draw_two_levels(
         generator: source of randomness, on the flow's device.
 
     Returns:
-        `phi`, `log_q` and `log_weight` of all samples by the coarse solver, and their correction.
+        `phi`, `log_q` and `log_weight` of all samples by the coarse solver, and their correction. A warning
+        says if the coarse weights are too far from the fine ones to be of use.
     """
     fine_solver, n_pairs = levels.fine or flow.solver, levels.n_pairs(n_samples)
     drawn: tuple[list[tuple[Tensor, ...]], list[tuple[Tensor, ...]]] = ([], [])
@@ -332,4 +335,18 @@ def draw_two_levels(
     rows = torch.arange(n_pairs, device=coarse[0].device)
     solvers = {"coarse": str(levels.coarse), "fine": str(fine_solver)}
     correction = Correction(rows, fine[0], fine[1], fine[2], **solvers, coarse_nfe=nfe[0], fine_nfe=nfe[1])
+    if n_pairs > 1:
+        _warn_if_unrelated(coarse[2][:n_pairs], correction)
     return (coarse[0], coarse[1], coarse[2]), correction
+
+
+def _warn_if_unrelated(coarse: Tensor, correction: Correction) -> None:
+    """Warn if the weights of the coarse solver say little of those of the fine one."""
+    found = unrelated_levels(coarse, correction.log_weight)
+    if found:
+        warnings.warn(
+            f"{correction.coarse} is too coarse for {correction.fine}: the log weights of a sample by both "
+            f"differ at random. All estimates are {found}. Take a coarse solver of more steps, such as "
+            'TwoLevels(Solver("rk4", steps=4)), or levels=2 to choose one by a pilot.',
+            stacklevel=6,
+        )

@@ -45,6 +45,15 @@ class Samples(ABC):
     def configuration_shape(self) -> tuple[int, ...]:
         """Shape of one configuration, such as `(*lattice,)`."""
 
+    @property
+    def note(self) -> str:
+        """What to know about every estimate from these samples, see `Estimate.note`; empty for nothing."""
+        return ""
+
+    def for_averages(self) -> Samples:
+        """Return the samples that averages are taken of, these or some of them."""
+        return self
+
     @abstractmethod
     def mean(self, observable: Callable[[Tensor], Tensor]) -> Estimate:
         """Estimate the average of an observable over the target.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 
 @dataclass(frozen=True)
@@ -18,8 +18,8 @@ class Estimate:
         systematic: size of the discretisation error of the flow behind it, see `Certificate.error_of`;
             infinite if the solve has not converged.
         tau_int_error: standard error of `tau_int`.
-        note: why the error may be too small, in a few words that are printed behind it, such as "only 12
-            tau_int long"; empty if there is no reason.
+        note: what to know before trusting it, in a few words that are printed behind it, such as "only 12
+            tau_int long"; empty if there is nothing. Several are separated by semicolons.
 
     >>> print(Estimate(0.21053, 0.00009))
     0.210530 ± 0.000090
@@ -66,3 +66,21 @@ class Estimate:
         if combined == 0.0:
             return 0.0 if difference == 0.0 else math.copysign(math.inf, difference)
         return difference / combined
+
+
+def noted(estimate: Estimate, *notes: str) -> Estimate:
+    """Return an estimate with more notes behind its own.
+
+    Args:
+        estimate: value with its error.
+        notes: see `Estimate.note`; empty ones, and those that it has already, are left out.
+
+    Returns:
+        The estimate with all notes, separated by semicolons.
+
+    >>> print(noted(Estimate(0.5, 0.1, note="only 3 tau_int long"), "unadjusted"))
+    0.50 ± 0.10 (only 3 tau_int long; unadjusted)
+    """
+    own = [estimate.note] if estimate.note else []
+    own += [note for note in dict.fromkeys(notes) if note and note not in estimate.note]
+    return replace(estimate, note="; ".join(own))

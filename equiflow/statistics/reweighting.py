@@ -33,6 +33,22 @@ class LowEffectiveSampleSizeWarning(UserWarning):
     """Warns that a reweighted average rests on few effective samples, so that its error may be too small."""
 
 
+def effective_number(log_weight: Tensor) -> float:
+    """Return the number of effective samples, `(sum w)^2 / sum w^2`.
+
+    Args:
+        log_weight: `log w`, `(n_samples,)`; -inf is a weight of zero.
+
+    Returns:
+        The number; 0 without samples.
+
+    Raises:
+        ValueError: if a weight is NaN or infinite, or all are zero.
+    """
+    weight = normalised_weights(log_weight)
+    return float(weight.sum() ** 2 / weight.square().sum()) if len(weight) else 0.0
+
+
 def few_effective_samples(log_weight: Tensor) -> str:
     """Return "only 3.2 effective samples" if weights leave too few of them, else an empty text.
 
@@ -48,11 +64,8 @@ def few_effective_samples(log_weight: Tensor) -> str:
     Raises:
         ValueError: if a weight is NaN or infinite, or all are zero.
     """
-    weight = normalised_weights(log_weight)
-    if not len(weight):
-        return ""
-    count = float(weight.sum() ** 2 / weight.square().sum())
-    few = count < min(MIN_EFFECTIVE_SAMPLES, MIN_FRACTION * len(weight))
+    count = effective_number(log_weight)
+    few = count < min(MIN_EFFECTIVE_SAMPLES, MIN_FRACTION * len(log_weight))
     return f"only {count:.{0 if count > 10 else 1}f} effective samples" if few else ""
 
 

@@ -2,24 +2,73 @@
 
 `log_mean_of_two_levels` and `mean_of_two_levels` estimate what the fine computation of all samples would
 give. Both add the change that the few pairs show to the result of all coarse samples. If the two weights of a
-sample differ by nearly the same factor for all samples, the change has a small error, however large it is.
+sample differ by nearly the same factor for all samples, the change has a small error, however large it is. If
+the weights have little to do with each other, the fine samples alone know more, and are taken alone.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from equiflow.statistics.estimate import Estimate
+from equiflow.statistics.estimate import Estimate, noted
 from equiflow.statistics.jackknife import zero_or_finite_logs
 from equiflow.statistics.reweighting import (
+    effective_number,
     error_of_weighted_fluctuations,
     few_effective_samples,
     normalised_weights,
+    weighted_mean,
 )
+from equiflow.statistics.weights import (
+    effective_sample_size,
+    ess_fluctuations,
+    log_mean_exp,
+    widened_ess,
+)
+
+#: slope of the regression of fine on coarse weights above which coarse ones make log Z better
+MIN_SLOPE = 0.5
+#: effective fraction of the samples, weighted by fine over coarse weights, below which levels are unrelated
+MIN_RELATED_FRACTION = 0.5
+
+
+def unrelated_levels(coarse: Tensor, fine: Tensor) -> str:
+    """Return why the coarse weights of pairs say little of the fine ones; empty if they say much.
+
+    The ratios `w_fine / w_coarse` count as weights: if they leave less than half of the samples, up to a
+    change of log w that scatters by about 0.8, the coarse solver draws other samples than the fine one.
+
+    Args:
+        coarse: coarse `log w`, `(n_pairs,)`; -inf is a weight of zero.
+        fine: fine `log w` of the same samples, `(n_pairs,)`.
+
+    Returns:
+        A text that becomes the note of an estimate, with the correlation of both log weights.
+
+    Raises:
+        ValueError: see `log_mean_of_two_levels`.
+    """
+    coarse, fine = _checked(coarse, fine, torch.arange(len(coarse)))
+    given = coarse.isfinite() & fine.isfinite()
+    if int(given.sum()) < 2:
+        return f"from the {len(fine)} fine samples alone: the coarse ones have other weights"
+    change = fine[given] - coarse[given]
+    # Either direction: a wide tail on one side shows in the ratios of that direction only.
+    ratio = min(effective_number(change), effective_number(-change))
+    if ratio >= MIN_RELATED_FRACTION * len(fine):
+        return ""
+    correlation = float(torch.corrcoef(torch.stack([coarse[given], fine[given]]))[0, 1])
+    return _alone(len(fine), correlation)
+
+
+def _alone(n_pairs: int, correlation: float) -> str:
+    """Return the note of an estimate from the fine samples alone."""
+    return f"from the {n_pairs} fine samples alone: correlation {correlation:.2f} with coarse weights"
 
 
 def log_mean_of_two_levels(
@@ -66,6 +115,79 @@ def log_mean_of_two_levels(
     return Estimate(float(function(*full)), _jackknife_error(function(*left_out)), note=note)
 
 
+def log_z_of_two_levels(coarse: Tensor, fine: Tensor, rows: Tensor) -> Estimate:
+    """Return `log Z = log mean w` of fine weights, from two levels or from the fine samples alone.
+
+    Coarse weights that lie at random around the fine ones make the estimate worse. They are used if the
+    regression of fine on coarse weights has a slope of at least `MIN_SLOPE`: from there on the variance of
+    `log_mean_of_two_levels` is smaller than that of the pairs alone.
+
+    Args:
+        coarse: coarse `log w` of all samples, `(n_samples,)`; -inf is a weight of zero.
+        fine: fine `log w` of some of them, `(n_pairs,)`.
+        rows: which samples these are, `(n_pairs,)` of integers without repetition.
+
+    Returns:
+        The estimate. Its note says if few samples carry the weight, or if the coarse ones are not used.
+
+    Raises:
+        ValueError: see `log_mean_of_two_levels`.
+    """
+    alone = _fine_alone(coarse, fine, rows)
+    if alone:
+        return noted(log_mean_exp(fine), alone)
+    return log_mean_of_two_levels(coarse, fine, rows)
+
+
+def ess_of_two_levels(coarse: Tensor, fine: Tensor, rows: Tensor) -> Estimate:
+    """Return the reverse ESS per sample of fine weights, from two levels or from the fine samples alone.
+
+    Both means in `(mean w)^2 / mean w^2` are those of `log_mean_of_two_levels`, and the choice is that of
+    `log_z_of_two_levels`. The error is widened as in `effective_sample_size`.
+
+    Args:
+        coarse: coarse `log w` of all samples, `(n_samples,)`; -inf is a weight of zero.
+        fine: fine `log w` of some of them, `(n_pairs,)`.
+        rows: which samples these are, `(n_pairs,)` of integers without repetition.
+
+    Returns:
+        The estimate, between 0 and 1, with a note like that of `log_z_of_two_levels`.
+
+    Raises:
+        ValueError: see `log_mean_of_two_levels`.
+    """
+    alone = _fine_alone(coarse, fine, rows)
+    if alone:
+        return noted(effective_sample_size(fine, n_blocks=max(2, len(fine))), alone)
+    coarse, fine = _checked(coarse, fine, rows)
+    largest = coarse.max()  # without it, the difference of two logarithms would drown in a huge offset
+    estimate = log_mean_of_two_levels(
+        coarse - largest,
+        fine - largest,
+        rows,
+        function=lambda log_m1, log_m2: (2 * log_m1 - log_m2).exp(),
+        powers=(1.0, 2.0),
+    )
+    change = ess_fluctuations(fine) - ess_fluctuations(coarse[rows])
+    share = len(coarse) / (len(rows) - 1)
+    fluctuations = ess_fluctuations(coarse).index_add(0, rows, share * change)
+    widened = widened_ess(estimate, coarse, fluctuations)
+    return replace(widened, note=widened.note or estimate.note)
+
+
+def _fine_alone(coarse: Tensor, fine: Tensor, rows: Tensor) -> str:
+    """Return why log Z and ESS come from the fine samples alone; empty if coarse ones make them better."""
+    coarse, fine = _checked(coarse, fine, rows)
+    found = unrelated_levels(coarse[rows], fine)
+    if found:
+        return found
+    x, y = (normalised_weights(log_weight) for log_weight in (coarse[rows], fine))
+    x, y = x / x.mean() - 1, y / y.mean() - 1
+    if float((x * y).sum()) >= MIN_SLOPE * float(x.square().sum()):
+        return ""
+    return _alone(len(fine), float(torch.corrcoef(torch.stack([x, y]))[0, 1]))
+
+
 def change_of_log_mean(coarse: Tensor, fine: Tensor) -> Estimate:
     """Return the change of `log mean w` from coarse to fine weights of the same samples.
 
@@ -103,12 +225,16 @@ def mean_of_two_levels(
 
     Returns:
         The estimate. Its note says if few samples carry the weight; then the coarse part has the larger error
-        of `error_of_weighted_fluctuations`.
+        of `error_of_weighted_fluctuations`. If `unrelated_levels` says so, it is the mean of the fine samples
+        alone, and the note says that.
 
     Raises:
         ValueError: see `log_mean_of_two_levels`.
     """
     log_weight, fine_log_weight = _checked(log_weight, fine_log_weight, rows)
+    alone = unrelated_levels(log_weight[rows], fine_log_weight)
+    if alone:
+        return noted(weighted_mean(fine_values, fine_log_weight), alone)
     mean, changes = _means_without_one(values, log_weight)
     correction = change_of_mean(values[rows], log_weight[rows], fine_values, fine_log_weight)
     note = few_effective_samples(log_weight) or few_effective_samples(fine_log_weight)

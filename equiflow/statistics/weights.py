@@ -9,9 +9,20 @@ import torch
 from torch import Tensor
 
 from equiflow.statistics.estimate import Estimate
+from equiflow.statistics.gamma_method import tail_factor
 from equiflow.statistics.jackknife import jackknife_of_logs, zero_or_finite_logs
-from equiflow.statistics.reweighting import few_effective_samples
+from equiflow.statistics.reweighting import (
+    MIN_FRACTION,
+    N_CONTRIBUTING,
+    ONE_SAMPLE,
+    effective_number,
+    few_effective_samples,
+    normalised_weights,
+)
 from equiflow.statistics.series import mean_of_series
+
+#: least error of an ESS R from N effective values, in units of `R (1 - R) / (N - 1)`
+LEAST_ERROR = 5.0
 
 
 def effective_sample_size(log_weight: Tensor, *, n_blocks: int = 128) -> Estimate:
@@ -19,12 +30,22 @@ def effective_sample_size(log_weight: Tensor, *, n_blocks: int = 128) -> Estimat
 
     It cannot see a mode that the model has dropped: look at `forward_effective_sample_size` too.
 
+    The mean of `w^2` rests on the `N_2 = (sum w^2)^2 / sum w^4` samples of large weight, and the largest ones
+    are rare. So the jackknife error is widened by the kurtosis K of the fluctuations of R and by the number
+    of effective samples, see `tail_factor`:
+
+        error = max(jackknife * (1 + (K - 1) / (2 N R)), min(R, 5 R (1 - R) / (N_2 - 1)))
+
+    The second term is for few samples, whose scatter says little. As R is between 0 and 1, no error exceeds
+    `max(R, 1 - R)`, and it is that large where essentially one sample has all of the weight.
+
     Args:
         log_weight: `-S(phi) - log q(phi)` on model samples, `(n_samples,)`; -inf is a weight of zero.
         n_blocks: number of blocks for the jackknife error.
 
     Returns:
-        The estimate, between 0 and 1.
+        The estimate, between 0 and 1. Its error is infinite if a single sample has a weight. Its note says if
+        few samples carry the weight, or the mean of `w^2`.
 
     Raises:
         ValueError: if there are fewer than two samples, or a weight is NaN or +inf, or all are zero.
@@ -32,13 +53,69 @@ def effective_sample_size(log_weight: Tensor, *, n_blocks: int = 128) -> Estimat
     log_weight = zero_or_finite_logs(log_weight)
     # Without the largest weight's logarithm: the difference of two log-averages would drown in a huge offset.
     log_weight = log_weight - log_weight.max() if len(log_weight) else log_weight
-    return jackknife_of_logs(
+    estimate = jackknife_of_logs(
         lambda log_m1, log_m2: (2 * log_m1 - log_m2).exp(), log_weight, 2 * log_weight, n_blocks=n_blocks
     )
+    return widened_ess(estimate, log_weight, ess_fluctuations(log_weight))
+
+
+def ess_fluctuations(log_weight: Tensor) -> Tensor:
+    """Return `2 w / mean w - w^2 / mean w^2 - 1`, the relative fluctuations of the reverse ESS.
+
+    Args:
+        log_weight: `log w`, `(n_samples,)`; -inf is a weight of zero.
+
+    Returns:
+        `(n_samples,)` in float64, of mean zero.
+
+    Raises:
+        ValueError: if a weight is NaN or infinite, or all are zero.
+    """
+    weight = normalised_weights(log_weight)
+    return 2 * weight / weight.mean() - weight.square() / weight.square().mean() - 1
+
+
+def widened_ess(estimate: Estimate, log_weight: Tensor, fluctuations: Tensor) -> Estimate:
+    """Widen the jackknife error of a reverse ESS where few samples carry the weight.
+
+    Args:
+        estimate: the ESS, see `effective_sample_size`.
+        log_weight: `log w` of the samples behind it, `(n_samples,)`.
+        fluctuations: of the ESS, in any unit, `(n_samples,)`.
+
+    Returns:
+        The ESS, at most 1, with the larger error and a note. An infinite error stays infinite.
+
+    Raises:
+        ValueError: if a weight is NaN or infinite, or all are zero.
+    """
+    few = few_effective_samples(log_weight)
+    count, of_squares = effective_number(log_weight), effective_number(2 * log_weight)
+    if not few and of_squares < min(N_CONTRIBUTING, MIN_FRACTION * len(log_weight)):
+        few = f"only {of_squares:.1f} effective samples of w^2"
+    ess = min(estimate.mean, 1.0)
+    if math.isinf(estimate.error):
+        return replace(estimate, mean=ess, note=few)
+    error = max(estimate.error * float(tail_factor(fluctuations, count)), _least_error(ess, of_squares))
+    largest = max(ess, 1 - ess)
+    error = largest if few and count < ONE_SAMPLE else min(error, largest)
+    return replace(estimate, mean=ess, error=error, note=few)
+
+
+def _least_error(ess: float, count: float) -> float:
+    """Return the least error of an ESS from a number of effective values; at most the ESS itself."""
+    return min(ess, LEAST_ERROR * ess * (1 - ess) / max(count - 1, 1e-12))
 
 
 def forward_effective_sample_size(log_weight: Tensor, *, n_blocks: int = 128) -> Estimate:
     """Return the forward ESS per sample, `1 / (mean_p[w] mean_p[1/w])`, on samples of the target.
+
+    The jackknife error is widened by the kurtosis K of the fluctuations `w / mean w + w^-1 / mean w^-1 - 2`,
+
+        error = max(jackknife * (1 + (K - 1) tau / sqrt(N N_e)), min(F, 5 F (1 - F) / (N_e - 1))),
+
+    where N_e is the smaller number of effective samples for w and for 1/w, and `2 tau` the square of the
+    jackknife error of blocks over that of independent samples, at least 1. It is at most `max(F, 1 - F)`.
 
     Args:
         log_weight: `-S(phi) - log q(phi)` on target samples, `(n_samples,)`, in the order of sampling.
@@ -46,7 +123,8 @@ def forward_effective_sample_size(log_weight: Tensor, *, n_blocks: int = 128) ->
             autocorrelation time.
 
     Returns:
-        The estimate, between 0 and 1; 0 without an error if a weight is zero.
+        The estimate, between 0 and 1; 0 without an error if a weight is zero. Its note says if few samples
+        carry the mean of w or that of 1/w.
 
     Raises:
         ValueError: if there are fewer than two samples, or a weight is NaN or +inf, or all are zero.
@@ -54,17 +132,27 @@ def forward_effective_sample_size(log_weight: Tensor, *, n_blocks: int = 128) ->
     log_weight = zero_or_finite_logs(log_weight)
     if bool(log_weight.isneginf().any()):  # the mean of 1/w is infinite
         return Estimate(0.0, 0.0)
-    return jackknife_of_logs(
-        lambda log_w, log_inverse: (-log_w - log_inverse).exp(),
-        log_weight,
-        -log_weight,
-        n_blocks=n_blocks,
-        widen=True,
+    estimate = jackknife_of_logs(
+        lambda log_w, log_inverse: (-log_w - log_inverse).exp(), log_weight, -log_weight, n_blocks=n_blocks
     )
+    n, ess = len(log_weight), min(estimate.mean, 1.0)
+    weight, inverse = normalised_weights(log_weight), normalised_weights(-log_weight)
+    fluctuations = weight / weight.mean() + inverse / inverse.mean() - 2
+    independent = ess * float(fluctuations.square().sum().sqrt()) / n
+    twice_tau = max(1.0, (estimate.error / independent) ** 2) if independent > 0 else 1.0
+    count = min(effective_number(log_weight), effective_number(-log_weight))
+    factor = float(tail_factor(fluctuations, math.sqrt(n * count) / twice_tau))
+    error = min(max(estimate.error * factor, _least_error(ess, count)), max(ess, 1 - ess))
+    note = few_effective_samples(log_weight) or few_effective_samples(-log_weight)
+    return Estimate(ess, error, note=note)
 
 
 def log_mean_exp(log_weight: Tensor, *, n_blocks: int = 128) -> Estimate:
     """Return `log Z = log mean w` with its error, on independent samples of the model.
+
+    The jackknife error is widened by `1 + (K - 1) / (2 sqrt(N N_e))`, with the kurtosis K of the weights and
+    the number N_e of effective samples: the largest weights are rare, and the scatter is too small without
+    them.
 
     Args:
         log_weight: `-S(phi) - log q(phi)` on model samples, `(n_samples,)`; -inf is a weight of zero.
@@ -77,7 +165,10 @@ def log_mean_exp(log_weight: Tensor, *, n_blocks: int = 128) -> Estimate:
         ValueError: if there are fewer than two samples, or a weight is NaN or +inf, or all are zero.
     """
     estimate = jackknife_of_logs(lambda log_mean: log_mean, log_weight, n_blocks=n_blocks)
-    return replace(estimate, note=few_effective_samples(log_weight))
+    weight = normalised_weights(log_weight)
+    count = math.sqrt(len(weight) * effective_number(log_weight))
+    factor = float(tail_factor(weight - weight.mean(), count))
+    return replace(estimate, error=estimate.error * factor, note=few_effective_samples(log_weight))
 
 
 def bridge_log_z(model_log_weight: Tensor, target_log_weight: Tensor) -> Estimate:
