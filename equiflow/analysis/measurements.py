@@ -63,6 +63,8 @@ class Measurements:
         two_point: `G(x)` at the sites `x = (t, 0, ...)`.
         effective_mass: `arcosh[(C(t-1) + C(t+1)) / (2 C(t))]` for `1 <= t <= L / 2`.
         own: results of your own observables by name; a tuple for an observable of several numbers.
+        read_as: as what the configurations were read where nothing but their shape says what they are, in
+            words; empty if their space is known.
     """
 
     abs_magnetisation: Estimate
@@ -84,6 +86,7 @@ class Measurements:
     two_point: tuple[Estimate, ...]
     effective_mass: tuple[Estimate, ...]
     own: Mapping[str, Estimates] = field(default_factory=dict, repr=False, hash=False)
+    read_as: str = field(default="", repr=False, compare=False)
 
     def scalars(self) -> dict[str, Estimate]:
         """Return all single numbers by name, your own last."""
@@ -99,7 +102,8 @@ class Measurements:
 
     def __str__(self) -> str:
         """Return a table of the single numbers, the mass fit, and all results of your own observables."""
-        rows: dict[str, object] = {**self.scalars(), "mass_fit": self.mass_fit}
+        rows: dict[str, object] = {"read_as": self.read_as} if self.read_as else {}
+        rows |= {**self.scalars(), "mass_fit": self.mass_fit}
         for name, value in self.own.items():
             if isinstance(value, tuple):
                 rows |= {f"{name}[{k}]": one for k, one in enumerate(value)}
@@ -107,7 +111,8 @@ class Measurements:
 
     def _by_name(self) -> dict[str, Any]:
         """Return all results that exist, by name."""
-        standard = {name: value for name, value in vars(self).items() if name != "own" and value is not None}
+        known = {name: value for name, value in vars(self).items() if value is not None}
+        standard = {name: value for name, value in known.items() if name not in ("own", "read_as")}
         return standard | dict(self.own)
 
 
@@ -133,9 +138,10 @@ def measure(
     Args:
         source: weighted samples of a flow, or the samples of a Markov chain.
         action: adds the action density.
-        space: of the configurations. It is needed for tensors of another program, if no action is given,
-            whose shape could be that of several spaces: a `Multiplet` looks like a lattice of more
-            dimensions. Samples drawn or loaded here know their space.
+        space: of the configurations. Give it for tensors of another program, if no action is given: a
+            `Multiplet` looks like a lattice of more dimensions. Where the shape could well be that of
+            several spaces, or the numbers those of angles, it is needed; else the fields are taken for
+            scalar ones, and the result says so. Samples drawn or loaded here know their space.
         t_min: first time of the fit of the pole mass; L / 4 by default, but at least 1.
         observables: more quantities, with names of your own. They do not change the standard ones. For a
             theory that has no lattice field see `equiflow.analysis.estimate_observables`.
@@ -162,7 +168,8 @@ def measure(
     if action is not None:
         check_type(action, Action, "action")
     check_names(observables, taken=[one.name for one in fields(Measurements)])
-    lattice_fields = LatticeFields(_lattice(source, action, space), action)
+    lattice, read_as = _lattice(source, action, space)
+    lattice_fields = LatticeFields(lattice, action)
     averages = Averages.over(source, lattice_fields.averages())
     if not bool(averages.means.isfinite().all()):
         raise ValueError(
@@ -184,11 +191,11 @@ def measure(
     }
     own = estimate_observables(source, observables)
     unknown = {"action_density": None} if action is None else {}
-    return Measurements(**(standard | unknown), own=own)
+    return Measurements(**(standard | unknown), own=own, read_as=read_as)
 
 
-def _lattice(source: Samples, action: Action | None, space: Space | None) -> Lattice:
-    """Return the lattice of the configurations, and raise if they are no field on one."""
+def _lattice(source: Samples, action: Action | None, space: Space | None) -> tuple[Lattice, str]:
+    """Return the lattice of the configurations, and whether it is a guess; raise if they are no field."""
     if space is not None:
         check_type(space, Space, "space", "Write Lattice((16, 16)).")
     named = {
@@ -201,8 +208,10 @@ def _lattice(source: Samples, action: Action | None, space: Space | None) -> Lat
     for other, one in known.items():
         if one != found:
             raise ValueError(f"{name} is {found}, but {other} is {one}; expected the same space.")
+    read_as = ""
     if found is None:
-        found = only_lattice_of(source.configuration_shape)
+        found = only_lattice_of(source.configurations)
+        read_as = f"a scalar field on {found}: nothing but the shape says so. Give space=..., if it is not."
     if found.sites is None or found.has_windings:
         raise TypeError(
             f"{name} must belong to a real field on a lattice, a Lattice or Multiplet; got {found}. For "
@@ -212,7 +221,7 @@ def _lattice(source: Samples, action: Action | None, space: Space | None) -> Lat
         raise ValueError(
             f"The configurations have shape {source.configuration_shape}, expected those of {found}."
         )
-    return lattice_of(found)
+    return lattice_of(found), read_as
 
 
 def _mass_fit(averages: Averages, correlator_of: Average, t_min: int | None) -> CoshFit:

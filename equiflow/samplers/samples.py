@@ -5,6 +5,7 @@ Start with `Samples`: code that takes either of them asks its methods instead of
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,6 +21,10 @@ from equiflow.theories.base.space import Space
 
 #: configurations that are measured at a time, which bounds the memory
 CONFIGURATIONS_PER_BATCH = 1024
+#: a first axis of so many entries may well count components
+FEW_COMPONENTS = 3
+#: from so many numbers on their distribution is looked at
+FEWEST_NUMBERS = 1000
 
 
 class Samples(ABC):
@@ -85,28 +90,50 @@ class Samples(ABC):
         """
 
 
-def only_lattice_of(shape: tuple[int, ...]) -> Lattice:
+def only_lattice_of(phi: Tensor) -> Lattice:
     """Return the lattice of scalar fields of this shape, if nothing else is known about them.
 
+    It is a guess where it is not refused: angles on a square lattice, and eight components on a line of
+    eight sites, have the same shape. Results say so, see `Measurements.read_as`.
+
     Args:
-        shape: of one configuration.
+        phi: configurations, `(n_samples, *shape)`.
 
     Returns:
         The lattice, which has equal sides.
 
     Raises:
-        ValueError: if the first axis could just as well count components or particles.
+        ValueError: if the first axis could just as well count components or particles, or the numbers are
+            spread like angles.
 
-    >>> only_lattice_of((8, 8))
+    >>> only_lattice_of(torch.zeros(5, 8, 8))
     Lattice(shape=(8, 8))
     """
-    if len(set(shape)) > 1:
+    shape = tuple(phi.shape[1:])
+    if len(set(shape)) > 1 or (len(shape) > 1 and shape[0] <= FEW_COMPONENTS):
         raise ValueError(
             f"Configurations of shape {shape} can be those of a Lattice, of a Multiplet or of Particles, and "
             f"the samples do not say which. Give space=Lattice({shape}), space=Multiplet(...) or action=..., "
             "to the function, or space=... to the Chain or Ensemble."
         )
+    if _look_like_angles(phi):
+        raise ValueError(
+            "The numbers fill an interval of 2 pi, as angles do, and the samples do not say what they are. "
+            f"Give space=Lattice({shape}) if they are real fields; for angles take estimate_observables."
+        )
     return Lattice(shape)
+
+
+def _look_like_angles(phi: Tensor) -> bool:
+    """Return whether numbers fill [-pi, pi) or [0, 2 pi) up to the ends and none lies beyond."""
+    if phi.numel() < FEWEST_NUMBERS:
+        return False
+    for middle in (0.0, math.pi):
+        half_turns = (phi.double() - middle) / math.pi
+        ends = [float((side > 0.9).double().mean()) for side in (half_turns, -half_turns)]
+        if float(half_turns.abs().max()) < 1 + 1e-6 and min(ends) > 0.005:
+            return True
+    return False
 
 
 def per_configuration(function: Callable[[Tensor], Tensor], phi: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from equiflow import (
     HMC,
     FreeField,
     IndependenceMetropolis,
+    Lattice,
     PathGradient,
     ReverseKL,
     SolverError,
@@ -75,7 +76,7 @@ def test_huge_fields_have_vanishing_density_or_are_refused(exponent, prior, dtyp
 def test_weights_that_are_not_finite_are_refused_by_every_estimate(bad):
     log_weight = torch.tensor([0.0, 1.0, bad, 2.0])
     good = torch.tensor([0.0, 1.0, 0.5, 2.0])
-    ensemble = Ensemble(torch.zeros(4, 3, 3), good, log_weight)
+    ensemble = Ensemble(torch.zeros(4, 3, 3), good, log_weight, space=Lattice((3, 3)))
     for estimate in (
         lambda: effective_sample_size(log_weight),
         lambda: forward_effective_sample_size(log_weight),

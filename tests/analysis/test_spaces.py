@@ -149,3 +149,51 @@ def test_squares_of_multiplets_do_not_depend_on_how_samples_are_held(tmp_path):
     loaded = load_chain(tmp_path / "chain.npz")
     assert measure(loaded).scalars() == measure(chain).scalars()
     assert measure(loaded).phi_squared.mean == pytest.approx(2 * loaded.mean(phi_squared).mean, rel=1e-12)
+
+
+def bare(phi) -> tuple[Ensemble, Chain]:
+    """Return configurations in an ensemble and in a chain, neither of which knows its space."""
+    n = len(phi)
+    return Ensemble(phi, *torch.zeros(2, n)), Chain(phi.unflatten(0, (-1, 10)), torch.ones(n // 10, 10))
+
+
+@pytest.mark.parametrize("shape", [(2, 2), (3, 3), (2, 2, 2), (3, 3, 3)])
+def test_as_many_components_as_sites_are_refused_without_a_space(shape):
+    phi = torch.randn(100, *shape, generator=torch.Generator().manual_seed(0))
+    for samples in bare(phi):
+        with pytest.raises(ValueError, match=re.escape(f"Give space=Lattice({shape}), space=Multiplet")):
+            measure(samples)
+        components = Multiplet(Lattice(shape[1:]), shape[0])
+        one, other = measure(samples, space=Lattice(shape)), measure(samples, space=components)
+        assert other.phi_squared.mean == pytest.approx(shape[0] * one.phi_squared.mean, rel=1e-12)
+
+
+@pytest.mark.parametrize("middle", [0.0, torch.pi])
+@pytest.mark.parametrize("beta", [0.0, 1.0, 2.0])
+def test_angles_on_a_square_lattice_are_refused_without_a_space(beta, middle):
+    action, generator = XYModel(Angles(Lattice((4, 4))), beta=beta), torch.Generator().manual_seed(0)
+    chain = HMC(action, step_size=0.2).sample(20, n_chains=50, n_thermalisation=50, generator=generator)
+    phi = action.space.nearest(chain.configurations, middle)
+    # An ordered phase turns as a whole, so that all angles occur.
+    phi = action.space.nearest(phi + 2 * torch.pi * torch.rand(1000, 1, 1, generator=generator), middle)
+    for samples in bare(phi):
+        with pytest.raises(ValueError, match="fill an interval of 2 pi, as angles do"):
+            measure(samples)
+        assert measure(samples, space=Lattice((4, 4))).read_as == ""
+        measure(bare(1.01 * phi)[0])  # the counter-example: numbers beyond
+        measure(bare(0.9 * phi)[0])
+
+
+@pytest.mark.parametrize("width", [0.3, 0.7, 0.9, 1.2, 3.0])
+def test_a_result_says_as_what_bare_fields_were_read(width):
+    phi = width * torch.randn(1000, 4, 4, generator=torch.Generator().manual_seed(0))
+    for samples in bare(phi):
+        measured = measure(samples)
+        assert measured.read_as.startswith("a scalar field on Lattice(shape=(4, 4)): nothing but the shape")
+        assert measured.read_as in str(measured)
+        known = measure(replace(samples, space=Lattice((4, 4))))
+        assert known.read_as == ""
+        assert "read_as" not in str(known)
+        assert repr(known) == repr(measured)  # NaN is not equal to itself
+        with pytest.raises(KeyError):
+            measured["read_as"]

@@ -147,6 +147,8 @@ def test_the_action_sees_one_batch_at_a_time():
     seen: list[int] = []
     flow = small_flow()
     action = Watched(flow.lattice, m2=1.0, lam=0.5)
+    action.check_density()  # once for each action, on fields of its own
+    seen.clear()
     ensemble = importance_sample(flow, action, 10, batch_size=4, certify=0, generator=generator())
     assert seen == [4, 4, 2]
     expected = -Phi4(flow.lattice, m2=1.0, lam=0.5)(ensemble.phi) - ensemble.log_q
