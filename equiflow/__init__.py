@@ -53,6 +53,10 @@ from equiflow.theories.base.lattice import Lattice
 from equiflow.theories.base.prior import Prior
 from equiflow.theories.base.space import Space
 from equiflow.theories.base.symmetry import SymmetryGroup
+from equiflow.theories.gauge.group import GaugeGroup
+from equiflow.theories.gauge.links import Links
+from equiflow.theories.gauge.prior import HaarPrior
+from equiflow.theories.gauge.wilson import WilsonAction
 from equiflow.theories.multiplets.group import MultipletGroup
 from equiflow.theories.multiplets.on_model import ONModel
 from equiflow.theories.multiplets.space import Multiplet
@@ -131,13 +135,16 @@ __all__ = [
     "ForwardKL",
     "FreeField",
     "FreeScalar",
+    "GaugeGroup",
     "Group",
+    "HaarPrior",
     "IndependenceMetropolis",
     "IndependenceStep",
     "InversePathGradient",
     "Kernel",
     "LatentHMC",
     "Lattice",
+    "Links",
     "LocalMetropolis",
     "Mixture",
     "Multiplet",
@@ -168,6 +175,7 @@ __all__ = [
     "TrappedGaussian",
     "UniformAngles",
     "VectorField",
+    "WilsonAction",
     "Wolff",
     "XYModel",
     "__version__",

@@ -49,6 +49,19 @@ def doubled(phi: Tensor) -> Tensor:
     return phi.to(torch.promote_types(phi.dtype, torch.float64))
 
 
+def in_precision(phi: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return numbers in the precision of a real dtype; complex numbers stay complex.
+
+    Args:
+        phi: real or complex numbers.
+        dtype: float32 or float64.
+
+    Returns:
+        Numbers shaped like `phi`.
+    """
+    return phi.to(COMPLEX_DTYPES[FIELD_DTYPES.index(dtype)] if phi.is_complex() else dtype)
+
+
 def in_double(module: M) -> M:
     """Return `module` if all its floating-point tensors are float64, else a float64 copy."""
     tensors = itertools.chain(module.parameters(), module.buffers())

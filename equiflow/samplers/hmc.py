@@ -12,6 +12,7 @@ from torch import Tensor
 from equiflow.fused.stencil import Stencil
 from equiflow.fused.trajectories import hmc_update
 from equiflow.runtime.checks import check_type
+from equiflow.runtime.precision import doubled
 from equiflow.samplers.acceptance import Outcome, log_step_change, metropolis
 from equiflow.samplers.collapse import cause_of_collapse
 from equiflow.samplers.integrators import LEAPFROG, Integrator, stencil_of
@@ -26,6 +27,8 @@ OVERSHOOT = 4
 
 class HMC(Kernel):
     """HMC with unit mass, `H = sum_x p_x^2 / 2 + S[phi]` (Duane et al. 1987). An update is a trajectory.
+
+    On a group the momenta are vectors of its algebra, and links move by `dU/dt = p U`, see `Space.move`.
 
     Each trajectory draws its own length, between one half and three halves of the mean. A fixed length that
     is half a period of some mode would never mix it.
@@ -91,7 +94,8 @@ class HMC(Kernel):
         self._check_step(step_size, phi)
         stencil = self._stencil(phi)
         if stencil is None:
-            momentum = torch.randn(phi.shape, generator=generator, dtype=phi.dtype, device=phi.device)
+            real, size = phi.real, (len(phi), *self.action.space.tangent_shape)
+            momentum = torch.randn(size, generator=generator, dtype=real.dtype, device=real.device)
         stretch = 0.5 + float(torch.rand((), generator=generator, device=phi.device))
         n_steps = max(1, round(stretch * self.trajectory_length / step_size))
         if stencil is not None:
@@ -107,12 +111,12 @@ class HMC(Kernel):
 
         Args:
             phi: `(batch, *lattice)`.
-            momentum: p, `(batch, *lattice)`.
+            momentum: p, `(batch, *tangent_shape)`.
 
         Returns:
             `(batch,)` in float64.
         """
-        return 0.5 * momentum.double().square().flatten(1).sum(1) + self.action(phi.double())
+        return 0.5 * momentum.double().square().flatten(1).sum(1) + self.action(doubled(phi))
 
     def _stencil(self, phi: Tensor) -> Stencil | None:
         """Return the action for a fused kernel, or None if this update needs `energy` or cannot be fused."""

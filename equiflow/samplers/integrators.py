@@ -19,7 +19,8 @@ class Integrator:
     Attributes:
         name: for messages.
         kicks: coefficients a of `p -= a step dS/dphi`; one more than drifts.
-        drifts: coefficients b of `phi += b step p`; their number is the number of gradients per step.
+        drifts: coefficients b of `phi += b step p`, or of another `Space.move` along p; their number is the
+            number of gradients per step.
     """
 
     name: str
@@ -34,17 +35,17 @@ class Integrator:
         Args:
             action: S.
             phi: initial field, `(batch, *lattice)`.
-            momentum: initial p, `(batch, *lattice)`.
+            momentum: initial p, `(batch, *tangent_shape)`.
             step_size: molecular-dynamics time of a step.
             n_steps: number of steps, at least 1.
 
         Returns:
-            The final field and momentum, `(batch, *lattice)` each.
+            The final field and momentum.
         """
         (first, *kicks), drifts = self.schedule(step_size, n_steps)
         momentum = momentum - first * action.grad(phi)
         for drift, kick in zip(drifts, kicks, strict=True):
-            phi = phi + drift * momentum
+            phi = action.space.move(phi, drift * momentum)
             momentum = momentum - kick * action.grad(phi)
         return phi, momentum
 

@@ -94,7 +94,7 @@ def check_action(action: Action, group: Group | None = None) -> CheckReport:
         if action.space.has_windings:
             errors = _changes(action, phi, action.space.windings())
             checks += checks_by_kind("periodicity", errors, 1e-10, _WINDS)
-        else:
+        elif action.space.is_flat:
             checks += _large_fields(action, phi[-1:])
     return CheckReport(subject, tuple(checks), notes)
 
@@ -129,13 +129,13 @@ def _measured(law: str, tolerance: float, remedy: str, error: Callable[[], float
 
 
 def _candidates(action: Action) -> Tensor:
-    """Return white noise and fields where chains start, in float64 on the device of the action."""
+    """Return probes of the space and fields where chains start, in double precision."""
     device = next(
         (tensor.device for tensor in (*action.parameters(), *action.buffers())), torch.device("cpu")
     )
     generator = torch.Generator().manual_seed(0)
-    noise = torch.randn((N_CONFIGURATIONS, *action.space.shape), generator=generator, dtype=torch.float64)
-    return torch.cat([noise, action.initial(N_CONFIGURATIONS, generator)]).to(device)
+    probes = action.space.probes(N_CONFIGURATIONS, generator)
+    return torch.cat([probes, action.initial(N_CONFIGURATIONS, generator)]).to(device)
 
 
 def _fields(action: Action) -> Tensor:
@@ -166,11 +166,12 @@ def _change(one: Tensor, other: Tensor) -> float:
 def _error_of_grad(action: Action, phi: Tensor) -> float:
     """Return the relative error of `grad` along random directions, by differences of fourth order."""
     gradient = action.grad(phi)
-    if gradient.shape != phi.shape:
-        raise ValueError(f"grad returned shape {tuple(gradient.shape)}; expected {tuple(phi.shape)}.")
+    expected = (len(phi), *action.space.tangent_shape)
+    if gradient.shape != expected:
+        raise ValueError(f"grad returned shape {tuple(gradient.shape)}; expected {expected}.")
     generator, worst = torch.Generator().manual_seed(1), 0.0
     for _ in range(4):
-        along = torch.randn(phi.shape, generator=generator, dtype=torch.float64).to(phi)
+        along = torch.randn(expected, generator=generator, dtype=torch.float64).to(phi.device)
         slope = (gradient.detach() * along).flatten(1).sum(1)
         found = torch.stack([_slope(action, phi, along, step) for step in STEPS])
         error = ((found - slope).abs() / found.abs().clamp(min=1e-300)).nan_to_num(nan=math.inf)
@@ -180,7 +181,8 @@ def _error_of_grad(action: Action, phi: Tensor) -> float:
 
 def _slope(action: Action, phi: Tensor, along: Tensor, step: float) -> Tensor:
     """Return the derivative of S along a direction by differences of fourth order, `(batch,)`."""
-    near, far = (action(phi + h * along) - action(phi - h * along) for h in (step, 2 * step))
+    move = action.space.move
+    near, far = (action(move(phi, h * along)) - action(move(phi, -h * along)) for h in (step, 2 * step))
     return (8 * near - far) / (12 * step)
 
 

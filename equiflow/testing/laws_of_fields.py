@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -15,6 +14,7 @@ from equiflow.testing.probes import (
     dense_jacobian,
     elements_of,
     in_parts,
+    tangents,
     tolerance_of,
     with_images,
     worse,
@@ -125,6 +125,8 @@ def divergence_error(
 ) -> float:
     """Measure `max |div v - tr dv/dphi|` with the dense Jacobian, relative to the sum of its |diagonal|.
 
+    On a curved space `d/dphi` is the derivative along moves of the configurations, see `Space.move`.
+
     Args:
         field: a vector field with an exact divergence.
         phi: configurations to test on, `(batch, *lattice)`; random ones by default.
@@ -141,7 +143,7 @@ def divergence_error(
     worst = 0.0
     for t in times:
         divergence = field.velocity_and_divergence(phi, t)[1].detach()
-        jacobian = dense_jacobian(partial(field.velocity, t=t), phi)
+        jacobian = _jacobian(field, phi, t)
         trace = jacobian.diagonal(dim1=1, dim2=2)
         scale = trace.abs().sum(1).max().clamp(min=torch.finfo(phi.dtype).tiny)
         worst = worse(worst, float((divergence - trace.sum(1)).abs().max() / scale))
@@ -179,7 +181,7 @@ def path_rates_error(field: VectorField, *, phi: Tensor | None = None) -> float:
         The largest relative difference of velocity, divergence and score rate.
     """
     phi = configurations(field, field.space) if phi is None else phi
-    score = configurations(field, field.space, seed=1)
+    score = tangents(field, field.space, seed=1)
     worst = 0.0
     for t in TIMES:
         rates = field.path_rates(phi, t, score)
@@ -232,12 +234,18 @@ def _violations(
         (velocity, *moved), (divergence, *changed) = (rate.unflatten(0, (-1, len(phi))) for rate in rates)
         scale = velocity.abs().max().clamp(min=tiny)
         # The divergence may cancel between sites: its scale includes the velocity times the volume.
-        trace_scale = (divergence.abs().max() + scale * phi[0].numel()).clamp(min=tiny)
+        trace_scale = (divergence.abs().max() + scale * velocity[0].numel()).clamp(min=tiny)
         for (name, element), v, div in zip(part.items(), moved, changed, strict=True):
-            error = (v - on_velocities(element)(velocity)).abs().max() / scale
+            error = (v - on_velocities(element, phi)(velocity)).abs().max() / scale
             trace_error = (div - divergence).abs().max() / trace_scale
             worst[name] = worse(worst[name], worse(float(error), float(trace_error)))
     return worst
+
+
+def _jacobian(field: VectorField, phi: Tensor, t: float) -> Tensor:
+    """Return the derivatives of the velocity along moves of each coordinate, `(batch, size, size)`."""
+    still = torch.zeros_like(field.velocity(phi, t).detach())
+    return dense_jacobian(lambda x: field.velocity(field.space.move(phi, x), t), still)
 
 
 def _group_of(field: VectorField, space: Space | None, group: Group | None) -> Group:

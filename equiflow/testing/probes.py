@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from equiflow.flows import Flow
 from equiflow.runtime.autograd import as_leaf
+from equiflow.runtime.precision import in_precision
 from equiflow.runtime.randomness import seeded
 from equiflow.theories.base.group import Element, Group
 from equiflow.theories.base.space import Space
@@ -63,7 +64,22 @@ def dense_jacobian(function: Callable[[Tensor], Tensor], phi: Tensor) -> Tensor:
 
 
 def configurations(module: nn.Module, space: Space, seed: int = 0) -> Tensor:
-    """Draw random configurations, `(3, *lattice)`, in the dtype and on the device of the module.
+    """Draw random configurations, `(3, *shape)`, in the precision and on the device of the module.
+
+    Args:
+        module: field or flow to test.
+        space: space of the configurations.
+        seed: seed of the noise.
+
+    Returns:
+        The configurations, see `Space.probes`; the same on every device.
+    """
+    dtype, device = _dtype_and_device(module)
+    return in_precision(space.probes(N_CONFIGURATIONS, seeded(seed)), dtype).to(device)
+
+
+def tangents(module: nn.Module, space: Space, seed: int = 0) -> Tensor:
+    """Draw random velocities, `(3, *tangent_shape)`, in the dtype and on the device of the module.
 
     Args:
         module: field or flow to test.
@@ -73,10 +89,9 @@ def configurations(module: nn.Module, space: Space, seed: int = 0) -> Tensor:
     Returns:
         Standard normal numbers, the same on every device.
     """
-    generator = seeded(seed)
     dtype, device = _dtype_and_device(module)
-    noise = torch.randn((N_CONFIGURATIONS, *space.shape), generator=generator, dtype=torch.float64)
-    return noise.to(device, dtype)
+    size = (N_CONFIGURATIONS, *space.tangent_shape)
+    return torch.randn(size, generator=seeded(seed), dtype=torch.float64).to(device, dtype)
 
 
 def prior_samples(flow: Flow, n_samples: int, seed: int) -> Tensor:
@@ -91,7 +106,7 @@ def prior_samples(flow: Flow, n_samples: int, seed: int) -> Tensor:
         The samples, `(n_samples, *lattice)`, in the dtype and on the device of the flow.
     """
     generator = seeded(seed)
-    noise = torch.randn((n_samples, *flow.prior.event_shape), generator=generator, dtype=torch.float64)
+    noise = torch.randn((n_samples, *flow.prior.noise_shape), generator=generator, dtype=torch.float64)
     return flow.prior.colour(noise.to(flow.device, flow.dtype)).detach()
 
 

@@ -13,6 +13,10 @@ from equiflow.theories.angles.xy import XYModel
 from equiflow.theories.base.kind import Kind, register
 from equiflow.theories.base.lattice import Lattice
 from equiflow.theories.base.symmetry import SymmetryGroup
+from equiflow.theories.gauge.group import GaugeGroup
+from equiflow.theories.gauge.links import Links
+from equiflow.theories.gauge.prior import HaarPrior
+from equiflow.theories.gauge.wilson import WilsonAction
 from equiflow.theories.multiplets.group import MultipletGroup
 from equiflow.theories.multiplets.on_model import ONModel
 from equiflow.theories.multiplets.space import Multiplet
@@ -54,6 +58,13 @@ KINDS = (
         priors=(UniformAngles,),
         vector_fields=("equiflow.vector_fields.angles.AngleField",),
         actions={"xy": XYModel},
+    ),
+    Kind(
+        space=Links,
+        group=GaugeGroup,
+        priors=(HaarPrior,),
+        vector_fields=(),
+        actions={"wilson": WilsonAction},
     ),
     Kind(
         space=Particles,

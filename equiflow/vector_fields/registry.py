@@ -38,7 +38,10 @@ def default_field(space: Space, group: Group | None = None) -> VectorField:
         TypeError: if the kind of the space is not registered, or the field cannot have such a group.
         ValueError: if the group acts on another space.
     """
-    make: Any = fields_of(kind_of(space))[0]
+    families = fields_of(kind_of(space))
+    if not families:
+        raise TypeError(f"No vector field is registered for {space}; give the flow a vector_field.")
+    make: Any = families[0]
     options = {} if group is None else {"group": group_on(space, group, "flow")}
     field: VectorField = make(space, **options)
     return field

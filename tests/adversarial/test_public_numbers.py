@@ -23,6 +23,7 @@ CUBE = eq.Lattice((2, 2, 2))
 ACTION = eq.Phi4(SQUARE, m2=1.0, lam=1.0)
 PAIR = eq.Multiplet(SQUARE, 2)
 ANGLES = eq.Angles(SQUARE)
+LINKS = eq.Links(SQUARE, "U(1)")
 GAS = eq.Particles(3, 2)
 SHORT = {"steps": 2, "batch_size": 8, "learning_rate": 0.0078125, "warmup": 1, "clip_norm": 1.0, "seed": 3}
 KERNEL = {"kernel_size": (3, 3), "n_time_modes": 2, "max_frequency": 2.0}
@@ -101,6 +102,7 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "Particles": (eq.Particles, {"number": 3, "dim": 2}),
     "SymmetryGroup": (lambda **o: eq.SymmetryGroup(SQUARE, **o), {"z2": False}),
     "MultipletGroup": (lambda **o: eq.MultipletGroup(PAIR, **o), {"rotations": False}),
+    "GaugeGroup": (lambda **o: eq.GaugeGroup(LINKS, **o), {"conjugation": False}),
     "EuclideanGroup": (lambda **o: eq.EuclideanGroup(GAS, **o), {"translations": True}),
     "Solver": (eq.Solver, {"rtol": 0.25, "atol": 0.5, "max_steps": 9, "adjoint": True}),
     "Solver, equal": (
@@ -111,6 +113,10 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "FreeScalar": (lambda **o: eq.FreeScalar(SQUARE, **o), {"m2": 0.5}),
     "ONModel": (lambda **o: eq.ONModel(PAIR, **o), {"m2": -1, "lam": 0.5}),
     "XYModel": (lambda **o: eq.XYModel(ANGLES, **o), {"beta": 0.5}),
+    "WilsonAction": (
+        lambda **o: eq.WilsonAction(LINKS, **o),
+        {"beta": 2, "rectangle": -0.25, "imaginary_theta": 0.5},
+    ),
     "CoulombGas": (lambda **o: eq.CoulombGas(GAS, **o), {"beta": 0.5}),
     "ExternalField": (lambda **o: eq.ExternalField(ACTION, **o), {"h": 0.5}),
     "ExternalField, multiplet": (

@@ -20,6 +20,7 @@ EXAMPLES: dict[str, dict[str, object]] = {
     "phi4": {"m2": -4.0, "lam": 6.008},
     "on": {"m2": -4.0, "lam": 8.0},
     "xy": {"beta": 0.5},
+    "wilson": {"beta": 2.0, "group": "U(1)"},
 }
 #: the key h of actions that can be put into an external field, by the space of the field
 EXTERNAL_FIELD: dict[type[Space], tuple[Any, Any]] = {
@@ -59,11 +60,12 @@ class ActionSection(DerivedSection):
 
 
 def theories_on_a_lattice() -> tuple[Kind, ...]:
-    """Return the registered theories whose configurations live on a lattice."""
+    """Return the registered theories with vector fields whose configurations live on a lattice."""
     return tuple(
         theory
         for theory in kinds()
         if theory.space is Lattice or "lattice" in inspect.signature(theory.space).parameters
+        if theory.vector_fields
     )
 
 

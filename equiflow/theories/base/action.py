@@ -13,7 +13,7 @@ from equiflow.fused.stencil import Stencil
 from equiflow.runtime.autograd import as_leaf, is_transformed
 from equiflow.runtime.checks import check_type
 from equiflow.runtime.compilation import is_compiling
-from equiflow.runtime.precision import in_double
+from equiflow.runtime.precision import in_double, in_precision
 from equiflow.theories.base.action_growth import DISTANCES, growth_along_rays
 from equiflow.theories.base.action_values import check_consistent, check_values
 from equiflow.theories.base.group import Group
@@ -104,21 +104,23 @@ class Action(nn.Module, ABC):
         """
 
     def grad(self, phi: Tensor) -> Tensor:
-        """Return `dS/dphi_x`, shaped like `phi`; here by automatic differentiation.
+        """Return `dS/dphi_x`; here by automatic differentiation.
+
+        On a curved space it is the derivative along moves, `d/dv S[move(phi, v)]` at v = 0.
 
         Args:
             phi: `(batch, *lattice)`.
 
         Returns:
-            Shaped like `phi`.
+            Shaped like a velocity, `(batch, *tangent_shape)`.
 
         Raises:
             ValueError: if S does not depend on `phi` differentiably.
         """
         with torch.inference_mode(False), torch.enable_grad():
-            leaf, cause = as_leaf(phi), None
+            leaf, cause = self._leaf(phi), None
             try:
-                total = self(leaf).sum()
+                total = self(leaf if self.space.is_flat else self.space.move(phi, leaf)).sum()
             except RuntimeError as error:  # of .numpy() and of changes in place
                 if "requires grad" not in str(error):
                     raise
@@ -133,6 +135,12 @@ class Action(nn.Module, ABC):
             "gradient. Compute it by torch operations on phi itself, without .detach(), .item(), .numpy(), "
             "torch.no_grad() and changes in place; or override grad with dS/dphi."
         ) from cause
+
+    def _leaf(self, phi: Tensor) -> Tensor:
+        """Return what `grad` differentiates with respect to: phi itself, or velocities of zero."""
+        if self.space.is_flat:
+            return as_leaf(phi)
+        return phi.real.new_zeros((len(phi), *self.space.tangent_shape)).requires_grad_()
 
     def stencil(self) -> Stencil | None:
         """Return S as links and a quartic potential, for fused kernels of samplers; None if it is not that.
@@ -158,11 +166,10 @@ class Action(nn.Module, ABC):
             Name of the generator -> `max |S(g phi) - S(phi)| / std S`.
         """
         generator = torch.Generator("cpu").manual_seed(0)
-        noise = torch.randn((4, *self.space.shape), generator=generator, dtype=torch.float64, device="cpu")
-        phi = noise.to(device, dtype)
+        phi = in_precision(self.space.probes(4, generator), dtype).to(device)
         value = self(phi)
         if not bool(value.isfinite().all()):  # noise may be beyond a hard wall
-            phi = self.initial(4, generator).to(device, dtype)
+            phi = in_precision(self.initial(4, generator), dtype).to(device)
             value = self(phi)
         # Values that differ by rounding only have no spread.
         spread = value.std().clamp(min=1e3 * torch.finfo(dtype).eps * float(value.abs().max()))

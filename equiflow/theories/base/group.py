@@ -19,16 +19,28 @@ from equiflow.theories.base.space import Space
 class Element(Protocol):
     """One element of a group; `str` says which.
 
-    An affine element, which moves the origin, also has a method `linear` that transforms velocities.
+    An affine element, which moves the origin, also has a method `linear` that transforms velocities. An
+    element of a curved space has a method `push(velocity, phi)`, which transforms velocities at phi.
     """
 
     def __call__(self, phi: Tensor, /) -> Tensor:
         """Transform configurations `(batch, *shape)`."""
 
 
-def on_velocities(element: Element) -> Callable[[Tensor], Tensor]:
-    """Return the action of a group element on velocities and gradients: its linear part."""
-    return getattr(element, "linear", element)
+def on_velocities(element: Element, phi: Tensor) -> Callable[[Tensor], Tensor]:
+    """Return the action of a group element on velocities and gradients at a configuration.
+
+    It is the linear part of the element, or its `push`.
+
+    Args:
+        element: of the group.
+        phi: configurations, `(batch, *shape)`, at which the velocities are.
+
+    Returns:
+        A function of velocities, `(batch, *tangent_shape)`.
+    """
+    push = getattr(element, "push", None)
+    return getattr(element, "linear", element) if push is None else lambda velocity: push(velocity, phi)
 
 
 class Group(ABC):

@@ -64,6 +64,11 @@ class Prior(RecordsOptions, nn.Module, ABC):
         """Shape of one sample, `(*lattice)` or `(component, *lattice)`."""
         return self.space.shape
 
+    @property
+    def noise_shape(self) -> tuple[int, ...]:
+        """Shape of the white noise behind one sample; that of the sample itself, unless overridden."""
+        return self.event_shape
+
     def noise(self, n_samples: int, generator: torch.Generator | None = None) -> Tensor:
         """Draw white noise on the device and in the dtype of the prior.
 
@@ -88,7 +93,7 @@ class Prior(RecordsOptions, nn.Module, ABC):
         if self.device.type == "meta":
             raise ValueError("The prior lives on the meta device and has no values; move it to cpu or cuda.")
         noise = torch.randn(
-            (n_samples, *self.event_shape),
+            (n_samples, *self.noise_shape),
             generator=generator,
             dtype=self.dtype,
             device=self.device,

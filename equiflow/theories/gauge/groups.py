@@ -12,95 +12,7 @@ from torch import Tensor
 from equiflow.runtime.checks import check_type
 from equiflow.theories.gauge.lie_group import LieGroup
 from equiflow.theories.gauge.matrices import cos_and_sinc, exp_su3, matrix_product, orthonormal
-
-
-@dataclass(frozen=True)
-class U1(LieGroup):
-    """The group U(1): elements are angles, and i is the only generator."""
-
-    n = 1
-    n_generators = 1
-    element_shape = ()
-    noise_shape = ()
-    n_plane_axes = 0
-
-    def generators(self) -> Tensor:
-        """See `LieGroup.generators`."""
-        return torch.full((1, 1, 1), 1j, dtype=torch.complex128, device="cpu")
-
-    def identity(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
-        """See `LieGroup.identity`."""
-        return like.new_zeros(shape)
-
-    def planes(self, elements: Tensor) -> Tensor:
-        """See `LieGroup.planes`."""
-        return elements
-
-    def elements(self, planes: Tensor) -> Tensor:
-        """See `LieGroup.elements`."""
-        return planes
-
-    def exp(self, vector: Tensor) -> Tensor:
-        """See `LieGroup.exp`."""
-        return vector[0]
-
-    def product(self, one: Tensor, other: Tensor) -> Tensor:
-        """See `LieGroup.product`."""
-        return one + other
-
-    def dagger(self, planes: Tensor) -> Tensor:
-        """See `LieGroup.dagger`."""
-        return -planes
-
-    def conjugate(self, planes: Tensor) -> Tensor:
-        """See `LieGroup.conjugate`."""
-        return -planes
-
-    def conjugate_vector(self, vector: Tensor) -> Tensor:
-        """See `LieGroup.conjugate_vector`."""
-        return -vector
-
-    def trace(self, planes: Tensor) -> Tensor:
-        """See `LieGroup.trace`."""
-        return planes.cos()
-
-    def slope(self, planes: Tensor) -> Tensor:
-        """See `LieGroup.slope`."""
-        return planes.sin()[None]
-
-    def adjoint(self, planes: Tensor, vector: Tensor) -> Tensor:
-        """See `LieGroup.adjoint`; the result is `vector` itself."""
-        return vector
-
-    def bracket(self, one: Tensor, other: Tensor) -> Tensor:
-        """See `LieGroup.bracket`; the result is zero."""
-        return torch.zeros_like(one)
-
-    def from_noise(self, noise: Tensor) -> Tensor:
-        """See `LieGroup.from_noise`; the result is the distribution function, stretched to [-pi, pi]."""
-        return math.pi * torch.erf(noise / math.sqrt(2))
-
-    def to_noise(self, elements: Tensor) -> Tensor:
-        """See `LieGroup.to_noise`."""
-        # Closer to -pi or pi than rounding the noise would be infinite.
-        edge = 1 - torch.finfo(elements.dtype).eps
-        return math.sqrt(2) * torch.erfinv((self.nearest(elements) / math.pi).clamp(-edge, edge))
-
-    def nearest(self, elements: Tensor) -> Tensor:
-        """See `LieGroup.nearest`; the result is differentiable with slope 1."""
-        with torch.no_grad():
-            turns = (elements / (2 * math.pi) + 0.5).floor()
-            rest = elements - 2 * math.pi * turns
-            # Rounding can leave a value just outside of the interval.
-            turns += (rest >= math.pi).to(elements) - (rest < -math.pi).to(elements)
-        return elements - 2 * math.pi * turns
-
-    def defect(self, elements: Tensor) -> Tensor:
-        """See `LieGroup.defect`; every real number is an angle."""
-        return torch.zeros_like(elements)
-
-    def __str__(self) -> str:
-        return "U(1)"
+from equiflow.theories.gauge.u1 import U1
 
 
 @dataclass(frozen=True)
@@ -204,8 +116,11 @@ class SUN(LieGroup):
 
     def trace(self, planes: Tensor) -> Tensor:
         """See `LieGroup.trace`."""
-        total: Tensor = sum(planes[k, k].real for k in range(self.n)) / self.n  # type: ignore[assignment]
-        return total
+        return torch.stack([planes[k, k].real for k in range(self.n)]).sum(0) / self.n
+
+    def complex_trace(self, planes: Tensor) -> Tensor:
+        """See `LieGroup.complex_trace`."""
+        return torch.stack([planes[k, k] for k in range(self.n)]).sum(0) / self.n
 
     def slope(self, planes: Tensor) -> Tensor:
         """See `LieGroup.slope`."""
@@ -297,6 +212,10 @@ class SU2(SUN):
     def trace(self, planes: Tensor) -> Tensor:
         """See `LieGroup.trace`."""
         return planes[0]
+
+    def complex_trace(self, planes: Tensor) -> Tensor:
+        """See `LieGroup.complex_trace`; a real number."""
+        return torch.complex(planes[0], torch.zeros_like(planes[0]))
 
     def slope(self, planes: Tensor) -> Tensor:
         """See `LieGroup.slope`."""

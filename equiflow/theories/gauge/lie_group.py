@@ -92,6 +92,10 @@ class LieGroup(ABC):
         """Return `Re tr U / N`, `(...)`."""
 
     @abstractmethod
+    def complex_trace(self, planes: Tensor) -> Tensor:
+        """Return `tr U / N`, `(...)` complex."""
+
+    @abstractmethod
     def slope(self, planes: Tensor) -> Tensor:
         """Return `-d/ds Re tr(exp(s T_a) U) / N` at s = 0, `(generator, ...)`.
 
