@@ -24,6 +24,7 @@ from equiflow.cli.config.theories import priors_of
 from equiflow.flows.tangents import trained_parameters
 from equiflow.interop import describe_samples, load_chain
 from equiflow.ode.solver import FIXED_STEP_ORDER
+from equiflow.runtime.capacity import check_samples
 from equiflow.runtime.devices import check_device
 from equiflow.runtime.options import options_of
 from equiflow.runtime.precision import default_dtype
@@ -42,6 +43,27 @@ def section(name: str) -> Iterator[None]:
         raise
     except (ValueError, TypeError, ImportError, RuntimeError, FileNotFoundError) as error:
         raise ConfigError(f"[{name}]: {error}") from error
+
+
+def check_memory_for(config: Config, flow: EquivariantCNF) -> None:
+    """Refuse batches and evaluations that the memory cannot hold.
+
+    Args:
+        config: of one lattice.
+        flow: on that lattice.
+
+    Raises:
+        ConfigError: if the samples of a batch, or of an evaluation, do not fit.
+    """
+    counts = {
+        "training": {"batch_size": config.training.batch_size},
+        "run": {"evaluation_samples": config.run.evaluation_samples},
+    }
+    for name, keys in counts.items():
+        for key, n_samples in keys.items():
+            with section(name):
+                remedy = f"Lower {key}."
+                check_samples(n_samples, flow.space.shape, flow.dtype, remedy, device=flow.device)
 
 
 def build_space(config: Config) -> Space:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 import sys
@@ -90,9 +91,10 @@ def fail(message: str, status: int = 1) -> NoReturn:
 
 def of_system(error: OSError) -> str:
     """Return the message of an error of the operating system."""
+    why = "a symbolic link leads back to itself" if error.errno == errno.ELOOP else error.strerror
     if error.filename is None:
-        return f"The system refused: {error.strerror or error}."
-    return f"{error.filename}: {error.strerror}."
+        return f"The system refused: {why or error}."
+    return f"{error.filename}: {why}."
 
 
 def drop_output() -> None:

@@ -23,6 +23,7 @@ from equiflow.runtime import distributed
 from equiflow.runtime.capacity import bytes_of_samples, check_disk, check_samples, samples_in_words
 from equiflow.runtime.devices import check_device
 from equiflow.runtime.randomness import stream
+from equiflow.runtime.storage import real_path
 from equiflow.statistics import effective_sample_size, log_mean_exp
 
 #: file of the HMC samples that a report compares with, in the run folder
@@ -251,16 +252,20 @@ def _check_room(flow: EquivariantCNF, n_samples: int, out: Path, *, n_shards: in
 
 
 def check_place(out: Path) -> None:
-    """Make the folder of a file; raise now, not after hours of sampling, if it cannot be written there.
+    """Raise now, not after hours of sampling, if a file cannot be written; nothing is made yet.
 
     Args:
         out: the file.
 
     Raises:
-        OSError: if the system refuses.
+        OSError: if the system will refuse, or a symbolic link leads back to itself.
     """
-    folder = Path(os.path.realpath(out)).parent
-    folder.mkdir(parents=True, exist_ok=True)
+    out = real_path(out)
+    folder = next(place for place in out.parents if os.path.lexists(place))
+    if not folder.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
     if not os.access(folder, os.W_OK | os.X_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
-    out.exists()  # raises if the name is too long
+    longest = os.pathconf(folder, "PC_NAME_MAX") if hasattr(os, "pathconf") else 255
+    if any(len(os.fsencode(part)) > longest for part in out.relative_to(folder).parts):
+        raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), str(out))

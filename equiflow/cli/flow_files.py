@@ -18,6 +18,7 @@ from equiflow.cli.run.errors import RunError
 from equiflow.cli.run.folder import Run
 from equiflow.cli.run.journal import of_rung
 from equiflow.flows.parts import pretrained_file
+from equiflow.runtime.storage import real_path
 from equiflow.theories.base.kind import kinds
 from equiflow.theories.base.space import Space
 from equiflow.training import History, Rung
@@ -77,8 +78,10 @@ def flow_named(name: str) -> Run | FlowFile:
 
     Raises:
         RunError: if there is none.
+        OSError: if a symbolic link leads back to itself.
     """
     path = Path(name)
+    real_path(path)
     if path.is_file():
         return FlowFile(path, name)
     if not path.exists():

@@ -20,11 +20,12 @@ from equiflow.cli.run.errors import RunError
 from equiflow.cli.run.folder import Run
 from equiflow.cli.run.standing import note_if_unfinished
 from equiflow.interop import describe_samples, load_chain, load_ensemble, save_samples
+from equiflow.interop.samples import shards_in
 from equiflow.report.page import Page
 from equiflow.report.report import Report, write_json
 from equiflow.report.terminal import print_line, print_table
 from equiflow.runtime.randomness import stream
-from equiflow.runtime.storage import CheckpointError
+from equiflow.runtime.storage import CheckpointError, real_path
 from equiflow.statistics import Estimate
 from equiflow.testing import Check, CheckReport, check_flow, equivariance_error, invariance_error
 from equiflow.theories.angles import observables as angles
@@ -50,8 +51,15 @@ def measure_files(path: Path, out: Path | None) -> None:
         out: JSON file for the same numbers, if they are to be written.
 
     Raises:
-        RunError: if the run folder holds no ensemble, or several that one JSON file cannot hold.
+        RunError: if there is nothing of this name, no samples in it, or several ensembles for one JSON file.
     """
+    if not real_path(path).exists():
+        raise RunError(f"{path} does not exist; expected a file or folder of samples, or a run folder.")
+    if path.is_dir() and not (path / "config.toml").exists() and not shards_in(path):
+        raise RunError(
+            f"{path} is neither a run folder, with a config.toml, nor a folder of samples, with files such "
+            "as samples-000000.npz."
+        )
     found = ensembles_of(path) if (path / "config.toml").exists() else [path]
     if out is not None and len(found) > 1:
         raise RunError(f"--json takes one ensemble, {path} holds {', '.join(map(str, found))}: name one.")

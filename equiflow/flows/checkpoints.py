@@ -84,7 +84,8 @@ class SavedModule(nn.Module, ABC):
     def load(cls: type[S], path: str | Path, *, device: torch.device | str = "cpu", **options: Any) -> S:
         """Rebuild a saved flow. Loading runs no code from the file.
 
-        `Flow.load` rebuilds a flow of any class, and a subclass rebuilds flows of this class only.
+        `Flow.load` rebuilds a flow of any class, and a subclass rebuilds flows of this class only. A class of
+        your own must be defined, or imported, before its flows are loaded.
 
         | class | options |
         |---|---|
@@ -197,11 +198,15 @@ class SavedFlow(SavedModule):
     @classmethod
     def _class_in(cls: type[G], content: dict[str, Any]) -> type[G]:
         """Return this class or its subclass that wrote `content`."""
-        for found in _with_subclasses(cls):
-            if not inspect.isabstract(found) and found._wrote(content):
-                return found
-        name = content.get("flow", "flow of another kind")
-        raise ValueError(f"it holds a {name}, not a {cls.__name__}")
+        found = [one for one in _with_subclasses(cls) if not inspect.isabstract(one) and one._wrote(content)]
+        name = content.get("flow")
+        # A class that a notebook has defined again is the last one of its name.
+        if found:
+            return next((one for one in reversed(found) if one.__name__ == name), found[0])
+        raise ValueError(
+            f"it holds a {name or 'flow of another kind'}, not a {cls.__name__} or a class derived from it "
+            "that is defined in this program; import the module that defines it first"
+        )
 
     @classmethod
     def _wrote(cls, content: dict[str, Any]) -> bool:

@@ -126,13 +126,8 @@ class EquivariantCNF(Flow):
         >>> flow.resized(Lattice((6, 6))).sample(2).shape
         torch.Size([2, 6, 6])
         """
-        flow = EquivariantCNF(
-            space_on(self.space, lattice),
-            vector_field=self.vector_field.resized(lattice),
-            prior=self.prior.resized(lattice),
-            solver=self.solver,
-            compile=self.compiled,
-        )
+        parts = self.vector_field.resized(lattice), self.prior.resized(lattice)
+        flow = self._with_parts(space_on(self.space, lattice), *parts)
         freeze_as(self, flow)
         return flow
 
@@ -151,15 +146,15 @@ class EquivariantCNF(Flow):
         Raises:
             TypeError: if the divergence of the field has a closed form.
         """
-        flow = EquivariantCNF(
-            self.space,
-            vector_field=self.vector_field.with_trace(trace, n_probes=n_probes),
-            prior=copy.deepcopy(self.prior),
-            solver=self.solver,
-            compile=self.compiled,
-        )
+        field = self.vector_field.with_trace(trace, n_probes=n_probes)
+        flow = self._with_parts(self.space, field, copy.deepcopy(self.prior))
         flow.about = dict(self.about)
         return flow
+
+    def _with_parts(self, space: Space, vector_field: VectorField, prior: Prior) -> EquivariantCNF:
+        """Return a flow of the same class with other parts."""
+        options: dict[str, Any] = {"solver": self.solver, "compile": self.compiled}
+        return type(self)(space, vector_field=vector_field, prior=prior, **options)
 
     def _transform_to_train(self, z: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         solution = self.solve(self._check_input(z, "z"), 0.0, 1.0, generator=generator)
@@ -295,8 +290,9 @@ class EquivariantCNF(Flow):
         return str(self.solver)
 
     def recipe(self) -> dict[str, Any]:
-        """See `Flow.recipe`; without the entry `"flow"`, which files of version 0.1 lack too."""
+        """See `Flow.recipe`; the entry `"flow"` is left out as in version 0.1, except by derived classes."""
         return {
+            **({} if type(self) is EquivariantCNF else {"flow": type(self).__name__}),
             **describe_space(self.space),
             "solver": asdict(self.solver),
             "vector_field": describe(self.vector_field, known_fields(), self.space),
@@ -321,8 +317,9 @@ class EquivariantCNF(Flow):
 
     @classmethod
     def _wrote(cls, content: dict[str, Any]) -> bool:
-        """See `Flow._wrote`."""
-        return "flow" not in content
+        """See `Flow._wrote`; a derived class can take what this one wrote, if it is asked to."""
+        name = content.get("flow")
+        return name is None or (name == cls.__name__ and cls is not EquivariantCNF)
 
     @classmethod
     def pretrained(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -122,12 +123,14 @@ def read_header(path: str | Path) -> dict[str, Any]:
         CheckpointError: if the file is damaged or of another kind.
         ValueError: for an unknown suffix.
     """
+    os.stat(path)  # what is not there is no matter of its suffix
     backend = backend_for(Path(path))
     return _guarded(path, lambda: _checked_header(backend.read_header(Path(path))))
 
 
 def read(path: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Return the header and the arrays that `write` was given; see `read_header` for errors."""
+    os.stat(path)
     backend = backend_for(Path(path))
 
     def checked() -> tuple[dict[str, Any], dict[str, np.ndarray]]:

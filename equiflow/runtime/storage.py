@@ -38,6 +38,26 @@ class CheckpointError(RuntimeError):
     """A file is truncated, damaged, or not of the expected kind."""
 
 
+def real_path(path: str | Path) -> Path:
+    """Return where a path leads through symbolic links; nothing need be there.
+
+    `Path.exists` is False for a link that leads back to itself, as if nothing were there.
+
+    Args:
+        path: of a file or folder.
+
+    Returns:
+        The path without links.
+
+    Raises:
+        OSError: if a link leads back to itself.
+    """
+    found = Path(os.path.realpath(path))
+    if any(part.is_symlink() for part in (found, *found.parents)):
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+    return found
+
+
 @contextmanager
 def written_atomically(path: str | Path) -> Iterator[Path]:
     """Give a temporary path to write to, and rename it to `path` at the end of the `with` block.
@@ -47,8 +67,11 @@ def written_atomically(path: str | Path) -> Iterator[Path]:
 
     Args:
         path: file to write.
+
+    Raises:
+        OSError: if the operating system refuses, or a symbolic link leads back to itself.
     """
-    path = Path(os.path.realpath(path))
+    path = real_path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary_for(path)
     _being_written.add(temporary)

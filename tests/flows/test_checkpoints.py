@@ -23,6 +23,7 @@ from equiflow.runtime.storage import CheckpointError
 from equiflow.testing import randomise
 from equiflow.theories.base.lattice import Lattice
 from equiflow.theories.scalar.priors import StandardNormal
+from equiflow.vector_fields import DeepAttentionField, OrbitConvField
 from tests.support.strategies import configurations, small_flow
 
 LATTICE = Lattice((2, 4))
@@ -136,6 +137,47 @@ def test_a_class_derived_from_a_flow_loads_as_itself(tmp_path):
     small_flow().save(tmp_path / "flow.pt")
     assert type(Derived.load(tmp_path / "flow.pt")) is Derived
     assert type(EquivariantCNF.load(tmp_path / "flow.pt")) is EquivariantCNF
+
+
+def test_a_flow_of_a_derived_class_is_loaded_as_that_class_or_not_at_all(tmp_path):
+    def derived(offset: float) -> type[EquivariantCNF]:
+        class Doubled(EquivariantCNF):
+            """Another density: the prior's weights, shifted."""
+
+            def log_prob(self, phi: Tensor) -> Tensor:
+                return super().log_prob(phi) + offset
+
+        return Doubled
+
+    first, path = derived(1.0), tmp_path / "flow.pt"
+    flow = first(LATTICE, vector_field=OrbitConvField(LATTICE, n_frequencies=1, n_time_modes=1)).double()
+    randomise(flow)
+    flow.save(path)
+    phi = configurations(LATTICE, 3)
+    for cls in (Flow, EquivariantCNF, first):
+        loaded = cls.load(path)
+        assert type(loaded) is first
+        assert torch.equal(loaded.log_prob(phi), flow.log_prob(phi))
+    template = ConditionalFlow(flow, {"lam": (4.0, 6.0)})
+    template.save(tmp_path / "conditional.pt")
+    assert type(ConditionalFlow.load(tmp_path / "conditional.pt").template) is first
+    again = derived(2.0)  # as a cell of a notebook that runs twice
+    assert type(Flow.load(path)) is again
+    # Where no such class is defined, the counter-example of a base class would give another density.
+    content = torch.load(path, weights_only=True)
+    torch.save({**content, "flow": "Elsewhere"}, path)
+    for cls in (Flow, EquivariantCNF, first):
+        with pytest.raises(CheckpointError, match=r"holds a Elsewhere, .* import the module that defines it"):
+            cls.load(path)
+
+
+def test_copies_of_a_flow_of_a_derived_class_are_of_that_class():
+    class Kept(EquivariantCNF):
+        pass
+
+    flow = Kept(LATTICE, vector_field=DeepAttentionField(LATTICE))
+    assert type(flow.with_trace("dense")) is Kept
+    assert type(Kept(LATTICE).resized(Lattice((4, 8)))) is Kept
 
 
 def test_only_whole_names_of_submodules_are_replaced():

@@ -40,14 +40,14 @@ class Single(Formula):
 
 
 WRONG_GRADIENTS = {
-    "a detached neighbour": (Formula, lambda phi: neighbours(phi, torch.detach), "part of it detached"),
+    "a detached neighbour": (Formula, lambda phi: neighbours(phi, torch.detach), "part of S detached"),
     "a rounded mean": (
         Formula,
         lambda phi: neighbours(phi, lambda x: x) + phi**2 * phi.detach().square().mean((1, 2), keepdim=True),
-        "part of it detached",
+        "part of S detached",
     ),
     "a factor": (HalfGradient, lambda phi: neighbours(phi, lambda x: x), "Does action.grad match action"),
-    "in float32 alone": (Single, lambda phi: neighbours(phi, torch.detach), "part of it detached"),
+    "in float32 alone": (Single, lambda phi: neighbours(phi, torch.detach), "part of S detached"),
 }
 GRADIENT_USERS = {
     "by default": lambda: None,

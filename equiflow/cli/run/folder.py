@@ -43,7 +43,7 @@ from equiflow.cli.run.rungs import RunRung, check_shares, rungs_of
 from equiflow.cli.versions import versions
 from equiflow.runtime import distributed
 from equiflow.runtime.randomness import stream
-from equiflow.runtime.storage import load_safely, written_atomically
+from equiflow.runtime.storage import load_safely, real_path, written_atomically
 from equiflow.training import History
 
 
@@ -73,8 +73,10 @@ class Run:
         Raises:
             ConfigError: if the config cannot be built.
             RunError: if the folder holds a run already.
+            OSError: if a symbolic link leads back to itself.
         """
         folder = Path(folder)
+        real_path(folder)
         _refuse_another_run(folder, in_training=bool(is_locked(folder)))
         check_shares(config)
         start, run = start_flow(config), cls(folder, config)
@@ -82,6 +84,7 @@ class Run:
             building.build_optimiser(rung.config, flow)
             building.build_objective(rung.config)
             building.build_action(rung.config)
+            building.check_memory_for(rung.config, flow)
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder):
             _refuse_another_run(folder, in_training=False)  # two commands may make it at the same time
@@ -98,8 +101,10 @@ class Run:
 
         Raises:
             RunError: if there is none.
+            OSError: if a symbolic link leads back to itself.
         """
         folder = Path(folder)
+        real_path(folder)
         if not (folder / "config.toml").exists():
             raise RunError(
                 f"{folder} holds no run: it has no config.toml. `equiflow train config.toml` makes one."

@@ -60,15 +60,15 @@ def fault_of_gradient(action: Action, phi: Tensor, direction: Tensor) -> str:
     error = gradient_error(action, phi, direction)
     if error <= GRADIENT_TOLERANCE[direction.dtype]:
         return ""
-    if type(action).grad is Action.grad:
+    found = f"action.grad differs from finite differences of the action by {error:.0%}."
+    if type(action).grad is not Action.grad:
         return (
-            f"The gradient of {type(action).__name__} differs from finite differences of its values by "
-            f"{error:.0%}. Compute S by torch operations on phi itself: is a part of it detached, rounded or "
-            "turned into numbers of Python?"
+            f"{found} Does action.grad match action? Leave it out, and the gradient is computed by automatic "
+            "differentiation."
         )
     return (
-        f"action.grad differs from finite differences of the action by {error:.0%}. Does action.grad "
-        "match action? Leave it out, and the gradient is computed by automatic differentiation."
+        f"{found} It is computed by automatic differentiation: is a part of S detached, rounded or turned "
+        "into numbers of Python? Compute S by torch operations on phi itself."
     )
 
 
