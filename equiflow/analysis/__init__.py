@@ -1,7 +1,8 @@
 """From samples to physics: observables with errors, correlators, free energies, diagnoses.
 
-Start with `measure` for a lattice field, with `log_z_bridge` and `log_z_along` for log Z, and with `diagnose`
-for the quality of a flow. `Observable` adds a quantity of your own.
+Start with `measure` for a lattice field or `measure_standard` for angles and links, with `log_z_bridge` and
+`log_z_along` for log Z, and with `diagnose` for the quality of a flow. `Observable` adds a quantity of your
+own.
 """
 
 from equiflow.analysis.averages import Observable, estimate_observables
@@ -9,6 +10,7 @@ from equiflow.analysis.correlators import CoshFit, fit_cosh
 from equiflow.analysis.diagnosis import Diagnosis, compare_directions, diagnose
 from equiflow.analysis.free_energy import CouplingIntegral, log_z_along, log_z_bridge
 from equiflow.analysis.measurements import Measurements, measure
+from equiflow.analysis.standard import measure_standard
 
 __all__ = [
     "CoshFit",
@@ -23,4 +25,5 @@ __all__ = [
     "log_z_along",
     "log_z_bridge",
     "measure",
+    "measure_standard",
 ]

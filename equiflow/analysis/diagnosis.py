@@ -183,7 +183,7 @@ def _has_sign(ensemble: Ensemble) -> bool:
     space = ensemble.space
     if space is None:  # see `only_lattice_of`
         return len(set(ensemble.configuration_shape)) == 1
-    return space.sites is not None and not space.has_windings
+    return space.is_real_field
 
 
 def _is_positive(phi: Tensor, space: Space | None) -> Tensor:

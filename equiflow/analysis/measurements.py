@@ -212,10 +212,10 @@ def _lattice(source: Samples, action: Action | None, space: Space | None) -> tup
     if found is None:
         found = only_lattice_of(source.configurations)
         read_as = f"a scalar field on {found}: nothing but the shape says so. Give space=..., if it is not."
-    if found.sites is None or found.has_windings:
+    if not found.is_real_field:
         raise TypeError(
             f"{name} must belong to a real field on a lattice, a Lattice or Multiplet; got {found}. For "
-            "other theories use equiflow.analysis.estimate_observables."
+            "other theories use equiflow.analysis.measure_standard, or estimate_observables."
         )
     if source.configuration_shape != found.shape:
         raise ValueError(

@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 
-from equiflow import HMC, Action, Angles, Chain, Ensemble, EquivariantCNF, Solver, importance_sample
+from equiflow import HMC, Action, Chain, Ensemble, EquivariantCNF, Solver, importance_sample
 from equiflow import measure as measured
+from equiflow.analysis import measure_standard
 from equiflow.cli.ensembles import HMC_FILE, check_place, check_samples_fit, ensembles_of, quality, ready
 from equiflow.cli.flow_files import FlowFile, Record, record_of
 from equiflow.cli.run.errors import RunError
@@ -28,9 +29,7 @@ from equiflow.runtime.randomness import stream
 from equiflow.runtime.storage import CheckpointError, real_path
 from equiflow.statistics import Estimate
 from equiflow.testing import Check, CheckReport, check_flow, equivariance_error, invariance_error
-from equiflow.theories.angles import observables as angles
-from equiflow.theories.base.kind import kind_named
-from equiflow.theories.base.lattice import lattice_of
+from equiflow.theories.base.kind import kind_named, kind_of
 from equiflow.theories.base.space import Space
 from equiflow.training import Rung
 
@@ -96,16 +95,12 @@ def _observables(samples: Ensemble | Chain, space: Space) -> tuple[dict[str, Est
     if has_field_observables(space):
         measurements = measured(samples, space=space)
         return measurements.scalars(), measurements.correlator
-    averages = [angles.abs_magnetisation, angles.magnetisation_squared, angles.energy]
-    if lattice_of(space).dim > 1:
-        averages.append(angles.vortex_density)
-    known = averages if isinstance(space, Angles) else []
-    return {average.__name__: samples.mean(average) for average in known}, ()
+    return (measure_standard(samples, space=space) if kind_of(space).observables(space) else {}), ()
 
 
 def has_field_observables(space: Space) -> bool:
     """Return whether configurations are real fields on a lattice, whose observables `measure` knows."""
-    return space.sites is not None and not space.has_windings
+    return space.is_real_field
 
 
 def report(

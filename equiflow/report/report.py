@@ -63,10 +63,10 @@ class Report:
     def __post_init__(self) -> None:
         check_type(self.action, Action, "action")
         action = self.action.action if isinstance(self.action, ExtendedAction) else self.action
-        if action.space.sites is None or action.space.has_windings:
+        if not action.space.is_real_field:
             raise TypeError(
                 "A report shows observables of real fields on a lattice, a Lattice or Multiplet; got "
-                f"{action.space}. For other theories use equiflow.analysis.estimate_observables."
+                f"{action.space}. For others use equiflow.analysis.measure_standard or estimate_observables."
             )
 
     @property

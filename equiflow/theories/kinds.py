@@ -6,6 +6,7 @@ A new theory is a folder beside this file, with its space, group, prior and acti
 
 from __future__ import annotations
 
+from equiflow.theories.angles import observables as angles
 from equiflow.theories.angles.group import AngleGroup
 from equiflow.theories.angles.prior import UniformAngles
 from equiflow.theories.angles.space import Angles
@@ -13,6 +14,7 @@ from equiflow.theories.angles.xy import XYModel
 from equiflow.theories.base.kind import Kind, register
 from equiflow.theories.base.lattice import Lattice
 from equiflow.theories.base.symmetry import SymmetryGroup
+from equiflow.theories.gauge import observables as links
 from equiflow.theories.gauge.group import GaugeGroup
 from equiflow.theories.gauge.links import Links
 from equiflow.theories.gauge.prior import HaarPrior
@@ -58,6 +60,7 @@ KINDS = (
         priors=(UniformAngles,),
         vector_fields=("equiflow.vector_fields.angles.AngleField",),
         actions={"xy": XYModel},
+        observables=angles.standard,
     ),
     Kind(
         space=Links,
@@ -65,6 +68,7 @@ KINDS = (
         priors=(HaarPrior,),
         vector_fields=(),
         actions={"wilson": WilsonAction},
+        observables=links.standard,
     ),
     Kind(
         space=Particles,

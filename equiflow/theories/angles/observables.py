@@ -12,7 +12,16 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from equiflow.theories.angles.space import Angles
 from equiflow.theories.scalar import observables
+
+
+def standard(angles: Angles) -> dict[str, Callable[[Tensor], Tensor]]:
+    """Return the observables that are measured on angles unless told otherwise, by name."""
+    known = [abs_magnetisation, magnetisation_squared, energy]
+    if angles.lattice.dim > 1:
+        known.append(vortex_density)
+    return {function.__name__: function for function in known}
 
 
 def abs_magnetisation(theta: Tensor) -> Tensor:

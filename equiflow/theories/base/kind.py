@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, TypeVar, overload
 
+from torch import Tensor
+
 from equiflow.runtime.checks import check_type
 from equiflow.theories.base.group import Group
 from equiflow.theories.base.space import Space
@@ -31,6 +33,8 @@ class Kind:
         vector_fields: classes of vector fields that a saved flow can name, or their full names, such as
             `"equiflow.vector_fields.angles.AngleField"`. A flow has the first one by default.
         actions: classes of actions, by the name that `kind` in the section [action] of a config gives them.
+        observables: what `equiflow.analysis.measure_standard` measures on a space, by name: functions of a
+            batch of configurations with one value for each. Real fields on a lattice have `measure`.
     """
 
     space: type[Space]
@@ -38,6 +42,7 @@ class Kind:
     priors: tuple[type[Any], ...]
     vector_fields: tuple[type[Any] | str, ...]
     actions: Mapping[str, type[Any]] = field(default_factory=lambda: MappingProxyType({}))
+    observables: Callable[[Any], Mapping[str, Callable[[Tensor], Tensor]]] = lambda space: {}
 
     @property
     def name(self) -> str:

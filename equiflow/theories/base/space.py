@@ -101,6 +101,11 @@ class Space:
         """Whether different numbers can stand for one configuration, see `windings`."""
         return bool(self.windings())
 
+    @property
+    def is_real_field(self) -> bool:
+        """Whether configurations are real fields on a lattice, whose observables `measure` knows."""
+        return self.sites is not None and self.is_flat and not self.has_windings
+
     def nearest(self, phi: Tensor, to: Tensor | float = 0.0) -> Tensor:
         """Return the same configurations by the numbers that are nearest to `to`.
 

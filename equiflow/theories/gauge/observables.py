@@ -19,6 +19,24 @@ from equiflow.theories.gauge.loops import rectangle, transporter
 Values = Callable[[Tensor], Tensor]
 
 
+def standard(links: Links) -> dict[str, Values]:
+    """Return the observables that are measured on links unless told otherwise, by name."""
+    polyakov = polyakov_loop(links)
+    named = {"plaquette": plaquette(links)}
+    if min(links.lattice.shape) > 2:
+        named["wilson_loop_2x2"] = wilson_loop(links, 2, 2)
+    named["polyakov_loop_squared"] = lambda phi: polyakov(phi)[:, 2]
+    if has_charge(links):
+        named["topological_charge"] = topological_charge(links)
+        named["topological_susceptibility"] = topological_susceptibility(links)
+    return named
+
+
+def has_charge(links: Links) -> bool:
+    """Return whether links have a topological charge here: U(1) in two dimensions."""
+    return links.group == "U(1)" and links.lattice.dim == 2
+
+
 def plaquette(links: Links) -> Values:
     """Return the observable `mean_P Re tr P / N`: the mean of cos P for U(1).
 
@@ -140,7 +158,7 @@ def topological_charge(links: Links) -> Values:
     Raises:
         ValueError: for other groups or dimensions.
     """
-    if _checked(links).group != "U(1)" or links.lattice.dim != 2:
+    if not has_charge(_checked(links)):
         raise ValueError(
             f"The topological charge is defined for U(1) in two dimensions, got {links.group} on "
             f"{links.lattice.shape}."

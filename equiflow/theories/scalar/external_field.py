@@ -36,7 +36,7 @@ class ExternalField(Action):
 
     def __init__(self, action: Action, *, h: float | tuple[float, ...]) -> None:
         check_type(action, Action, "action")
-        if action.space.sites is None or action.space.has_windings:
+        if not action.space.is_real_field:
             raise TypeError(
                 f"action is for {action.space.kind} {action.space.shape}; expected an action of real fields "
                 "on a lattice, such as Phi4 or ONModel."

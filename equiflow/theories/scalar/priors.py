@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from equiflow.runtime.checks import check_flag, check_type
 from equiflow.theories.base.group import Group
+from equiflow.theories.base.kind import kind_of
 from equiflow.theories.base.lattice import Lattice
 from equiflow.theories.base.prior import LOG_2PI, Prior
 from equiflow.theories.base.resizing import momenta_on, space_on
@@ -147,5 +148,6 @@ class FreeField(Prior):
 
 def _refuse_windings(space: Space) -> None:
     """Raise a TypeError where different numbers stand for one configuration, as for angles."""
-    if space.has_windings:
-        raise TypeError(f"A Gaussian is no density on {space.kind} {space.shape}; use UniformAngles.")
+    if space.has_windings or not space.is_flat:
+        priors = ", ".join(prior.__name__ for prior in kind_of(space).priors)
+        raise TypeError(f"A Gaussian is no density on {space.kind} {space.shape}; use {priors}.")
