@@ -23,7 +23,7 @@ from equiflow.flows.certificate import SolvedTwice
 from equiflow.interop import containers
 from equiflow.interop.joining import join
 from equiflow.runtime.checks import check_type, plain
-from equiflow.runtime.precision import FIELD_DTYPES
+from equiflow.runtime.precision import COMPLEX_DTYPES, FIELD_DTYPES
 from equiflow.runtime.storage import CheckpointError
 from equiflow.samplers import Chain, Correction, Ensemble
 from equiflow.theories.base.action import Action
@@ -298,10 +298,11 @@ def _check(samples: Ensemble | Chain, shape: tuple[int, ...]) -> None:
         # The first sample of a chain may have no acceptance, and joined chains have several first samples.
         accepted = samples.acceptance.shape
         fits = accepted[1:] == lead[1:] and accepted[0] <= lead[0]
-    if not fits or phi.shape != (*lead, *shape) or phi.dtype not in FIELD_DTYPES:
+    dtypes = FIELD_DTYPES + COMPLEX_DTYPES
+    if not fits or phi.shape != (*lead, *shape) or phi.dtype not in dtypes:
         raise ValueError(
             f"The arrays of the {type(samples).__name__} do not fit each other or configurations {shape}: "
-            "expected float32 or float64 and a log_q and log_weight, or at most one acceptance, per sample."
+            "expected floating point and a log_q and log_weight, or at most one acceptance, per sample."
         )
 
 

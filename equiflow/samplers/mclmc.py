@@ -77,6 +77,11 @@ class Microcanonical(Kernel):
                 f"Expected positive, finite lengths, got step_size={step_size}, first_step={first_step} and "
                 f"the length {length}."
             )
+        if not action.space.is_flat:
+            raise TypeError(
+                f"Microcanonical chains need configurations that move along straight lines, got "
+                f"{action.space}. Use HMC."
+            )
         if action.space.size < 2:
             raise ValueError(
                 f"A velocity of constant norm needs two numbers at least, got {action.space}. Use HMC, or a "
