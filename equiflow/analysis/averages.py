@@ -26,10 +26,10 @@ from equiflow.statistics import (
     error_of_weighted_fluctuations,
     few_effective_samples,
     heavy_weights_factor,
+    noted,
     tail_factor,
     warn_if_few_effective_samples,
 )
-from equiflow.statistics.estimate import noted
 
 #: function of a batch `(batch, *lattice)` that returns `(batch,)` or `(batch, k)`
 Average = Callable[[Tensor], Tensor]

@@ -26,7 +26,7 @@ from equiflow.analysis.lattice_fields import LatticeFields
 from equiflow.analysis.tables import table
 from equiflow.runtime.checks import check_type
 from equiflow.samplers.samples import Samples, only_lattice_of
-from equiflow.statistics import Estimate
+from equiflow.statistics import Estimate, noted
 from equiflow.theories.base.action import Action
 from equiflow.theories.base.lattice import Lattice, lattice_of
 from equiflow.theories.base.space import Space
@@ -103,7 +103,9 @@ class Measurements:
     def __str__(self) -> str:
         """Return a table of the single numbers, the mass fit, and all results of your own observables."""
         rows: dict[str, object] = {"read_as": self.read_as} if self.read_as else {}
-        rows |= {**self.scalars(), "mass_fit": self.mass_fit}
+        # What is known about the mass stands behind `pole_mass`; here is what the fit says.
+        fit = replace(self.mass_fit, mass=replace(self.mass_fit.mass, note=self.mass_fit.note))
+        rows |= {**self.scalars(), "mass_fit": fit}
         for name, value in self.own.items():
             if isinstance(value, tuple):
                 rows |= {f"{name}[{k}]": one for k, one in enumerate(value)}
@@ -183,11 +185,11 @@ def measure(
         return fit.mass.mean + (c - correlator) @ fit.slope
 
     standard: dict[str, Any] = averages.estimates(lattice_fields.observables(mass))
-    noted = replace(standard["pole_mass"], note=standard["pole_mass"].note or fit.note)
+    mass_estimate = noted(standard["pole_mass"], fit.note)
     standard |= {
-        "pole_mass": noted,
-        "mass_times_length": replace(standard["mass_times_length"], note=noted.note),
-        "mass_fit": replace(fit, mass=noted),
+        "pole_mass": mass_estimate,
+        "mass_times_length": replace(standard["mass_times_length"], note=mass_estimate.note),
+        "mass_fit": replace(fit, mass=mass_estimate),
     }
     own = estimate_observables(source, observables)
     unknown = {"action_density": None} if action is None else {}

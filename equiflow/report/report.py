@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from equiflow.analysis import Diagnosis, Measurements, compare_directions, measure
+from equiflow.analysis.tables import without_shared_notes
 from equiflow.flows import Certificate, ExtendedAction, Flow
 from equiflow.report import plots
 from equiflow.report.terminal import print_line, print_table
@@ -127,8 +128,11 @@ class Report:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Return the warnings of the diagnosis; empty without a chain."""
-        return () if self.diagnosis is None else self.diagnosis.warnings
+        """Return the warnings of the diagnosis, and what to know about the chain; empty without one."""
+        if self.diagnosis is None or self.chain is None:
+            return ()
+        note = self.chain.note
+        return (*self.diagnosis.warnings, *([f"The chain to compare with is {note}."] if note else []))
 
     @cached_property
     def scalar(self) -> tuple[Ensemble, Chain | None]:
@@ -283,7 +287,7 @@ def comparison_rows(flow: Measurements, reference: Measurements) -> list[tuple[s
     Returns:
         One row of four texts for each observable of the flow.
     """
-    other = reference.scalars()
+    other, _ = without_shared_notes(reference.scalars())  # `Report.warnings` tells them once
     return [
         (name.replace("_", " "), str(value), str(other[name]), f"{value.sigmas_from(other[name]):+.1f}")
         for name, value in flow.scalars().items()

@@ -52,6 +52,7 @@ class Alternate(Kernel):
         self.kernels = kernels
         self.action = kernels[0].action
         self.flow = flows[0] if flows else None
+        self.note = "; ".join(dict.fromkeys(kernel.note for kernel in kernels if kernel.note))
 
     @property
     def keeps(self) -> str:

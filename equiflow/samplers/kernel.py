@@ -19,7 +19,7 @@ from equiflow.samplers.acceptance import Outcome, mean_acceptance, summed
 from equiflow.samplers.beginnings import check_beginning
 from equiflow.samplers.moves import UPDATES_BEFORE_STUCK, check_moves, warn_of_what_stays
 from equiflow.samplers.samples import Samples, certificate_of, per_configuration, reweighted_mean, with_shift
-from equiflow.statistics import Estimate, integrated_autocorrelation_time, mean_of_series
+from equiflow.statistics import Estimate, integrated_autocorrelation_time, mean_of_series, noted
 from equiflow.theories.base.action import Action
 from equiflow.theories.base.space import Space
 
@@ -43,6 +43,8 @@ class Kernel(ABC):
     proposal: ClassVar[str] = "proposal"
     #: integration step, for kernels that have one
     step_size: float | None = None
+    #: what to know about every average over the chains, see `Estimate.note`
+    note: str = ""
 
     @abstractmethod
     def update(self, phi: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Outcome]:
@@ -314,10 +316,8 @@ class Chain(Samples):
 
         The solver error is known for `IndependenceMetropolis` only; other chains leave it out.
         """
-        known = self.log_weight is not None and not self.annealed
-        return with_shift(
-            mean_of_series(self.acceptance), self.certificate if known else None, mean_acceptance
-        )
+        certificate = None if self.log_weight is None or self.annealed else self.certificate
+        return with_shift(mean_of_series(self.acceptance), certificate, mean_acceptance)
 
     @property
     def configurations(self) -> Tensor:
@@ -338,11 +338,8 @@ class Chain(Samples):
 
     def mean(self, observable: Callable[[Tensor], Tensor]) -> Estimate:
         """Estimate the mean of an observable, with autocorrelations in its error. See `Samples.mean`."""
-        return with_shift(
-            mean_of_series(self.series(observable)),
-            self.certificate,
-            lambda phi, log_w: reweighted_mean(observable(phi), log_w),
-        )
+        mean = noted(mean_of_series(self.series(observable)), self.note)
+        return with_shift(mean, self.certificate, lambda phi, log_w: reweighted_mean(observable(phi), log_w))
 
     def mean_and_fluctuations(self, function: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
         """See `Samples.mean_and_fluctuations`; the fluctuations are `O - <O>`."""

@@ -77,11 +77,6 @@ class Microcanonical(Kernel):
                 f"Expected positive, finite lengths, got step_size={step_size}, first_step={first_step} and "
                 f"the length {length}."
             )
-        if not action.space.is_flat:
-            raise TypeError(
-                f"Microcanonical chains need configurations that move along straight lines, got "
-                f"{action.space}. Use HMC."
-            )
         if action.space.size < 2:
             raise ValueError(
                 f"A velocity of constant norm needs two numbers at least, got {action.space}. Use HMC, or a "
@@ -208,6 +203,7 @@ class MCLMC(Microcanonical):
     """
 
     widths = 1.5
+    note = "unadjusted: has a bias of step size; AdjustedMCLMC has none"
 
     def __init__(
         self,

@@ -9,6 +9,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -27,6 +28,12 @@ FEW_COMPONENTS = 3
 FEWEST_NUMBERS = 1000
 
 
+class HasNote(Protocol):
+    """Whatever makes samples and says what to know about averages over them."""
+
+    note: str
+
+
 class Samples(ABC):
     """Samples that averages over the target `exp(-S)` are estimated from: an `Ensemble` or a `Chain`.
 
@@ -39,6 +46,7 @@ class Samples(ABC):
 
     certificate: Certificate | None
     space: Space | None
+    kernel: HasNote | None = None
 
     @property
     @abstractmethod
@@ -52,8 +60,8 @@ class Samples(ABC):
 
     @property
     def note(self) -> str:
-        """What to know about every estimate from these samples, see `Estimate.note`; empty for nothing."""
-        return ""
+        """What to know about every average over these samples, see `Estimate.note`; empty for nothing."""
+        return "" if self.kernel is None else self.kernel.note
 
     def for_averages(self) -> Samples:
         """Return the samples that averages are taken of, these or some of them."""

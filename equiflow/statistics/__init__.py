@@ -4,7 +4,7 @@ Every result is an `Estimate`. Start with `mean_of_series` for a Markov chain, `
 function of means, `effective_sample_size` and `log_mean_exp` for weighted samples.
 """
 
-from equiflow.statistics.estimate import Estimate
+from equiflow.statistics.estimate import Estimate, noted
 from equiflow.statistics.gamma_method import SeriesErrors, error_of_fluctuations, tail_factor
 from equiflow.statistics.jackknife import jackknife, jackknife_estimate, jackknife_of_logs
 from equiflow.statistics.reweighting import (
@@ -51,6 +51,7 @@ __all__ = [
     "log_mean_exp",
     "mean_of_series",
     "normalised_weights",
+    "noted",
     "tail_factor",
     "warn_if_few_effective_samples",
     "weighted_mean",

@@ -60,8 +60,15 @@ class Estimate:
 
         Returns:
             `(mean - other) / error`; infinite for a difference without an error, 0 for none.
+
+        Raises:
+            TypeError: if `other` is neither an estimate nor a number.
         """
         value, error = (other.mean, other.total_error) if isinstance(other, Estimate) else (other, 0.0)
+        try:
+            value = float(value + 0.0)  # no text
+        except (TypeError, ValueError) as wrong:
+            raise TypeError(f"other must be an Estimate or a number, got {other!r}.") from wrong
         difference, combined = self.mean - value, math.hypot(self.total_error, error)
         if combined == 0.0:
             return 0.0 if difference == 0.0 else math.copysign(math.inf, difference)

@@ -14,6 +14,11 @@ are kept there. Other series need more:
 
 What then still disagrees with the lowest frequencies of the series, because of a slow part that is weaker
 still or of an oscillation, is measured by them, see `bands`.
+
+No method sees what a series does not show. A slow part that is hidden below a fast one, and of which the
+series is shorter than about 50 autocorrelation times, mostly stays unseen: the error is then too small, and
+no note says so. If you expect one, such as a topological charge that is frozen, look at its own series, run
+until that has 50 of its own tau_int, or compare chains from different starts.
 """
 
 from __future__ import annotations
@@ -32,6 +37,7 @@ from equiflow.statistics.bands import (
     periodogram,
 )
 from equiflow.statistics.estimate import Estimate
+from equiflow.statistics.inputs import AT_LEAST_ONE, real_numbers
 
 #: assumed ratio of exponential to integrated autocorrelation time, S in the paper
 S_TAU = 1.5
@@ -133,6 +139,9 @@ def error_of_fluctuations(fluctuations: Tensor, *, scale: Tensor | float = 0.0) 
     For a derived quantity `f(<a>)` pass the deviations `sum_i df/da_i (a_i - <a_i>)`. Its error is then exact
     to leading order, with all correlations between the `a_i` and its own autocorrelation time.
 
+    A slow part that is hidden below a fast one stays unseen in a series of less than about 50 of its own
+    autocorrelation times. Then the error is too small without a note.
+
     Args:
         fluctuations: deviations of k series, `(n, n_chains, k)`, of mean zero. With n < 4, or n < 8 in at
             least 8 chains, the averages of chains count as independent, so `(1, n, k)` are n independent
@@ -141,8 +150,15 @@ def error_of_fluctuations(fluctuations: Tensor, *, scale: Tensor | float = 0.0) 
 
     Returns:
         Errors and autocorrelation times, `(k,)` each.
+
+    Raises:
+        TypeError: if these are no numbers.
+        ValueError: if they are complex, of another shape or none.
     """
+    fluctuations = real_numbers(fluctuations, "fluctuations", dims=(3,), shape="(n, n_chains, k)", minimum=1)
     n, n_chains, k = fluctuations.shape
+    if n * n_chains < 2:
+        raise ValueError(f"An error needs two samples or more; got {n} steps of {n_chains} chains.")
     scale = torch.as_tensor(scale).to(fluctuations).expand(k)
     if n < MIN_CHAIN_LENGTH or (n < MIN_WINDOWED_LENGTH and n_chains >= MIN_REPLICAS):
         return SeriesErrors(*_of_replicas(fluctuations, scale), n, n_chains)
@@ -168,7 +184,12 @@ def tail_factor(deviations: Tensor, n_effective: Tensor | float | None = None) -
 
     Returns:
         Factors, `(...)`; 1 where nothing fluctuates.
+
+    Raises:
+        TypeError: if these are no numbers.
+        ValueError: if they are complex, or none.
     """
+    deviations = real_numbers(deviations, "deviations", dims=AT_LEAST_ONE, shape="(N, ...)", minimum=1)
     square = deviations.square().mean(0)
     kurtosis = deviations.pow(4).mean(0) / square.square()
     n_effective = len(deviations) if n_effective is None else n_effective

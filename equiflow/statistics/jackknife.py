@@ -14,6 +14,13 @@ from torch import Tensor
 
 from equiflow.statistics.estimate import Estimate
 from equiflow.statistics.gamma_method import tail_factor
+from equiflow.statistics.inputs import (
+    AT_LEAST_ONE,
+    check_function,
+    checked_blocks,
+    real_numbers,
+    zero_or_finite_logs,
+)
 
 
 def jackknife(
@@ -29,23 +36,29 @@ def jackknife(
         n_blocks: number of contiguous blocks (at most the number of samples).
 
     Returns:
-        The function of the averages of all samples, and its error of the same shape.
+        The function of the averages of all samples, and its error of the same shape. Values that are NaN
+        make both NaN.
 
     Raises:
+        TypeError: if `function` is no function, `n_blocks` no integer, or a column holds no numbers.
         ValueError: if there are fewer than two samples or blocks, or the columns differ in length,
             or one is complex.
     """
-    columns = tuple(torch.as_tensor(column) for column in columns)
-    n_samples = len(columns[0])
-    if n_blocks < 2:
-        raise ValueError(f"jackknife needs n_blocks >= 2, got {n_blocks}.")
+    check_function(function, "the average of each column")
+    n_blocks = checked_blocks(n_blocks)
+    columns = tuple(
+        real_numbers(column, f"column {k}", dims=AT_LEAST_ONE, shape="(n_samples, ...)")
+        for k, column in enumerate(columns)
+    )
+    n_samples = min((len(column) for column in columns), default=0)
     if n_samples < 2 or any(len(column) != n_samples for column in columns):
-        raise ValueError("jackknife needs columns of one length >= 2; got " + str([len(c) for c in columns]))
-    if any(column.is_complex() for column in columns):
-        raise ValueError("A column is complex; give its real and imaginary part one at a time.")
+        raise ValueError(
+            f"jackknife needs columns of one length >= 2; got {[len(c) for c in columns]}. Give one column, "
+            "(n_samples, ...), for each average that the function takes."
+        )
     n_blocks = min(n_blocks, n_samples)
-    blocks = [torch.tensor_split(column.double(), n_blocks) for column in columns]
-    totals = [column.double().sum(0) for column in columns]
+    blocks = [torch.tensor_split(column, n_blocks) for column in columns]
+    totals = [column.sum(0) for column in columns]
     full = function(*(total / n_samples for total in totals))
     left_out = torch.stack(
         [
@@ -74,9 +87,15 @@ def jackknife_estimate(function: Callable[..., Tensor], *columns: Tensor, n_bloc
         The estimate.
 
     Raises:
-        ValueError: if there are fewer than two samples or blocks, or the columns differ in length.
+        TypeError: see `jackknife`.
+        ValueError: see `jackknife`; also if the function returns several numbers.
     """
     mean, error = jackknife(function, *columns, n_blocks=n_blocks)
+    if mean.numel() != 1:
+        raise ValueError(
+            f"function must return one number, 0-d; got shape {tuple(mean.shape)}. For several numbers use "
+            "jackknife."
+        )
     return Estimate(float(mean), float(error))
 
 
@@ -98,12 +117,18 @@ def jackknife_of_logs(
         blocks, as when a single sample has a weight.
 
     Raises:
-        ValueError: if there are fewer than two samples or blocks, a value is NaN or +inf, or all are -inf.
+        TypeError: if `function` is no function, `n_blocks` no integer, or a column holds no numbers.
+        ValueError: if there are fewer than two samples or blocks, the columns differ in length, a value is
+            NaN or +inf, or all are -inf.
     """
-    columns = [zero_or_finite_logs(column) for column in log_columns]
+    check_function(function, "the log-average of each column")
+    n_blocks = checked_blocks(n_blocks)
+    columns = [zero_or_finite_logs(column, minimum=2) for column in log_columns]
+    if len({len(column) for column in columns}) != 1:
+        raise ValueError(
+            f"Expected columns of one length, (n_samples,) each; got {[len(c) for c in columns]}."
+        )
     n_samples = len(columns[0])
-    if n_samples < 2 or n_blocks < 2:
-        raise ValueError(f"Expected n_samples >= 2 and n_blocks >= 2, got {n_samples} and {n_blocks}.")
     n_blocks = min(n_blocks, n_samples)
     sizes = torch.tensor([len(block) for block in torch.tensor_split(columns[0], n_blocks)])
     left = (n_samples - sizes).to(columns[0]).log()
@@ -114,25 +139,13 @@ def jackknife_of_logs(
         left_out.append(others.logsumexp(1) - left)
     full = function(*(column.logsumexp(0) - math.log(n_samples) for column in columns))
     values = function(*left_out)
+    if not isinstance(values, Tensor) or values.shape != left_out[0].shape:
+        raise ValueError(
+            f"function must return one number for each log-average, elementwise; got {values!r} for a tensor "
+            f"of shape {tuple(left_out[0].shape)}."
+        )
     if not bool(values.isfinite().all()):
         return Estimate(float(full), math.inf)
     variance = (values - values.mean()).square().sum() * (n_blocks - 1) / n_blocks
     factor = float(tail_factor(values - values.mean())) if widen else 1.0
     return Estimate(float(full), factor * float(variance.sqrt()))
-
-
-def zero_or_finite_logs(log_weight: Tensor) -> Tensor:
-    """Return log weights in float64 without a graph, where -inf is a weight of zero.
-
-    Raises:
-        ValueError: if one is NaN, +inf or complex, or all weights are zero.
-    """
-    log_weight = torch.as_tensor(log_weight).detach()
-    if log_weight.is_complex():
-        raise ValueError("log_weight is complex; expected real numbers.")
-    log_weight = log_weight.double()
-    if bool((log_weight.isnan() | log_weight.isposinf()).any()):
-        raise ValueError("log_weight has NaN or infinite values; expected finite ones, or -inf for zero.")
-    if len(log_weight) and bool(log_weight.isneginf().all()):
-        raise ValueError("log_weight is -inf everywhere: no sample has a weight. Draw others.")
-    return log_weight

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from equiflow.statistics.estimate import Estimate
 from equiflow.statistics.gamma_method import tail_factor
-from equiflow.statistics.jackknife import jackknife_estimate, zero_or_finite_logs
+from equiflow.statistics.inputs import check_same_length, real_numbers, zero_or_finite_logs
+from equiflow.statistics.jackknife import jackknife_estimate
 
 #: number of effective samples, `(sum w)^2 / sum w^2`, below which reweighted averages are unreliable. There
 #: one-sigma errors cover the truth in 30 to 60 % instead of 68 % if the observable goes with the weights.
@@ -92,7 +93,18 @@ def warn_if_few_effective_samples(log_weight: Tensor, *, stacklevel: int = 3) ->
 
 
 def normalised_weights(log_weight: Tensor) -> Tensor:
-    """Return `exp(log_weight)` in float64, scaled so that the largest weight is 1."""
+    """Return `exp(log_weight)` in float64, scaled so that the largest weight is 1.
+
+    Args:
+        log_weight: `log w`, `(n_samples,)`; -inf is a weight of zero.
+
+    Returns:
+        The weights, `(n_samples,)`.
+
+    Raises:
+        TypeError: if these are no numbers.
+        ValueError: if a weight is NaN or infinite, or all are zero.
+    """
     log_weight = zero_or_finite_logs(log_weight)
     return (log_weight - log_weight.max()).exp() if len(log_weight) else log_weight
 
@@ -112,18 +124,26 @@ def weighted_mean(values: Tensor, log_weight: Tensor) -> Estimate:
         The estimate.
 
     Raises:
-        ValueError: if there are fewer than two samples, the values are complex, a weight is NaN or infinite,
-            or all weights are zero.
+        TypeError: if values or weights are no numbers.
+        ValueError: if there are fewer than two samples, there are more values than weights or fewer, the
+            values are complex, NaN or infinite, a weight is NaN or infinite, or all weights are zero.
     """
+    values = real_numbers(values, "values", minimum=2)
+    log_weight = zero_or_finite_logs(log_weight)
+    check_same_length(values=values, log_weight=log_weight)
+    if not bool(values.isfinite().all()):
+        raise ValueError(
+            "values has NaN or infinite values; expected finite ones. Give 0 where the weight is zero."
+        )
     weight, note = normalised_weights(log_weight), few_effective_samples(log_weight)
     if not note:
-        estimate = jackknife_estimate(lambda wo, w: wo / w, weight * _real(values), weight)
-        factor = heavy_weights_factor((weight * (_real(values) - estimate.mean))[:, None], log_weight)
+        estimate = jackknife_estimate(lambda wo, w: wo / w, weight * values, weight)
+        factor = heavy_weights_factor((weight * (values - estimate.mean))[:, None], log_weight)
         return replace(estimate, error=estimate.error * float(factor))
     fraction = weight / weight.sum()
     # Relative to the heaviest sample, so that no rounding error of a constant looks like a fluctuation.
-    heaviest = _real(values)[fraction.argmax()]
-    values = _real(values) - heaviest
+    heaviest = values[fraction.argmax()]
+    values = values - heaviest
     mean = heaviest + fraction @ values
     fluctuations = len(weight) * fraction * (values - fraction @ values)
     error = error_of_weighted_fluctuations(fluctuations[:, None], log_weight)
@@ -148,9 +168,10 @@ def error_of_weighted_fluctuations(fluctuations: Tensor, log_weight: Tensor) -> 
         nothing fluctuates.
 
     Raises:
-        ValueError: if a weight is NaN or infinite, or all are zero.
+        TypeError: if fluctuations or weights are no numbers.
+        ValueError: if they differ in length, a weight is NaN or infinite, or all are zero.
     """
-    log_weight = zero_or_finite_logs(log_weight)
+    fluctuations, log_weight = _of_weights(fluctuations, log_weight)
     fraction = torch.softmax(log_weight, 0)
     given = fraction > 0
     fraction, log_weight, weighted = fraction[given], log_weight[given], fluctuations[given] / len(given)
@@ -191,13 +212,23 @@ def heavy_weights_factor(fluctuations: Tensor, log_weight: Tensor) -> Tensor:
         Factors, `(k,)`; 1 if at least half of the samples are effective.
 
     Raises:
-        ValueError: if a weight is NaN or infinite, or all are zero.
+        TypeError: if fluctuations or weights are no numbers.
+        ValueError: if they differ in length, a weight is NaN or infinite, or all are zero.
     """
+    fluctuations, log_weight = _of_weights(fluctuations, log_weight)
     weight = normalised_weights(log_weight)
     count = weight.sum() ** 2 / weight.square().sum()
     if count >= UNEVEN_FRACTION * len(weight):
         return torch.ones_like(fluctuations[0])
     return tail_factor(fluctuations, count)
+
+
+def _of_weights(fluctuations: Tensor, log_weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Return fluctuations `(n_samples, k)` and as many log weights in float64, or raise."""
+    fluctuations = real_numbers(fluctuations, "fluctuations", dims=(2,), shape="(n_samples, k)", minimum=1)
+    log_weight = zero_or_finite_logs(log_weight)
+    check_same_length(fluctuations=fluctuations, log_weight=log_weight)
+    return fluctuations, log_weight
 
 
 def _flattening(log_weight: Tensor) -> float:
@@ -211,11 +242,3 @@ def _flattening(log_weight: Tensor) -> float:
         enough = 1 / float(torch.softmax(middle * log_weight, 0).square().sum()) >= wanted
         low, high = (middle, high) if enough else (low, middle)
     return low
-
-
-def _real(values: Tensor) -> Tensor:
-    """Return real values in float64, or raise a ValueError."""
-    values = torch.as_tensor(values)
-    if values.is_complex():
-        raise ValueError("The values are complex; give their real and imaginary part one at a time.")
-    return values.double()

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from equiflow.statistics.estimate import Estimate
 from equiflow.statistics.gamma_method import MIN_CHAIN_LENGTH, error_of_fluctuations
+from equiflow.statistics.inputs import check_function, real_numbers
 
 
 def integrated_autocorrelation_time(series: Tensor) -> Estimate:
@@ -35,6 +36,9 @@ def integrated_autocorrelation_time(series: Tensor) -> Estimate:
 
 def mean_of_series(series: Tensor) -> Estimate:
     """Return the mean of a Markov chain with its autocorrelation in the error, `error^2 = 2 tau_int var / N`.
+
+    The note of the estimate says if the series is shorter than 50 tau_int. A slow part that is hidden below a
+    fast one stays unseen in less than about 50 of its own autocorrelation times; nothing can say so.
 
     Args:
         series: `(n,)` or `(n, n_chains)`.
@@ -63,17 +67,31 @@ def estimate_of_series(function: Callable[..., Tensor], *series: Tensor) -> Esti
         The estimate, with `tau_int` in units of the steps of the series.
 
     Raises:
-        ValueError: if a series is too short, or has NaN or infinite values.
+        TypeError: if `function` is no function, or a series holds no numbers.
+        ValueError: if a series is too short, or has NaN or infinite values, or the series differ in shape.
+            Also if the function returns no number that can be differentiated.
 
     >>> magnetisation = torch.tensor([1.0, -1.0, 2.0, -2.0])
     >>> estimate_of_series(lambda m2, m4: 1 - m4 / (3 * m2**2), magnetisation**2, magnetisation**4).mean
     0.5466666666666666
     """
-    columns = torch.stack([_as_chains(one) for one in series], -1)
+    check_function(function, "the mean of each series")
+    chains = [_as_chains(one) for one in series]
+    if len({one.shape for one in chains}) != 1:
+        raise ValueError(
+            "Expected one or more series, measured on the same configurations, of one shape; got shapes "
+            f"{[tuple(one.shape) for one in chains]}."
+        )
+    columns = torch.stack(chains, -1)
     means = columns.mean((0, 1))
     with torch.inference_mode(False), torch.enable_grad():
         leaf = means.clone().requires_grad_()
         value = function(*leaf.unbind())
+        if not isinstance(value, Tensor) or value.dim() or not value.requires_grad:
+            raise ValueError(
+                "function must return one number, a 0-d tensor computed from the means by torch operations; "
+                f"got {value!r}."
+            )
         (slopes,) = torch.autograd.grad(value, leaf)
     means = means.detach()
     fluctuations = ((columns - means) @ slopes)[..., None]
@@ -111,16 +129,14 @@ def block_count(series: Tensor, *, max_blocks: int = 128) -> int:
 
 
 def _as_chains(series: Tensor) -> Tensor:
-    """Return the series in float64 as `(n, n_chains)`, or raise a ValueError."""
-    values = torch.as_tensor(series).detach()
-    if values.is_complex():
-        raise ValueError("The series is complex; give its real and imaginary part one at a time.")
-    values = values.double()
+    """Return the series in float64 as `(n, n_chains)`, or raise."""
+    values = real_numbers(series, "The series", dims=(0, 1, 2, 3), shape="(n,) or (n, n_chains)")
+    shape = tuple(values.shape)
     values = values[:, None] if values.dim() == 1 else values
     if values.dim() != 2 or (len(values) < MIN_CHAIN_LENGTH and values.shape[1] < 2) or not values.numel():
         raise ValueError(
             f"A series must be (n,) or (n, n_chains) with n >= {MIN_CHAIN_LENGTH}, or several chains; "
-            f"got shape {tuple(torch.as_tensor(series).shape)}."
+            f"got shape {shape}."
         )
     if not bool(values.isfinite().all()):
         raise ValueError("The series has NaN or infinite values; expected finite ones.")

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from equiflow.statistics.estimate import Estimate, noted
-from equiflow.statistics.jackknife import zero_or_finite_logs
+from equiflow.statistics.inputs import check_same_length, zero_or_finite_logs
 from equiflow.statistics.reweighting import (
     effective_number,
     error_of_weighted_fluctuations,
@@ -53,7 +53,8 @@ def unrelated_levels(coarse: Tensor, fine: Tensor) -> str:
     Raises:
         ValueError: see `log_mean_of_two_levels`.
     """
-    coarse, fine = _checked(coarse, fine, torch.arange(len(coarse)))
+    coarse, fine = _checked(coarse, fine, torch.arange(len(fine)))
+    check_same_length(coarse=coarse, fine=fine)
     given = coarse.isfinite() & fine.isfinite()
     if int(given.sum()) < 2:
         return f"from the {len(fine)} fine samples alone: the coarse ones have other weights"
@@ -305,11 +306,13 @@ def fluctuations_of_two_levels(
 
 def _checked(coarse: Tensor, fine: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
     """Return log weights in float64, or raise."""
+    coarse, fine = zero_or_finite_logs(coarse, "coarse"), zero_or_finite_logs(fine, "fine")
     if len(coarse) < 2 or len(fine) < 2:
         raise ValueError(f"Expected >= 2 samples and >= 2 of them twice, got {len(coarse)} and {len(fine)}.")
-    if rows.shape != fine.shape:
-        raise ValueError(f"Expected one row per pair; got {tuple(rows.shape)} and {tuple(fine.shape)}.")
-    return zero_or_finite_logs(coarse), zero_or_finite_logs(fine)
+    if not isinstance(rows, Tensor) or rows.shape != fine.shape:
+        got = tuple(rows.shape) if isinstance(rows, Tensor) else repr(rows)
+        raise ValueError(f"Expected one row per pair, a tensor {tuple(fine.shape)} of integers; got {got}.")
+    return coarse, fine
 
 
 def _logs_without_one(log_weight: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from equiflow.statistics.estimate import Estimate
 from equiflow.statistics.gamma_method import tail_factor
-from equiflow.statistics.jackknife import jackknife_of_logs, zero_or_finite_logs
+from equiflow.statistics.inputs import zero_or_finite_logs
+from equiflow.statistics.jackknife import jackknife_of_logs
 from equiflow.statistics.reweighting import (
     MIN_FRACTION,
     N_CONTRIBUTING,
@@ -48,11 +49,12 @@ def effective_sample_size(log_weight: Tensor, *, n_blocks: int = 128) -> Estimat
         few samples carry the weight, or the mean of `w^2`.
 
     Raises:
+        TypeError: if these are no numbers.
         ValueError: if there are fewer than two samples, or a weight is NaN or +inf, or all are zero.
     """
-    log_weight = zero_or_finite_logs(log_weight)
+    log_weight = zero_or_finite_logs(log_weight, minimum=2)
     # Without the largest weight's logarithm: the difference of two log-averages would drown in a huge offset.
-    log_weight = log_weight - log_weight.max() if len(log_weight) else log_weight
+    log_weight = log_weight - log_weight.max()
     estimate = jackknife_of_logs(
         lambda log_m1, log_m2: (2 * log_m1 - log_m2).exp(), log_weight, 2 * log_weight, n_blocks=n_blocks
     )
@@ -127,9 +129,10 @@ def forward_effective_sample_size(log_weight: Tensor, *, n_blocks: int = 128) ->
         carry the mean of w or that of 1/w.
 
     Raises:
+        TypeError: if these are no numbers.
         ValueError: if there are fewer than two samples, or a weight is NaN or +inf, or all are zero.
     """
-    log_weight = zero_or_finite_logs(log_weight)
+    log_weight = zero_or_finite_logs(log_weight, minimum=2)
     if bool(log_weight.isneginf().any()):  # the mean of 1/w is infinite
         return Estimate(0.0, 0.0)
     estimate = jackknife_of_logs(
@@ -162,8 +165,10 @@ def log_mean_exp(log_weight: Tensor, *, n_blocks: int = 128) -> Estimate:
         The estimate. Its note says if few samples carry the weight.
 
     Raises:
+        TypeError: if these are no numbers.
         ValueError: if there are fewer than two samples, or a weight is NaN or +inf, or all are zero.
     """
+    log_weight = zero_or_finite_logs(log_weight, minimum=2)
     estimate = jackknife_of_logs(lambda log_mean: log_mean, log_weight, n_blocks=n_blocks)
     weight = normalised_weights(log_weight)
     count = math.sqrt(len(weight) * effective_number(log_weight))
@@ -193,7 +198,10 @@ def bridge_log_z(model_log_weight: Tensor, target_log_weight: Tensor) -> Estimat
     Raises:
         ValueError: if a weight is NaN or +inf, all of one side are zero, or the target's series is too short.
     """
-    model, target = zero_or_finite_logs(model_log_weight), zero_or_finite_logs(target_log_weight)
+    model = zero_or_finite_logs(model_log_weight, "model_log_weight", minimum=2)
+    target = zero_or_finite_logs(
+        target_log_weight, "target_log_weight", dims=(1, 2), shape="(n,) or (n, n_chains)", minimum=1
+    )
     chains = target[:, None] if target.dim() == 1 else target
     log_z = _bennett(model, chains.flatten())
     c = log_z + math.log(len(model) / chains.numel())

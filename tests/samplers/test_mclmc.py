@@ -8,7 +8,20 @@ from functools import cache
 import pytest
 import torch
 
-from equiflow import HMC, MCLMC, OMELYAN, AdjustedMCLMC, Alternate, Chain, FreeScalar, Lattice, Phi4, Wolff
+from equiflow import (
+    HMC,
+    MCLMC,
+    OMELYAN,
+    AdjustedMCLMC,
+    Alternate,
+    Chain,
+    FreeScalar,
+    Lattice,
+    Phi4,
+    Wolff,
+    measure,
+)
+from equiflow.analysis import Observable
 from equiflow.oracles import transfer_matrix
 from equiflow.samplers import LEAPFROG
 from equiflow.samplers.mclmc import Microcanonical, widest
@@ -49,6 +62,28 @@ def test_the_bias_is_measured_by_halving_the_step():
     exact = chain.mean(phi_squared).mean - truth()
     assert abs(found.mean - exact) < 4 * found.error + 0.15 * abs(exact)
     assert abs(found.mean) > 3 * found.error
+
+
+NOTE = "unadjusted: has a bias of step size; AdjustedMCLMC has none"
+
+
+def test_unadjusted_averages_say_so_once_in_every_print():
+    unadjusted = MCLMC(ACTION, step_size=0.2, decoherence_length=1.0)
+    for kernel in (unadjusted, Alternate(unadjusted, HMC(ACTION, step_size=0.1))):
+        chain = kernel.sample(60, n_chains=8, n_thermalisation=0, generator=generator(1))
+        assert NOTE in chain.mean(phi_squared).note
+        measured = measure(chain, action=ACTION, observables=[Observable("square", phi_squared)])
+        assert all(NOTE in estimate.note for estimate in (*measured.scalars().values(), *measured.correlator))
+        for printed in (measured, chain.mean(phi_squared), measured.binder):
+            assert str(printed).count(NOTE) == 1
+        assert NOTE in chain.followed_by(kernel.sample(4, start=chain, generator=generator(2))).note
+
+
+@pytest.mark.parametrize("kernel", [AdjustedMCLMC(ACTION, step_size=0.2), HMC(ACTION, step_size=0.1)])
+def test_exact_averages_do_not_say_so(kernel):
+    chain = kernel.sample(60, n_chains=8, n_thermalisation=20, generator=generator(1))
+    assert "unadjusted" not in chain.mean(phi_squared).note
+    assert "unadjusted" not in str(measure(chain))
 
 
 @pytest.mark.parametrize(

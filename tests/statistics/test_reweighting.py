@@ -59,7 +59,9 @@ def test_one_heavy_sample_has_no_known_error(heavy):
     # What does not fluctuate has no error, whatever the weights are.
     assert weighted_mean(torch.full((500,), 0.1), log_weight).error < 1e-14
     with pytest.warns(LowEffectiveSampleSizeWarning):
-        measured = measure(Ensemble(values[:, None, None], torch.zeros(500), log_weight))
+        measured = measure(
+            Ensemble(values[:, None, None], torch.zeros(500), log_weight, space=Lattice((1, 1)))
+        )
     assert measured.phi_squared.error == math.inf
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import pytest
 import torch
@@ -10,8 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from equiflow.statistics import effective_sample_size, forward_effective_sample_size, log_mean_exp
-from tests.support.estimates import error_ratio, normal
+from equiflow.statistics import (
+    effective_sample_size,
+    few_effective_samples,
+    forward_effective_sample_size,
+    jackknife_of_logs,
+    log_mean_exp,
+)
+from tests.support.estimates import coverage, error_ratio, normal
 
 ESTIMATORS = [effective_sample_size, forward_effective_sample_size, log_mean_exp]
 
@@ -119,3 +126,141 @@ def test_weight_statistics_of_float32_are_computed_in_float64(estimator):
     log_weight = normal(1000).float() + 300
     expected = estimator(log_weight.double())
     assert estimator(log_weight) == expected
+
+
+def log_normal(width: float, n: int, *, runs: int = 200, seed: int = 0) -> Tensor:
+    """Return log weights of standard deviation `width`, `(runs, n)`; the exact ESS is `exp(-width^2)`."""
+    return width * normal(runs, n, seed=seed)
+
+
+@pytest.mark.parametrize("n", [20, 200, 1000])
+@pytest.mark.parametrize("width", [0.1, 1.0, 1.5, 2.0, 3.0])
+def test_errors_of_the_reverse_ess_cover_the_truth(width, n):
+    runs, exact = log_normal(width, n), math.exp(-(width**2))
+    found = [effective_sample_size(run) for run in runs]
+    assert coverage(found, exact) >= 0.58
+    if width <= 1 and n >= 200:  # the samples know the answer, and errors are not too wide either
+        assert coverage(found, exact) <= 0.80
+    if width >= 2:  # they cannot know it, and say so
+        assert sum(bool(one.note) for one in found) > 0.8 * len(found)
+    # The counter-example: the jackknife trusts the largest weights that happened to come.
+    plain = [jackknife_of_logs(lambda a, b: (2 * a - b).exp(), run, 2 * run) for run in runs]
+    assert [one.mean for one in plain] == pytest.approx([one.mean for one in found])
+    if width >= 1:
+        assert coverage(plain, exact) < min(0.62, coverage(found, exact) - 0.05)
+
+
+@pytest.mark.parametrize("n", [20, 200])
+@pytest.mark.parametrize("width", [0.1, 1.0, 1.5, 2.0, 3.0])
+def test_errors_of_the_forward_ess_and_of_log_z_cover_the_truth(width, n):
+    runs = log_normal(width, n, seed=1)
+    forward, log_z = ([f(run) for run in runs] for f in (forward_effective_sample_size, log_mean_exp))
+    for found, exact in ((forward, math.exp(-(width**2))), (log_z, width**2 / 2)):
+        assert coverage(found, exact) >= (0.58 if width <= 2 else 0.4)
+        if width <= 1 and n >= 200:
+            assert coverage(found, exact) <= 0.80
+        if width == 3:
+            assert sum(bool(one.note) for one in found) > 0.9 * len(found)
+    if width >= 2:
+        plain = [jackknife_of_logs(lambda mean: mean, run) for run in runs]
+        assert coverage(plain, width**2 / 2) < coverage(log_z, width**2 / 2) - 0.04
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n", [200, 1000, 10_000])
+@pytest.mark.parametrize("width", [0.1, 0.3, 0.5, 0.7, 1.0, 1.3, 1.5])
+def test_errors_of_weight_statistics_are_of_the_right_size(width, n):
+    runs, exact = log_normal(width, n, runs=1000, seed=2), math.exp(-(width**2))
+    for function, truth in (
+        (effective_sample_size, exact),
+        (forward_effective_sample_size, exact),
+        (log_mean_exp, width**2 / 2),
+    ):
+        found = [function(run) for run in runs]
+        assert 0.61 <= coverage(found, truth) <= 0.83, (function.__name__, coverage(found, truth))
+
+
+@pytest.mark.parametrize("width", [1.15, 1.25])
+def test_errors_of_the_reverse_ess_of_a_wider_target_cover_the_truth(width):
+    # The second moment of w^2 is barely finite, or infinite.
+    logs = torch.stack([gaussian_pair(1000, [width] * 16, of_target=False, seed=k) for k in range(150)])
+    found = [effective_sample_size(run) for run in logs]
+    assert coverage(found, gaussian_ess([width] * 16)) > 0.46
+    plain = [jackknife_of_logs(lambda a, b: (2 * a - b).exp(), run, 2 * run) for run in logs]
+    assert coverage(plain, gaussian_ess([width] * 16)) < coverage(found, gaussian_ess([width] * 16)) - 0.08
+
+
+def test_two_samples_know_their_ess_only_if_their_weights_are_equal():
+    for estimator in (effective_sample_size, forward_effective_sample_size):
+        assert estimator([1.0, 1.0]) == estimator([0.0, 0.0])
+        assert estimator([1.0, 1.0]).error == 0.0
+        uneven = estimator([1.0, 0.0])
+        # The truth is anywhere between 0 and 1.
+        assert uneven.mean - uneven.error <= 0.05
+        assert uneven.mean + uneven.error >= 1
+
+
+def test_the_error_of_the_reverse_ess_is_its_formula():
+    log_weight = normal(40, seed=3)
+    w = log_weight.exp()
+    ess = float(w.sum() ** 2 / (40 * (w**2).sum()))
+    left_out = torch.stack([(w.sum() - x) ** 2 / (39 * ((w**2).sum() - x**2)) for x in w])
+    jackknife = float(((left_out - left_out.mean()).square().sum() * 39 / 40).sqrt())
+    change = 2 * w / w.mean() - w**2 / (w**2).mean() - 1
+    kurtosis = float((change**4).mean() / (change**2).mean() ** 2)
+    of_squares = float((w**2).sum() ** 2 / (w**4).sum())
+    widened = jackknife * (1 + (kurtosis - 1) / (2 * 40 * ess))
+    least = min(ess, 5 * ess * (1 - ess) / (of_squares - 1))
+    assert effective_sample_size(log_weight).error == pytest.approx(max(widened, least), rel=1e-9)
+    # Each part counts somewhere.
+    assert widened < least
+    even = effective_sample_size(0.1 * normal(4000, seed=3))
+    assert even.error > 5 * even.mean * (1 - even.mean) / 3000
+
+
+def test_the_error_of_the_forward_ess_is_its_formula():
+    for scale, n in ((1.0, 40), (0.1, 400)):
+        log_weight = scale * normal(n, seed=4)
+        w, inverse = log_weight.exp(), (-log_weight).exp()
+        result = forward_effective_sample_size(log_weight, n_blocks=n)
+        ess = float(1 / (w.mean() * inverse.mean()))
+        left_out = (n - 1) ** 2 / ((w.sum() - w) * (inverse.sum() - inverse))
+        jackknife = float(((left_out - left_out.mean()).square().sum() * (n - 1) / n).sqrt())
+        change = w / w.mean() + inverse / inverse.mean() - 2
+        kurtosis = float((change**4).mean() / (change**2).mean() ** 2)
+        count = min(float(x.sum() ** 2 / (x**2).sum()) for x in (w, inverse))
+        twice_tau = max(1.0, (jackknife / (ess * float(change.norm()) / n)) ** 2)
+        widened = jackknife * (1 + (kurtosis - 1) * twice_tau / (2 * math.sqrt(n * count)))
+        least = min(ess, 5 * ess * (1 - ess) / (count - 1))
+        assert result.error == pytest.approx(max(widened, least), rel=1e-9)
+
+
+def test_the_error_of_log_z_is_its_formula():
+    log_weight = normal(50, seed=5)
+    w = log_weight.exp()
+    left_out = ((w.sum() - w) / 49).log()
+    jackknife = float(((left_out - left_out.mean()).square().sum() * 49 / 50).sqrt())
+    change = w - w.mean()
+    kurtosis = float((change**4).mean() / (change**2).mean() ** 2)
+    count = float(w.sum() ** 2 / (w**2).sum())
+    factor = 1 + (kurtosis - 1) / (2 * math.sqrt(50 * count))
+    assert log_mean_exp(log_weight).error == pytest.approx(factor * jackknife, rel=1e-9)
+    assert factor > 1.05
+
+
+def test_the_ess_says_if_it_rests_on_few_samples():
+    heavy = torch.zeros(400)
+    heavy[:3] = 6.0  # three samples have most of the weight
+    assert effective_sample_size(heavy).note == few_effective_samples(heavy) != ""
+    lighter = torch.zeros(400)
+    lighter[:3] = 3.5  # 106 effective samples, but few carry the mean of w^2
+    assert few_effective_samples(lighter) == ""
+    assert re.fullmatch(r"only \d\.\d effective samples of w\^2", effective_sample_size(lighter).note)
+    for sane in (torch.zeros(8), 0.3 * normal(200)):
+        assert effective_sample_size(sane).note == forward_effective_sample_size(sane).note == ""
+    assert "effective samples" in forward_effective_sample_size(heavy).note
+    assert "effective samples" in forward_effective_sample_size(-heavy).note
+    # One sample has all of the weight: nothing is known.
+    heavy[0] = 40.0
+    one = effective_sample_size(heavy)
+    assert (one.mean, one.error) == pytest.approx((1 / 400, 1 - 1 / 400))
