@@ -77,6 +77,11 @@ class Microcanonical(Kernel):
                 f"Expected positive, finite lengths, got step_size={step_size}, first_step={first_step} and "
                 f"the length {length}."
             )
+        if not action.space.is_flat:
+            raise TypeError(
+                f"Microcanonical chains need configurations that move along straight lines, got "
+                f"{action.space}. Use HMC."
+            )
         if action.space.size < 2:
             raise ValueError(
                 f"A velocity of constant norm needs two numbers at least, got {action.space}. Use HMC, or a "
@@ -216,11 +221,7 @@ class MCLMC(Microcanonical):
         first_step: float = 0.1,
     ) -> None:
         super().__init__(
-            action,
-            step_size=step_size,
-            length=decoherence_length,
-            integrator=integrator,
-            first_step=first_step,
+            action, step_size=step_size, length=decoherence_length, integrator=integrator, first_step=first_step
         )
         if not 0 < energy_variance < math.inf:
             raise ValueError(f"energy_variance must be positive and finite, got {energy_variance}.")
@@ -313,11 +314,7 @@ class AdjustedMCLMC(Microcanonical):
         first_step: float = 0.1,
     ) -> None:
         super().__init__(
-            action,
-            step_size=step_size,
-            length=trajectory_length,
-            integrator=integrator,
-            first_step=first_step,
+            action, step_size=step_size, length=trajectory_length, integrator=integrator, first_step=first_step
         )
         if not 0 < target_acceptance < 1:
             raise ValueError(f"target_acceptance must be in (0, 1), got {target_acceptance}.")
