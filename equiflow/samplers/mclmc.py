@@ -63,7 +63,6 @@ class Microcanonical(Kernel):
     def __init__(
         self,
         action: Action,
-        *,
         step_size: float | None,
         length: float | None,
         integrator: Integrator,
@@ -220,9 +219,7 @@ class MCLMC(Microcanonical):
         integrator: Integrator = LEAPFROG,
         first_step: float = 0.1,
     ) -> None:
-        super().__init__(
-            action, step_size=step_size, length=decoherence_length, integrator=integrator, first_step=first_step
-        )
+        super().__init__(action, step_size, decoherence_length, integrator, first_step)
         if not 0 < energy_variance < math.inf:
             raise ValueError(f"energy_variance must be positive and finite, got {energy_variance}.")
         self.energy_variance = energy_variance
@@ -313,9 +310,7 @@ class AdjustedMCLMC(Microcanonical):
         integrator: Integrator = OMELYAN,
         first_step: float = 0.1,
     ) -> None:
-        super().__init__(
-            action, step_size=step_size, length=trajectory_length, integrator=integrator, first_step=first_step
-        )
+        super().__init__(action, step_size, trajectory_length, integrator, first_step)
         if not 0 < target_acceptance < 1:
             raise ValueError(f"target_acceptance must be in (0, 1), got {target_acceptance}.")
         self.target_acceptance = target_acceptance
