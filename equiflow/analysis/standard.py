@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from equiflow.analysis.averages import Observable, estimate_observables
 from equiflow.runtime.checks import check_type
 from equiflow.samplers.samples import Samples
 from equiflow.statistics import Estimate
@@ -13,8 +12,8 @@ from equiflow.theories.base.space import Space
 def measure_standard(source: Samples, *, space: Space | None = None) -> dict[str, Estimate]:
     """Measure the standard observables of a theory other than a real field on a lattice.
 
-    Errors are computed as in `measure`, which serves real fields. For links they are the plaquette, loops and
-    the topological charge, for angles magnetisation, energy and vortices.
+    For links these are the plaquette, loops and the topological charge, for angles magnetisation, energy and
+    vortices. Real fields have `measure`. See `Samples.mean` for the errors.
 
     Args:
         source: weighted samples of a flow, or the samples of a Markov chain.
@@ -50,5 +49,4 @@ def measure_standard(source: Samples, *, space: Space | None = None) -> dict[str
             f"No observables are listed for {space.kind}; use measure for real fields on a lattice, "
             "estimate_observables for your own."
         )
-    found = estimate_observables(source, [Observable(name, average) for name, average in known.items()])
-    return {name: one for name, one in found.items() if isinstance(one, Estimate)}
+    return {name: source.mean(observable) for name, observable in known.items()}

@@ -34,7 +34,8 @@ class WilsonAction(Action):
     The weight of a theta term, `exp(i theta Q)`, is complex, so no action here has one: reweight with
     `theta_factor` instead, which gives `Z(theta) / Z(0)`. An imaginary theta has a real weight, and can be
     part of the action of U(1) in two dimensions: `S - imaginary_theta Q`, with the geometric charge Q, see
-    `topological_charge`. Q is constant but for jumps where a plaquette is -1, so it adds nothing to `grad`.
+    `topological_charge`. Q is constant but for jumps where a plaquette is -1, so it adds nothing to `grad`,
+    and HMC crosses the jumps by accepting or rejecting: give it a `step_size`, for no step makes them small.
     Neither parity nor charge conjugation is then a symmetry: build flows with `GaugeGroup(links, "rotations",
     conjugation=False)`.
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 
+from equiflow import Angles, ExternalField, Multiplet, Particles, StandardNormal, WilsonAction
 from equiflow.theories.base.lattice import Lattice
 from equiflow.theories.gauge.links import Links
 from tests.support.gauge import GROUPS, every_links, rng, velocities
@@ -114,3 +115,25 @@ def test_matrices_off_the_group_are_refused():
         links.check(u.real)
     with pytest.raises(TypeError, match=r"expected torch\.float32 or torch\.float64"):
         Links(Lattice((2, 2)), "U(1)").check(u[..., 0, 0])
+
+
+@pytest.mark.parametrize(
+    "space", [Lattice((2, 3)), Multiplet(Lattice((2, 3)), 2), Angles(Lattice((2, 3))), Particles(3, 2)]
+)
+def test_flat_spaces_move_by_addition(space):
+    phi, v = space.probes(2, rng()), space.probes(2, rng(1))
+    assert space.is_flat
+    assert space.tangent_shape == space.shape
+    assert torch.equal(space.move(phi, v), phi + v)
+    assert space.is_real_field == isinstance(space, Lattice | Multiplet)
+
+
+@pytest.mark.parametrize("group", GROUPS[:3])
+def test_what_is_made_for_real_fields_refuses_links(group):
+    links = Links(Lattice((2, 2)), group)
+    assert links.is_flat == (group == "U(1)")
+    assert not links.is_real_field
+    with pytest.raises(TypeError, match="use HaarPrior"):
+        StandardNormal(links)
+    with pytest.raises(TypeError, match="an action of real fields"):
+        ExternalField(WilsonAction(links, beta=1.0), h=0.1)
