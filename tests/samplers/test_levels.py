@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 
 import numpy as np
@@ -19,7 +20,7 @@ from equiflow.statistics import Estimate
 from equiflow.theories.scalar.observables import phi_squared, susceptibility
 from tests.support.coupling_flows import make
 from tests.support.estimates import coverage, error_ratio
-from tests.support.two_levels import ACTION, COARSE, FINE, draw, generator, replicas, trained
+from tests.support.two_levels import ACTION, CHEAPER, COARSE, FINE, draw, generator, replicas, trained
 
 N_REPLICAS = 300
 
@@ -208,6 +209,66 @@ def test_one_level_is_drawn_where_two_do_not_pay():
     assert ensemble.correction is None
     ensemble = importance_sample(trained(), ACTION, 64, levels=2, certify=0, generator=generator())
     assert ensemble.correction.fine == str(FINE)
+
+
+@functools.cache
+def by_euler() -> list[Ensemble]:
+    """Return ensembles of 160 samples by one step of Euler, 32 of them also by the fine solver."""
+    levels = TwoLevels(Solver("euler", steps=1), CHEAPER, fine_share=1.0)
+    with pytest.warns(UserWarning, match=r"euler\(steps=1\) is too coarse for rk5\(steps=4\)"):
+        drawn = draw(120 * 160, levels=levels, seed=7, batch_size=10_000)
+    fine, made = drawn.correction, []
+    for start in range(0, len(drawn.phi), 160):
+        a, b = slice(start, start + 160), slice(start, start + 32)
+        pairs = dataclasses.replace(
+            fine,
+            rows=torch.arange(32),
+            phi=fine.phi[b],
+            log_q=fine.log_q[b],
+            log_weight=fine.log_weight[b],
+        )
+        parts = drawn.phi[a], drawn.log_q[a], drawn.log_weight[a]
+        made.append(Ensemble(*parts, correction=pairs, space=drawn.space))
+    return made
+
+
+def test_a_useless_coarse_solver_is_covered_and_noted(exact):
+    ensembles = by_euler()
+    for name, estimates in results(ensembles).items():
+        assert 0.58 < coverage(estimates, getattr(exact, name)) < 0.78, name
+        assert all("from the 32 fine samples alone: correlation" in one.note for one in estimates), name
+    measured = [measure(one) for one in ensembles]
+    found = [one.susceptibility for one in measured]
+    assert 0.58 < coverage(found, exact.susceptibility) < 0.78
+    assert str(measured[0]).count("from the 32 fine samples alone") == 1
+    assert found[0].mean == pytest.approx(ensembles[0].mean(susceptibility).mean, rel=1e-9)
+    # The ESS, which 32 samples hardly know, was 0.1 to 2 by both levels.
+    ess = [one.effective_sample_size() for one in ensembles]
+    truth = importance_sample(trained(), ACTION, 4000, certify=0, generator=generator(1))
+    assert coverage(ess, truth.effective_sample_size().mean) > 0.48
+    assert all(one.mean <= 1 for one in ess)
+
+
+def test_results_of_levels_that_a_pilot_chooses_are_covered(exact):
+    flow = with_solver(trained(), CHEAPER)
+    found = [
+        importance_sample(flow, ACTION, 300, levels=2, certify=0, generator=generator(100 + k))
+        for k in range(60)
+    ]
+    assert all(one.correction is not None for one in found)
+    for name, estimates in results(found).items():
+        assert 0.52 < coverage(estimates, getattr(exact, name)) < 0.85, name  # 60 values scatter by 0.06
+        assert not any(one.note for one in estimates), name
+
+
+def test_who_draws_by_a_useless_coarse_solver_is_warned_where_he_stands():
+    with pytest.warns(UserWarning, match="All estimates are from the 40 fine samples alone") as caught:
+        importance_sample(
+            trained(), ACTION, 200, levels=TwoLevels(Solver("euler", steps=1), fine_share=0.2), certify=0,
+            generator=generator(),
+        )  # fmt: skip
+    assert caught[0].filename == __file__
+    assert "levels=2 to choose" in str(caught[0].message)
 
 
 def test_chains_and_comparisons_with_the_target_refuse_coarse_weights():

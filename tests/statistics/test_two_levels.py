@@ -9,15 +9,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from equiflow.statistics import weighted_mean
+from equiflow.statistics import Estimate, effective_sample_size, log_mean_exp, weighted_mean
 from equiflow.statistics.two_levels import (
     change_of_log_mean,
     change_of_mean,
+    ess_of_two_levels,
     fluctuations_of_two_levels,
     log_mean_of_two_levels,
+    log_z_of_two_levels,
     mean_of_two_levels,
+    unrelated_levels,
 )
-from tests.support.estimates import normal
+from tests.support.estimates import coverage, normal
 
 N, M = 9, 4
 ROWS = torch.tensor([7, 0, 3, 4])
@@ -168,3 +171,91 @@ def test_few_effective_samples_make_an_error_at_least_that_of_one_level():
 def test_what_has_no_error_is_refused(coarse, fine, rows, match):
     with pytest.raises(ValueError, match=match):
         log_mean_of_two_levels(coarse, fine, rows)
+
+
+def levels(
+    noise: float, *, width: float = 0.2, slope: float = 1.0, runs: int = 200
+) -> list[tuple[Tensor, ...]]:
+    """Return coarse log weights of 160 samples, fine ones of 32 and their rows; `log Z = width^2 / 2`."""
+    fine = width * normal(runs, 160, seed=11)
+    coarse = slope * fine + noise * normal(runs, 160, seed=12) + 0.3
+    return [(c, f[:32], torch.arange(32)) for c, f in zip(coarse, fine, strict=True)]
+
+
+@pytest.mark.parametrize("noise", [1.5, 1.0, 0.6, 0.3, 0.1, 0.02])
+def test_log_z_and_ess_are_covered_however_coarse_the_coarse_weights_are(noise):
+    runs = levels(noise)
+    log_z = [log_z_of_two_levels(*run) for run in runs]
+    ess = [ess_of_two_levels(*run) for run in runs]
+    assert 0.60 <= coverage(log_z, 0.02) <= 0.76
+    assert 0.54 <= coverage(ess, math.exp(-0.04)) <= 0.78  # 32 values tell little of a variance
+    assert all(one.mean <= 1 for one in ess)
+    alone = [bool(one.note) for one in log_z]
+    assert sum(alone) >= 0.95 * len(runs) if noise >= 0.3 else sum(alone) <= 0.05 * len(runs)
+    # The counter-example takes the coarse weights whatever they are.
+    both = [log_mean_of_two_levels(*run) for run in runs]
+    scatter, other = (float(torch.tensor([e.mean for e in found]).std()) for found in (log_z, both))
+    assert scatter < 0.8 * other if noise >= 0.3 else scatter <= 1.03 * other
+
+
+def test_no_result_of_unrelated_levels_comes_from_the_coarse_one():
+    coarse, fine, rows = levels(1.5)[0]
+    values, fine_values = normal(160, seed=13), normal(32, seed=14)
+    note = unrelated_levels(coarse[rows], fine)
+    correlation = float(torch.corrcoef(torch.stack([coarse[rows], fine]))[0, 1])
+    assert note == f"from the 32 fine samples alone: correlation {correlation:.2f} with coarse weights"
+    for found, alone in (
+        (log_z_of_two_levels(coarse, fine, rows), log_mean_exp(fine)),
+        (ess_of_two_levels(coarse, fine, rows), effective_sample_size(fine)),
+        (mean_of_two_levels(values, coarse, fine_values, fine, rows), weighted_mean(fine_values, fine)),
+    ):
+        assert (found.mean, found.error) == (alone.mean, alone.error)
+        assert found.note == note
+    for related in (levels(0.3)[0], levels(0.0)[0]):
+        assert unrelated_levels(related[0][rows], related[1]) == ""
+
+
+def test_levels_are_unrelated_if_ratios_of_weights_leave_less_than_half_of_the_samples():
+    change = normal(400, seed=15)
+    for scale in (0.5, 0.7, 0.9, 1.2):
+        for sign in (1, -1):
+            ratio = (sign * scale * change).exp()
+            kept = float(ratio.sum() ** 2 / (400 * ratio.square().sum()))
+            other = (1 / ratio).sum() ** 2 / (400 * (1 / ratio).square().sum())
+            found = unrelated_levels(torch.zeros(400), torch.log(ratio))
+            assert bool(found) == (min(kept, float(other)) < 0.5)
+    zero = torch.full((400,), -math.inf)
+    zero[:1] = 0.0
+    assert "other weights" in unrelated_levels(zero, torch.zeros(400))
+
+
+@pytest.mark.parametrize("slope", [0.5, 1.0, 1.5, 1.7, 2.3, 3.0])
+def test_coarse_weights_count_up_to_twice_the_fluctuations_of_the_fine_ones(slope):
+    # The regression of fine on coarse weights has the slope 1 / slope, up to higher orders.
+    runs = levels(0.0, width=0.1, slope=slope)
+    alone = [bool(log_z_of_two_levels(*run).note) for run in runs]
+    assert all(alone) if slope > 2 else not any(alone)
+
+
+def test_the_error_of_an_ess_of_two_levels_is_its_formula():
+    coarse, fine, rows = levels(0.02, width=0.5)[0]
+    found = ess_of_two_levels(coarse, fine, rows)
+    plain = log_mean_of_two_levels(
+        coarse, fine, rows, function=lambda one, two: (2 * one - two).exp(), powers=(1.0, 2.0)
+    )
+    assert found.mean == pytest.approx(plain.mean, rel=1e-9)
+
+    def change(log_weight: Tensor) -> Tensor:
+        w = log_weight.exp()
+        return 2 * w / w.mean() - w**2 / (w**2).mean() - 1
+
+    combined = change(coarse)
+    combined[:32] += 160 / 31 * (change(fine) - change(coarse[:32]))
+    kurtosis = float((combined**4).mean() / (combined**2).mean() ** 2)
+    w = coarse.exp()
+    count, of_squares = (float((w**p).sum() ** 2 / (w ** (2 * p)).sum()) for p in (1, 2))
+    widened = plain.error * (1 + (kurtosis - 1) / (2 * count))
+    least = min(found.mean, 5 * found.mean * (1 - found.mean) / (of_squares - 1))
+    assert found.error == pytest.approx(max(widened, least), rel=1e-6)
+    assert isinstance(found, Estimate)
+    assert found.note == ""

@@ -58,5 +58,5 @@ def replicas(n_replicas: int, n_pairs: int, n_others: int) -> list[Ensemble]:
         pairs = Correction(
             rows, fine.phi[b], fine.log_q[b], fine.log_weight[b], fine.coarse, fine.fine, 4, 24
         )
-        made.append(Ensemble(*parts, correction=pairs))
+        made.append(Ensemble(*parts, correction=pairs, space=ACTION.space))
     return made
