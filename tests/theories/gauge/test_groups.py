@@ -134,19 +134,43 @@ def test_the_slope_is_the_derivative_of_the_trace(name):
         torch.testing.assert_close(lie.slope(u)[a], -(ahead - behind) / 2e-5, rtol=0, atol=1e-9)
 
 
+#: integrals of (Re tr U)^k for k = 1 ... 4: numbers of invariants in products of representations
+MOMENTS = {
+    "U(1)": (0, 1 / 2, 0, 3 / 8),
+    "SU(2)": (0, 1, 0, 2),
+    "SU(3)": (0, 1 / 2, 1 / 4, 3 / 4),
+    "SU(4)": (0, 1 / 2, 0, 7 / 8),
+}
+
+
+def moment_errors(lie, u):
+    """Return by how many standard errors each moment of the trace differs from the Haar measure's."""
+    trace = lie.trace(u) * lie.n
+    powers = [trace**k for k in range(1, 5)]
+    exact = MOMENTS[str(lie)]
+    return [
+        abs(float(p.mean()) - m) / float(p.std()) * len(p) ** 0.5 for p, m in zip(powers, exact, strict=True)
+    ]
+
+
 @pytest.mark.parametrize("name", GROUPS)
 def test_random_elements_have_the_moments_of_the_haar_measure(name):
     lie = lie_group(name)
     u = lie.planes(lie.random((100_000,), rng(4)))
     fixed = lie.planes(lie.random((), rng(5)))[..., None]
     for moved in (u, lie.product(u, lie.dagger(fixed).expand_as(u))):
-        trace = lie.trace(moved) * lie.n
-        # The integral of (Re tr U)^2 is 1 for SU(2), whose trace is real, and 1/2 otherwise; 1 + 1 invariants
-        # of four fundamental representations make that of (Re tr U)^4 equal to 2 for SU(2).
-        second = 1.0 if name == "SU(2)" else 0.5
-        for power, expected in ((1, 0.0), (2, second)):
-            values = trace**power
-            assert abs(float(values.mean()) - expected) < 4 * float(values.std()) / len(values) ** 0.5
+        assert max(moment_errors(lie, moved)) < 4
+
+
+@pytest.mark.parametrize("name", GROUPS)
+def test_elements_of_another_measure_would_be_seen(name):
+    lie = lie_group(name)
+    # Elements exp(v) of normal v: symmetric, but too close to one; for SU(2), noise with heavy tails.
+    vector = 2.0 * torch.randn(lie.n_generators, 100_000, generator=rng(4), dtype=torch.float64)
+    assert max(moment_errors(lie, lie.exp(vector))) > 8
+    if name == "SU(2)":
+        noise = torch.randn(100_000, 4, generator=rng(4), dtype=torch.float64)
+        assert max(moment_errors(lie, lie.planes(lie.from_noise(noise.sinh())))) > 8
 
 
 def test_haar_noise_without_the_determinant_would_be_seen():
