@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from equiflow.theories.base.action import Action
-from equiflow.theories.base.action_gradients import fault_of_gradient, random_direction
+from equiflow.theories.base.action_gradients import NOWHERE_FINITE, fault_of_gradient, random_direction
 
 
 def cause_of_collapse(action: Action, phi: Tensor, length: float) -> str:
@@ -25,7 +25,7 @@ def cause_of_collapse(action: Action, phi: Tensor, length: float) -> str:
     phi = phi.double()
     direction = random_direction(action, phi)
     if not bool((action(phi).isfinite() & _all_finite(action.grad(phi))).any()):
-        return "S or action.grad is NaN or infinite at every field. Give another initial field."
+        return NOWHERE_FINITE
     if fault := fault_of_gradient(action, phi, direction):
         return fault
     for fraction in (0.1, 0.3, 1.0):

@@ -165,8 +165,9 @@ class Microcanonical(Kernel):
         if is_adjusted:
             change = change + (self.action(end.double()) - self.action(phi.double())).double()
         else:
-            # Nothing is rejected but what overflows.
-            change = torch.where(change.isfinite(), 0.0, math.nan)
+            # Nothing is rejected but what overflows, or ends where the density is zero.
+            inside = change.isfinite() & self.action(end.double()).isfinite()
+            change = torch.where(inside, 0.0, math.nan)
         phi, outcome = metropolis(-change, end, phi, generator)
         error = _mean(errors, outcome.accepted)
         return phi, Measured(outcome.accepted, outcome.probability, error=error, width=width)
@@ -345,6 +346,6 @@ def widest(phi: Tensor) -> float:
 
 
 def _mean(errors: Tensor, accepted: Tensor) -> float:
-    """Return the mean error of the trajectories that did not overflow; NaN without any."""
-    known = errors[accepted > 0] if len(errors) else errors
+    """Return the mean error of the trajectories that met no overflow and no wall; NaN without any."""
+    known = errors[(accepted > 0) & errors.isfinite()] if len(errors) else errors
     return float(known.mean()) if len(known) else math.nan

@@ -15,7 +15,7 @@ from equiflow.runtime.checks import check_type
 from equiflow.runtime.compilation import is_compiling
 from equiflow.runtime.precision import in_double, in_precision
 from equiflow.theories.base.action_growth import DISTANCES, growth_along_rays
-from equiflow.theories.base.action_values import check_consistent, check_values
+from equiflow.theories.base.action_values import check_consistent, check_values, refuse_other_dtype
 from equiflow.theories.base.group import Group
 from equiflow.theories.base.lattice import Lattice, lattice_of
 from equiflow.theories.base.space import Space
@@ -86,7 +86,11 @@ class Action(nn.Module, ABC):
                 batch or on chance.
         """
         self.space.check(phi)
-        value = check_values(super().__call__(phi), phi, type(self).__name__)
+        try:
+            value = check_values(super().__call__(phi), phi, type(self).__name__)
+        except RuntimeError as error:
+            refuse_other_dtype(error, phi, type(self).__name__)
+            raise
         if len(phi) > self._largest_batch and not (is_compiling() or is_transformed()):
             check_consistent(super().__call__, value, phi, type(self).__name__)
             self._largest_batch = len(phi)

@@ -12,6 +12,8 @@ from equiflow.theories.base.action import Action
 GRADIENT_TOLERANCE = {torch.float64: 1e-3, torch.float32: 0.05}
 #: fields on which a gradient is compared with them before anything is sampled or trained
 FEW_FIELDS = 8
+#: what is said where no chain can start
+NOWHERE_FINITE = "S or action.grad is NaN or infinite at every field. Give another initial field."
 #: steps of the finite differences, of which the best one counts
 DIFFERENCES = tuple(10.0**-k for k in range(1, 9))
 
@@ -24,8 +26,10 @@ def check_gradient(action: Action, phi: Tensor) -> None:
         phi: fields, `(batch, *lattice)`.
 
     Raises:
-        RuntimeError: if it is wrong.
+        RuntimeError: if it is wrong, or S is infinite or NaN at all fields.
     """
+    if not bool(action(doubled(phi)).isfinite().any()):
+        raise RuntimeError(NOWHERE_FINITE)
     few = doubled(phi[:FEW_FIELDS])
     if fault := fault_of_gradient(action, few, random_direction(action, few)):
         raise RuntimeError(fault)
@@ -84,11 +88,11 @@ def gradient_error(action: Action, phi: Tensor, direction: Tensor) -> float:
         The median of `|slope - gradient| / (|slope| + |gradient|)` over the batch, from 0 to 1, for the step
         of the finite differences at which it is smallest.
     """
-    expected = (action.grad(phi) * direction).double().flatten(1).sum(1)
+    expected = (action.grad(phi).detach() * direction).double().flatten(1).sum(1)
     errors, move = [], action.space.move
     for step in DIFFERENCES:
         ahead, behind = move(phi, step * direction), move(phi, -step * direction)
-        slope = (action(ahead) - action(behind)).double() / (2 * step)
+        slope = (action(ahead) - action(behind)).detach().double() / (2 * step)
         size = (slope.abs() + expected.abs()).clamp(min=torch.finfo(torch.float64).tiny)
         error = (slope - expected).abs() / size
         if bool(error.isfinite().any()):

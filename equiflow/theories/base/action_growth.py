@@ -16,6 +16,8 @@ from equiflow.theories.base.space import Space
 
 #: Distances along a ray. Far minima, as of phi^4 with a small quartic term, must lie before the last one.
 DISTANCES = (1e2, 1e3, 1e4, 1e6, 1e8)
+#: Factors and shifts of each distance: the range of S there tells whether it goes up and down, as cosines do.
+NEAR_BY = ((1.0, 0.0), (1.0, 1.1), (1.0, 2.2), (1.0, 3.9), (1.3, 0.0), (1.7, 0.0))
 #: S in units of the logarithm of the distance: `exp(-S)` has an integral along a ray only if it rises faster
 SLOWEST_RISE = 0.9
 #: rounding of S, relative to its largest value on any ray: on some rays large terms cancel
@@ -35,26 +37,23 @@ class Ray:
         near: S at the first of `DISTANCES`.
         far: S at the last one where it is a number.
         distance: of that one.
+        falls: whether S falls without bound, as far as it was followed.
     """
 
     direction: str
     near: float
     far: float
     distance: float
-
-    @property
-    def falls(self) -> bool:
-        """Whether S falls without bound, as far as it was followed."""
-        return self.far < self.near - DEEP - abs(self.near)
+    falls: bool
 
 
 def growth_along_rays(forward: Callable[[Tensor], Tensor], space: Space, base: Tensor) -> Ray | None:
     """Return a ray along which S does not rise faster than the logarithm of the distance; None without one.
 
     The rays lead from a field to the same number everywhere, alternating signs, noise and single numbers,
-    with either sign. A ray counts only if S rises nowhere on it, from `DISTANCES[0]` on. NaN and -inf stand
-    for an overflow, after which nothing is known; +inf is a rise. The field must be one without symmetry, so
-    that neighbouring rays are alike.
+    with either sign. A ray counts only if S rises nowhere on it beyond its range at `DISTANCES[0]`. NaN and
+    -inf stand for an overflow, after which nothing is known; +inf is a rise. The field must be one without
+    symmetry, so that neighbouring rays are alike.
 
     Args:
         forward: S, a function of float64 fields `(batch, *shape)`.
@@ -68,25 +67,27 @@ def growth_along_rays(forward: Callable[[Tensor], Tensor], space: Space, base: T
     rays = torch.stack([sign * ray for ray in named.values() for sign in (1, -1)]).to(base)
     names = [name for name in named for _ in (1, -1)]
     at_once = max(1, NUMBERS_AT_ONCE // space.size)
-    values = torch.stack(
-        [
-            torch.cat([forward(base + distance * part).double() for part in torch.split(rays, at_once)])
-            for distance in DISTANCES
-        ]
-    ).cpu()
-    known = (~values.isnan() & ~values.isneginf()).cummin(0).values
-    largest = torch.where(values.isfinite(), values.abs(), 0.0).amax(1)
-    rise = values[1:] - values[:-1]
-    enough = SLOWEST_RISE * torch.tensor(DISTANCES, dtype=torch.float64).log().diff()
+
+    def along(distance: float) -> Tensor:
+        return torch.cat([forward(base + distance * part).double() for part in torch.split(rays, at_once)])
+
+    near_by = [torch.stack([along(factor * d + shift) for factor, shift in NEAR_BY]) for d in DISTANCES]
+    values = torch.stack(near_by).cpu()  # (distance, near by, ray)
+    known = (~values.isnan() & ~values.isneginf()).all(1).cummin(0).values
+    largest = torch.where(values.isfinite(), values.abs(), 0.0).amax((1, 2))
+    low, high = values.amin(1), values.amax(1)
+    enough = SLOWEST_RISE * (torch.tensor(DISTANCES, dtype=torch.float64) / DISTANCES[0]).log()
     # Where S is infinite, and the difference NaN, the density is zero from there on.
-    rises = (rise > (enough + ROUNDING * largest[1:])[:, None]) | values[1:].isposinf()
-    flat = known[1] & ~(rises & known[1:]).any(0)
+    rises = (low - high[0] > (enough + ROUNDING * largest)[:, None]) | values.isposinf().any(1)
+    flat = known[1] & ~(rises & known).any(0)
     last = known.sum(0) - 1
-    found = [
-        Ray(names[k], float(values[0, k]), float(values[last[k], k]), DISTANCES[int(last[k])])
-        for k in flat.nonzero().flatten().tolist()
-    ]
-    return min(found, key=lambda ray: ray.far - ray.near, default=None)
+    found = []
+    for k in flat.nonzero().flatten().tolist():
+        end = int(last[k])
+        depth = float(low[0, k] - high[end, k])
+        falls = depth > DEEP + abs(float(low[0, k])) and bool(high[end, k] < low[end - 1, k])
+        found.append(Ray(names[k], float(values[0, 0, k]), float(values[end, 0, k]), DISTANCES[end], falls))
+    return min(found, key=lambda ray: (not ray.falls, ray.far - ray.near), default=None)
 
 
 def directions(space: Space) -> dict[str, Tensor]:

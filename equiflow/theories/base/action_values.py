@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 
 import torch
@@ -17,6 +18,8 @@ from equiflow.runtime.precision import FIELD_DTYPES
 
 #: Larger fields may overflow an action that is right, as on a trajectory of HMC that diverges.
 LARGEST_FIELD = 100.0
+#: what torch says of operands whose precisions differ
+_OF_DTYPE = re.compile(r"\b(same|mixed) (dtype|datatype)|expected scalar type")
 #: Rounding, relative to the values and the number of sites. Kernels may add up a batch in another order.
 ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-4}
 
@@ -109,6 +112,24 @@ def check_consistent(forward: Callable[[Tensor], Tensor], value: Tensor, phi: Te
         f"a batch of {len(phi)}; expected the same, whatever the other configurations are. Take no sums, "
         "means or norms over axis 0, the batch."
     )
+
+
+def refuse_other_dtype(error: RuntimeError, phi: Tensor, owner: str) -> None:
+    """Raise a TypeError if the `forward` of an action failed because its tensors have another precision.
+
+    Args:
+        error: what it raised.
+        phi: its argument.
+        owner: the action, as messages call it.
+
+    Raises:
+        TypeError: if this was the cause.
+    """
+    if _OF_DTYPE.search(str(error)):
+        raise TypeError(
+            f"{owner} has parameters or constants of another precision than fields of {phi.dtype}: {error}. "
+            "Convert the action by .double() or .float(); samplers evaluate S in double precision."
+        ) from error
 
 
 def _agree(one: Tensor, other: Tensor, phi: Tensor) -> bool:
