@@ -1,6 +1,6 @@
 """The abstract space: what the configurations of a theory are.
 
-`Space` is the base of `Lattice`, `Multiplet`, `Angles` and `Particles`. A theory of your own starts by
+`Space` is the base of `Lattice`, `Multiplet`, `Angles`, `Links` and `Particles`. A theory of your own starts by
 deriving from it.
 """
 
@@ -17,7 +17,7 @@ from equiflow.runtime.precision import FIELD_DTYPES
 
 
 class Space:
-    """Configurations of real numbers in one shape, shared by a flow, its prior and its action.
+    """Configurations of numbers in one shape, shared by a flow, its prior and its action.
 
     Subclasses are frozen dataclasses; two spaces are the same if they compare equal. A subclass sets `kind`,
     `shape` and `of_shape`. It overrides the other members where the defaults are wrong:
