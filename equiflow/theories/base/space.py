@@ -1,7 +1,7 @@
 """The abstract space: what the configurations of a theory are.
 
-`Space` is the base of `Lattice`, `Multiplet`, `Angles`, `Links` and `Particles`. A theory of your own starts by
-deriving from it.
+`Space` is the base of `Lattice`, `Multiplet`, `Angles`, `Links` and `Particles`. A theory of your own
+starts by deriving from it.
 """
 
 from __future__ import annotations
