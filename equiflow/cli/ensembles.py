@@ -261,6 +261,8 @@ def check_place(out: Path) -> None:
         OSError: if the system will refuse, or a symbolic link leads back to itself.
     """
     out = real_path(out)
+    if out.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(out))
     folder = next(place for place in out.parents if os.path.lexists(place))
     if not folder.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))

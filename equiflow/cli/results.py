@@ -62,6 +62,8 @@ def measure_files(path: Path, out: Path | None) -> None:
     found = ensembles_of(path) if (path / "config.toml").exists() else [path]
     if out is not None and len(found) > 1:
         raise RunError(f"--json takes one ensemble, {path} holds {', '.join(map(str, found))}: name one.")
+    if out is not None:
+        check_place(out)
     for samples in found:
         _measure_file(samples, out)
 

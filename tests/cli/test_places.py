@@ -93,6 +93,9 @@ def test_a_place_is_checked_without_making_anything(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(NotADirectoryError, match="file"):
         check_place(tmp_path / "file" / "x.npz")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(IsADirectoryError, match="folder"):
+        check_place(tmp_path / "folder")
     for name in ("x" * 300, f"{'x' * 300}/x.npz", f"a/{'x' * 300}/x.npz"):
         with pytest.raises(OSError, match="too long"):
             check_place(tmp_path / name)
@@ -127,3 +130,15 @@ def test_counts_beyond_the_memory_are_refused_before_a_run_exists(key, message, 
     with pytest.raises(ConfigError, match=message):
         Run.create(tmp_path / "huge", tiny(f"{key}=1000000"))
     assert not (tmp_path / "huge").exists()
+
+
+def test_an_error_of_the_system_names_the_file_and_no_temporary_one(tmp_path):
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(IsADirectoryError) as failure, written_atomically(tmp_path / "folder") as temporary:
+        temporary.write_text("x")
+    assert failure.value.filename == str(tmp_path / "folder")
+    assert failure.value.filename2 is None
+    with pytest.raises(FileNotFoundError) as failure, written_atomically(tmp_path / "file") as temporary:
+        temporary.with_name("another").read_bytes()
+    assert failure.value.filename == str(tmp_path / "another")  # the counter-example
+    assert not [*tmp_path.glob(".*")]
