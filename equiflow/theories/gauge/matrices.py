@@ -10,8 +10,10 @@ from torch import Tensor
 from equiflow.runtime.autograd import is_transformed
 from equiflow.runtime.compilation import is_compiling
 
-#: squarings of an exponential where no value can be looked at: exact for |Q| up to 2^6
+#: most squarings of an exponential, which are made where no value can be looked at: for |Q| up to 2^6
 SQUARINGS_WITHOUT_VALUES = 6
+#: largest `tr Q^2 / 2` for which no eigenvalue of Q exceeds that
+LARGEST_SQUARE = 0.75 * 4.0**SQUARINGS_WITHOUT_VALUES
 #: squared half angle below which cosine and sine are summed as series, which have derivatives at zero
 SMALL_ANGLE_SQUARED = 1e-4
 
@@ -67,6 +69,20 @@ def exp_su3(q: Tensor, c1: Tensor) -> Tensor:
     Returns:
         `(3, 3, ...)`.
     """
+    if is_compiling() or is_transformed():
+        return _exp_of_moderate(q, c1)
+    # One link that is far away, or NaN, must not change how the others are computed.
+    far = ~(c1 <= LARGEST_SQUARE)
+    if not bool(far.any()):
+        return _exp_of_moderate(q, c1)
+    nothing = torch.zeros_like(c1)
+    result = _exp_of_moderate(torch.where(far, nothing, q), torch.where(far, nothing, c1))
+    result[:, :, far] = torch.linalg.matrix_exp(1j * q[:, :, far].movedim(-1, 0)).movedim(0, -1)
+    return result
+
+
+def _exp_of_moderate(q: Tensor, c1: Tensor) -> Tensor:
+    """Return `exp(i Q)` where no eigenvalue of Q exceeds 2^`SQUARINGS_WITHOUT_VALUES`."""
     n_squarings, n_terms = _effort(c1)
     q, c1 = q * 0.5**n_squarings, c1 * 0.25**n_squarings
     q2 = matrix_product(q, q)
@@ -92,8 +108,6 @@ def _effort(c1: Tensor) -> tuple[int, int]:
     else:
         # No eigenvalue is larger than this, since the three add up to zero.
         largest = math.sqrt(4 / 3 * float(c1.detach().max())) if c1.numel() else 0.0
-        if not math.isfinite(largest):  # the result is NaN, whatever the effort
-            return 0, 1
         n_squarings = max(0, math.ceil(math.log2(largest))) if largest > 0 else 0
         size = largest * 0.5**n_squarings
     n_terms, term = 1, size

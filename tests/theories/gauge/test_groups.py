@@ -216,9 +216,27 @@ def test_the_exponential_of_su3_works_within_vmap():
     torch.testing.assert_close(mapped, exp_su3(q, c1), rtol=0, atol=1e-13)
 
 
-def test_infinite_vectors_give_nan_instead_of_endless_squarings():
+@pytest.mark.parametrize("name", MATRICES)
+@pytest.mark.parametrize("far", [1e3, 1e9, 1e200, math.inf, math.nan])
+def test_one_link_far_away_leaves_the_others_as_they_are(name, far):
+    lie = lie_group(name)
+    vector = vectors(lie)
+    alone = lie.exp(vector)
+    vector[:, 0, 0] = far
+    together = lie.exp(vector)
+    torch.testing.assert_close(together[..., 1:, :], alone[..., 1:, :], rtol=0, atol=1e-14)
+    if far == 1e3:
+        defect = lie.defect(lie.elements(together))
+        assert float(defect.max()) < 1e-9
+    elif not math.isfinite(far):
+        assert bool(together[..., 0, 0].abs().isnan().any())
+
+
+def test_far_links_have_derivatives():
     lie = lie_group("SU(3)")
-    assert bool(lie.exp(torch.full((8, 2), math.inf)).real.isnan().any())
+    vector = vectors(lie)[:, :1, :3]
+    vector[:, 0, 1] *= 100
+    assert torch.autograd.gradcheck(lie.exp, vector.requires_grad_(), eps=1e-7, atol=1e-4)
 
 
 def test_equal_names_make_equal_groups():
