@@ -110,7 +110,7 @@ class _Counted:
     @full_precision
     def __call__(self, t: Tensor, state: State) -> State:
         self.calls += 1
-        self.t = t
+        self.t = t.detach()
         try:
             return self.rates(t, state)
         except AssertionError as failure:
