@@ -70,7 +70,7 @@ class Action(nn.Module, ABC):
         """Return `S[phi]` of each configuration: the result of `forward`, checked.
 
         The first call, and each with a larger batch than all before, computes two configurations again, to
-        see that S depends on nothing else.
+        see that S depends on nothing else. On a curved space one must be of it, see `Space.check_finite`.
 
         Args:
             phi: `(batch, *lattice)`.
@@ -92,6 +92,9 @@ class Action(nn.Module, ABC):
             refuse_other_dtype(error, phi, type(self).__name__)
             raise
         if len(phi) > self._largest_batch and not (is_compiling() or is_transformed()):
+            if not self.space.is_flat:  # most arrays of this shape are no configurations
+                # To single precision, since energies of such fields are computed in double.
+                self.space.check_finite(phi[:1].detach().to(self.space.dtypes[0]))
             check_consistent(super().__call__, value, phi, type(self).__name__)
             self._largest_batch = len(phi)
         return value

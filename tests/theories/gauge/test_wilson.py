@@ -150,3 +150,12 @@ def test_float32_links_have_a_float32_action():
 def test_wrong_couplings_are_refused(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+@pytest.mark.parametrize("group", GROUPS[1:])
+def test_the_first_call_refuses_matrices_off_the_group(group):
+    action = WilsonAction(Links(SQUARE, group), beta=1.0)
+    u = action.space.probes(2, rng())
+    with pytest.raises(ValueError, match="differ from matrices of SU"):
+        action(1.01 * u)
+    action(u)
