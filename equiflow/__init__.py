@@ -93,6 +93,8 @@ from equiflow.vector_fields import (
     ParticleField,
     PotentialField,
     SteerableField,
+    SUNField,
+    U1Field,
     VectorField,
 )
 
@@ -162,6 +164,7 @@ __all__ = [
     "PotentialField",
     "Prior",
     "ReverseKL",
+    "SUNField",
     "Solver",
     "SolverError",
     "Space",
@@ -173,6 +176,7 @@ __all__ = [
     "SymplecticFlow",
     "TrainingDivergedError",
     "TrappedGaussian",
+    "U1Field",
     "UniformAngles",
     "VectorField",
     "WilsonAction",

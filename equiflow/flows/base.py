@@ -17,7 +17,7 @@ from equiflow.flows.certificate import Certificate, SolvedTwice, compare_solves
 from equiflow.flows.checkpoints import SavedFlow
 from equiflow.ode.solver import Solver
 from equiflow.runtime.checks import check_count, check_type
-from equiflow.runtime.precision import in_double
+from equiflow.runtime.precision import in_double, in_precision
 from equiflow.theories.base.action import Action
 from equiflow.theories.base.lattice import Lattice, lattice_of
 from equiflow.theories.base.prior import Prior
@@ -244,8 +244,8 @@ class Flow(SavedFlow, ABC):
         phi, log_weight, nfe = self._log_weight(z, reference, action)
         refined = phi, torch.zeros_like(log_weight)
         if action is not None:
-            refined = reference._log_weight(z.double(), reference, in_double(action))[:2]
-        finer = self.space.nearest(refined[0]).to(phi)
+            refined = reference._log_weight(in_precision(z, torch.float64), reference, in_double(action))[:2]
+        finer = self.space.nearest(refined[0]).to(phi.dtype)
         samples = SolvedTwice(self.space.nearest(phi), log_weight, finer, refined[1])
         round_trip = self.inverse_and_log_det(phi)[0] - z
         text = f"{reference._method()} in float64"
@@ -259,7 +259,7 @@ class Flow(SavedFlow, ABC):
         """Return `phi`, the log weights in float64 and nfe; without an action the target is `reference`."""
         phi, log_det, nfe = self._transform_and_count(z)
         log_q = self.prior.log_prob(z) - log_det
-        log_target = reference.log_prob(phi.double()) if action is None else -action(phi)
+        log_target = reference.log_prob(in_precision(phi, torch.float64)) if action is None else -action(phi)
         return phi, (log_target - log_q).double(), nfe
 
     def _transform_and_count(self, z: Tensor) -> tuple[Tensor, Tensor, int]:
@@ -273,7 +273,7 @@ class Flow(SavedFlow, ABC):
     def _check_input(self, phi: Tensor, name: str) -> Tensor:
         """Return `phi` if it is a batch of finite configurations in the dtype of the flow, else raise."""
         self.space.check_finite(phi, name)
-        if phi.dtype != self.dtype:
+        if phi.real.dtype != self.dtype:
             raise TypeError(
                 f"{name} has dtype {phi.dtype}, the flow computes in {self.dtype}. "
                 f"Convert one: {name}.to(flow.dtype), or flow.to({phi.dtype})."

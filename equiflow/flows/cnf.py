@@ -206,7 +206,8 @@ class EquivariantCNF(Flow):
             SolverError: if the solver gives up or the result is not finite.
         """
         field, solver = self._for_solve(phi, generator), solver or self.solver
-        return solve(field, phi, t0, t1, solver, parameters=self.vector_field.parameters())
+        parameters = self.vector_field.parameters()
+        return solve(field, phi, t0, t1, solver, space=self.space, parameters=parameters)
 
     def rsample_path(
         self, n_samples: int, *, generator: torch.Generator | None = None, solver: Solver | None = None

@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from equiflow.flows.compiled import CompiledField
-from equiflow.ode.integrate import Solution, State, check_finite, integrate
+from equiflow.ode.integrate import Rates, Solution, State, check_finite, integrate
+from equiflow.ode.lie import Charts, integrate_on_group
 from equiflow.ode.solver import EqualSteps, Solver
 from equiflow.runtime.compilation import Compiled
+from equiflow.theories.base.space import Space
 from equiflow.vector_fields import VectorField
 from equiflow.vector_fields.base import FusedField, FusedSolution
 
@@ -59,6 +61,7 @@ def solve(
     t1: float,
     solver: Solver,
     *,
+    space: Space,
     parameters: Iterable[Tensor] = (),
 ) -> Solution:
     """Integrate `(phi, log_det)` from flow time `t0` to `t1`.
@@ -69,6 +72,7 @@ def solve(
         t0: initial flow time.
         t1: final flow time.
         solver: method, step control and way to gradients.
+        space: of the configurations.
         parameters: of the field, which get gradients from the adjoint equation.
 
     Returns:
@@ -84,7 +88,41 @@ def solve(
     def rates(t: Tensor, state: State) -> State:
         return field.velocity_and_divergence(state[0], t)
 
-    return integrate(rates, (phi, phi.new_zeros(len(phi))), t0, t1, solver, parameters=parameters)
+    state = phi, phi.real.new_zeros(len(phi))
+    return integrate_in(space, rates, state, t0, t1, solver, parameters=parameters)
+
+
+def integrate_in(
+    space: Space,
+    rates: Rates,
+    state: State,
+    t0: float,
+    t1: float,
+    solver: Solver,
+    *,
+    parameters: Iterable[Tensor] = (),
+) -> Solution:
+    """Integrate a state whose first part are configurations of a space, flat or not.
+
+    Args:
+        space: of the configurations.
+        rates: function of time and state, returning the velocity and the rates of the other parts.
+        state: configurations and other tensors, batch first.
+        t0: initial flow time.
+        t1: final flow time.
+        solver: method, step control and way to gradients.
+        parameters: tensors that get gradients from the adjoint equation.
+
+    Returns:
+        The final state and the number of evaluations.
+
+    Raises:
+        SolverError: if the solver gives up or the result is not finite.
+    """
+    if space.is_flat:
+        return integrate(rates, state, t0, t1, solver, parameters=parameters)
+    charts = Charts(space.move, space.bracket, space.bracket_bound, space.tangent_shape)
+    return integrate_on_group(rates, state, t0, t1, solver, charts=charts, parameters=parameters)
 
 
 def solve_by_kernels(

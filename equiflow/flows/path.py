@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from equiflow.flows.kernels import FieldOfSolve, solve_by_kernels
-from equiflow.ode.integrate import State, integrate
+from equiflow.flows.kernels import FieldOfSolve, integrate_in, solve_by_kernels
+from equiflow.ode.integrate import State
 from equiflow.ode.solver import Solver
 from equiflow.theories.base.prior import Prior
 
@@ -64,10 +64,10 @@ def sample_path(
     end = solve_by_kernels(field, z, 0.0, 1.0, solver, score=score)
     if end is not None and end.score is not None:
         return PathSample(end.phi, log_q - end.log_det.detach(), end.score, end.kinetic_energy, end.nfe)
-    zeros = z.new_zeros(len(z))
+    space, zeros = prior.space, z.real.new_zeros(len(z))
 
     def power(velocity: Tensor) -> Tensor:
-        return velocity.square().sum(prior.space.event_axes)
+        return velocity.square().sum(tuple(range(1, velocity.dim())))
 
     def path(t: Tensor, state: State) -> State:
         rates = field.path_rates(state[0], t, state[3].detach())
@@ -78,14 +78,15 @@ def sample_path(
         return velocity, power(velocity)
 
     if not (solver.adjoint and torch.is_grad_enabled()):
-        solution = integrate(path, (z, zeros, zeros, score), 0.0, 1.0, solver)
+        solution = integrate_in(space, path, (z, zeros, zeros, score), 0.0, 1.0, solver)
         phi, energy, log_det, score = solution.state
         nfe = solution.nfe
     else:  # Only phi needs an adjoint, so the score has a solve of its own.
         with torch.no_grad():
-            scored = integrate(path, (z, zeros, zeros, score), 0.0, 1.0, solver)
+            scored = integrate_in(space, path, (z, zeros, zeros, score), 0.0, 1.0, solver)
         _, _, log_det, score = scored.state
-        solution = integrate(trajectory, (z, zeros), 0.0, 1.0, solver, parameters=parameters)
+        begin = (z, zeros)
+        solution = integrate_in(space, trajectory, begin, 0.0, 1.0, solver, parameters=parameters)
         phi, energy = solution.state
         nfe = scored.nfe + solution.nfe
     return PathSample(phi, log_q - log_det.detach(), score.detach(), energy, nfe)

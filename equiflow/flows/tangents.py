@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from equiflow.flows.cnf import EquivariantCNF
-from equiflow.ode.integrate import State, integrate
+from equiflow.flows.kernels import integrate_in
+from equiflow.ode.integrate import State
 from equiflow.ode.solver import Solver
 from equiflow.runtime.checks import check_count, check_type
 
@@ -61,7 +62,7 @@ def log_q_tangents(
 
     now = 0.0
     for node, weight in zip(*_gauss_legendre(intervals), strict=True):
-        phi, score = integrate(path, (phi, score), now, node, Solver("rk5", steps=1)).state
+        phi, score = integrate_in(flow.space, path, (phi, score), now, node, Solver("rk5", steps=1)).state
         now = node
         of_field -= weight * field.parameter_rates(phi, node, score)
     return torch.cat([of_prior, of_field], 1)

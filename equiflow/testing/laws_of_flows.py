@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from equiflow.flows import Flow
 from equiflow.testing.probes import demand, dense_jacobian, elements_of, in_parts, prior_samples, with_images
@@ -11,6 +12,8 @@ from equiflow.theories.base.group import Group
 
 def log_density_error(flow: Flow, *, n_samples: int = 3, seed: int = 0) -> float:
     """Measure `max |log q - (log prior(z) - log |det dphi/dz|)|` with the dense Jacobian of the flow.
+
+    On a curved space it is taken along moves of the configurations, see `Space.move`.
 
     Args:
         flow: any flow on a small lattice; the Jacobian has `V^2` entries.
@@ -24,7 +27,13 @@ def log_density_error(flow: Flow, *, n_samples: int = 3, seed: int = 0) -> float
     with torch.no_grad():
         phi, _ = flow.transform_and_log_det(z)
         log_q = flow.log_prob(phi)
-    jacobian = dense_jacobian(lambda x: flow.transform_and_log_det(x)[0], z)
+    space = flow.space
+
+    def end(velocity: Tensor) -> Tensor:
+        return space.displacement(flow.transform_and_log_det(space.move(z, velocity))[0])
+
+    still = torch.zeros((n_samples, *space.tangent_shape), dtype=flow.dtype, device=flow.device)
+    jacobian = dense_jacobian(end, still)
     dense = flow.prior.log_prob(z).detach() - torch.linalg.slogdet(jacobian).logabsdet
     return float((log_q - dense).abs().max())
 

@@ -66,7 +66,10 @@ KINDS = (
         space=Links,
         group=GaugeGroup,
         priors=(HaarPrior,),
-        vector_fields=(),
+        vector_fields=(
+            "equiflow.vector_fields.gauge_u1.U1Field",
+            "equiflow.vector_fields.gauge_sun.SUNField",
+        ),
         actions={"wilson": WilsonAction},
         observables=links.standard,
     ),

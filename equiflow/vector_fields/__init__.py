@@ -10,6 +10,8 @@ from equiflow.vector_fields.base import PathRates, VectorField
 from equiflow.vector_fields.deep_steerable import DeepSteerableField
 from equiflow.vector_fields.estimated import EstimatedField
 from equiflow.vector_fields.factorised import FactorisedConvField
+from equiflow.vector_fields.gauge_sun import SUNField
+from equiflow.vector_fields.gauge_u1 import U1Field
 from equiflow.vector_fields.multiplet import MultipletField
 from equiflow.vector_fields.o3 import O3Field
 from equiflow.vector_fields.orbit_conv import OrbitConvField
@@ -34,10 +36,12 @@ __all__ = [
     "ParticleField",
     "PathRates",
     "PotentialField",
+    "SUNField",
     "ShallowField",
     "SteerableField",
     "TwoConvolutionField",
     "TwoKernels",
+    "U1Field",
     "VectorField",
     "default_field",
     "known_fields",

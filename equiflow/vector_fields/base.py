@@ -116,6 +116,11 @@ class VectorField(RecordsOptions, nn.Module, ABC):
         super().__init__()
         self.group = group
 
+    @classmethod
+    def suits(cls, space: Space) -> bool:
+        """Return whether the field can live on a space of its kind; override it if not on every one."""
+        return True
+
     @property
     def learning_rate(self) -> float:
         """Return the peak learning rate of Adam that `fit` uses by default."""
@@ -226,7 +231,8 @@ class VectorField(RecordsOptions, nn.Module, ABC):
     def path_rates(self, phi: Tensor, t: Tensor | float, score: Tensor) -> PathRates:
         """Return velocity, divergence and the rate of change of the score along the flow (arXiv:2206.09016).
 
-        The default takes a vector-Jacobian product; closed forms are cheaper.
+        The default takes a vector-Jacobian product; closed forms are cheaper. On a group the derivatives are
+        those along moves, and `[v, grad log q]` is added to the rate.
 
         Args:
             phi: `(batch, *lattice)`.
@@ -239,11 +245,16 @@ class VectorField(RecordsOptions, nn.Module, ABC):
         keeps_graph = torch.is_grad_enabled()
         with torch.enable_grad():
             # The velocity's graph serves twice: here, and for whoever differentiates the trajectory.
-            point = differentiable(phi)
+            flat = self.space.is_flat
+            leaf = differentiable(phi) if flat else torch.zeros_like(score).requires_grad_()
+            point = leaf if flat else self.space.move(phi, leaf)
             velocity, divergence = self.velocity_and_divergence(point, t)
             scalar = (velocity * detached(score)).sum() + divergence.sum()
-            (gradient,) = torch.autograd.grad(scalar, point, retain_graph=keeps_graph)
-        return PathRates(velocity if keeps_graph else velocity.detach(), divergence.detach(), -gradient)
+            (gradient,) = torch.autograd.grad(scalar, leaf, retain_graph=keeps_graph)
+        rate = -gradient
+        if not flat:
+            rate = rate + self.space.bracket(velocity.detach(), detached(score))
+        return PathRates(velocity if keeps_graph else velocity.detach(), divergence.detach(), rate)
 
     @torch.no_grad()
     def parameter_rates(self, phi: Tensor, t: Tensor | float, score: Tensor) -> Tensor:

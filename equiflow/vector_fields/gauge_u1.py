@@ -24,6 +24,7 @@ from equiflow.theories.base.group import Group
 from equiflow.theories.base.kind import group_on
 from equiflow.theories.base.lattice import Lattice
 from equiflow.theories.base.resizing import signed_offsets
+from equiflow.theories.base.space import Space
 from equiflow.theories.base.symmetry import spatial_part
 from equiflow.theories.gauge.links import Links
 from equiflow.vector_fields.base import VectorField
@@ -69,16 +70,15 @@ class U1Field(VectorField):
     Args:
         links: `Links(lattice, "U(1)")`, in two dimensions or more.
         group: by default the whole symmetry group of the links.
-        n_local: number of features `sin n P`, `n = 1 ... n_local`.
-        n_mixed: largest n of the features `sin(n P + w . u)`; there are `2 n_mixed + 1` for each frequency
-            w of each charge. To move plaquettes near pi alone, 4 or more are needed from beta = 2 on.
-        n_frequencies: number of frequencies w for each charge, at the start spread evenly up to
-            `max_frequency`.
-        max_frequency: see `n_frequencies`.
+        n_local: number of features `sin n P`, for n from 1 on.
+        n_mixed: largest n of the features that see charges, from beta = 2 on 4 or more, to move plaquettes
+            near pi alone.
+        n_frequencies: number of frequencies w for each charge.
+        max_frequency: largest initial frequency, down from which the others are spread evenly.
         n_channels: number of charges `u_c`.
-        charge_range: widths of the charges at the start run up to this number of lattice spacings.
-        n_harmonics: number of harmonics of the charges. They start as the angle of a plaquette divided by
-            2 pi, smoothed at pi.
+        charge_range: largest initial width of a charge in lattice spacings, down from which the others are
+            spread evenly.
+        n_harmonics: number of harmonics of a charge, at the start those of `P / 2 pi`, smoothed at pi.
         n_time_modes: number of cosine modes in flow time of the kernels.
 
     Raises:
@@ -144,6 +144,11 @@ class U1Field(VectorField):
         mass = charges.flatten(1).sum(1) / (2 * math.pi)
         self.register_buffer("scale", (1 / (1 + w.abs() @ mass)).to(dtype), True)
         self._constants = RoundedConstants()
+
+    @classmethod
+    def suits(cls, space: Space) -> bool:
+        """See `VectorField.suits`; links in U(1)."""
+        return isinstance(space, Links) and space.is_flat
 
     @property
     def learning_rate(self) -> float:

@@ -25,7 +25,7 @@ def known_fields() -> dict[str, type[VectorField]]:
 
 
 def default_field(space: Space, group: Group | None = None) -> VectorField:
-    """Return the vector field that a flow on `space` has unless told otherwise.
+    """Return the vector field that a flow on `space` has unless told otherwise: the first that suits it.
 
     Args:
         space: of the configurations.
@@ -38,7 +38,7 @@ def default_field(space: Space, group: Group | None = None) -> VectorField:
         TypeError: if the kind of the space is not registered, or the field cannot have such a group.
         ValueError: if the group acts on another space.
     """
-    families = fields_of(kind_of(space))
+    families = [field for field in fields_of(kind_of(space)) if field.suits(space)]
     if not families:
         raise TypeError(f"No vector field is registered for {space}; give the flow a vector_field.")
     make: Any = families[0]

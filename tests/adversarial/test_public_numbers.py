@@ -160,6 +160,15 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
         lambda **o: eq.AngleField(ANGLES, **o),
         KERNEL | {"n_harmonics": 2, "n_channels": 2, "n_ridges": 2},
     ),
+    "U1Field": (
+        lambda **o: eq.U1Field(eq.Links(SQUARE, "U(1)"), **o),
+        {"n_local": 2, "n_mixed": 1, "n_frequencies": 1, "max_frequency": 2.0, "n_channels": 1}
+        | {"charge_range": 2.0, "n_harmonics": 2, "n_time_modes": 2},
+    ),
+    "SUNField": (
+        lambda **o: eq.SUNField(eq.Links(SQUARE, "SU(2)"), **o),
+        {"degree": 2, "n_time_modes": 2},
+    ),
     "ParticleField": (
         lambda **o: eq.ParticleField(GAS, **o),
         {"l_max": 1, "n_radial": 2, "n_hidden": 2, "n_time_modes": 2, "widths": (0.5, 2.0)},

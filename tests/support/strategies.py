@@ -26,6 +26,8 @@ from equiflow.theories.base.lattice import Lattice
 from equiflow.theories.base.prior import Prior
 from equiflow.theories.base.space import Space
 from equiflow.theories.base.symmetry import SymmetryGroup
+from equiflow.theories.gauge.group import GaugeGroup
+from equiflow.theories.gauge.links import Links
 from equiflow.theories.multiplets.group import MultipletGroup
 from equiflow.theories.multiplets.space import Multiplet
 from equiflow.theories.particles.prior import TrappedGaussian
@@ -43,6 +45,8 @@ from equiflow.vector_fields import (
     ParticleField,
     PotentialField,
     SteerableField,
+    SUNField,
+    U1Field,
     VectorField,
 )
 
@@ -289,6 +293,40 @@ def angle_fields(draw: st.DrawFn) -> AngleField:
     )
 
 
+@st.composite
+def u1_fields(draw: st.DrawFn) -> U1Field:
+    """Draw a field of U(1) links in two or three dimensions."""
+    links = Links(draw(st.sampled_from([(2, 2), (3, 2), (1, 3), (2, 2, 2)]).map(Lattice)), "U(1)")
+    return U1Field(
+        links,
+        group=GaugeGroup(links, draw(st.sampled_from(POINT_GROUPS))),
+        n_local=draw(st.integers(1, 2)),
+        n_mixed=draw(st.integers(0, 2)),
+        n_frequencies=draw(st.integers(1, 2)),
+        max_frequency=2.0,
+        n_channels=draw(st.integers(1, 2)),
+        charge_range=2.0,
+        n_harmonics=draw(st.integers(1, 2)),
+        n_time_modes=draw(st.integers(1, 3)),
+    )
+
+
+@st.composite
+def sun_fields(draw: st.DrawFn) -> SUNField:
+    """Draw a field of SU(2) links in two or three dimensions."""
+    lattice, shapes = draw(
+        st.sampled_from([((2, 2), ("plaquette",)), ((3, 3), ("rectangle",)), ((2, 2, 2), ("chair",))])
+    )
+    links = Links(Lattice(lattice), "SU(2)")
+    return SUNField(
+        links,
+        group=GaugeGroup(links, draw(st.sampled_from(POINT_GROUPS))),
+        shapes=shapes,
+        degree=draw(st.integers(1, 3)),
+        n_time_modes=draw(st.integers(1, 3)),
+    )
+
+
 def particle_spaces() -> st.SearchStrategy[Particles]:
     """Draw two to four particles in one to three dimensions."""
     return st.builds(Particles, st.integers(2, 4), st.integers(1, 3))
@@ -315,6 +353,8 @@ ELSEWHERE: dict[str, Callable[[], st.SearchStrategy[VectorField]]] = {
     "AngleField": angle_fields,
     "MultipletField": multiplet_fields,
     "ParticleField": particle_fields,
+    "SUNField": sun_fields,
+    "U1Field": u1_fields,
 }
 
 

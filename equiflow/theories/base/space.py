@@ -135,6 +135,43 @@ class Space:
         """
         return phi + velocity
 
+    def bracket(self, one: Tensor, other: Tensor) -> Tensor:
+        """Return the commutator of two velocities, `[v, w]`; zero unless configurations form a group.
+
+        Args:
+            one: v, `(batch, *tangent_shape)`.
+            other: w, `(batch, *tangent_shape)`.
+
+        Returns:
+            `(batch, *tangent_shape)`.
+        """
+        return torch.zeros_like(one)
+
+    def displacement(self, phi: Tensor) -> Tensor:
+        """Return a velocity whose derivative in anything is the velocity of `phi` as that changes.
+
+        Its value means nothing. Gradients with respect to configurations are multiplied by it, in objectives
+        that know these gradients in closed form.
+
+        Args:
+            phi: configurations, `(batch, *shape)`.
+
+        Returns:
+            `(batch, *tangent_shape)`; here `phi` itself.
+        """
+        return phi
+
+    def bracket_bound(self, velocity: Tensor) -> Tensor:
+        """Return bounds of the eigenvalues of `[v, .]`; zero unless configurations form a group.
+
+        Args:
+            velocity: v, `(batch, *tangent_shape)`.
+
+        Returns:
+            Numbers, of which the largest bounds all.
+        """
+        return velocity.new_zeros(len(velocity))
+
     def probes(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Draw configurations on which laws are tested; here standard normal numbers.
 

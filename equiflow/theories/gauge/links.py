@@ -147,6 +147,25 @@ class Links(Space):
         lie = self.lie
         return lie.elements(lie.product(lie.exp(velocity.movedim(2, 0)), lie.planes(phi)))
 
+    def bracket(self, one: Tensor, other: Tensor) -> Tensor:
+        """See `Space.bracket`; the commutator on every link."""
+        if self.is_flat:
+            return torch.zeros_like(one)
+        return self.lie.bracket(one.movedim(2, 0), other.movedim(2, 0)).movedim(0, 2)
+
+    def displacement(self, phi: Tensor) -> Tensor:
+        """See `Space.displacement`; the projection of `dU U^-1` to the algebra."""
+        if self.is_flat:
+            return phi
+        lie = self.lie
+        turned = lie.product(lie.planes(phi), lie.dagger(lie.planes(phi.detach())))
+        return (2 * lie.n * lie.slope(turned)).movedim(0, 2)
+
+    def bracket_bound(self, velocity: Tensor) -> Tensor:
+        """See `Space.bracket_bound`; on each link the norm of the coefficients."""
+        # The eigenvalues i x_k of v have sum_k x_k^2 = |c|^2 / 2, and |x_j - x_k| is at most |c|.
+        return velocity.new_zeros(len(velocity)) if self.is_flat else velocity.norm(dim=2)
+
     def planes(self, phi: Tensor) -> tuple[Tensor, ...]:
         """Return the links of each direction as planes `(..., batch, *lattice)`, see `LieGroup`."""
         return tuple(self.lie.planes(links) for links in phi.unbind(1))

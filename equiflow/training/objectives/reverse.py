@@ -77,7 +77,7 @@ class PathGradient:
         path = continuous.rsample_path(batch_size, generator=generator, solver=self.solver)
         phi = path.phi.detach()
         force = path.score + action.grad(phi)
-        surrogate = (path.phi * force).flatten(1).sum(1).mean()
+        surrogate = (flow.space.displacement(path.phi) * force).flatten(1).sum(1).mean()
         if self.kinetic_penalty:
             surrogate = surrogate + self.kinetic_penalty * path.kinetic_energy.mean()
         return ObjectiveValue(surrogate, -action(phi) - path.log_q, path.nfe)
