@@ -1484,10 +1484,7 @@ MUTANTS = (
         "tail_factor(fluctuations, count)), _least_error",
         "tail_factor(fluctuations)), _least_error",
         "the largest weights are rare: the effective samples count, not all",
-        (
-            "statistics/test_weights.py::test_the_error_of_the_reverse_ess_is_its_formula",
-            "statistics/test_weights.py",
-        ),
+        ("statistics/test_weights.py::test_the_error_of_the_reverse_ess_is_its_formula",),
     ),
     Mutant(
         "ESS of few values with the error of their scatter",
@@ -1529,7 +1526,9 @@ MUTANTS = (
         "min(effective_number(change), effective_number(-change))",
         "max(effective_number(change), effective_number(-change))",
         "samples that a coarse solver misses show in one direction of the ratio only",
-        ("statistics/test_two_levels.py",),
+        (
+            "statistics/test_two_levels.py::test_levels_are_unrelated_if_ratios_of_weights_leave_less_than_half_of_the_samples",
+        ),
     ),
     Mutant(
         "ESS of two levels widened by the coarse part alone",
