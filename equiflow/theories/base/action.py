@@ -190,7 +190,7 @@ class Action(nn.Module, ABC):
     def check_density(self, *, device: torch.device | str = "cpu", stacklevel: int = 2) -> None:
         """Warn if `exp(-S)` seems to have no finite integral, and raise if S falls without bound.
 
-        Samplers and `fit` call this once for each action. S is followed along ten rays to large fields, see
+        Samplers and `fit` call this once for each action. S is followed along a few rays to large fields, see
         `growth_along_rays`. Angles and groups have no large fields. Where S cannot be evaluated, nothing is
         said.
 

@@ -50,10 +50,10 @@ class Ray:
 def growth_along_rays(forward: Callable[[Tensor], Tensor], space: Space, base: Tensor) -> Ray | None:
     """Return a ray along which S does not rise faster than the logarithm of the distance; None without one.
 
-    The rays lead from a field to the same number everywhere, alternating signs, noise and single numbers,
-    with either sign. A ray counts only if S rises nowhere on it beyond its range at `DISTANCES[0]`. NaN and
-    -inf stand for an overflow, after which nothing is known; +inf is a rise. The field must be one without
-    symmetry, so that neighbouring rays are alike.
+    The rays lead from a field to the same number everywhere, alternating signs, noise, single numbers and one
+    component alone, with either sign. A ray counts only if S rises nowhere on it beyond its range at
+    `DISTANCES[0]`. NaN and -inf stand for an overflow, after which nothing is known; +inf is a rise. The
+    field must be one without symmetry, so that neighbouring rays are alike.
 
     Args:
         forward: S, a function of float64 fields `(batch, *shape)`.
@@ -105,8 +105,12 @@ def directions(space: Space) -> dict[str, Tensor]:
     noise = torch.randn(space.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     first, last = torch.zeros_like(ones), torch.zeros_like(ones)
     first.view(-1)[0], last.view(-1)[-1] = 1.0, 1.0
+    one_component = torch.zeros_like(ones)
+    one_component[0] = 1.0
+    of_components = {"fields whose first component alone is uniform": one_component}
     return {
         "uniform fields": ones,
+        **(of_components if space.component_axes else {}),
         "fields of alternating signs": signs,
         "random fields": noise,
         "fields with one large number, the first": first,

@@ -115,6 +115,14 @@ UNSOUND = {
     "rises too slowly": (Of(lambda phi: 0.02 * (1 + phi**2).log()), "slower than the logarithm"),
     "only one site": (Of(lambda phi: phi[:, :1, :1] ** 2), "one large number, the last"),
     "charges without a trap": (Untrapped(Particles(3, 2), beta=1.0), "S stays flat"),
+    "massless, with momenta": (ExtendedAction(Of(kinetic)), "first component alone is uniform S stays flat"),
+    "one component without a mass": (
+        Of(
+            lambda phi: (phi - phi.roll(1, -1)).square() + (phi * torch.tensor([[0.0], [1.0], [1.0]])) ** 2,
+            Multiplet(Lattice((4,)), 3),
+        ),
+        "first component alone is uniform S stays flat",
+    ),
     "the wrong sign": (Of(lambda phi: phi**2 - 0.01 * phi**4), "falls without bound along"),
     "a wrong kinetic sign": (Of(lambda phi: phi**2 - kinetic(phi)), "along fields of alternating signs"),
     "a cubic term": (Of(lambda phi: phi**2 + phi**3), "falls without bound along"),
