@@ -224,6 +224,11 @@ def test_levels_are_unrelated_if_ratios_of_weights_leave_less_than_half_of_the_s
             other = (1 / ratio).sum() ** 2 / (400 * (1 / ratio).square().sum())
             found = unrelated_levels(torch.zeros(400), torch.log(ratio))
             assert bool(found) == (min(kept, float(other)) < 0.5)
+    # A tail on one side only: ratios in one direction keep 3/4 of the samples, in the other one a few.
+    tail = -torch.linspace(1e-4, 1 - 1e-4, 400, dtype=torch.float64).log()
+    for skewed in (tail, -tail):
+        assert "alone" in unrelated_levels(torch.zeros(400), skewed)
+    assert unrelated_levels(torch.zeros(400), 0.3 * tail) == ""
     zero = torch.full((400,), -math.inf)
     zero[:1] = 0.0
     assert "other weights" in unrelated_levels(zero, torch.zeros(400))
