@@ -149,7 +149,11 @@ def _batch_error(field: VectorField) -> float:
 
 def _score_error(flow: Flow, z: Tensor) -> float:
     """Return `max |score(z) - grad log_prob(z)|` of the prior."""
-    return _largest(flow.prior.score(z) - _gradient(flow.prior.log_prob, z))
+    score, space = flow.prior.score(z), flow.space
+    if space.is_flat:
+        return _largest(score - _gradient(flow.prior.log_prob, z))
+    along = _gradient(lambda velocity: flow.prior.log_prob(space.move(z, velocity)), torch.zeros_like(score))
+    return _largest(score - along)
 
 
 def _gradient(function: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:

@@ -368,8 +368,8 @@ def fields_elsewhere(draw: st.DrawFn, *, scale: float = 0.3) -> VectorField:
 
 @st.composite
 def flows_elsewhere(draw: st.DrawFn, *, solver: Solver = Solver("dopri8", rtol=1e-8, atol=1e-8)):  # noqa: B008
-    """Draw a flow on another space than a lattice, with random weights in float64."""
-    field = draw(fields_elsewhere(scale=0.1))
+    """Draw a flow on another flat space than a lattice, with random weights in float64."""
+    field = draw(fields_elsewhere(scale=0.1).filter(lambda field: field.space.is_flat))
     flow = EquivariantCNF(field.space, vector_field=field, solver=solver).double()
     randomise(flow.prior, seed=draw(seeds))
     return flow

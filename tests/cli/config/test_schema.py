@@ -60,7 +60,7 @@ def test_defaults_are_those_of_the_library():
 
 @pytest.mark.parametrize("kind", kinds("field"))
 def test_the_keys_of_a_field_are_the_options_of_its_class_with_their_defaults(kind):
-    expected = options(FIELDS[kind].stands_for, "lattice", "multiplet", "angles", "group")
+    expected = options(FIELDS[kind].stands_for, "lattice", "multiplet", "angles", "links", "group")
     assert defaults(kinds("field")[kind]) == expected
 
 
