@@ -145,9 +145,9 @@ MUTANTS = (
     ),
     Mutant(
         "room for samples",
-        "cli/ensembles.py",
-        "needed = 2 * bytes_of_samples(n_samples, flow.space.shape, flow.dtype)",
-        "needed = bytes_of_samples(n_samples, flow.space.shape, flow.dtype)",
+        "runtime/capacity.py",
+        "needed = 2 * bytes_of_samples(n_samples, shape, dtype)",
+        "needed = bytes_of_samples(n_samples, shape, dtype)",
         "samples that fit once, but not twice as they must, are refused after hours instead of at once",
         ("cli/test_ensembles.py::test_samples_without_room_in_the_memory_are_refused_before_sampling",),
     ),
