@@ -24,7 +24,7 @@ BATCHES = {8: (1024, 64), 16: (1024, 64), 32: (256, 16), 64: (64, 8)}
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--other", type=Path, help="python of an environment with the other version")
 parser.add_argument("--L", type=int, nargs="+", default=[8, 16, 32, 64], choices=list(BATCHES), help="sides")
-parser.add_argument("--field", default="PotentialField", help="vector field of scalars on a lattice")
+parser.add_argument("--field", default="PotentialField", help="vector field of scalars, or AngleField")
 parser.add_argument("--rounds", type=int, default=5, help="processes of each version")
 parser.add_argument("--repeats", type=int, default=5, help="measurements in a process; the best counts")
 parser.add_argument("--dtype", default="float32", choices=["float32", "float64"], help="precision")
@@ -47,22 +47,24 @@ def work(args: argparse.Namespace) -> dict[str, float]:
     figures: dict[str, float] = {}
     for side in args.L:
         torch.manual_seed(args.seed)
-        lattice = Lattice((side, side))
-        field = getattr(equiflow, args.field)(lattice)
+        lattice, action = Lattice((side, side)), None
+        space = lattice
+        if args.field == "AngleField":
+            space = equiflow.Angles(lattice)
+            action = equiflow.XYModel(space, beta=0.5)
+        field = getattr(equiflow, args.field)(space)
         solver = Solver("rk4", steps=4)
-        flow = EquivariantCNF(lattice, vector_field=field, solver=solver)
+        flow = EquivariantCNF(space, vector_field=field, solver=solver)
         for weight in field.parameters():
             weight.data += 0.02 * torch.randn_like(weight)
-        action = Phi4(lattice, m2=-4.0, lam=5.0)
+        action = action or Phi4(lattice, m2=-4.0, lam=5.0)
         sampling, training = BATCHES[side]
         objective = equiflow.PathGradient(solver=solver)
 
         def sample(flow: EquivariantCNF = flow, n: int = sampling) -> None:
             flow.sample_and_log_prob(n)
 
-        def train(
-            flow: EquivariantCNF = flow, n: int = training, action: Phi4 = action, objective=objective
-        ) -> None:
+        def train(flow: EquivariantCNF = flow, n: int = training, action=action, objective=objective) -> None:
             flow.zero_grad()
             value = objective(flow, action, n)
             getattr(value, "surrogate", value).backward()

@@ -6,11 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from equiflow.fused.just_in_time import jit
-from equiflow.fused.sine import sine_and_cosine
+from equiflow.fused.just_in_time import jit_within
 
 
-@jit
+@jit_within
 def write_cotangents(powers: Any, w: Any, weight: Any, n_harmonics: int, out: Any) -> None:
     """Write `(i w - n omega) u_n` as fields, and zeros for what has no kernel.
 
@@ -38,7 +37,7 @@ def write_cotangents(powers: Any, w: Any, weight: Any, n_harmonics: int, out: An
                         out[x, n + part, k] = 0
 
 
-@jit
+@jit_within
 def of_slopes_in(
     first: int, powers: Any, pulled: Any, w: Any, weight: Any, at_origin: Any, of_chunk: Any, out: Any
 ) -> None:
@@ -54,7 +53,7 @@ def of_slopes_in(
         of_chunk: of `angle_work_for`.
         out: `(channel, row, column)`, written.
     """
-    energies, moments, _, _, _, _, bent = of_chunk
+    energies, moments, _, _, _, bent = of_chunk
     few, width = bent.shape
     for row in range(few):
         x = first + row
@@ -68,41 +67,7 @@ def of_slopes_in(
                 )
 
 
-@jit
-def turn_waves(phase: Any, weight: Any, angles: Any, bends: Any, z: Any, bent: Any, of_phase: Any) -> None:
-    """Turn angles into sines, z into z_j, bends into `omega cos theta_j`; set `bent` to the sum of bends.
-
-    Args:
-        phase: `(ridge,)`, in half turns.
-        weight: omega of each site, `(site,)`.
-        angles: in half turns without their phase, `(ridge, site)`, overwritten.
-        bends: `sum_p D_jp g_p`, `(ridge, site)`, overwritten.
-        z: `sum_c B_cj F_c'`, `(ridge, site)`, overwritten.
-        bent: `(site,)`, written.
-        of_phase: `(ridge,)`, the sum of z is added.
-    """
-    for k in range(len(bent)):
-        bent[k] = 0
-    for j in range(len(phase)):
-        of_phase[j] += _wave(phase[j], weight, angles[j], bends[j], z[j], bent)
-
-
-@jit
-def _wave(p: Any, weight: Any, angles: Any, bends: Any, z: Any, bent: Any) -> Any:
-    """Do what `turn_waves` does for one ridge, and return the sum of z."""
-    total = angles.dtype.type(0)
-    for k in range(len(weight)):
-        sine, cosine = sine_and_cosine(angles[k] + p)
-        angles[k] = sine
-        bent[k] += bends[k] * cosine
-        turned = z[k] * cosine - weight[k] * sine * bends[k]
-        z[k] = turned
-        bends[k] = weight[k] * cosine
-        total += turned
-    return total
-
-
-@jit
+@jit_within
 def of_channels(
     first: int,
     powers: Any,
@@ -129,7 +94,7 @@ def of_channels(
         fields: written behind those of `F_c u_1`.
         out: `(first, column)`, written.
     """
-    energies, moments, slopes, _, _, _, bent = of_chunk
+    energies, moments, slopes, _, _, bent = of_chunk
     few, width = bent.shape
     of_moment = np.empty(width, w.dtype)
     for row in range(few):
@@ -155,7 +120,7 @@ def of_channels(
                 )
 
 
-@jit
+@jit_within
 def _of_moment(c: int, x: int, row: int, w: Any, slopes: Any, moments: Any, of_grams: Any, out: Any) -> None:
     """Write the gradient in m_c for one row."""
     width, n_channels = len(out), len(slopes)
@@ -173,7 +138,7 @@ def _of_moment(c: int, x: int, row: int, w: Any, slopes: Any, moments: Any, of_g
             pair += 1
 
 
-@jit
+@jit_within
 def of_pairs(
     first: int,
     powers: Any,
@@ -218,7 +183,7 @@ def of_pairs(
             add_turned(degree, w, weight, powers, x, 2 * n + 2, pulled, 2 * n, out)
 
 
-@jit
+@jit_within
 def add_turned(degree: Any, w: Any, weight: Any, u: Any, x: int, i: int, p: Any, j: int, out: Any) -> None:
     """Add `n (-w Re[conj(u) p] - n omega Im[conj(u) p])` for one row.
 

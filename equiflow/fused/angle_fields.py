@@ -20,14 +20,12 @@ of all kernels, with the tables at one time without their first axis:
     tables: kernels (time, kernel, first, second) in modes: K_n, then L_c, then M_p; B (time, channel, ridge);
         D (time, ridge, pair); L_c(0) (time, channel); `V sum_n n K_n(0)` (time,).
     ridges: W (ridge, channel) and phase (ridge,) in half turns.
-    basis: see `modes.matrices`.
+    basis: see `transforms.axes`.
 """
 
 from __future__ import annotations
 
 from typing import Any
-
-import numpy as np
 
 from equiflow.fused.angle_rows import (
     add_cross,
@@ -40,13 +38,17 @@ from equiflow.fused.angle_rows import (
     transform,
     write_powers,
 )
-from equiflow.fused.just_in_time import jit
-from equiflow.fused.modes import aligned
-from equiflow.fused.ridges import add_to_configurations, rows_per_chunk
-from equiflow.fused.sine import sine_and_cosine
+from equiflow.fused.angle_waves import angle_waves
+from equiflow.fused.just_in_time import jit_within
+from equiflow.fused.ridges import add_to_configurations
+from equiflow.fused.transforms import aligned
+from equiflow.fused.vectors import lanes_of
+
+#: Sites whose ridges are computed together; their energies stay in the fastest cache.
+SITES_PER_CHUNK = 256
 
 
-@jit
+@jit_within
 def angle_tables_at(tables: Any, n: int) -> Any:
     """Return the tables at one time.
 
@@ -61,7 +63,25 @@ def angle_tables_at(tables: Any, n: int) -> Any:
     return kernels[n], B[n], D[n], at_origin[n], constant[n]
 
 
-@jit
+@jit_within
+def rows_per_chunk(rows: int, sites_per_row: int) -> int:
+    """Return the largest divisor of the number of rows for which a chunk is not too large, at least 1.
+
+    Args:
+        rows: number of rows.
+        sites_per_row: of all configurations of a block.
+
+    Returns:
+        How many rows make a chunk.
+    """
+    best = 1
+    for n in range(1, rows + 1):
+        if rows % n == 0 and n * sites_per_row <= SITES_PER_CHUNK:
+            best = n
+    return best
+
+
+@jit_within
 def angle_work_for(like: Any, now: Any) -> Any:
     """Return scratch memory of a block and of a chunk of its rows.
 
@@ -88,13 +108,12 @@ def angle_work_for(like: Any, now: Any) -> Any:
     moments = aligned(n_channels * sites, like).reshape(n_channels, few, width)
     slopes = aligned(n_channels * sites, like).reshape(n_channels, few, width)
     grams = aligned(n_pairs * sites, like).reshape(n_pairs, few, width)
-    angles = aligned(n_ridges * sites, like).reshape(n_ridges, sites)
-    bends = aligned(n_ridges * sites, like).reshape(n_ridges, sites)
+    vectors = aligned(3 * n_ridges * lanes_of(like), like)
     bent = aligned(sites, like).reshape(few, width)
-    return powers, modes, tiles, memory, (energies, moments, slopes, grams, angles, bends, bent)
+    return powers, modes, tiles, memory, (energies, moments, slopes, grams, vectors, bent)
 
 
-@jit
+@jit_within
 def pull_fields(
     powers: Any, modes: Any, tiles: Any, n_channels: int, columns: int, basis: Any, memory: Any
 ) -> Any:
@@ -125,7 +144,7 @@ def pull_fields(
     return pulled
 
 
-@jit
+@jit_within
 def write_energies(first: int, powers: Any, pulled: Any, kernels: Any, n_skipped: int, of_chunk: Any) -> None:
     """Write e_c, m_c and g_p of a chunk of rows.
 
@@ -137,7 +156,7 @@ def write_energies(first: int, powers: Any, pulled: Any, kernels: Any, n_skipped
         n_skipped: number of kernels `K_n` with n > 1.
         of_chunk: of `angle_work_for`, written.
     """
-    energies, moments, _, grams, _, _, bent = of_chunk
+    energies, moments, _, grams, _, bent = of_chunk
     half = powers.dtype.type(0.5)
     few, width = bent.shape
     for row in range(few):
@@ -161,21 +180,7 @@ def write_energies(first: int, powers: Any, pulled: Any, kernels: Any, n_skipped
                 pair += 1
 
 
-@jit
-def _waves(phase: Any, angles: Any, bends: Any, bent: Any) -> None:
-    """Turn angles into their sines, and set `bent = sum_j bends_j cos theta_j`."""
-    n_ridges, sites = angles.shape
-    for k in range(sites):
-        bent[k] = 0
-    for j in range(n_ridges):
-        p = phase[j]
-        for k in range(sites):
-            sine, cosine = sine_and_cosine(angles[j, k] + p)
-            angles[j, k] = sine
-            bent[k] += bends[j, k] * cosine
-
-
-@jit
+@jit_within
 def write_rates(
     first: int, powers: Any, pulled: Any, at_origin: Any, n_skipped: int, of_chunk: Any, sent: Any, out: Any
 ) -> None:
@@ -191,7 +196,7 @@ def write_rates(
         sent: fields, written.
         out: velocity, `(first, column)`, written.
     """
-    energies, moments, slopes, _, _, _, bent = of_chunk
+    energies, moments, slopes, _, _, bent = of_chunk
     few, width = bent.shape
     for row in range(few):
         x, minus_n = first + row, -powers.dtype.type(1)
@@ -212,7 +217,7 @@ def write_rates(
             add_dot(minus_n, powers, x, 2 * n + 2, pulled, x, 2 * n, bent, row)
 
 
-@jit
+@jit_within
 def _finish(
     powers: Any, modes: Any, sent: Any, tiles: Any, n_harmonics: int, columns: int, basis: Any, memory: Any
 ) -> Any:
@@ -228,7 +233,7 @@ def _finish(
     return q
 
 
-@jit
+@jit_within
 def angle_rates_of(
     theta: Any, now: Any, ridges: Any, basis: Any, work: Any, out: Any, divergence: Any
 ) -> None:
@@ -245,7 +250,7 @@ def angle_rates_of(
     """
     kernels, B, D, at_origin, constant = now
     powers, modes, tiles, memory, of_chunk = work
-    energies, _, slopes, grams, angles, bends, bent = of_chunk
+    energies, _, slopes, grams, vectors, bent = of_chunk
     rows, size, columns = theta.shape
     width, n_channels, minus = size * columns, len(B), -theta.dtype.type(1)
     n_harmonics = len(kernels) - n_channels - D.shape[1]
@@ -259,10 +264,17 @@ def angle_rates_of(
     divergence[:] = constant
     for first in range(0, rows, len(bent)):
         write_energies(first, powers, pulled, kernels, n_harmonics - 1, of_chunk)
-        np.dot(ridges[0], energies.reshape(n_channels, sites), angles)
-        np.dot(D, grams.reshape(len(grams), sites), bends)
-        _waves(ridges[1], angles, bends, bent.reshape(sites))
-        np.dot(B, angles, slopes.reshape(n_channels, sites))
+        angle_waves(
+            energies.reshape(energies.size),
+            grams.reshape(grams.size),
+            ridges[0].reshape(ridges[0].size),
+            ridges[1],
+            B.reshape(B.size),
+            D.reshape(D.size),
+            vectors,
+            slopes.reshape(slopes.size),
+            bent.reshape(sites),
+        )
         write_rates(first, powers, pulled, at_origin, n_harmonics - 1, of_chunk, sent, velocity)
         add_to_configurations(bent.reshape(sites), columns, divergence)
     q = _finish(powers, modes, sent, tiles_of_rows, n_harmonics, columns, basis, memory)

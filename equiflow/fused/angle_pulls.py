@@ -26,7 +26,6 @@ from equiflow.fused.angle_cotangents import (
     of_channels,
     of_pairs,
     of_slopes_in,
-    turn_waves,
     write_cotangents,
 )
 from equiflow.fused.angle_fields import pull_fields, write_energies, write_rates
@@ -40,12 +39,14 @@ from equiflow.fused.angle_rows import (
     transform,
     write_powers,
 )
-from equiflow.fused.just_in_time import jit
-from equiflow.fused.modes import aligned
-from equiflow.fused.ridges import add_to_configurations
+from equiflow.fused.angle_waves import turn_waves
+from equiflow.fused.just_in_time import jit_within
+from equiflow.fused.ridges import add_lanes, add_to_configurations
+from equiflow.fused.transforms import aligned
+from equiflow.fused.vectors import lanes_of
 
 
-@jit
+@jit_within
 def angle_pull_work_for(like: Any, now: Any) -> Any:
     """Return scratch memory of a block and of a chunk of its rows.
 
@@ -66,7 +67,7 @@ def angle_pull_work_for(like: Any, now: Any) -> Any:
     return memory
 
 
-@jit
+@jit_within
 def _add_products(a: Any, i: int, b: Any, j: int, size: int, kernel: int, sums: Any) -> None:
     """Add `Re[conj(a) b]` of complex fields in modes, summed over configurations, to a kernel's gradient."""
     rows, columns = sums.shape[1:]
@@ -78,7 +79,7 @@ def _add_products(a: Any, i: int, b: Any, j: int, size: int, kernel: int, sums: 
                     sums[kernel, x, y] += a[x, i + part, start + y] * b[x, j + part, start + y]
 
 
-@jit
+@jit_within
 def _carry(
     powers: Any,
     modes: Any,
@@ -107,7 +108,7 @@ def _carry(
     return of_powers, of_sent
 
 
-@jit
+@jit_within
 def _close(
     powers: Any,
     mixed: Any,
@@ -138,7 +139,7 @@ def _close(
                 )
 
 
-@jit
+@jit_within
 def angle_pull_of(
     theta: Any,
     w: Any,
@@ -161,7 +162,7 @@ def angle_pull_of(
         weights: omega of each configuration, `(configuration,)`.
         now: tables at one time.
         ridges: W and phase in half turns, and pi W^T.
-        basis: see `modes.matrices`.
+        basis: see `transforms.axes`.
         work: of `angle_work_for`.
         memory: of `angle_pull_work_for`.
         velocity: like `theta`, written.
@@ -172,7 +173,7 @@ def angle_pull_of(
     kernels, B, D, at_origin, constant = now
     of_kernels, of_B, of_D, of_origin, of_W, of_phase = sums
     powers, modes, tiles, own, of_chunk = work
-    energies, _, slopes, grams, angles, bends, bent = of_chunk
+    energies, _, slopes, grams, vectors, bent = of_chunk
     rows, size, columns = theta.shape
     width, n_channels, n_pairs, n_ridges = size * columns, len(B), D.shape[1], len(D)
     n_harmonics, sites = len(kernels) - n_channels - n_pairs, bent.size
@@ -194,24 +195,41 @@ def angle_pull_of(
     fields = as_complex(memory[3], n_fields, powers)
     few = len(bent)
     of_slopes = np.empty((n_channels, few, width), w.dtype)
-    z = np.empty((n_ridges, sites), w.dtype)
-    B_transposed, D_transposed = np.ascontiguousarray(B.T), np.ascontiguousarray(D.T)
+    tables = (
+        ridges[0].reshape(ridges[0].size),
+        ridges[2].reshape(ridges[2].size),
+        ridges[1],
+        B.reshape(B.size),
+        np.ascontiguousarray(B.T).reshape(B.size),
+        D.reshape(D.size),
+        np.ascontiguousarray(D.T).reshape(D.size),
+    )
+    # Nobody wants gradients if there is no room for them.
+    lanes = lanes_of(w) if len(of_kernels) else 0
+    by_lane = (
+        np.zeros(lanes * B.size, w.dtype),
+        np.zeros(lanes * B.size, w.dtype),
+        np.zeros(lanes * D.size, w.dtype),
+        np.zeros(lanes * n_ridges, w.dtype),
+    )
     of_energies, of_grams = np.empty((n_channels, sites), w.dtype), np.empty((n_pairs, sites), w.dtype)
     divergence[:] = constant
     for first in range(0, rows, few):
         write_energies(first, powers, pulled, kernels, n_harmonics - 1, of_chunk)
         of_slopes_in(first, powers, of_sent, along, weight, at_origin, of_chunk, of_slopes)
-        flat_energies, flat_grams = energies.reshape(n_channels, sites), grams.reshape(n_pairs, sites)
-        np.dot(ridges[0], flat_energies, angles)
-        np.dot(D, flat_grams, bends)
-        np.dot(B_transposed, of_slopes.reshape(n_channels, sites), z)
-        turn_waves(ridges[1], of_sites, angles, bends, z, bent.reshape(sites), of_phase)
-        np.dot(B, angles, slopes.reshape(n_channels, sites))
-        np.dot(ridges[2], z, of_energies)
-        np.dot(D_transposed, bends, of_grams)
-        of_B += np.dot(of_slopes.reshape(n_channels, sites), angles.T)
-        of_D += np.dot(bends, flat_grams.T)
-        of_W += np.dot(z, flat_energies.T)
+        turn_waves(
+            energies.reshape(energies.size),
+            grams.reshape(grams.size),
+            of_slopes.reshape(of_slopes.size),
+            of_sites,
+            tables,
+            vectors,
+            slopes.reshape(slopes.size),
+            of_energies.reshape(of_energies.size),
+            of_grams.reshape(of_grams.size),
+            bent.reshape(sites),
+            by_lane,
+        )
         write_rates(first, powers, pulled, at_origin, n_harmonics - 1, of_chunk, fields, rate)
         add_to_configurations(bent.reshape(sites), columns, divergence)
         by_row = of_grams.reshape(n_pairs, few, width)
@@ -220,11 +238,16 @@ def angle_pull_of(
         n_skipped = n_harmonics - 1
         of_pairs(first, powers, pulled, along, weight, n_skipped, n_channels, by_row, fields, of_theta)
         _add_sums(weight, slopes, of_grams, n_harmonics + n_channels, of_origin, of_kernels)
+    if lanes:
+        add_lanes(by_lane[0], of_B.reshape(of_B.size))
+        add_lanes(by_lane[1], of_W.reshape(of_W.size))
+        add_lanes(by_lane[2], of_D.reshape(of_D.size))
+        add_lanes(by_lane[3], of_phase)
     mixed = _mix_back(modes, of_powers, fields, K, n_harmonics, size, columns, basis, memory, of_kernels)
     _close(powers, mixed, along, weight, columns, bent, rate, divergence, of_theta)
 
 
-@jit
+@jit_within
 def _add_sums(
     weight: Any, slopes: Any, of_grams: Any, first_pair: int, of_origin: Any, of_kernels: Any
 ) -> None:
@@ -245,7 +268,7 @@ def _add_sums(
             of_kernels[first_pair + pair, 0, 0] += half * total
 
 
-@jit
+@jit_within
 def _mix_back(
     modes: Any,
     of_powers: Any,

@@ -22,10 +22,10 @@ def rates_in_torch(shape: tuple[int, int], tables: Any) -> Rates:
     """
     from equiflow.fused import modes
 
-    left, right = (torch.from_numpy(modes.matrix(side, tables.kernels.dtype)) for side in shape)
+    left, right = (torch.from_numpy(modes.matrix(side, tables.in_modes.dtype)) for side in shape)
     n_channels, n_pairs = tables.slopes.shape[1], tables.bends.shape[2]
     c, d = torch.triu_indices(n_channels, n_channels, device="cpu")
-    n_harmonics = tables.kernels.shape[1] - n_channels - n_pairs
+    n_harmonics = tables.in_modes.shape[1] - n_channels - n_pairs
 
     def convolved(kernels: Tensor, fields: Tensor) -> Tensor:
         """Return `K * field` for kernels `(kernel, V)` and fields `(batch, part, kernel, V)`."""
@@ -36,7 +36,7 @@ def rates_in_torch(shape: tuple[int, int], tables: Any) -> Rates:
         return torch.stack([theta.cos(), theta.sin()], 1).unsqueeze(2)
 
     def rates(theta: Tensor, n: int) -> tuple[Tensor, Tensor]:
-        harmonics, own, products = tables.kernels[n].split([n_harmonics, n_channels, n_pairs])
+        harmonics, own, products = tables.in_modes[n].split([n_harmonics, n_channels, n_pairs])
         u, double = unit(theta), unit(2 * theta)
         w = convolved(own, u)
         e, m = _dot(u, w), _cross(u, w)

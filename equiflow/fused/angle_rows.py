@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from equiflow.fused.just_in_time import inline, jit
-from equiflow.fused.modes import to_modes, to_sites
+from equiflow.fused.just_in_time import inline, jit_within
 from equiflow.fused.sine import sine_and_cosine
+from equiflow.fused.transforms import to_modes, to_sites
 
 
 @inline
@@ -72,7 +72,7 @@ def add_cross(a: Any, x: int, i: int, b: Any, y: int, j: int, out: Any, z: int) 
         out[z, k] += a[x, i, k] * b[y, j + 1, k] - a[x, i + 1, k] * b[y, j, k]
 
 
-@jit
+@jit_within
 def write_powers(theta: Any, powers: Any, copy: Any) -> None:
     """Write `exp(i n theta)`, n = 1, 2, ..., as fields twice: loops within one array would stay scalar.
 
@@ -102,7 +102,7 @@ def write_powers(theta: Any, powers: Any, copy: Any) -> None:
                     copy[x, n + part, k] = powers[x, n + part, k]
 
 
-@jit
+@jit_within
 def tile(kernels: Any, tiles: Any) -> None:
     """Repeat kernels for all configurations of a block.
 
@@ -118,7 +118,7 @@ def tile(kernels: Any, tiles: Any) -> None:
                     tiles[kernel, x, n, y] = kernels[kernel, x, y]
 
 
-@jit
+@jit_within
 def scale(modes: Any, i: int, kernels: Any, kernel: int, out: Any, j: int) -> None:
     """Set a complex field to a kernel times another one, all in modes.
 
@@ -136,7 +136,7 @@ def scale(modes: Any, i: int, kernels: Any, kernel: int, out: Any, j: int) -> No
                 out[x, j + part, k] = kernels[kernel, x, k] * modes[x, i + part, k]
 
 
-@jit
+@jit_within
 def add_scaled(modes: Any, i: int, kernels: Any, kernel: int, out: Any, j: int) -> None:
     """Add a kernel times a complex field to another one, all in modes.
 
@@ -154,7 +154,7 @@ def add_scaled(modes: Any, i: int, kernels: Any, kernel: int, out: Any, j: int) 
                 out[x, j + part, k] += kernels[kernel, x, k] * modes[x, i + part, k]
 
 
-@jit
+@jit_within
 def transform(inverse: bool, fields: Any, columns: int, basis: Any, scratch: Any, out: Any) -> None:
     """Transform fields to modes, or back to sites.
 
@@ -162,20 +162,19 @@ def transform(inverse: bool, fields: Any, columns: int, basis: Any, scratch: Any
         inverse: whether to sites.
         fields: `(first, field, column)`.
         columns: length of the second axis.
-        basis: see `modes.matrices`.
+        basis: see `transforms.axes`.
         scratch: at least as many numbers, flat.
         out: like `fields`, written.
     """
     rows, n_fields, width = fields.shape
     shape = (rows, n_fields * (width // columns), columns)
-    memory = scratch[: fields.size].reshape(shape)
     if inverse:
-        to_sites(fields.reshape(shape), basis, memory, out.reshape(shape))
+        to_sites(fields.reshape(shape), basis, scratch, out.reshape(shape))
     else:
-        to_modes(fields.reshape(shape), basis, memory, out.reshape(shape))
+        to_modes(fields.reshape(shape), basis, scratch, out.reshape(shape))
 
 
-@jit
+@jit_within
 def as_complex(memory: Any, n_fields: int, like: Any) -> Any:
     """Return scratch memory as fields.
 

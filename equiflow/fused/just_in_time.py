@@ -84,9 +84,31 @@ def jit(function: Callable[..., Any]) -> Callable[..., Any]:
     return _compiled(function)
 
 
+def jit_within(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile a function that only kernels call, which spares the code that Python would need."""
+    return _compiled(function, no_cpython_wrapper=True)
+
+
+def jit_as(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return `jit` for a function that another one defines, which is kept on disk under a name of its own.
+
+    Args:
+        name: tells apart what is made by the same lines.
+
+    Returns:
+        A decorator.
+    """
+
+    def named(function: Callable[..., Any]) -> Callable[..., Any]:
+        function.__qualname__ = name.replace(" ", "_")
+        return jit(function)
+
+    return named
+
+
 def inline(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compile a function that LLVM merges into each kernel that calls it."""
-    return _compiled(function, forceinline=True)
+    return _compiled(function, forceinline=True, no_cpython_wrapper=True)
 
 
 def _compiled(function: Callable[..., Any], **options: Any) -> Any:
@@ -96,13 +118,16 @@ def _compiled(function: Callable[..., Any], **options: Any) -> Any:
     class OfTheseSources(FunctionCache):
         """The cache on disk, with the sources of all kernels in its keys.
 
-        numba looks at the file of a function alone, and would go on with old code of what it calls.
+        numba looks at the file of a function alone, and would go on with old code of what it calls. Functions
+        of other functions it would not find again, because it writes their closures out with random numbers.
         """
 
         def _index_key(self, signature: Any, codegen: Any) -> tuple[Any, ...]:
-            return (*super()._index_key(signature, codegen), _sources())
+            return signature, codegen.magic_tuple(), _sources()
 
-    make = numba.njit(fastmath=FAST_MATH, nogil=True, error_model="numpy", boundscheck=False, **options)
+    njit: Any = numba.njit  # its annotations miss options
+    rules = {"fastmath": FAST_MATH, "error_model": "numpy", "boundscheck": False, "nogil": True}
+    make = njit(no_cfunc_wrapper=True, **rules, **options)
     compiled = make(function)
     with suppress(RuntimeError):  # no folder to write to: the kernel is compiled by every process
         compiled._cache = OfTheseSources(function)

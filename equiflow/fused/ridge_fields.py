@@ -17,7 +17,7 @@ Arguments of all kernels, with the tables at one time without their first axis:
     tables: linear (time, first, second), inner and outer (time, channel, first, second) in modes, B (time,
         outer channel, ridge), its transpose, q (time, ridge), trace (time,), drift (time,) of mode 0.
     ridges: W (ridge, inner channel) and phase (ridge,) in half turns, pi W^T.
-    basis: see `modes.matrices`.
+    basis: see `transforms.axes`.
 """
 
 from __future__ import annotations
@@ -26,20 +26,22 @@ from typing import Any
 
 import numpy as np
 
-from equiflow.fused.just_in_time import jit
-from equiflow.fused.modes import to_modes, to_sites
-from equiflow.fused.ridges import (
-    add_to_configurations,
-    as_fields,
-    put,
-    take,
-    waves,
-    waves_and_bends,
-    weighted_bends,
+from equiflow.fused.just_in_time import jit_within
+from equiflow.fused.ridges import add_lanes, add_to_configurations, waves, waves_and_bends
+from equiflow.fused.solves import Kernels, pull_back_by, rates_by, solve_by
+from equiflow.fused.transforms import (
+    aligned,
+    store_exchanged,
+    strips_for,
+    to_modes,
+    to_sites,
+    transform_first,
+    transform_strip,
 )
+from equiflow.fused.vectors import lanes_of, load, stay_apart, store
 
 
-@jit
+@jit_within
 def at_time(tables: Any, n: int) -> Any:
     """Return the tables at the n-th time.
 
@@ -54,33 +56,113 @@ def at_time(tables: Any, n: int) -> Any:
     return linear[n], inner[n], outer[n], B[n], B_transposed[n], q[n], trace[n], drift[n]
 
 
-@jit
-def _convolved(modes: Any, kernels: Any, basis: Any, channels: Any, out: Any) -> None:
-    """Set `out_c` to `K_c * phi` on the sites, for phi in modes; overwrites two sets of channels."""
-    rows, size, columns = modes.shape
-    product = as_fields(channels[0], len(kernels), modes)
-    for x in range(rows):
-        for c in range(len(kernels)):
-            for n in range(size):
-                for y in range(columns):
-                    product[x, c * size + n, y] = kernels[c, x, y] * modes[x, n, y]
-    to_sites(product, basis, as_fields(channels[1], len(kernels), modes), out)
+@jit_within
+def work_for(like: Any, now: Any) -> Any:
+    """Return scratch memory of a block.
+
+    Args:
+        like: the block, `(first, configuration, second)`.
+        now: the tables at one time.
+
+    Returns:
+        Scratch memory for any channels, inner and outer channels; linear, inner and outer kernels for all
+        configurations; strips, two vectors for each ridge, and two numbers for each site of a row.
+    """
+    rows, size, columns = like.shape
+    n_inner, n_outer, n_ridges = len(now[1]), len(now[2]), len(now[5])
+    n, inner, outer = like.size, n_inner * like.size, n_outer * like.size
+    channels = aligned(max(inner, outer), like), aligned(inner, like), aligned(outer, like)
+    tiles = aligned(n, like), aligned(inner, like), aligned(outer, like)
+    vectors = aligned(2 * n_ridges * lanes_of(like), like)
+    of_row = aligned(size * columns, like), aligned(size * columns, like)
+    return channels, tiles, strips_for(like, rows, columns), vectors, of_row
 
 
-@jit
-def _mixed(modes: Any, linear: Any, channels: Any, kernels: Any, out: Any) -> None:
-    """Set `out = linear modes + sum_c kernels_c channels_c`."""
-    rows, size, columns = modes.shape
-    for x in range(rows):
+@jit_within
+def _for_vectors(kernels: Any, size: int, tile: Any) -> Any:
+    """Return kernels, flat, so that vectors do not cross the ends of rows, and the length of a row."""
+    columns, flat = kernels.shape[-1], kernels.reshape(kernels.size)
+    if columns % lanes_of(flat) == 0:
+        return flat, columns
+    for row in range(len(flat) // columns):
         for n in range(size):
             for y in range(columns):
-                out[x, n, y] = linear[x, y] * modes[x, n, y]
-            for c in range(len(kernels)):
-                for y in range(columns):
-                    out[x, n, y] += kernels[c, x, y] * channels[x, c * size + n, y]
+                tile[(row * size + n) * columns + y] = flat[row * columns + y]
+    return tile, size * columns
 
 
-@jit
+@jit_within
+def sums_at(gradients: Any, n: int) -> Any:
+    """Return what `pull` adds to at the n-th time.
+
+    Args:
+        gradients: in the tables, with B transposed only, then in W and phase over pi.
+        n: number of the time.
+
+    Returns:
+        The gradients without their first axis, and with one entry where there is no other axis.
+    """
+    linear, inner, outer, B, q, trace, drift, W, phase = gradients
+    of_time = linear[n], inner[n], outer[n], B[n], q[n], trace[n : n + 1], drift[n : n + 1]
+    return (*of_time, W, phase)
+
+
+@jit_within
+def _convolved(modes: Any, kernels: Any, basis: Any, work: Any, out: Any) -> None:
+    """Set channels `out_c` to `K_c * phi` on the sites, for phi in modes."""
+    stay_apart()
+    K, period, n_channels = kernels
+    rows, size, columns = modes.shape
+    (scratch, _, _), strips = work[0], work[2]
+    width, lanes, phi = size * columns, lanes_of(K), modes.reshape(modes.size)
+    for c in range(n_channels):
+        for column in range(0, width, lanes):
+            for x in range(rows):
+                factor = load(K, (c * rows + x) * period + column % period)
+                store(factor * load(phi, x * width + column), strips, x * lanes)
+            transform_strip(strips, rows, basis[0], True)
+            store_exchanged(strips, c * width + column, rows, columns, n_channels * size, scratch)
+    transform_first(scratch, (columns, rows), n_channels * size, basis[1], True, strips, out)
+
+
+@jit_within
+def _mixed(modes: Any, linear: Any, sent: Any, kernels: Any, basis: Any, work: Any, out: Any) -> None:
+    """Set `out = K_0 * phi + sum_c K_c * sent_c`, all but `sent` in modes; turn `sent` into modes."""
+    stay_apart()
+    (K, period, n_channels), (K_0, period_0, _) = kernels, linear
+    rows, size, columns = modes.shape
+    (scratch, _, _), strips, n_fields = work[0], work[2], n_channels * size
+    transform_first(sent, (rows, columns), n_fields, basis[0], False, strips, scratch)
+    transform_first(scratch, (columns, rows), n_fields, basis[1], False, strips, sent)
+    width, lanes, phi, total = size * columns, lanes_of(K), modes.reshape(modes.size), out.reshape(out.size)
+    for x in range(rows):
+        for column in range(0, width, lanes):
+            place = x * width + column
+            mixed = load(K_0, x * period_0 + column % period_0) * load(phi, place)
+            for c in range(n_channels):
+                factor = load(K, (c * rows + x) * period + column % period)
+                mixed += factor * load(sent, (x * n_channels + c) * width + column)
+            store(mixed, total, place)
+
+
+@jit_within
+def _kernels(now: Any, size: int, work: Any) -> Any:
+    """Return linear, inner and outer kernels for vectors, each with the length of a row and their number."""
+    (linear, inner, outer), (of_linear, of_inner, of_outer) = now[:3], work[1]
+    one, two = _for_vectors(inner, size, of_inner), _for_vectors(outer, size, of_outer)
+    return (*_for_vectors(linear, size, of_linear), 1), (*one, len(inner)), (*two, len(outer))
+
+
+@jit_within
+def _finish(out: Any, drift: Any, bent: Any, trace: Any, divergence: Any) -> None:
+    """Add the drift to the modes of a velocity, and write the divergence of each configuration."""
+    for n in range(out.shape[1]):
+        out[0, n, 0] += drift
+    divergence[:] = trace
+    add_to_configurations(bent, out.shape[2], divergence)
+
+
+@jit_within
 def velocity_of(modes: Any, now: Any, ridges: Any, basis: Any, work: Any, out: Any, divergence: Any) -> None:
     """Set `out` to the modes of the velocity, and write the divergence of each configuration, in float64.
 
@@ -89,39 +171,22 @@ def velocity_of(modes: Any, now: Any, ridges: Any, basis: Any, work: Any, out: A
         now: the tables at one time.
         ridges: see above.
         basis: see above.
-        work: see `ridges.work_for`.
+        work: see `work_for`.
         out: like `modes`, written.
         divergence: `(configuration,)`, written.
     """
-    linear, inner, outer, B, _, q, trace, drift = now
-    channels, u, slopes, of_ridges, bent = work
-    rows, size, columns = modes.shape
-    divergence[:] = trace
-    on_sites, sent = as_fields(channels[2], len(inner), modes), as_fields(channels[3], len(outer), modes)
-    _convolved(modes, inner, basis, channels, on_sites)
-    sines = of_ridges[0]
-    for first in range(0, rows, len(bent) // (size * columns)):
-        take(on_sites, first, u)
-        np.dot(ridges[0], u, sines)
-        waves(ridges, q, sines, bent)
-        np.dot(B, sines, slopes)
-        put(slopes, first, sent)
-        add_to_configurations(bent, columns, divergence)
-    _finish(modes, linear, sent, outer, basis, channels, out)
-    for n in range(size):
-        out[0, n, 0] += drift
+    stay_apart()
+    _, _, _, B, _, q, trace, drift = now
+    (_, u, sent), vectors, (bent, _) = work[0], work[3], work[4]
+    linear, inner, outer = _kernels(now, modes.shape[1], work)
+    bent[:] = 0
+    _convolved(modes, inner, basis, work, u)
+    waves(u, len(bent), ridges[0], ridges[1], B, q, vectors, sent, bent)
+    _mixed(modes, linear, sent, outer, basis, work, out)
+    _finish(out, drift, bent, trace, divergence)
 
 
-@jit
-def _finish(modes: Any, linear: Any, sent: Any, kernels: Any, basis: Any, channels: Any, out: Any) -> Any:
-    """Set `out = K_0 * phi + sum_c K_c * sent_c`, all but `sent` in modes, and return the modes of `sent`."""
-    in_modes = as_fields(channels[1], len(kernels), modes)
-    to_modes(sent, basis, as_fields(channels[0], len(kernels), modes), in_modes)
-    _mixed(modes, linear, in_modes, kernels, out)
-    return in_modes
-
-
-@jit
+@jit_within
 def velocity_and_score_of(
     modes: Any, score: Any, now: Any, ridges: Any, basis: Any, work: Any, out: Any, rate: Any, divergence: Any
 ) -> None:
@@ -133,92 +198,94 @@ def velocity_and_score_of(
         now: the tables at one time.
         ridges: see above.
         basis: see above.
-        work: see `ridges.work_for`.
+        work: see `work_for`.
         out: like `modes`, written.
         rate: like `modes`, written.
         divergence: `(configuration,)`, written.
     """
-    linear, inner, outer, B, B_transposed, q, trace, drift = now
-    channels, u, slopes, of_ridges, bent = work
-    rows, size, columns = modes.shape
-    divergence[:] = trace
-    on_sites, sent = as_fields(channels[2], len(inner), modes), as_fields(channels[3], len(outer), modes)
-    _convolved(score, outer, basis, channels, sent)
-    _convolved(modes, inner, basis, channels, on_sites)
-    sines, bends = of_ridges[0], of_ridges[1]
-    for first in range(0, rows, len(bent) // (size * columns)):
-        take(sent, first, slopes)
-        np.dot(B_transposed, slopes, bends)
-        take(on_sites, first, u)
-        np.dot(ridges[0], u, sines)
-        waves_and_bends(ridges, q, sines, bends, bent)
-        np.dot(B, sines, slopes)
-        put(slopes, first, sent)
-        np.dot(ridges[2], bends, u)
-        put(u, first, on_sites)
-        add_to_configurations(bent, columns, divergence)
-    _finish(modes, linear, sent, outer, basis, channels, out)
-    for n in range(size):
-        out[0, n, 0] += drift
-    _finish(score, linear, on_sites, inner, basis, channels, rate)
+    stay_apart()
+    B, B_transposed, q, trace, drift = now[3:]
+    (_, u, sent), vectors, (bent, weight) = work[0], work[3], work[4]
+    linear, inner, outer = _kernels(now, modes.shape[1], work)
+    bent[:], weight[:] = 0, 1
+    _convolved(score, outer, basis, work, sent)
+    _convolved(modes, inner, basis, work, u)
+    waves_and_bends(u, sent, weight, len(bent), ridges, (B, B_transposed), q, vectors, bent, None)
+    _mixed(modes, linear, sent, outer, basis, work, out)
+    _mixed(score, linear, u, inner, basis, work, rate)
+    _finish(out, drift, bent, trace, divergence)
 
 
-@jit
+@jit_within
 def pull(
-    modes: Any, w: Any, weight: Any, now: Any, ridges: Any, basis: Any, work: Any, out: Any, sums: Any
+    modes: Any, w: Any, weights: Any, now: Any, ridges: Any, basis: Any, work: Any, out: Any, sums: Any
 ) -> None:
     """Set `out` to the transposed Jacobian of `(w, weight)`; add the gradients in the tables to `sums`.
 
     Args:
         modes: the block in modes, `(first, configuration, second)`.
         w: like `modes`.
-        weight: `(configuration,)`.
+        weights: `(configuration,)`.
         now: the tables at one time.
         ridges: see above.
         basis: see above.
-        work: see `ridges.work_for`.
+        work: see `work_for`.
         out: like `modes`, written.
-        sums: of linear, inner, outer, B transposed, q at this time, and of W and phase.
+        sums: of `sums_at`.
     """
-    linear, inner, outer, B, B_transposed, q, _, _ = now
-    of_linear, of_inner, of_outer, of_B, of_q, of_W, of_phase = sums
-    channels, u, slopes, of_ridges, weights = work
-    rows, size, columns = modes.shape
-    on_sites, sent = as_fields(channels[2], len(inner), modes), as_fields(channels[3], len(outer), modes)
-    _convolved(w, outer, basis, channels, sent)
-    _convolved(modes, inner, basis, channels, on_sites)
-    sines, bends = of_ridges[0], of_ridges[1]
-    for x in range(0, len(weights), columns):
-        weights[x : x + columns] = weight[x // columns % size]
-    for first in range(0, rows, len(weights) // (size * columns)):
-        take(sent, first, slopes)
-        np.dot(B_transposed, slopes, bends)
-        take(on_sites, first, u)
-        np.dot(ridges[0], u, sines)
-        weighted_bends(ridges, q, weights, sines, bends, of_phase, of_q)
-        of_B += np.dot(sines, slopes.T)
-        of_W += np.dot(bends, u.T)
-        np.dot(B, sines, slopes)
-        put(slopes, first, sent)
-        np.dot(ridges[2], bends, u)
-        put(u, first, on_sites)
-    in_modes = as_fields(channels[1], len(outer), modes)
-    to_modes(sent, basis, as_fields(channels[0], len(outer), modes), in_modes)
-    _add_products(w, in_modes, of_outer)
-    turned = _finish(w, linear, on_sites, inner, basis, channels, out)
-    _add_products(modes, turned, of_inner)
-    for x in range(rows):
-        for n in range(size):
-            for y in range(columns):
-                of_linear[x, y] += w[x, n, y] * modes[x, n, y]
+    stay_apart()
+    B, B_transposed, q = now[3:6]
+    of_linear, of_inner, of_outer, of_B, of_q, of_trace, of_drift, of_W, of_phase = sums
+    (_, u, sent), vectors, (bent, weight) = work[0], work[3], work[4]
+    linear, inner, outer = _kernels(now, modes.shape[1], work)
+    _convolved(w, outer, basis, work, sent)
+    _convolved(modes, inner, basis, work, u)
+    columns = modes.shape[2]
+    for x in range(len(weight)):
+        weight[x], bent[x] = weights[x // columns], 0
+    for n in range(len(weights)):
+        of_trace[0] += weights[n]
+        of_drift[0] += w[0, n, 0]
+    lanes = lanes_of(weight)
+    by_lane = (
+        np.zeros(lanes * of_B.size, weight.dtype),
+        np.zeros(lanes * of_W.size, weight.dtype),
+        np.zeros(lanes * len(q), weight.dtype),
+        np.zeros(lanes * len(q), weight.dtype),
+    )
+    waves_and_bends(u, sent, weight, len(bent), ridges, (B, B_transposed), q, vectors, bent, by_lane)
+    add_lanes(by_lane[0], of_B.reshape(of_B.size))
+    add_lanes(by_lane[1], of_W.reshape(of_W.size))
+    add_lanes(by_lane[2], of_q)
+    add_lanes(by_lane[3], of_phase)
+    to_modes(sent.reshape(len(modes), -1, columns), basis, work[0][0], sent.reshape(len(modes), -1, columns))
+    _add_products(w, sent, of_outer)
+    _mixed(w, linear, u, inner, basis, work, out)
+    _add_products(modes, u, of_inner)
+    _add_products(w, modes.reshape(modes.size), of_linear.reshape(1, *of_linear.shape))
 
 
-@jit
+@jit_within
 def _add_products(modes: Any, channels: Any, sums: Any) -> None:
     """Add the products of a field and its channels, summed over configurations, to `(channel, *lattice)`."""
     rows, size, columns = modes.shape
+    fields = channels.reshape(rows, len(sums) * size, columns)
     for x in range(rows):
         for c in range(len(sums)):
             for n in range(size):
                 for y in range(columns):
-                    sums[c, x, y] += modes[x, n, y] * channels[x, c * size + n, y]
+                    sums[c, x, y] += modes[x, n, y] * fields[x, c * size + n, y]
+
+
+RIDGES = Kernels(
+    name="ridges",
+    at_time=at_time,
+    enter=to_modes,
+    leave=to_sites,
+    work_for=work_for,
+    velocity=velocity_of,
+    velocity_and_score=velocity_and_score_of,
+    pull=pull,
+    sums_at=sums_at,
+)
+rates, solve, pull_back = rates_by(RIDGES), solve_by(RIDGES), pull_back_by(RIDGES)

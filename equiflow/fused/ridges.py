@@ -1,76 +1,20 @@
-"""Ridges of the sites of a block: sines and bends by chunks that stay in the fastest cache."""
+"""Ridges of the sites of a block: a vector of sites passes through all ridges before the next one is loaded.
+
+Fields of a block have the layout `(row, channel, site of the row)`, flat, where sites of a row run over
+configurations and, fastest, over columns. Angles, sines and bends of a vector of sites stay in registers and
+in the fastest cache.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
-from equiflow.fused.just_in_time import jit
-from equiflow.fused.modes import aligned
+from equiflow.fused.just_in_time import inline, jit_within
 from equiflow.fused.sine import sine_and_cosine
-
-#: Sites whose ridges are computed together; their sines stay in the fastest cache.
-SITES_PER_CHUNK = 256
+from equiflow.fused.vectors import lanes_of, load, spread, stay_apart, store
 
 
-@jit
-def rows_per_chunk(rows: int, sites_per_row: int) -> int:
-    """Return the largest divisor of the number of rows for which a chunk is not too large, at least 1.
-
-    Args:
-        rows: number of rows.
-        sites_per_row: of all configurations of a block.
-
-    Returns:
-        How many rows make a chunk.
-    """
-    best = 1
-    for n in range(1, rows + 1):
-        if rows % n == 0 and n * sites_per_row <= SITES_PER_CHUNK:
-            best = n
-    return best
-
-
-@jit
-def work_for(like: Any, size: int, n_inner: int, n_outer: int, n_ridges: int) -> Any:
-    """Return scratch memory for a block of `size` configurations: channels, and a chunk of ridges.
-
-    Args:
-        like: the block, `(first, configuration, second)`.
-        size: number of configurations.
-        n_inner: number of inner kernels.
-        n_outer: number of outer kernels.
-        n_ridges: number of ridges.
-
-    Returns:
-        Four sets of channels, a chunk of inner and outer channels, two of ridges, and one number per site.
-    """
-    rows, _, columns = like.shape
-    largest = rows * max(n_inner, n_outer) * size * columns
-    channels = aligned(4 * largest, like).reshape(4, largest)
-    sites = rows_per_chunk(rows, size * columns) * size * columns
-    of_inner = aligned(n_inner * sites, like).reshape(n_inner, sites)
-    of_outer = aligned(n_outer * sites, like).reshape(n_outer, sites)
-    of_ridges = aligned(2 * n_ridges * sites, like).reshape(2, n_ridges, sites)
-    return channels, of_inner, of_outer, of_ridges, aligned(sites, like)
-
-
-@jit
-def as_fields(memory: Any, n_channels: int, like: Any) -> Any:
-    """Return scratch memory as channels of a block, `(first, channel and configuration, second)`.
-
-    Args:
-        memory: at least as many numbers, flat.
-        n_channels: number of channels.
-        like: the block, `(first, configuration, second)`.
-
-    Returns:
-        A view.
-    """
-    rows, size, columns = like.shape
-    return memory[: rows * n_channels * size * columns].reshape(rows, n_channels * size, columns)
-
-
-@jit
+@jit_within
 def copy(values: Any, out: Any) -> None:
     """Copy values one by one, which is faster than assigning a slice: numba allows for overlaps there.
 
@@ -82,41 +26,9 @@ def copy(values: Any, out: Any) -> None:
         out[k] = values[k]
 
 
-@jit
-def take(channels: Any, first: int, out: Any) -> None:
-    """Copy rows from `first` on to a chunk `(channel, site)`.
-
-    Args:
-        channels: `(first, channel and configuration, second)`.
-        first: the first row.
-        out: `(channel, site)`, written.
-    """
-    n_channels, width = len(out), channels.shape[1] * channels.shape[2] // len(out)
-    rows = channels.reshape(len(channels), n_channels, width)
-    for x in range(out.shape[1] // width):
-        for c in range(n_channels):
-            copy(rows[first + x, c], out[c, x * width : (x + 1) * width])
-
-
-@jit
-def put(chunk: Any, first: int, channels: Any) -> None:
-    """Copy a chunk `(channel, site)` to the rows from `first` on.
-
-    Args:
-        chunk: `(channel, site)`.
-        first: the first row.
-        channels: `(first, channel and configuration, second)`, written.
-    """
-    n_channels, width = len(chunk), channels.shape[1] * channels.shape[2] // len(chunk)
-    rows = channels.reshape(len(channels), n_channels, width)
-    for x in range(chunk.shape[1] // width):
-        for c in range(n_channels):
-            copy(chunk[c, x * width : (x + 1) * width], rows[first + x, c])
-
-
-@jit
+@jit_within
 def add_to_configurations(of_sites: Any, columns: int, sums: Any) -> None:
-    """Add the sites of a chunk, ordered by row, configuration, column, to `(configuration,)`, float64.
+    """Add the sites of rows, ordered by row, configuration, column, to `(configuration,)`, float64.
 
     Args:
         of_sites: `(site,)`.
@@ -132,72 +44,154 @@ def add_to_configurations(of_sites: Any, columns: int, sums: Any) -> None:
             sums[n] += total
 
 
-@jit
-def waves(ridges: Any, q: Any, sines: Any, bent: Any) -> None:
-    """Turn angles into `sines_j = sin theta_j`, and set `bent = sum_j q_j cos theta_j`.
+@inline
+def combined(weights: Any, first: int, n: int, values: Any, start: int, stride: int) -> Any:
+    """Return the vector `sum_i weights_{first + i} values_{start + i stride}`.
 
     Args:
-        ridges: see `ridge_fields`.
-        q: `(ridge,)`.
-        sines: angles in half turns, `(ridge, site)`, overwritten.
-        bent: `(site,)`, written.
+        weights: flat.
+        first: number of the first weight.
+        n: number of terms.
+        values: flat.
+        start: where the first vector of values begins.
+        stride: from one vector to the next.
+
+    Returns:
+        A vector.
     """
-    for x in range(len(bent)):
-        bent[x] = 0
-    for j in range(len(q)):
-        row, p, curvature = sines[j], ridges[1][j], q[j]
-        for x in range(len(row)):
-            sine, cosine = sine_and_cosine(row[x] + p)
-            row[x] = sine
-            bent[x] += curvature * cosine
+    total = spread(weights, first) * load(values, start)
+    for i in range(1, n):
+        total += spread(weights, first + i) * load(values, start + i * stride)
+    return total
 
 
-@jit
-def waves_and_bends(ridges: Any, q: Any, sines: Any, bends: Any, bent: Any) -> None:
-    """Do what `waves` does, and turn `bends_j = z_j` into `z_j cos theta_j - q_j sin theta_j`.
+@jit_within
+def waves(u: Any, width: int, W: Any, phase: Any, B: Any, q: Any, sines: Any, out: Any, bent: Any) -> None:
+    """Set `out_f = sum_j B_fj sin theta_j`, and add `sum_j q_j cos theta_j` to `bent`, summed over rows.
+
+    The angles are `theta_j = pi (W_j . u + phase_j)`.
 
     Args:
-        ridges: see `ridge_fields`.
+        u: `(row, inner channel, site)`, flat.
+        width: number of sites of a row.
+        W: `(ridge, inner channel)`.
+        phase: `(ridge,)`.
+        B: `(outer channel, ridge)`.
         q: `(ridge,)`.
-        sines: angles in half turns, `(ridge, site)`, overwritten.
-        bends: z, `(ridge, site)`, overwritten.
-        bent: `(site,)`, written.
+        sines: scratch memory for a vector of each ridge.
+        out: `(row, outer channel, site)`, flat, written.
+        bent: `(site,)`, added to.
     """
-    for x in range(len(bent)):
-        bent[x] = 0
-    for j in range(len(q)):
-        row, bend, p, curvature = sines[j], bends[j], ridges[1][j], q[j]
-        for x in range(len(row)):
-            sine, cosine = sine_and_cosine(row[x] + p)
-            row[x] = sine
-            bend[x] = bend[x] * cosine - curvature * sine
-            bent[x] += curvature * cosine
+    stay_apart()
+    (n_ridges, n_inner), n_outer, lanes = W.shape, len(B), lanes_of(u)
+    weights, slopes = W.reshape(W.size), B.reshape(B.size)
+    for row in range(len(u) // (n_inner * width)):
+        for x in range(0, width, lanes):
+            curved, start = load(bent, x), row * n_inner * width + x
+            for j in range(n_ridges):
+                t = spread(phase, j) + combined(weights, j * n_inner, n_inner, u, start, width)
+                sine, cosine = sine_and_cosine(t)
+                curved += spread(q, j) * cosine
+                store(sine, sines, j * lanes)
+            store(curved, bent, x)
+            for f in range(n_outer):
+                slope = combined(slopes, f * n_ridges, n_ridges, sines, 0, lanes)
+                store(slope, out, (row * n_outer + f) * width + x)
 
 
-@jit
-def weighted_bends(
-    ridges: Any, q: Any, weight: Any, sines: Any, bends: Any, of_phase: Any, of_q: Any
+@jit_within
+def waves_and_bends(
+    u: Any,
+    w: Any,
+    weight: Any,
+    width: int,
+    ridges: Any,
+    slopes: Any,
+    q: Any,
+    memory: Any,
+    bent: Any,
+    sums: Any,
 ) -> None:
-    """Set sines and bends with a weight for each site, and add the gradients in phases and curvatures.
+    """Turn `w_f` into `sum_j B_fj sin theta_j`, and `u_c` into `sum_j pi W_jc z_j`; add to `bent` as `waves`.
+
+    Here `z_j = cos theta_j sum_f B_fj w_f - weight q_j sin theta_j`. With `sums`, gradients in B, W, q and
+    phase are added: `w_f sin theta_j`, `u_c z_j`, `weight cos theta_j` and `z_j`.
 
     Args:
-        ridges: see `ridge_fields`.
-        q: `(ridge,)`.
+        u: `(row, inner channel, site)`, flat, overwritten.
+        w: `(row, outer channel, site)`, flat, overwritten.
         weight: `(site,)`.
-        sines: angles in half turns, `(ridge, site)`, overwritten.
-        bends: z, `(ridge, site)`, overwritten.
-        of_phase: `(ridge,)`, added to.
-        of_q: `(ridge,)`, added to.
+        width: number of sites of a row.
+        ridges: W, phase and pi W^T.
+        slopes: B, `(outer channel, ridge)`, and transposed.
+        q: `(ridge,)`.
+        memory: scratch memory for two vectors of each ridge.
+        bent: `(site,)`, added to.
+        sums: None, or a flat vector for each entry of B^T, W, q and phase, added to.
     """
-    for j in range(len(q)):
-        row, bend, p, curvature = sines[j], bends[j], ridges[1][j], q[j]
-        of_ridge, of_bend = sines.dtype.type(0), sines.dtype.type(0)
-        for x in range(len(row)):
-            sine, cosine = sine_and_cosine(row[x] + p)
-            row[x] = sine
-            turned = bend[x] * cosine - curvature * (weight[x] * sine)
-            bend[x] = turned
-            of_ridge += weight[x] * cosine
-            of_bend += turned
-        of_phase[j] += of_bend
-        of_q[j] += of_ridge
+    stay_apart()
+    (W, phase, steep), (B, transposed) = ridges, slopes
+    (n_ridges, n_inner), n_outer, lanes = W.shape, len(B), lanes_of(u)
+    of_angles, of_sines, of_w, of_bends = (
+        W.reshape(W.size),
+        B.reshape(B.size),
+        transposed.reshape(B.size),
+        steep.reshape(W.size),
+    )
+    behind = n_ridges * lanes
+    for row in range(len(u) // (n_inner * width)):
+        for x in range(0, width, lanes):
+            at_u, at_w = row * n_inner * width + x, row * n_outer * width + x
+            curved, omega = load(bent, x), load(weight, x)
+            for j in range(n_ridges):
+                t = spread(phase, j) + combined(of_angles, j * n_inner, n_inner, u, at_u, width)
+                z = combined(of_w, j * n_outer, n_outer, w, at_w, width)
+                sine, cosine = sine_and_cosine(t)
+                curvature = spread(q, j)
+                curved += curvature * cosine
+                z = z * cosine - curvature * (omega * sine)
+                store(sine, memory, j * lanes)
+                store(z, memory, behind + j * lanes)
+                if sums is not None:
+                    of_B, of_W, of_q, of_phase = sums
+                    for f in range(n_outer):
+                        add_vector(sine * load(w, at_w + f * width), of_B, (j * n_outer + f) * lanes)
+                    for c in range(n_inner):
+                        add_vector(z * load(u, at_u + c * width), of_W, (j * n_inner + c) * lanes)
+                    add_vector(omega * cosine, of_q, j * lanes)
+                    add_vector(z, of_phase, j * lanes)
+            store(curved, bent, x)
+            for f in range(n_outer):
+                slope = combined(of_sines, f * n_ridges, n_ridges, memory, 0, lanes)
+                store(slope, w, at_w + f * width)
+            for c in range(n_inner):
+                bend = combined(of_bends, c * n_ridges, n_ridges, memory, behind, lanes)
+                store(bend, u, at_u + c * width)
+
+
+@inline
+def add_vector(vector: Any, values: Any, index: int) -> None:
+    """Add a vector to values.
+
+    Args:
+        vector: what to add.
+        values: flat, added to.
+        index: where the vector begins.
+    """
+    store(load(values, index) + vector, values, index)
+
+
+@jit_within
+def add_lanes(vectors: Any, sums: Any) -> None:
+    """Add the sum over the lanes of each vector.
+
+    Args:
+        vectors: flat, a vector for each number.
+        sums: flat, added to.
+    """
+    lanes = lanes_of(vectors)
+    for i in range(len(sums)):
+        total = sums.dtype.type(0)
+        for lane in range(lanes):
+            total += vectors[i * lanes + lane]
+        sums[i] += total

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from types import ModuleType
-from typing import ClassVar
-
 import torch
 from torch import Tensor
 
-from equiflow.fused import angle_solving
-from equiflow.fused.angle_solving import AngleTables
+from equiflow.fused.angle_tables import AngleTables
 from equiflow.vector_fields.ridge_kernels import FieldByKernels, in_order
 
 
 class FusedAngles(FieldByKernels):
     """An `AngleField` evaluated by kernels, see `FieldByKernels`."""
-
-    functions: ClassVar[ModuleType] = angle_solving
 
     def tables(self, times: Tensor) -> AngleTables:
         """See `FieldByKernels.tables`."""
@@ -32,7 +26,7 @@ class FusedAngles(FieldByKernels):
         degrees = torch.arange(1, harmonics.shape[1] + 1, device="cpu").to(kernels)
         angles, phase = ridges.map_to_angles()
         return AngleTables(
-            kernels=torch.cat([harmonics, kernels, products], 1),
+            in_modes=torch.cat([harmonics, kernels, products], 1),
             slopes=(amplitude / ridges.omega).unsqueeze(1) * ridges.direction.mT,
             bends=amplitude.unsqueeze(2) * pairs,
             at_origin=at_origin,

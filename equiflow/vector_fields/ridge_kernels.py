@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from functools import lru_cache
-from types import ModuleType
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +15,8 @@ from torch import Tensor
 from equiflow import fused
 from equiflow.fused import solving
 from equiflow.fused.references import Formula
-from equiflow.fused.solving import Tables
+from equiflow.fused.ridge_tables import Tables
+from equiflow.fused.tables import FieldTables
 from equiflow.nn.kernels.orbits import OrbitKernel
 from equiflow.ode.equal_steps import FORMULAS
 from equiflow.runtime.autograd import is_transformed
@@ -29,20 +29,18 @@ class FieldByKernels(FusedField):
     """A field whose velocity, path rates and whole solves are computed by kernels, on CPUs.
 
     Single evaluations that record a graph are those of the field itself. Whole solves record their own. A
-    subclass names the module whose `rates` and `solve` call its kernels, and fills in their tables.
+    subclass fills in the tables of its kernels.
 
     Args:
         field: a field on a lattice that `can_use_kernels`; its weights are read at every call.
     """
-
-    functions: ClassVar[ModuleType]
 
     def __init__(self, field: Any) -> None:
         self.field = field
         self.shape = on_two_axes(field.lattice.shape)
 
     @abstractmethod
-    def tables(self, times: Tensor) -> Any:
+    def tables(self, times: Tensor) -> FieldTables:
         """Return the coefficients of the field at times `(time,)`, differentiable in its weights."""
 
     def velocity(self, phi: Tensor, t: Tensor | float) -> Tensor:
@@ -55,7 +53,7 @@ class FieldByKernels(FusedField):
         if torch.is_grad_enabled() or len(phi) == 0:
             velocity, divergence = self.field.velocity_and_divergence(phi, t)
         else:
-            velocity, divergence, _ = self.functions.rates(phi, self.shape, self._tables_at(phi, t))
+            velocity, divergence, _ = solving.rates(phi, self.shape, self._tables_at(phi, t))
         return velocity, divergence
 
     @full_precision
@@ -64,7 +62,7 @@ class FieldByKernels(FusedField):
         if torch.is_grad_enabled() or len(phi) == 0:
             rates: PathRates = self.field.path_rates(phi, t, score)
             return rates
-        velocity, divergence, rate = self.functions.rates(phi, self.shape, self._tables_at(phi, t), score)
+        velocity, divergence, rate = solving.rates(phi, self.shape, self._tables_at(phi, t), score)
         assert rate is not None
         return PathRates(velocity, divergence, rate)
 
@@ -75,7 +73,7 @@ class FieldByKernels(FusedField):
         """See `FusedField.solve`."""
         times, step = equal_steps(t0, t1, method, steps)
         tables = self.tables(times.to(phi))
-        end, log_det, energy, score = self.functions.solve(phi, self.shape, tables, step, score)
+        end, log_det, energy, score = solving.solve(phi, self.shape, tables, step, score)
         return FusedSolution(end, log_det, energy, score, len(times))
 
     def time_values(self, times: Tensor) -> Tensor:
@@ -94,14 +92,12 @@ class FieldByKernels(FusedField):
         """
         return real_modes(kernel, time_values, self.shape)
 
-    def _tables_at(self, phi: Tensor, t: Tensor | float) -> Any:
+    def _tables_at(self, phi: Tensor, t: Tensor | float) -> FieldTables:
         return self.tables(torch.as_tensor(t, dtype=phi.dtype, device=phi.device).reshape(1))
 
 
 class FusedRidges(FieldByKernels):
     """A field of ridges evaluated by kernels, see `FieldByKernels`."""
-
-    functions: ClassVar[ModuleType] = solving
 
     @abstractmethod
     def tables(self, times: Tensor) -> Tables:

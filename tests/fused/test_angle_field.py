@@ -20,10 +20,11 @@ from equiflow import (
     fused,
     importance_sample,
 )
-from equiflow.fused.angle_solves import SITES_PER_BLOCK
+from equiflow.fused.solving import SITES_PER_BLOCK
 from equiflow.ode.solver import Solver, SolverError
 from equiflow.ode.tableaus import TABLEAUS
 from equiflow.testing import randomise
+from tests.support.agreement import assert_close, both
 
 CASES = [
     ((4, 4), "full", {}),
@@ -51,22 +52,6 @@ def random_flow(shape, point="full", seed=0, **options) -> EquivariantCNF:
 
 def some(shape, n=3, **options):
     return 3 * torch.randn(n, *shape, **options)
-
-
-def both(call):
-    """The results of a call with kernels and without."""
-    with fused.switched(True):
-        one = call()
-    with fused.switched(False):
-        return one, call()
-
-
-def assert_close(one, other, tolerance=1e-12):
-    for a, b in zip(one, other, strict=True):
-        assert a.shape == b.shape
-        assert a.dtype == b.dtype
-        scale = max(1.0, float(b.detach().abs().max())) if b.numel() else 1.0
-        assert float((a - b).detach().abs().max() if b.numel() else 0) < tolerance * scale
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

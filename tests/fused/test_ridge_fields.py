@@ -19,10 +19,11 @@ from equiflow import (
     fit,
     fused,
 )
-from equiflow.fused.ridge_solves import SITES_PER_BLOCK
+from equiflow.fused.solving import SITES_PER_BLOCK
 from equiflow.ode.solver import Solver, SolverError
 from equiflow.ode.tableaus import TABLEAUS
 from equiflow.testing import randomise
+from tests.support.agreement import assert_close, both
 
 P, C = PotentialField, OrbitConvField
 CASES = [
@@ -53,22 +54,6 @@ def random_flow(kind, shape, point="full", z2=True, seed=0, **options) -> Equiva
 
 def some(shape, n=3, **options):
     return torch.randn(n, *shape, **options)
-
-
-def both(call):
-    """The results of a call with kernels and without."""
-    with fused.switched(True):
-        one = call()
-    with fused.switched(False):
-        return one, call()
-
-
-def assert_close(one, other, tolerance=1e-12):
-    for a, b in zip(one, other, strict=True):
-        assert a.shape == b.shape
-        assert a.dtype == b.dtype
-        scale = max(1.0, float(b.detach().abs().max())) if b.numel() else 1.0
-        assert float((a - b).detach().abs().max() if b.numel() else 0) < tolerance * scale
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

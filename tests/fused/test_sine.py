@@ -11,6 +11,7 @@ pytest.importorskip("numba")
 
 from equiflow.fused.just_in_time import jit
 from equiflow.fused.sine import sine_and_cosine
+from equiflow.fused.vectors import lanes_of, load, store
 
 
 @jit
@@ -19,9 +20,17 @@ def both(t, sine, cosine):
         sine[i], cosine[i] = sine_and_cosine(t[i])
 
 
-def evaluated(t):
+@jit
+def both_by_vectors(t, sine, cosine):
+    for i in range(0, len(t), lanes_of(t)):
+        s, c = sine_and_cosine(load(t, i))
+        store(s, sine, i)
+        store(c, cosine, i)
+
+
+def evaluated(t, kernel=both):
     sine, cosine = np.full_like(t, 7.0), np.full_like(t, 7.0)
-    both(t, sine, cosine)
+    kernel(t, sine, cosine)
     return sine, cosine
 
 
@@ -34,9 +43,10 @@ def exact(t):
 
 @pytest.mark.parametrize(("dtype", "bound"), [(np.float32, 1.8e-7), (np.float64, 4.5e-16)])
 @pytest.mark.parametrize("reach", [1.0, 300.0])
-def test_both_functions_are_right_to_rounding(dtype, bound, reach):
+@pytest.mark.parametrize("kernel", [both, both_by_vectors], ids=["numbers", "vectors"])
+def test_both_functions_are_right_to_rounding(kernel, dtype, bound, reach):
     t = np.random.default_rng(0).uniform(-reach, reach, 40_000).astype(dtype)
-    for found, truth in zip(evaluated(t), exact(t), strict=True):
+    for found, truth in zip(evaluated(t, kernel), exact(t), strict=True):
         error = np.abs(found - truth).max()
         assert 0 < error < bound  # an error of zero would mean that nothing was rounded
 
@@ -62,7 +72,8 @@ def test_the_result_has_the_dtype_of_the_angle():
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_what_has_no_sine_gives_nan(value):
-    for found in evaluated(np.array([value, 0.5])):
+@pytest.mark.parametrize("kernel", [both, both_by_vectors], ids=["numbers", "vectors"])
+def test_what_has_no_sine_gives_nan(kernel, value):
+    for found in evaluated(np.array([value] + 7 * [0.5]), kernel):
         assert np.isnan(found[0])
-        assert np.isfinite(found[1])
+        assert np.isfinite(found[1:]).all()
