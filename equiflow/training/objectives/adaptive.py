@@ -15,7 +15,7 @@ import torch
 from equiflow.flows import EquivariantCNF, Flow
 from equiflow.ode.solver import Solver, SolverError
 from equiflow.runtime import distributed
-from equiflow.runtime.checks import check_positive, check_type, make_plain
+from equiflow.runtime.checks import check_count, check_positive, check_type, make_plain
 from equiflow.theories.base.action import Action
 from equiflow.training.objectives.base import ObjectiveValue, with_vector_field
 from equiflow.training.objectives.reverse import PathGradient
@@ -41,12 +41,16 @@ class AdaptivePathGradient:
     constant change does no harm, because it cancels in all weights. Training that has run away is set back
     to the last weights at which the solver was accurate, with half the learning rate.
 
+    Weights that a coarse solver has trained make up for its error, and miss their optimum by that. Toward the
+    end, training therefore takes more steps and a smaller penalty (`benchmarks/training.py`).
+
     Args:
-        solver: the coarsest solver, in equal steps.
+        solver: the coarsest solver, in equal steps, with which training begins.
         first_penalty: the kinetic penalty of `PathGradient` at the beginning. Straight trajectories keep the
             field from becoming stiff while learning is fast.
         last_penalty: the penalty at the end; in between it decays exponentially.
         tolerance: largest standard deviation of the solver's error of the log weights.
+        last_steps: the fewest steps of the solver at the end; in between their number grows linearly.
         max_steps: largest number of steps of the solver. Where it is too coarse, too, training is set back.
 
     Raises:
@@ -59,15 +63,17 @@ class AdaptivePathGradient:
 
     solver: Solver = Solver("rk4", steps=3)  # noqa: RUF009 - it is frozen
     first_penalty: float = 1e-2
-    last_penalty: float = 1e-4
+    last_penalty: float = 1e-5
     tolerance: float = 0.1
+    last_steps: int = 5
     max_steps: int = 24
 
     def __post_init__(self) -> None:
-        make_plain(self, "first_penalty", "last_penalty", "tolerance", "max_steps")
+        make_plain(self, "first_penalty", "last_penalty", "tolerance", "last_steps", "max_steps")
         check_type(self.solver, Solver, "solver", 'Write Solver("rk4", steps=3).')
         for name in ("first_penalty", "last_penalty", "tolerance"):
             check_positive(getattr(self, name), name)
+        check_count(self.last_steps, "last_steps")
         check_type(self.max_steps, int, "max_steps")
         if self.solver.steps is None or self.max_steps < self.solver.steps:
             raise ValueError(
@@ -82,6 +88,13 @@ class AdaptivePathGradient:
     def penalty(self, progress: float) -> float:
         """Return the kinetic penalty after a part of the training, from 0 to 1."""
         return self.first_penalty * (self.last_penalty / self.first_penalty) ** progress
+
+    def fewest_steps(self, progress: float) -> int:
+        """Return the fewest steps of the solver after a part of the training, from 0 to 1."""
+        assert self.solver.steps is not None
+        first = self.solver.steps
+        last = max(first, min(self.last_steps, self.max_steps))
+        return round(first + (last - first) * progress)
 
     def at(self, progress: float, *, steps: int | None = None) -> PathGradient:
         """Return the objective after a part of the training.
@@ -142,10 +155,13 @@ class Adaptation:
     def __init__(self, objective: AdaptivePathGradient, steps: int) -> None:
         self.objective = objective
         self.steps = steps
+        self.fewest = objective.fewest_steps(0.0)
         self.due, self.between = FEWEST_BETWEEN, FEWEST_BETWEEN
 
     def at(self, progress: float) -> PathGradient:
         """Return what is minimised after a part of the training, from 0 to 1."""
+        self.fewest = self.objective.fewest_steps(progress)
+        self.steps = max(self.steps, self.fewest)
         return self.objective.at(progress, steps=self.steps)
 
     def is_due(self, step: int) -> bool:
@@ -227,12 +243,11 @@ class Adaptation:
     def _choose_steps(self, error: float) -> None:
         """Take as many steps as an error asks for, between 0.8 and 2 times as many as now."""
         objective, now = self.objective, self.steps
-        assert objective.solver.steps is not None
         if error > objective.tolerance:
             wanted = now * min(2.0, (error / (AIM * objective.tolerance)) ** (1 / objective.solver.order))
             self.steps = min(objective.max_steps, max(now + 1, round(wanted)))
         else:
-            fewest = max(objective.solver.steps, math.ceil(LEAST_AT_ONCE * now))
+            fewest = max(self.fewest, math.ceil(LEAST_AT_ONCE * now))
             will_do = (n for n in range(fewest, now) if self.coarsened_to(error, n) < objective.tolerance / 2)
             self.steps = next(will_do, now)
 
@@ -241,11 +256,12 @@ class Adaptation:
 
     def state(self) -> dict[str, Any]:
         """Return what a resumed run needs."""
-        return {"steps": self.steps, "due": self.due, "between": self.between}
+        return {"steps": self.steps, "fewest": self.fewest, "due": self.due, "between": self.between}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take over a saved state."""
         self.steps, self.due, self.between = state["steps"], state["due"], state["between"]
+        self.fewest = state.get("fewest", self.fewest)  # files of the first recipe lack it
 
 
 def _log_weight(flow: EquivariantCNF, action: Action, z: torch.Tensor, solver: Solver) -> torch.Tensor:

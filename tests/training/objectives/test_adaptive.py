@@ -37,7 +37,7 @@ from tests.support.training import (
     weights,
 )
 
-OBJECTIVE = AdaptivePathGradient(solver=FAST)
+OBJECTIVE = AdaptivePathGradient(solver=FAST, last_steps=1)
 
 
 def stiff(scale: float) -> EquivariantCNF:
@@ -103,6 +103,32 @@ def test_where_the_most_steps_are_too_few_the_weights_are_lost():
     assert found == [True, False]
 
 
+def test_the_fewest_steps_grow_toward_the_end():
+    objective = AdaptivePathGradient(solver=Solver("rk4", steps=3), last_steps=7, max_steps=9)
+    assert [objective.fewest_steps(progress) for progress in (0.0, 0.25, 0.5, 1.0)] == [3, 4, 5, 7]
+    assert replace(objective, last_steps=20).fewest_steps(1.0) == 9
+    assert replace(objective, last_steps=2).fewest_steps(1.0) == 3
+    adaptation, still = objective.adaptation(), build()
+    for progress, steps in ((0.0, 3), (0.5, 5), (1.0, 7)):
+        assert adaptation.at(progress).solver == Solver("rk4", steps=steps)
+        # An accurate solver does not become coarser than that.
+        assert adaptation.check(still, ACTION, step=1, seed=0).is_small
+        assert adaptation.steps == steps
+
+
+def test_a_restored_adaptation_knows_the_fewest_steps():
+    objective = AdaptivePathGradient(last_steps=7)
+    adaptation, restored, old = (objective.adaptation() for _ in range(3))
+    adaptation.at(1.0)
+    restored.restore(adaptation.state())
+    assert restored.state() == adaptation.state()
+    restored.check(build(), ACTION, step=1, seed=0)
+    assert restored.steps == 7
+    # A file of the first recipe has no such entry.
+    old.restore({"steps": 4, "due": 5, "between": 5})
+    assert (old.steps, old.fewest) == (4, 3)
+
+
 def test_calm_training_is_checked_less_and_less_often():
     adaptation, due = OBJECTIVE.adaptation(), []
     for step in range(1, 120):
@@ -137,6 +163,8 @@ def test_the_penalty_decays_exponentially():
         ({"solver": "rk4"}, TypeError),
         ({"first_penalty": 0.0}, ValueError),
         ({"last_penalty": -1.0}, ValueError),
+        ({"last_steps": 0}, ValueError),
+        ({"last_steps": 2.5}, TypeError),
         ({"tolerance": math.inf}, ValueError),
         ({"max_steps": 8.0}, TypeError),
     ],
