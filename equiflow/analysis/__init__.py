@@ -1,8 +1,8 @@
 """From samples to physics: observables with errors, correlators, free energies, diagnoses.
 
 Start with `measure` for a lattice field or `measure_standard` for angles and links, with `log_z_bridge` and
-`log_z_along` for log Z, and with `diagnose` for the quality of a flow. `Observable` adds a quantity of your
-own.
+`log_z_along` for log Z, and with `diagnose` for the quality of a flow. `explain_weights` says what a flow
+of scalar fields lacks. `Observable` adds a quantity of your own.
 """
 
 from equiflow.analysis.averages import Observable, estimate_observables
@@ -11,6 +11,7 @@ from equiflow.analysis.diagnosis import Diagnosis, compare_directions, diagnose
 from equiflow.analysis.free_energy import CouplingIntegral, log_z_along, log_z_bridge
 from equiflow.analysis.measurements import Measurements, measure
 from equiflow.analysis.standard import measure_standard
+from equiflow.analysis.weight_shares import WeightShares, explain_weights, samples_to_explain
 
 __all__ = [
     "CoshFit",
@@ -18,12 +19,15 @@ __all__ = [
     "Diagnosis",
     "Measurements",
     "Observable",
+    "WeightShares",
     "compare_directions",
     "diagnose",
     "estimate_observables",
+    "explain_weights",
     "fit_cosh",
     "log_z_along",
     "log_z_bridge",
     "measure",
     "measure_standard",
+    "samples_to_explain",
 ]

@@ -1,6 +1,7 @@
 """Does the flow cover the target? Weights of model samples and of target samples, compared.
 
-The reverse ESS alone cannot see a mode that the flow has dropped. Start with `diagnose`.
+The reverse ESS alone cannot see a mode that the flow has dropped. Start with `diagnose`, which also says what
+the weights of a flow of scalar fields vary with, see `explain_weights`.
 """
 
 from __future__ import annotations
@@ -8,11 +9,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from equiflow.analysis.tables import table
+from equiflow.analysis.weight_shares import WeightShares, explain_weights, samples_to_explain
 from equiflow.flows import Flow
-from equiflow.runtime.checks import check_type
+from equiflow.runtime.checks import check_flag, check_type
 from equiflow.samplers.importance import Ensemble, check_own_weights, log_weights
 from equiflow.samplers.kernel import Chain
 from equiflow.statistics import (
@@ -26,6 +29,7 @@ from equiflow.statistics import (
     weighted_mean,
 )
 from equiflow.theories.base.action import Action
+from equiflow.theories.base.lattice import Lattice
 from equiflow.theories.base.space import Space
 from equiflow.theories.scalar import observables
 
@@ -35,6 +39,8 @@ INVERSE_BATCH_SIZE = 512
 NEGLIGIBLE_DIFFERENCE = 0.01
 #: ratio of forward to reverse ESS below which there is a warning
 MIN_ESS_RATIO = 0.5
+#: model samples on which an action is compared with itself at -phi
+SAMPLES_FOR_SIGN = 64
 #: least error of a probability, for samples that are all in one sector
 MIN_SECTOR_ERROR = 1e-12
 
@@ -58,6 +64,8 @@ class Diagnosis:
             of a multiplet, of its first component. None if the configurations are no real field on a
             lattice.
         warnings: disagreements beyond errors, in words; empty for a sound flow.
+        shares: what explains the variance of log w on model samples, see `explain_weights`; None if that was
+            not asked for, if the configurations are no scalar field, or if there are too few samples.
     """
 
     reverse_ess: Estimate
@@ -69,6 +77,7 @@ class Diagnosis:
     log_z_bridge: Estimate
     positive_sector: tuple[Estimate, Estimate] | None
     warnings: tuple[str, ...]
+    shares: WeightShares | None = None
 
     @property
     def ok(self) -> bool:
@@ -76,15 +85,22 @@ class Diagnosis:
         return not self.warnings
 
     def __str__(self) -> str:
-        """Return a table of the estimates, and the warnings below."""
+        """Return a table of the estimates, one of the shares, and the warnings below."""
         names = ("P(M > 0), model", "P(M > 0), target")
         sectors = dict(zip(names, self.positive_sector or (), strict=False))
         estimates = {name: value for name, value in vars(self).items() if isinstance(value, Estimate)}
-        return "\n".join([table(estimates | sectors), *(f"warning: {warning}" for warning in self.warnings)])
+        tables = [table(estimates | sectors), *([f"\n{self.shares}\n"] if self.shares is not None else [])]
+        return "\n".join([*tables, *(f"warning: {warning}" for warning in self.warnings)]).rstrip()
 
 
 def diagnose(
-    flow: Flow, action: Action, ensemble: Ensemble, chain: Chain, *, threshold: float = 4.0
+    flow: Flow,
+    action: Action,
+    ensemble: Ensemble,
+    chain: Chain,
+    *,
+    threshold: float = 4.0,
+    explain: bool = True,
 ) -> Diagnosis:
     """Compare model samples with samples of the target from a Markov chain.
 
@@ -96,24 +112,29 @@ def diagnose(
         ensemble: weighted samples of the model, not annealed.
         chain: samples of the target.
         threshold: number of combined errors from which a disagreement makes a warning.
+        explain: whether to add what explains the variance of log w, for scalar fields and from
+            `samples_to_explain` samples on.
 
     Returns:
         The estimates from both directions, and warnings where they disagree.
 
     Raises:
-        TypeError: if `action` is not an `Action`.
+        TypeError: if `action` is not an `Action`, or `explain` no flag.
         ValueError: if the ensemble is annealed, since weights of paths and of samples cannot be compared.
     """
     check_type(action, Action, "action")
+    explain = check_flag(explain, "explain")
     check_own_weights(ensemble)  # before the expensive inverse flow
+    ensemble = replace(ensemble, space=action.space)
     target_phi = chain.configurations.to(flow.device, flow.dtype)
-    return compare_directions(
-        replace(ensemble, space=action.space),
+    found = compare_directions(
+        ensemble,
         target_phi,
         log_weights(flow, action, target_phi, batch_size=INVERSE_BATCH_SIZE),
         n_chains=chain.samples.shape[1],
         threshold=threshold,
     )
+    return replace(found, shares=_shares(flow, action, ensemble) if explain else None)
 
 
 def compare_directions(
@@ -157,7 +178,7 @@ def compare_directions(
             error=math.hypot(log_z_forward.error, of_given),
         )
     log_z = ensemble.log_z()
-    estimates = {
+    estimates: dict[str, Estimate] = {
         "reverse_ess": ensemble.effective_sample_size(),
         "forward_ess": forward_ess,
         "lower_bound": unknown
@@ -175,7 +196,21 @@ def compare_directions(
     if _has_sign(ensemble):
         target = _is_positive(target_phi, ensemble.space).reshape(n_chains, -1).T
         sectors = weighted_mean(_is_positive(ensemble.phi, ensemble.space), model), mean_of_series(target)
-    return Diagnosis(**estimates, positive_sector=sectors, warnings=_warnings(estimates, sectors, threshold))
+    warnings = _warnings(estimates, sectors, threshold)
+    return Diagnosis(**estimates, positive_sector=sectors, warnings=warnings, shares=None)
+
+
+def _shares(flow: Flow, action: Action, ensemble: Ensemble) -> WeightShares | None:
+    """Explain the weights of scalar fields; return None for other fields, and for too few samples."""
+    lattice = ensemble.space
+    if not isinstance(lattice, Lattice):
+        return None
+    phi = ensemble.phi[:SAMPLES_FOR_SIGN]
+    z2 = bool(getattr(getattr(flow, "group", None), "z2", False)) and torch.allclose(
+        action(-phi), action(phi)
+    )
+    enough = int((~ensemble.log_weight.isneginf()).sum()) >= samples_to_explain(lattice, z2=z2)
+    return explain_weights(ensemble, z2=z2) if enough else None
 
 
 def _has_sign(ensemble: Ensemble) -> bool:

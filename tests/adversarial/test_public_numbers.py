@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import equiflow as eq
+from equiflow.analysis import explain_weights, samples_to_explain
 from equiflow.samplers import LatentAction
 from equiflow.testing import probes
 from tests.support.strategies import is_there
@@ -81,6 +82,13 @@ def chain_of(action: eq.Action) -> eq.Chain:
 
 def drawn() -> eq.Ensemble:
     return eq.importance_sample(flow(), eq.FreeScalar(SQUARE, m2=1.0), 256, certify=0, generator=rng())
+
+
+def of_one_site() -> eq.Ensemble:
+    """Return as many samples as `explain_weights` takes."""
+    site = eq.Lattice((1,))
+    phi = torch.randn(samples_to_explain(site, z2=True), 1, generator=rng())
+    return eq.Ensemble(phi, phi[:, 0], phi[:, 0].cos(), space=site)
 
 
 def randomised(**options: Any) -> list[Tensor]:
@@ -253,8 +261,10 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     ),
     "diagnose": (
         lambda **o: eq.diagnose(flow(), ACTION, drawn(), chain_of(ACTION), **o),
-        {"threshold": 0.5},
+        {"threshold": 0.5, "explain": False},
     ),
+    "explain_weights": (lambda **o: explain_weights(of_one_site(), **o), {"z2": True}),
+    "samples_to_explain": (lambda **o: samples_to_explain(SQUARE, **o), {"z2": True}),
     "measure": (
         lambda **o: eq.measure(drawn(), **o),
         {"t_min": 1},
