@@ -86,7 +86,6 @@ class OperatorGroups:
     def _groups(self, phi: Tensor) -> Iterator[tuple[str, Tensor]]:
         """Yield the groups of one batch in the order of tables."""
         axes = self.lattice.axes
-        steps = [(1, mu) for mu in axes]
         diagonals = [((1, sign), (mu, nu)) for mu in axes for nu in axes if mu < nu for sign in (1, -1)]
         m = phi.flatten(1).mean(1)
         size = m.abs()
@@ -98,7 +97,7 @@ class OperatorGroups:
         powers = (2, 4, 6, 8) if self.z2 else range(1, 9)
         yield "powers of phi", self._sums(*(phi**n for n in powers))
         yield "function of phi", self._function(phi)
-        pairs = [(phi, phi.roll(-step, axis)) for step, axis in steps]
+        pairs = [(phi, phi.roll(-1, axis)) for axis in axes]
         yield "neighbours", torch.cat([self._kinetic(pairs), self._pairs(pairs)], 1)
         yield "function of phi and neighbours", self._joint_function(phi)
         far = [self._pairs([(phi, phi.roll(-2, axis)) for axis in axes])]
