@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from equiflow.runtime.checks import plain
+from equiflow.runtime.checks import check_type, plain
 from equiflow.statistics import Estimate
 
 #: smallest `m * side` that a fit can tell from zero
@@ -114,9 +114,12 @@ def fit_cosh(correlator: Tensor, covariance: Tensor, *, t_min: int | None = None
         the correlator does not decay.
 
     Raises:
+        TypeError: if `t_min` is no integer.
         ValueError: if `t_min` is not between 0 and half of the side.
     """
     side = len(correlator)
+    if t_min is not None:
+        check_type(t_min, int, "t_min")
     if t_min is not None and not 0 <= t_min <= side // 2:
         raise ValueError(f"t_min must be 0 to side / 2 = {side // 2}, got {t_min}.")
     window = (max(1, side // 4) if t_min is None else plain(t_min), side // 2)

@@ -7,7 +7,7 @@ certificates are derived from them.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -39,6 +39,12 @@ class Flow(SavedFlow, ABC):
         TypeError: if `space` is no `Space` or `prior` no `Prior`.
         ValueError: if the prior lives on another space.
     """
+
+    #: ends the message of an error where something else is given, see `check_type`
+    how_to_give: ClassVar[str] = (
+        "Give an instance, such as EquivariantCNF(lattice); a ConditionalFlow has one for each value of its "
+        "couplings, conditional.at(lam=...)."
+    )
 
     def __init__(self, space: Space, prior: Prior) -> None:
         super().__init__()

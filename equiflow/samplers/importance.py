@@ -26,6 +26,7 @@ from equiflow.samplers.samples import (
     certificate_of,
     per_configuration,
     reweighted_mean,
+    values_of,
     where_weighted,
     with_shift,
 )
@@ -37,6 +38,7 @@ from equiflow.statistics import (
     warn_if_few_effective_samples,
     weighted_mean,
 )
+from equiflow.statistics.inputs import check_same_length
 from equiflow.statistics.two_levels import (
     change_of_log_mean,
     change_of_mean,
@@ -206,12 +208,8 @@ class Ensemble(Samples):
 
 def _values(observable: Callable[[Tensor], Tensor], phi: Tensor, log_weight: Tensor) -> Tensor:
     """Return the values of an observable, 0 for samples without a weight; raise on a wrong shape."""
-    values = observable(phi)
-    if values.shape != log_weight.shape:
-        raise ValueError(
-            f"The observable returned shape {tuple(values.shape)}; expected one value per "
-            f"configuration, {tuple(log_weight.shape)}."
-        )
+    values = values_of(observable, phi)
+    check_same_length(values=values, log_weight=log_weight)
     return where_weighted(values, log_weight)
 
 
@@ -281,12 +279,13 @@ def importance_sample(
         The samples with their weights and, unless `certify` is 0, their certificate.
 
     Raises:
-        TypeError: if `action` is not an `Action`, a count is not an integer, or a flow of two levels does not
-            integrate.
+        TypeError: if `flow` is not a `Flow`, `action` is not an `Action`, a count is not an integer, or a
+            flow of two levels does not integrate.
         ValueError: if `batch_size` is not positive, or another count is negative or out of range. Also if S
             falls without bound, or the memory has no room for the samples.
     """
     check_type(action, Action, "action")
+    check_type(flow, Flow, "flow")
     check_count(n_samples, "n_samples", minimum=0)
     check_count(batch_size, "batch_size")
     check_count(certify, "certify", minimum=0)

@@ -14,11 +14,18 @@ import torch
 from torch import Tensor
 
 from equiflow.flows import Certificate, Flow
-from equiflow.runtime.checks import check_type, plain
+from equiflow.runtime.checks import check_count
 from equiflow.samplers.acceptance import Outcome, mean_acceptance, summed
 from equiflow.samplers.beginnings import check_beginning
 from equiflow.samplers.moves import UPDATES_BEFORE_STUCK, check_moves, warn_of_what_stays
-from equiflow.samplers.samples import Samples, certificate_of, per_configuration, reweighted_mean, with_shift
+from equiflow.samplers.samples import (
+    Samples,
+    certificate_of,
+    per_configuration,
+    reweighted_mean,
+    values_of,
+    with_shift,
+)
 from equiflow.statistics import Estimate, integrated_autocorrelation_time, mean_of_series, noted
 from equiflow.theories.base.action import Action
 from equiflow.theories.base.space import Space
@@ -157,15 +164,11 @@ class Kernel(ABC):
             RuntimeError: if tuning fails, or most chains do not move. A warning tells of single chains that
                 do not, and of a kernel that never changes part of a field.
         """
-        for name, count in {"n_samples": n_samples, "n_chains": n_chains, "thin": thin}.items():
-            check_type(count, int, name)
-        # Products of numpy's small integers would overflow.
-        n_samples, n_chains, thin, n_thermalisation = plain((n_samples, n_chains, thin, n_thermalisation))
-        if min(n_samples, n_chains, thin) < 1 or n_thermalisation < 0 or certify < 0:
-            raise ValueError(
-                f"Expected counts >= 1, got n_samples={n_samples}, n_chains={n_chains}, thin={thin}, "
-                f"n_thermalisation={n_thermalisation}, certify={certify}."
-            )
+        n_samples = check_count(n_samples, "n_samples")
+        n_chains = check_count(n_chains, "n_chains")
+        thin = check_count(thin, "thin")
+        n_thermalisation = check_count(n_thermalisation, "n_thermalisation", minimum=0)
+        certify = check_count(certify, "certify", minimum=0)
         if self.keeps:
             warn_of_what_stays([type(one).__name__ for one in self.members], self.keeps, stacklevel=5)
         like = self.flow if initial is None else initial
@@ -334,7 +337,7 @@ class Chain(Samples):
 
     def series(self, observable: Callable[[Tensor], Tensor]) -> Tensor:
         """Return the values of an observable along the chains, `(n_samples, n_chains)`."""
-        return observable(self.samples.flatten(0, 1)).unflatten(0, self.samples.shape[:2])
+        return values_of(observable, self.samples.flatten(0, 1)).unflatten(0, self.samples.shape[:2])
 
     def mean(self, observable: Callable[[Tensor], Tensor]) -> Estimate:
         """Estimate the mean of an observable, with autocorrelations in its error. See `Samples.mean`."""

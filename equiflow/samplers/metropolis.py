@@ -27,9 +27,13 @@ class IndependenceMetropolis:
     Args:
         flow: makes the proposals.
         action: target, `exp(-S)`.
+
+    Raises:
+        TypeError: if `flow` is not a `Flow`, or `action` not an `Action`.
     """
 
     def __init__(self, flow: Flow, action: Action) -> None:
+        check_type(flow, Flow, "flow")
         check_type(action, Action, "action")
         self.flow = flow
         self.action = action

@@ -157,6 +157,31 @@ def per_configuration(function: Callable[[Tensor], Tensor], phi: Tensor) -> Tens
     return torch.cat([function(part) for part in phi.split(CONFIGURATIONS_PER_BATCH)])
 
 
+def values_of(observable: Callable[[Tensor], Tensor], phi: Tensor) -> Tensor:
+    """Return the values of an observable, or raise unless it is one number per configuration.
+
+    Args:
+        observable: function of a batch `(n, *lattice)`, expected to return a tensor `(n,)`.
+        phi: `(n, *lattice)`.
+
+    Returns:
+        The values, `(n,)`.
+
+    Raises:
+        TypeError: if they are no tensor.
+        ValueError: if they have another shape.
+    """
+    values, n = observable(phi), len(phi)
+    if not isinstance(values, Tensor):
+        raise TypeError(f"The observable returned {type(values).__name__}; expected a tensor, ({n},).")
+    if values.shape != (n,):
+        raise ValueError(
+            f"The observable returned shape {tuple(values.shape)}; expected one value per configuration, "
+            f"({n},)."
+        )
+    return values
+
+
 def certificate_of(
     flow: Flow | None, action: Action, n_samples: int, generator: torch.Generator | None
 ) -> Certificate | None:

@@ -101,7 +101,7 @@ class SeriesErrors:
         """
         tau, tau_error = float(self.tau[k]), float(self.tau_error[k])
         if not math.isfinite(tau):
-            return Estimate(mean, float(self.error[k]), systematic=systematic)
+            return Estimate(mean, float(self.error[k]), systematic=systematic, note=self.note(k))
         return Estimate(
             mean,
             float(self.error[k]),
@@ -121,8 +121,10 @@ class SeriesErrors:
             A few words, such as "only 12 tau_int long".
         """
         tau = float(self.tau[k])
-        if self.n_steps == 1 or self.reason or not math.isfinite(tau):
+        if self.n_steps == 1 or self.reason:
             return self.reason
+        if not math.isfinite(tau):  # a constant, or a charge that is frozen
+            return "the same in all samples"
         total = self.n_steps * self.n_chains
         if total / tau < MIN_LENGTH_IN_TAU:
             return f"only {total / tau:.0f} tau_int long"

@@ -258,5 +258,5 @@ def test_bad_parameters_are_refused(options):
     ],
 )
 def test_bad_runs_are_refused(options):
-    with pytest.raises(ValueError, match=r"Expected counts|initial"):
+    with pytest.raises(ValueError, match=r"must be an integer >= |initial"):
         HMC(Phi4(Lattice((4,)), m2=1.0, lam=1.0)).sample(**({"n_samples": 2} | options))

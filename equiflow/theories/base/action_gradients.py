@@ -64,7 +64,8 @@ def fault_of_gradient(action: Action, phi: Tensor, direction: Tensor) -> str:
     error = gradient_error(action, phi, direction)
     if error <= GRADIENT_TOLERANCE[direction.dtype]:
         return ""
-    found = f"action.grad differs from finite differences of the action by {error:.0%}."
+    percent = f"{error:.0%}" if error >= 0.01 else f"{100 * error:.1g}%"  # "0%" would mislead
+    found = f"action.grad differs from finite differences of the action by {percent}."
     if type(action).grad is not Action.grad:
         return (
             f"{found} Does action.grad match action? Leave it out, and the gradient is computed by automatic "
