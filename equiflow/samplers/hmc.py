@@ -23,6 +23,8 @@ from equiflow.theories.base.action import Action
 MAX_STEPS_PER_TRAJECTORY = 1000
 #: while the step is tuned, trajectories may be longer than that by this factor, for a step that overshoots
 OVERSHOOT = 4
+#: more steps per trajectory than this are a mistake in a given step: hours for one update
+MOST_STEPS_GIVEN = 1_000_000
 
 
 class HMC(Kernel):
@@ -43,7 +45,8 @@ class HMC(Kernel):
 
     Raises:
         TypeError: if `action` or `integrator` is of another type.
-        ValueError: if a length or step is not positive, or the acceptance not between 0 and 1.
+        ValueError: if a length or step is not positive, a trajectory takes more than a million steps, or the
+            acceptance is not between 0 and 1.
     """
 
     def __init__(
@@ -62,6 +65,14 @@ class HMC(Kernel):
             raise ValueError(
                 f"Expected positive, finite lengths, got step_size={step_size}, "
                 f"trajectory_length={trajectory_length}."
+            )
+        if not 0 < first_step < math.inf:
+            raise ValueError(f"Expected a positive, finite first_step, got {first_step}.")
+        if trajectory_length > MOST_STEPS_GIVEN * (step_size or first_step):
+            raise ValueError(
+                f"A trajectory of length {trajectory_length:.3g} takes more than "
+                f"{MOST_STEPS_GIVEN} steps of {step_size or first_step:.3g}. Give a longer step or a shorter "
+                "trajectory_length."
             )
         if not 0 < target_acceptance < 1:
             raise ValueError(f"target_acceptance must be in (0, 1), got {target_acceptance}.")

@@ -260,3 +260,12 @@ def test_bad_parameters_are_refused(options):
 def test_bad_runs_are_refused(options):
     with pytest.raises(ValueError, match=r"must be an integer >= |initial"):
         HMC(Phi4(Lattice((4,)), m2=1.0, lam=1.0)).sample(**({"n_samples": 2} | options))
+
+
+@pytest.mark.parametrize("bad", [{"step_size": 1e-9}, {"first_step": 1e-9}, {"first_step": 0.0}])
+def test_steps_with_which_no_trajectory_would_end_are_refused(bad):
+    action = Phi4(Lattice((4, 4)), m2=-4.0, lam=8.0)
+    with pytest.raises(ValueError, match="step"):
+        HMC(action, **bad)
+    # Short steps are right where trajectories are short, too.
+    HMC(action, **{name: max(step, 1e-9) for name, step in bad.items()}, trajectory_length=1e-6)
