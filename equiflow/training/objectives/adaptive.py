@@ -57,13 +57,13 @@ class AdaptivePathGradient:
         TypeError: if the solver is none, or a number is of the wrong type.
         ValueError: if the solver adapts its steps, or a number is out of range.
 
-    >>> AdaptivePathGradient().penalty(0.0), AdaptivePathGradient().penalty(0.5)
-    (0.01, 0.001)
+    >>> [AdaptivePathGradient().fewest_steps(progress) for progress in (0.0, 0.5, 1.0)]
+    [3, 4, 5]
     """
 
     solver: Solver = Solver("rk4", steps=3)  # noqa: RUF009 - it is frozen
     first_penalty: float = 1e-2
-    last_penalty: float = 1e-5
+    last_penalty: float = 3e-5
     tolerance: float = 0.1
     last_steps: int = 5
     max_steps: int = 24
