@@ -18,7 +18,7 @@ from torch import Tensor
 from equiflow.flows import Certificate
 from equiflow.runtime.checks import check_type
 from equiflow.samplers.importance import Ensemble
-from equiflow.samplers.samples import Samples, per_configuration
+from equiflow.samplers.samples import Samples, check_each_alone, per_configuration
 from equiflow.statistics import (
     Estimate,
     SeriesErrors,
@@ -300,6 +300,8 @@ class _Columns:
     def __call__(self, phi: Tensor) -> Tensor:
         values = [self._checked(function, phi) for function in self.functions]
         if not self.places:
+            for function, value in zip(self.functions, values, strict=True):
+                check_each_alone(function, phi, value)
             ends = itertools.accumulate(1 if v.dim() == 1 else v.shape[1] for v in values)
             for end, value in zip(ends, values, strict=True):
                 self.places.append(end - 1 if value.dim() == 1 else slice(end - value.shape[1], end))

@@ -22,6 +22,9 @@ from equiflow.theories.base.space import Space
 
 #: configurations that are measured at a time, which bounds the memory
 CONFIGURATIONS_PER_BATCH = 1024
+#: values of one configuration, alone and among others, are the same if they differ by less than this part of
+#: the largest value
+SAME_VALUE = 1e-3
 #: a first axis of so many entries may well count components
 FEW_COMPONENTS = 3
 #: from so many numbers on their distribution is looked at
@@ -169,7 +172,7 @@ def values_of(observable: Callable[[Tensor], Tensor], phi: Tensor) -> Tensor:
 
     Raises:
         TypeError: if they are no tensor.
-        ValueError: if they have another shape.
+        ValueError: if they have another shape, or the value of a configuration depends on the others.
     """
     values, n = observable(phi), len(phi)
     if not isinstance(values, Tensor):
@@ -179,7 +182,43 @@ def values_of(observable: Callable[[Tensor], Tensor], phi: Tensor) -> Tensor:
             f"The observable returned shape {tuple(values.shape)}; expected one value per configuration, "
             f"({n},)."
         )
+    check_each_alone(observable, phi, values)
     return values
+
+
+def check_each_alone(observable: Callable[[Tensor], Tensor], phi: Tensor, values: Tensor) -> None:
+    """Raise if an observable gives the first or the middle configuration another value without the others.
+
+    One that subtracts the mean of the batch would be averaged without the weights of the samples, and depend
+    on how many are measured at a time.
+
+    Args:
+        observable: function of a batch `(n, *lattice)`.
+        phi: `(n, *lattice)`.
+        values: what it returned for them, `(n, ...)`.
+
+    Raises:
+        ValueError: if a value differs by more than a thousandth of the largest one.
+    """
+    if len(phi) < 2 or values.is_complex():  # the caller refuses complex ones
+        return
+    values = values.double()
+    for k in {0, len(phi) // 2}:
+        alone = torch.as_tensor(observable(phi[k : k + 1])).double()
+        if alone.shape == values[k : k + 1].shape and _differ(alone, values[k : k + 1], values):
+            raise ValueError(
+                "The observable depends on the other configurations of the batch: alone, one has the value "
+                f"{alone.flatten()[0]:.6g}, among {len(phi)} {values[k].flatten()[0]:.6g}. Sum over the axes "
+                "of the lattice only. For <(O - <O>)^2> measure O and O^2, see analysis.Observable."
+            )
+
+
+def _differ(one: Tensor, other: Tensor, scale: Tensor) -> bool:
+    """Return whether numbers differ by more than rounding; NaN and infinity are not compared."""
+    known = one.isfinite() & other.isfinite()
+    finite = scale[scale.isfinite()].abs()
+    largest = float(finite.max()) if finite.numel() else 0.0
+    return bool(((one - other).abs()[known] > SAME_VALUE * largest).any())
 
 
 def certificate_of(

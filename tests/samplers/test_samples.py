@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
 
 from equiflow import HMC, Chain, Ensemble, FreeField, FreeScalar, Lattice, importance_sample
+from equiflow.analysis import Observable, measure
 from equiflow.samplers import Samples
 from equiflow.samplers.samples import certificate_of, per_configuration
 from equiflow.statistics import error_of_fluctuations
@@ -88,3 +91,27 @@ def test_a_certificate_is_measured_where_there_is_a_flow_and_somebody_wants_it()
     for certify in (0, 8):
         ensemble = importance_sample(flow, ACTION, 4, certify=certify, generator=generator())
         assert (ensemble.certificate is None) == (certify == 0)
+
+
+def of_batch(phi: Tensor) -> Tensor:
+    """A susceptibility that subtracts the mean of the batch, without weights."""
+    return (phi - phi.mean(0)).square().mean((1, 2))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_an_observable_that_depends_on_the_batch_is_refused(dtype):
+    phi = torch.randn(200, 4, 4, dtype=dtype, generator=torch.Generator().manual_seed(1))
+    ensemble = Ensemble(phi, torch.zeros(200), torch.zeros(200), space=Lattice((4, 4)))
+    chain = Chain(phi.reshape(50, 4, 4, 4), torch.ones(50, 4), space=Lattice((4, 4)))
+    for samples in (ensemble, chain):
+        with pytest.raises(ValueError, match="depends on the other configurations"):
+            samples.mean(of_batch)
+        with pytest.raises(ValueError, match="depends on the other configurations"):
+            measure(samples, observables=[Observable("spread", of_batch)])
+        # What is right passes: differences that cancel, numbers of any type, values that are not finite.
+        for right in (
+            lambda phi: phi.square().mean((1, 2)) - 1,
+            lambda phi: 1e4 + phi.mean((1, 2)),
+            lambda phi: (phi.mean((1, 2)) > 0).to(phi),
+        ):
+            assert math.isfinite(samples.mean(right).error)
