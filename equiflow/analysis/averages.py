@@ -25,6 +25,7 @@ from equiflow.statistics import (
     error_of_fluctuations,
     error_of_weighted_fluctuations,
     few_effective_samples,
+    heavy_tails,
     heavy_weights_factor,
     noted,
     tail_factor,
@@ -193,6 +194,8 @@ class Averages:
         if not isinstance(samples, Ensemble):
             return cls(means, fluctuations, shift, columns, note=note)
         warn_if_few_effective_samples(samples.log_weight, stacklevel=6)
+        if not few_effective_samples(samples.log_weight):
+            note = "; ".join(text for text in (note, heavy_tails(samples.log_weight)) if text)
         return cls(means, fluctuations, shift, columns, samples.log_weight, note)
 
     def mean_of(self, function: Average) -> Tensor:

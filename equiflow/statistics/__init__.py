@@ -23,6 +23,7 @@ from equiflow.statistics.series import (
     integrated_autocorrelation_time,
     mean_of_series,
 )
+from equiflow.statistics.tails import heavy_tails, pareto_shape
 from equiflow.statistics.weights import (
     bridge_log_z,
     effective_sample_size,
@@ -43,6 +44,7 @@ __all__ = [
     "estimate_of_series",
     "few_effective_samples",
     "forward_effective_sample_size",
+    "heavy_tails",
     "heavy_weights_factor",
     "integrated_autocorrelation_time",
     "jackknife",
@@ -52,6 +54,7 @@ __all__ = [
     "mean_of_series",
     "normalised_weights",
     "noted",
+    "pareto_shape",
     "tail_factor",
     "warn_if_few_effective_samples",
     "weighted_mean",

@@ -16,6 +16,7 @@ from equiflow.statistics.estimate import Estimate
 from equiflow.statistics.gamma_method import tail_factor
 from equiflow.statistics.inputs import check_same_length, real_numbers, zero_or_finite_logs
 from equiflow.statistics.jackknife import jackknife_estimate
+from equiflow.statistics.tails import heavy_tails
 
 #: number of effective samples, `(sum w)^2 / sum w^2`, below which reweighted averages are unreliable. There
 #: one-sigma errors cover the truth in 30 to 60 % instead of 68 % if the observable goes with the weights.
@@ -113,8 +114,8 @@ def weighted_mean(values: Tensor, log_weight: Tensor) -> Estimate:
     """Return the reweighted mean `sum w O / sum w` with its jackknife error.
 
     Where few samples carry the weight, the error is larger, see `error_of_weighted_fluctuations`, and the
-    note of the estimate says so. Nothing is warned of, see `warn_if_few_effective_samples`. Where weights are
-    uneven, the error is widened by `heavy_weights_factor`.
+    note of the estimate says so, or else if `heavy_tails` does. Nothing is warned of, see
+    `warn_if_few_effective_samples`. Where weights are uneven, the error is widened by `heavy_weights_factor`.
 
     Args:
         values: of the observable O, `(n_samples,)`.
@@ -139,7 +140,7 @@ def weighted_mean(values: Tensor, log_weight: Tensor) -> Estimate:
     if not note:
         estimate = jackknife_estimate(lambda wo, w: wo / w, weight * values, weight)
         factor = heavy_weights_factor((weight * (values - estimate.mean))[:, None], log_weight)
-        return replace(estimate, error=estimate.error * float(factor))
+        return replace(estimate, error=estimate.error * float(factor), note=heavy_tails(log_weight))
     fraction = weight / weight.sum()
     # Relative to the heaviest sample, so that no rounding error of a constant looks like a fluctuation.
     heaviest = values[fraction.argmax()]

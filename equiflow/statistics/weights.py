@@ -21,6 +21,7 @@ from equiflow.statistics.reweighting import (
     normalised_weights,
 )
 from equiflow.statistics.series import mean_of_series
+from equiflow.statistics.tails import heavy_tails
 
 #: least error of an ESS R from N effective values, in units of `R (1 - R) / (N - 1)`
 LEAST_ERROR = 5.0
@@ -46,7 +47,7 @@ def effective_sample_size(log_weight: Tensor, *, n_blocks: int = 128) -> Estimat
 
     Returns:
         The estimate, between 0 and 1. Its error is infinite if a single sample has a weight. Its note says if
-        few samples carry the weight, or the mean of `w^2`.
+        few samples carry the weight, or the mean of `w^2`, or if the tail is heavy, see `heavy_tails`.
 
     Raises:
         TypeError: if these are no numbers.
@@ -58,7 +59,8 @@ def effective_sample_size(log_weight: Tensor, *, n_blocks: int = 128) -> Estimat
     estimate = jackknife_of_logs(
         lambda log_m1, log_m2: (2 * log_m1 - log_m2).exp(), log_weight, 2 * log_weight, n_blocks=n_blocks
     )
-    return widened_ess(estimate, log_weight, ess_fluctuations(log_weight))
+    estimate = widened_ess(estimate, log_weight, ess_fluctuations(log_weight))
+    return replace(estimate, note=estimate.note or heavy_tails(log_weight))
 
 
 def ess_fluctuations(log_weight: Tensor) -> Tensor:
@@ -162,7 +164,8 @@ def log_mean_exp(log_weight: Tensor, *, n_blocks: int = 128) -> Estimate:
         n_blocks: number of blocks for the jackknife error.
 
     Returns:
-        The estimate. Its note says if few samples carry the weight.
+        The estimate. Its note says if few samples carry the weight, or if its tail is heavy, see
+        `heavy_tails`.
 
     Raises:
         TypeError: if these are no numbers.
@@ -173,7 +176,8 @@ def log_mean_exp(log_weight: Tensor, *, n_blocks: int = 128) -> Estimate:
     weight = normalised_weights(log_weight)
     count = math.sqrt(len(weight) * effective_number(log_weight))
     factor = float(tail_factor(weight - weight.mean(), count))
-    return replace(estimate, error=estimate.error * factor, note=few_effective_samples(log_weight))
+    note = few_effective_samples(log_weight) or heavy_tails(log_weight)
+    return replace(estimate, error=estimate.error * factor, note=note)
 
 
 def bridge_log_z(model_log_weight: Tensor, target_log_weight: Tensor) -> Estimate:
