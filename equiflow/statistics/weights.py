@@ -47,7 +47,7 @@ def effective_sample_size(log_weight: Tensor, *, n_blocks: int = 128) -> Estimat
 
     Returns:
         The estimate, between 0 and 1. Its error is infinite if a single sample has a weight. Its note says if
-        few samples carry the weight, or the mean of `w^2`, or if the tail is heavy, see `heavy_tails`.
+        few samples carry the weight, or the mean of `w^2`.
 
     Raises:
         TypeError: if these are no numbers.
@@ -59,8 +59,7 @@ def effective_sample_size(log_weight: Tensor, *, n_blocks: int = 128) -> Estimat
     estimate = jackknife_of_logs(
         lambda log_m1, log_m2: (2 * log_m1 - log_m2).exp(), log_weight, 2 * log_weight, n_blocks=n_blocks
     )
-    estimate = widened_ess(estimate, log_weight, ess_fluctuations(log_weight))
-    return replace(estimate, note=estimate.note or heavy_tails(log_weight))
+    return widened_ess(estimate, log_weight, ess_fluctuations(log_weight))
 
 
 def ess_fluctuations(log_weight: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from equiflow.analysis import Observable, estimate_observables
 from equiflow.observables import phi_squared
 from equiflow.statistics import (
     effective_sample_size,
+    few_effective_samples,
     heavy_tails,
     log_mean_exp,
     pareto_shape,
@@ -61,20 +62,21 @@ def test_heavy_tails_are_noted_and_light_ones_are_not(width, least, most):
 
 
 def test_every_reweighted_estimate_carries_the_note():
-    u = torch.rand(2000, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    log_weight, light = -0.9 * u.log(), 0.1 * noise(2000, 3)
+    quantiles = (torch.randperm(2000, generator=torch.Generator().manual_seed(2)) + 0.5) / 2000
+    log_weight, light = -0.65 * quantiles.double().log(), 0.1 * noise(2000, 3)
+    assert not few_effective_samples(log_weight)  # or else that is what the notes say
     phi = noise(2000 * 4, 4).reshape(2000, 2, 2)
     for logs, says in ((log_weight, True), (light, False)):
         ensemble = Ensemble(phi, torch.zeros(2000), logs, space=Lattice((2, 2)))
         notes = [
             weighted_mean(phi_squared(phi), logs).note,
             log_mean_exp(logs).note,
-            effective_sample_size(logs).note,
             ensemble.mean(phi_squared).note,
             ensemble.log_z().note,
             estimate_observables(ensemble, [Observable("phi^2", phi_squared)])["phi^2"].note,
         ]
-        assert [("heavy tail of the weights, k = 0." in note) for note in notes] == [says] * 6
+        assert [("heavy tail of the weights, k = " in note) for note in notes] == [says] * 5
+        assert bool(effective_sample_size(logs).note) == says  # that few samples carry the mean of w^2
 
 
 def test_too_few_or_equal_weights_say_nothing_of_the_tail():
