@@ -20,7 +20,6 @@ EXAMPLES: dict[str, dict[str, object]] = {
     "phi4": {"m2": -4.0, "lam": 6.008},
     "on": {"m2": -4.0, "lam": 8.0},
     "xy": {"beta": 0.5},
-    "wilson": {"beta": 2.0, "group": "U(1)"},
 }
 #: the key h of actions that can be put into an external field, by the space of the field
 EXTERNAL_FIELD: dict[type[Space], tuple[Any, Any]] = {
@@ -60,13 +59,19 @@ class ActionSection(DerivedSection):
 
 
 def theories_on_a_lattice() -> tuple[Kind, ...]:
-    """Return the registered theories with vector fields whose configurations live on a lattice."""
-    return tuple(
-        theory
-        for theory in kinds()
-        if theory.space is Lattice or "lattice" in inspect.signature(theory.space).parameters
-        if theory.vector_fields
-    )
+    """Return the registered theories with vector fields whose spaces are made of a lattice and of keys.
+
+    The group of links is no such key yet, so gauge theories are not among them.
+    """
+    return tuple(theory for theory in kinds() if theory.vector_fields and _is_made_of_keys(theory.space))
+
+
+def _is_made_of_keys(space: type[Space]) -> bool:
+    """Return whether a space needs nothing but a lattice and its options."""
+    if space is Lattice:
+        return True
+    taken = set(inspect.signature(space).parameters)
+    return "lattice" in taken and taken <= {"lattice", *keys_of(space)}
 
 
 def action_sections(theories: tuple[Kind, ...]) -> dict[str, type[ActionSection]]:
