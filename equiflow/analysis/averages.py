@@ -194,8 +194,6 @@ class Averages:
         if not isinstance(samples, Ensemble):
             return cls(means, fluctuations, shift, columns, note=note)
         warn_if_few_effective_samples(samples.log_weight, stacklevel=6)
-        if not few_effective_samples(samples.log_weight):
-            note = "; ".join(text for text in (note, heavy_tails(samples.log_weight)) if text)
         return cls(means, fluctuations, shift, columns, samples.log_weight, note)
 
     def mean_of(self, function: Average) -> Tensor:
@@ -237,8 +235,10 @@ class Averages:
         shift = torch.stack([number for _, number in _numbers(shifted)]) - values
         if not bool(self.shift.isfinite().all()):  # a solve that has not converged bounds no quantity
             shift = torch.full_like(shift, math.inf)
+        # Errors of few effective samples say so themselves.
+        of_tails = "" if self.log_weight is None or errors.reason else heavy_tails(self.log_weight)
         estimates = (
-            noted(errors.estimate(k, mean, systematic=abs(change)), self.note)
+            noted(errors.estimate(k, mean, systematic=abs(change)), self.note, of_tails)
             for k, (mean, change) in enumerate(zip(values.tolist(), shift.tolist(), strict=True))
         )
         return {

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from equiflow import AngleField, AngleGroup, Angles, Lattice, XYModel
 from equiflow.testing import assert_periodic, check_vector_field, randomise, winding_error
-from equiflow.vector_fields import VectorField
 from tests.support.angles import SQUARE, random_field
+from tests.support.planted import Planted
 from tests.support.strategies import POINT_GROUPS, angle_fields, configurations, lattices, seeds
 
 
@@ -83,19 +83,6 @@ def test_ridges_go_beyond_pairs():
     theta[2:4, 1, 0] = 1.0
     velocity = random_field().velocity(theta, 0.0)[:, 0, 0].detach()
     assert abs(float(velocity[0] - velocity[1] + velocity[2] - velocity[3])) > 1e-3
-
-
-class Planted(VectorField):
-    """A correct field plus a planted mistake."""
-
-    def __init__(self, inner: AngleField) -> None:
-        super().__init__(inner.group)
-        self.inner = inner
-
-    def velocity_and_divergence(self, phi, t):
-        velocity, divergence = self.inner.velocity_and_divergence(phi, t)
-        extra, its_divergence = self.mistake(phi)
-        return velocity + 1e-9 * extra, divergence + 1e-9 * its_divergence
 
 
 class Unwinds(Planted):

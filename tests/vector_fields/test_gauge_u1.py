@@ -13,8 +13,8 @@ from equiflow.theories.base.lattice import Lattice
 from equiflow.theories.gauge.group import GaugeGroup
 from equiflow.theories.gauge.links import Links
 from equiflow.theories.gauge.wilson import WilsonAction
-from equiflow.vector_fields import VectorField
 from equiflow.vector_fields.gauge_u1 import U1Field, curl, curl_transposed
+from tests.support.planted import Planted
 
 SMALL = {"n_local": 2, "n_mixed": 2, "n_frequencies": 2, "n_channels": 2, "n_harmonics": 2, "n_time_modes": 2}
 
@@ -135,19 +135,6 @@ def test_charges_let_plaquettes_see_each_other(n_mixed, sees):
     apart = [float(moved[0, 0] - moved[1, 0]) for moved in drift]
     assert (abs(apart[0] - apart[1]) > 1e-4) == sees
     assert sees or abs(apart[0] - apart[1]) < 1e-12
-
-
-class Planted(VectorField):
-    """A correct field plus a planted mistake."""
-
-    def __init__(self, inner: U1Field) -> None:
-        super().__init__(inner.group)
-        self.inner = inner
-
-    def velocity_and_divergence(self, phi, t):
-        velocity, divergence = self.inner.velocity_and_divergence(phi, t)
-        extra, its_divergence = self.mistake(phi)
-        return velocity + 1e-9 * extra, divergence + 1e-9 * its_divergence
 
 
 class SeesLinks(Planted):
