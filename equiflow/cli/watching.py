@@ -89,6 +89,8 @@ def follow(run: Run, every: float) -> None:
 
 def progress(run: Run) -> str:
     """Return one line about the latest step, such as `step 12 of 30, loss -3.2, ..., to the end 0:00:05`."""
+    if lost := lost_records(run):
+        return lost
     rung, rows = latest(run)
     if not rows:
         return "No step has been taken yet."
@@ -111,8 +113,11 @@ def screen(run: Run, width: int = DEFAULT_WIDTH) -> Group:
     """
     every, rungs, (rung, rows) = run.metrics, run.rungs, latest(run)
     steps = rung.config.training.steps
+    lost = lost_records(run)
     title = Text(printable(f"{run.folder.name}{', ' if len(rungs) > 1 else ': '}{standing(run)}"))
     state = Text(printable(_state(run)))
+    if lost:
+        return Group(Panel(Group(printable(lost), state), title=printable(run.folder.name)))
     if not rows:
         return Group(Panel(Group("No step has been taken yet.", state), title=title))
     wide = max(10, min(width, 150) - 50)
@@ -137,6 +142,21 @@ def screen(run: Run, width: int = DEFAULT_WIDTH) -> Group:
     if rung is not rungs[-1]:
         table.add_row("", "of this rung; those above it come after")
     return Group(Panel(Group(curves, "", table, state), title=title))
+
+
+def lost_records(run: Run) -> str:
+    """Return a sentence about a finished run whose metrics do not reach its last step; empty otherwise."""
+    if not run.is_finished:  # looked at first: whoever writes flow.pt has written all metrics before
+        return ""
+    rungs, (rung, rows) = run.rungs, latest(run)
+    known, steps = rows[-1]["step"] if rows else 0, rung.config.training.steps
+    if rung.number == len(rungs) and known == steps:
+        return ""
+    where = f" of rung {rung.number} of {len(rungs)}" if len(rungs) > 1 else ""
+    return (
+        f"metrics.jsonl was cut off after step {known} of {steps}{where}: the records of later steps are "
+        "lost; the trained flow in flow.pt is not."
+    )
 
 
 def _state(run: Run) -> str:

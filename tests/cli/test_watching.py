@@ -70,6 +70,22 @@ def test_watch_says_whether_a_process_trains_the_run(run, tmp_path, monkeypatch)
     assert "cannot be known" in succeed("watch", new.folder, "--once")
 
 
+@pytest.mark.parametrize("n_lines", [0, 12, 29])
+def test_a_finished_run_whose_metrics_were_cut_off_is_not_one_without_steps(run, tmp_path, n_lines):
+    """`flow.pt` says that all steps were taken, whatever is left of the metrics."""
+    shutil.copytree(run.folder, tmp_path / "cut")
+    lines = (run.folder / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "cut" / "metrics.jsonl").write_text("".join(lines[:n_lines]) + lines[n_lines][:9])
+    screen = " ".join(succeed("watch", tmp_path / "cut", "--once").replace("│", " ").split())
+    piped = succeed("watch", tmp_path / "cut")
+    for output in (screen, piped):
+        assert f"cut off after step {n_lines} of 30" in output
+        assert "Training is finished." in output
+        assert "No step has been taken" not in output
+        assert f"step {n_lines} of 30, loss" not in output
+    assert watching.lost_records(run) == ""
+
+
 def test_to_look_at_a_lock_does_not_take_it(run):
     """A run may begin while somebody watches it."""
     fcntl = pytest.importorskip("fcntl")
