@@ -50,7 +50,7 @@ def config(text: str, *overrides: str) -> Config:
     return parse_config(text, source="my.toml", overrides=overrides)
 
 
-@pytest.mark.parametrize("kind", sorted(FIELDS.keys() - {"multiplet", "angles"}))
+@pytest.mark.parametrize("kind", sorted(FIELDS.keys() - {"multiplet", "angles", "u1", "sun"}))
 def test_every_field_is_built_on_the_lattices_that_it_suits(kind):
     family = FIELDS[kind].stands_for
     if not is_there(NEEDS.get(family.__name__, "torch")):
