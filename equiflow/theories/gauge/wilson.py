@@ -42,8 +42,8 @@ class WilsonAction(Action):
     Args:
         links: `Links(lattice, group)`.
         beta: coupling, finite.
-        rectangle: coefficient c1; see `symanzik` and `iwasaki`.
-        imaginary_theta: coefficient of Q.
+        rectangle: coefficient c1 of rectangles, -1/12 by Symanzik, -0.331 by Iwasaki.
+        imaginary_theta: coefficient of the topological charge Q.
 
     Raises:
         TypeError: if an argument has the wrong type.
