@@ -62,7 +62,7 @@ def annealed_importance_sample(
         `-S - log_weight`, which describes the path as a whole and is no density at phi.
 
     Raises:
-        TypeError: if a count is not an integer, or `flow` or `action` is of another type.
+        TypeError: if a count is not an integer, or `flow`, `action` or `generator` is of another type.
         ValueError: if a count is too small, or the schedule does not rise from 0 to 1. Also if S falls
             without bound, or the memory has no room for the samples.
     """
@@ -70,7 +70,7 @@ def annealed_importance_sample(
     check_count(batch_size, "batch_size")
     check_count(certify, "certify", minimum=0)
     check_type(action, Action, "action")
-    check_beginning(action, n_samples, flow, stacklevel=4)
+    check_beginning(action, n_samples, flow, generator=generator, stacklevel=4)
     path = [LatentAction(flow, action, beta=beta) for beta in _schedule(betas)]
     drawn = [
         _driven(path, min(batch_size, n_samples - done), kernel, generator)

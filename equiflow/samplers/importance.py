@@ -279,8 +279,8 @@ def importance_sample(
         The samples with their weights and, unless `certify` is 0, their certificate.
 
     Raises:
-        TypeError: if `flow` is not a `Flow`, `action` is not an `Action`, a count is not an integer, or a
-            flow of two levels does not integrate.
+        TypeError: if `flow` is not a `Flow`, `action` is not an `Action`, a count is not an integer,
+            `generator` no generator, or a flow of two levels does not integrate.
         ValueError: if `batch_size` is not positive, or another count is negative or out of range. Also if S
             falls without bound, or the memory has no room for the samples.
     """
@@ -289,7 +289,7 @@ def importance_sample(
     check_count(n_samples, "n_samples", minimum=0)
     check_count(batch_size, "batch_size")
     check_count(certify, "certify", minimum=0)
-    check_beginning(action, n_samples, flow, stacklevel=4)
+    check_beginning(action, n_samples, flow, generator=generator, stacklevel=4)
     found = resolve_levels(flow, action, levels, generator)
     if found is not None:
         assert isinstance(flow, EquivariantCNF)

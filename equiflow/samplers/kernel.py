@@ -158,7 +158,7 @@ class Kernel(ABC):
             The samples, with the tuned kernel that drew them.
 
         Raises:
-            TypeError: if a count is not an integer.
+            TypeError: if a count is no integer, `generator` no generator, or `dtype` not float32 or float64.
             ValueError: if a count is too small, `initial` and `start` do not fit, both are given, S falls
                 without bound, or the memory has no room.
             RuntimeError: if tuning fails, or most chains do not move. A warning tells of single chains that

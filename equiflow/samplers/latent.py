@@ -14,6 +14,7 @@ from torch import Tensor
 
 from equiflow.flows import Flow
 from equiflow.runtime.checks import check_type
+from equiflow.runtime.randomness import check_draw
 from equiflow.samplers.acceptance import Outcome
 from equiflow.samplers.hmc import HMC
 from equiflow.samplers.integrators import LEAPFROG, Integrator
@@ -83,6 +84,7 @@ class LatentAction(Action):
         dtype: torch.dtype = torch.float64,
     ) -> Tensor:
         """See `Action.initial`; the result is weak noise."""
+        check_draw(generator, dtype)
         # Not what `Space.initial` draws: those are configurations.
         return 0.1 * torch.randn((n, *self.space.shape), generator=generator, device=device, dtype=dtype)
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from equiflow.flows import Flow
 from equiflow.runtime.checks import check_count, check_type
+from equiflow.runtime.randomness import check_draw
 from equiflow.samplers.acceptance import Outcome, mean_outcome, metropolis
 from equiflow.samplers.beginnings import check_beginning
 from equiflow.samplers.importance import Ensemble, check_one_level, importance_sample, log_weights
@@ -65,7 +66,7 @@ class IndependenceMetropolis:
             The chains, with the log weight of every sample. A warning says if no proposal was accepted.
 
         Raises:
-            TypeError: if a count is not an integer.
+            TypeError: if a count is not an integer, or `generator` no generator.
             ValueError: if a count is too small, `start` is no chain of this sampler, S falls without bound,
                 or the memory has no room.
         """
@@ -77,7 +78,7 @@ class IndependenceMetropolis:
         check_count(certify, "certify", minimum=0)
         certificate = None
         n_all = n_samples * (n_chains if start is None else start.samples.shape[1])
-        check_beginning(self.action, n_all, self.flow, stacklevel=3)
+        check_beginning(self.action, n_all, self.flow, generator=generator, stacklevel=3)
         if start is not None:
             n_chains, certificate = start.samples.shape[1], start.certificate
         if certificate is None:
@@ -133,10 +134,12 @@ class IndependenceMetropolis:
             The chains, with the log weight of every sample and the certificate of the proposals.
 
         Raises:
+            TypeError: if `generator` is no generator.
             ValueError: if the proposals do not fill the chains, a weight is NaN or +inf, or all weights of a
                 chain are zero. Also if `start` has another number of chains or no log weights, or only one
                 of the two is annealed, or the proposals have two levels, whose weights are coarse.
         """
+        check_draw(generator)
         check_one_level(proposals)
         n_samples = len(proposals.phi) // n_chains if n_chains >= 1 else 0
         used = n_samples * n_chains
