@@ -193,8 +193,9 @@ class Averages:
         shift = _shift(samples.certificate, columns, means)
         if not isinstance(samples, Ensemble):
             return cls(means, fluctuations, shift, columns, note=note)
-        warn_if_few_effective_samples(samples.log_weight, stacklevel=6)
-        return cls(means, fluctuations, shift, columns, samples.log_weight, note)
+        log_weight = samples.independent_log_weight
+        warn_if_few_effective_samples(log_weight, stacklevel=6)
+        return cls(means, fluctuations, shift, columns, log_weight, note)
 
     def mean_of(self, function: Average) -> Tensor:
         """Return the average of one of the functions, 0-d or `(k,)`."""

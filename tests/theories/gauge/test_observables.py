@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from equiflow import HMC, Chain, Lattice, Links, WilsonAction
+from equiflow import HMC, Chain, EquivariantCNF, Lattice, Links, WilsonAction, importance_sample
 from equiflow.analysis import Observable, estimate_observables, measure, measure_standard
 from equiflow.oracles import gauge_torus
 from equiflow.theories.gauge.observables import (
@@ -160,8 +160,61 @@ def test_standard_observables_are_measured_on_chains(group):
     if group == "U(1)":
         chi = found["topological_susceptibility"]
         assert abs(chi.sigmas_from(exact.topological_susceptibility)) < 4
-    with pytest.raises(TypeError, match="measure_standard"):
-        measure(chain)
+
+
+def test_links_are_measured_by_what_they_list():
+    action = WilsonAction(Links(Lattice((3, 3)), "SU(2)"), beta=4.0)
+    chain = HMC(action, step_size=0.3).sample(30, n_chains=16, n_thermalisation=20, generator=rng(5))
+    found = measure_standard(chain)
+    measured = measure(chain, action=action, observables=[Observable("own", plaquette(action.space))])
+    assert {name: measured[name] for name in found} == found
+    assert measured.own.mean == pytest.approx(measured.plaquette.mean, rel=1e-12)
+    # There is a plaquette for each site.
+    assert measured.action_density.mean == pytest.approx(-4.0 * measured.plaquette.mean, rel=1e-12)
+    averages = [found[f"wilson_loop_{rt}"].mean for rt in ("2x2", "1x2")]
+    ratio = -math.log(averages[0] * measured.plaquette.mean / averages[1] ** 2)
+    assert measured.creutz_ratio_2x2.mean == pytest.approx(ratio, rel=1e-9)
+    assert str(measured).startswith("plaquette ")
+    with pytest.raises(AttributeError, match=r"no result 'binder'; known: plaquette"):
+        _ = measured.binder
+    with pytest.raises(TypeError, match="t_min is for the mass of real fields"):
+        measure(chain, t_min=1)
+    # Loops that vanish within noise have no ratio.
+    hot = action.space.probes(100, rng(3))
+    hot = hot[wilson_loop(action.space, 2, 2)(hot) < 0][:24].unflatten(0, (6, 4))
+    hot = Chain(hot, torch.ones(6, 4), space=action.space)
+    assert measure_standard(hot)["creutz_ratio_2x2"].note == "averages too noisy for it"
+
+
+def test_ensembles_of_links_are_measured():
+    links = Links(Lattice((3, 3)), "U(1)")
+    action, flow = WilsonAction(links, beta=0.5), EquivariantCNF(links).double()
+    ensemble = importance_sample(flow, action, 4096, certify=8, generator=rng(1))
+    found, exact = measure(ensemble), gauge_torus(action)
+    for name, expected in (
+        ("plaquette", exact.plaquette),
+        ("wilson_loop_1x2", exact.wilson_loop(2)),
+        ("topological_charge", 0.0),
+        ("topological_susceptibility", exact.topological_susceptibility),
+    ):
+        assert abs(found[name].sigmas_from(expected)) < 4
+        assert 0 < found[name].error < 0.1
+        assert "frozen" not in found[name].note
+    # Without its weights the untrained flow has the average of the Haar measure.
+    assert ensemble.mean(plaquette(links)).mean > 10 * found.plaquette.error
+
+
+def test_a_frozen_charge_is_noted_on_every_result():
+    links = Links(Lattice((8, 8)), "U(1)")
+    cold = links.initial(4, rng(2))
+    chain = HMC(WilsonAction(links, beta=9.0), step_size=0.1).sample(
+        30, n_chains=4, initial=cold, generator=rng(2)
+    )
+    measured = measure(chain)
+    assert all("topological charge changed 0 times" in one.note for one in measured.scalars().values())
+    assert str(measured).endswith("frozen")
+    moving = HMC(WilsonAction(links, beta=0.5), step_size=0.3).sample(30, n_chains=4, generator=rng(2))
+    assert not any("frozen" in one.note for one in measure(moving).scalars().values())
 
 
 def test_standard_observables_need_a_theory_that_lists_them():
