@@ -21,6 +21,7 @@ from equiflow.theories.gauge.observables import (
     topological_susceptibility,
     wilson_loop,
 )
+from equiflow.theories.gauge.sectors import uniform_flux
 from tests.support.gauge import GROUPS, every_links, rng
 
 SHAPE = (3, 4)
@@ -109,15 +110,26 @@ def test_polyakov_loops_are_products_around_the_lattice_and_see_the_centre(group
 @pytest.mark.parametrize("shape", [(4, 5), (5, 5), (7, 3)])
 def test_a_field_made_with_a_charge_has_it(charge, shape):
     links = Links(Lattice(shape), "U(1)")
-    a, b = shape
-    flux = 2 * math.pi * charge / (a * b)
-    u = torch.zeros(1, 2, a, b)
-    u[0, 1] = flux * torch.arange(float(a))[:, None]  # every plaquette has the angle flux ...
-    u[0, 0, -1] = -flux * a * torch.arange(float(b))  # ... across the boundary, too
+    u = uniform_flux(links, torch.tensor([charge]))
+    flux = 2 * math.pi * charge / links.lattice.volume
     assert float(topological_charge(links)(u)) == charge
     torch.testing.assert_close(plaquette(links)(u), torch.tensor([math.cos(flux)]))
-    assert float(topological_susceptibility(links)(u)) == pytest.approx(charge**2 / (a * b))
+    assert float(topological_susceptibility(links)(u)) == pytest.approx(charge**2 / math.prod(shape))
     assert float(theta_factor(links, 0.3)(u)) == pytest.approx(math.cos(0.3 * charge))
+
+
+@pytest.mark.parametrize(
+    ("links", "charge", "error"),
+    [
+        (Links(Lattice((4, 4)), "SU(2)"), torch.tensor([1]), "charge is defined for U"),
+        (Links(Lattice((4, 4)), "U(1)"), torch.tensor([0.5]), "integers"),
+        (Links(Lattice((4, 4)), "U(1)"), torch.tensor([8]), "below 8"),
+        (Links(Lattice((4, 4)), "U(1)"), torch.tensor(1), "integers"),
+    ],
+)
+def test_fields_of_impossible_charges_are_refused(links, charge, error):
+    with pytest.raises(ValueError, match=error):
+        uniform_flux(links, charge)
 
 
 def test_the_charge_is_an_integer_and_ignores_full_turns():
