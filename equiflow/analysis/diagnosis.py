@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from equiflow.analysis.tables import table
 from equiflow.analysis.weight_shares import WeightShares, explain_weights, samples_to_explain
 from equiflow.flows import Flow
 from equiflow.runtime.checks import check_flag, check_type
@@ -28,6 +27,7 @@ from equiflow.statistics import (
     mean_of_series,
     weighted_mean,
 )
+from equiflow.statistics.tables import ShownAsTable
 from equiflow.theories.base.action import Action
 from equiflow.theories.base.lattice import Lattice
 from equiflow.theories.base.space import Space
@@ -45,8 +45,8 @@ SAMPLES_FOR_SIGN = 64
 MIN_SECTOR_ERROR = 1e-12
 
 
-@dataclass(frozen=True)
-class Diagnosis:
+@dataclass(frozen=True, repr=False)
+class Diagnosis(ShownAsTable):
     """Weights of model samples and of target samples, compared.
 
     If the model covers the target, then `lower_bound <= log Z <= upper_bound` and the three estimates of
@@ -84,13 +84,17 @@ class Diagnosis:
         """Whether both directions agree within errors."""
         return not self.warnings
 
-    def __str__(self) -> str:
-        """Return a table of the estimates, one of the shares, and the warnings below."""
+    def _rows(self) -> dict[str, object]:
+        """Return the estimates from both directions."""
         names = ("P(M > 0), model", "P(M > 0), target")
         sectors = dict(zip(names, self.positive_sector or (), strict=False))
         estimates = {name: value for name, value in vars(self).items() if isinstance(value, Estimate)}
-        tables = [table(estimates | sectors), *([f"\n{self.shares}\n"] if self.shares is not None else [])]
-        return "\n".join([*tables, *(f"warning: {warning}" for warning in self.warnings)]).rstrip()
+        return {**estimates, **sectors}
+
+    def _below(self) -> str:
+        """Return the table of the shares, and the warnings."""
+        shares = [f"\n{self.shares}\n"] if self.shares is not None else []
+        return "\n".join([*shares, *(f"warning: {warning}" for warning in self.warnings)])
 
 
 def diagnose(

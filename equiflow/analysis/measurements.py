@@ -24,17 +24,17 @@ from equiflow.analysis.averages import (
 from equiflow.analysis.correlators import CoshFit, fit_cosh
 from equiflow.analysis.lattice_fields import LatticeFields
 from equiflow.analysis.standard import StandardMeasurements, has_standard, measure_listed
-from equiflow.analysis.tables import table
 from equiflow.runtime.checks import check_type
 from equiflow.samplers.samples import Samples, only_lattice_of
 from equiflow.statistics import Estimate, noted
+from equiflow.statistics.tables import ShownAsTable
 from equiflow.theories.base.action import Action
 from equiflow.theories.base.lattice import lattice_of
 from equiflow.theories.base.space import Space
 
 
-@dataclass(frozen=True)
-class Measurements:
+@dataclass(frozen=True, repr=False)
+class Measurements(ShownAsTable):
     """Averages over the target with their errors.
 
     `M = mean_x phi_x`; `G(x) = <phi_y phi_{y+x}>`; L and t run along the first axis. For a multiplet,
@@ -101,8 +101,8 @@ class Measurements:
         """
         return self._by_name()[name]
 
-    def __str__(self) -> str:
-        """Return a table of the single numbers, the mass fit, and all results of your own observables."""
+    def _rows(self) -> dict[str, object]:
+        """Return the single numbers, the mass fit, and all results of your own observables."""
         rows: dict[str, object] = {"read_as": self.read_as} if self.read_as else {}
         # What is known about the mass stands behind `pole_mass`; here is what the fit says.
         fit = replace(self.mass_fit, mass=replace(self.mass_fit.mass, note=self.mass_fit.note))
@@ -110,7 +110,7 @@ class Measurements:
         for name, value in self.own.items():
             if isinstance(value, tuple):
                 rows |= {f"{name}[{k}]": one for k, one in enumerate(value)}
-        return table(rows)
+        return rows
 
     def _by_name(self) -> dict[str, Any]:
         """Return all results that exist, by name."""

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from equiflow.analysis.averages import Estimates, Observable, check_names, estimate_observables
-from equiflow.analysis.tables import table
 from equiflow.runtime.checks import check_type
 from equiflow.samplers.kernel import Chain
 from equiflow.samplers.samples import Samples
 from equiflow.statistics import Estimate, noted
+from equiflow.statistics.tables import ShownAsTable
 from equiflow.theories.base.action import Action
 from equiflow.theories.base.kind import kind_of, kinds
 from equiflow.theories.base.space import Space
@@ -31,8 +31,8 @@ MIN_CHANGING_PART = 0.2
 UNKNOWN = Estimate(math.nan, math.nan, note="averages too noisy for it")
 
 
-@dataclass(frozen=True)
-class StandardMeasurements:
+@dataclass(frozen=True, repr=False)
+class StandardMeasurements(ShownAsTable):
     """Averages over the target with their errors, for a theory that is no real field on a lattice.
 
     `measured["plaquette"]` is `measured.plaquette`. `print(measured)` shows a table.
@@ -68,13 +68,13 @@ class StandardMeasurements:
             raise AttributeError(f"There is no result {name!r}; known: {', '.join(values)}.")
         return values[name]
 
-    def __str__(self) -> str:
-        """Return a table of all numbers."""
+    def _rows(self) -> dict[str, object]:
+        """Return all numbers."""
         rows: dict[str, object] = {}
         for name, value in self.values.items():
             one = isinstance(value, Estimate)
             rows |= {name: value} if one else {f"{name}[{k}]": part for k, part in enumerate(value)}
-        return table(rows)
+        return rows
 
 
 def has_standard(space: Space) -> bool:

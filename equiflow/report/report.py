@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from equiflow.analysis import Diagnosis, Measurements, compare_directions, measure
-from equiflow.analysis.tables import without_shared_notes
 from equiflow.flows import Certificate, ExtendedAction, Flow
 from equiflow.report import plots
 from equiflow.report.terminal import print_line, print_table
@@ -26,6 +25,7 @@ from equiflow.runtime.checks import check_type
 from equiflow.runtime.storage import written_atomically
 from equiflow.samplers import Chain, Ensemble, IndependenceMetropolis, log_weights
 from equiflow.statistics import Estimate
+from equiflow.statistics.tables import without_shared_notes
 from equiflow.theories.base.action import Action
 from equiflow.theories.scalar.observables import susceptibility
 from equiflow.training import History

@@ -19,10 +19,11 @@ from equiflow.samplers.importance import Ensemble, check_one_level, importance_s
 from equiflow.samplers.kernel import Chain, Kernel
 from equiflow.samplers.moves import UPDATES_BEFORE_STUCK
 from equiflow.samplers.samples import certificate_of
+from equiflow.statistics.tables import ShownAsTable
 from equiflow.theories.base.action import Action
 
 
-class IndependenceMetropolis:
+class IndependenceMetropolis(ShownAsTable):
     """Markov chain that proposes model samples and accepts with `min(1, w' / w)` (arXiv:1904.12072).
 
     Args:
@@ -38,6 +39,9 @@ class IndependenceMetropolis:
         check_type(action, Action, "action")
         self.flow = flow
         self.action = action
+
+    def _rows(self) -> dict[str, object]:
+        return {"sampler": type(self).__name__, "action": self.action, "flow": type(self.flow).__name__}
 
     def sample(
         self,
