@@ -39,6 +39,7 @@ from equiflow.statistics import (
     weighted_mean,
 )
 from equiflow.statistics.inputs import check_same_length
+from equiflow.statistics.tables import ShownAsTable, attempted
 from equiflow.statistics.two_levels import (
     change_of_log_mean,
     change_of_mean,
@@ -52,8 +53,8 @@ from equiflow.theories.base.action import Action
 from equiflow.theories.base.space import Space
 
 
-@dataclass(frozen=True)
-class Ensemble(Samples):
+@dataclass(frozen=True, repr=False)
+class Ensemble(ShownAsTable, Samples):
     """Model samples weighted towards the target, `w = exp(-S) / q`.
 
     With a `correction` all samples are those of a coarse solver, and a few of them were computed again by a
@@ -194,16 +195,16 @@ class Ensemble(Samples):
         certificate = None if self.certificate is None else replace(self.certificate, corrects="")
         return Ensemble(fine.phi, fine.log_q, fine.log_weight, certificate, space=self.space)
 
-    def __str__(self) -> str:
-        rows: dict[str, object] = {"samples": len(self.phi)}
+    def _rows(self) -> dict[str, object]:
+        shape = f"shape {self.configuration_shape}"
+        rows: dict[str, object] = {"samples": len(self.phi), "configurations": self.space or shape}
         if len(self.phi) > 1:
-            rows |= {"log Z": self.log_z(), "ESS per sample": self.effective_sample_size()}
+            rows |= {"log Z": attempted(self.log_z)}
+            rows |= {"ESS per sample": attempted(self.effective_sample_size)}
         if self.correction is not None:
             rows |= {"levels": self.correction}
-            rows |= {"log Z corrected by": self.correction_of()} if len(self.phi) > 1 else {}
-        rows["certificate"] = "none" if self.certificate is None else self.certificate
-        width = max(map(len, rows))
-        return "\n".join(f"{name:<{width}}  {value}" for name, value in rows.items())
+            rows |= {"log Z corrected by": attempted(self.correction_of)} if len(self.phi) > 1 else {}
+        return rows | {"certificate": "none" if self.certificate is None else self.certificate}
 
 
 def _values(observable: Callable[[Tensor], Tensor], phi: Tensor, log_weight: Tensor) -> Tensor:
