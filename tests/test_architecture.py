@@ -35,7 +35,14 @@ FLOORS = [
 ]
 #: the same inside of folders
 INNER_FLOORS = {
-    "theories": [["base"], ["scalar"], ["multiplets", "angles", "particles", "gauge"], ["kinds"], [""]],
+    "theories": [
+        ["base"],
+        ["scalar"],
+        ["multiplets", "angles", "particles", "gauge"],
+        ["fermions"],
+        ["kinds"],
+        [""],
+    ],
     "cli": [
         ["config", "versions"],
         ["building"],

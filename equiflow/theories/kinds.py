@@ -77,7 +77,10 @@ KINDS = (
         space=Particles,
         group=EuclideanGroup,
         priors=(TrappedGaussian,),
-        vector_fields=("equiflow.vector_fields.particles.ParticleField",),
+        vector_fields=(
+            "equiflow.vector_fields.particles.ParticleField",
+            "equiflow.vector_fields.backflow.BackflowField",
+        ),
         actions={"coulomb": CoulombGas},
     ),
 )

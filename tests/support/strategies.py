@@ -36,6 +36,7 @@ from equiflow.theories.scalar.priors import FreeField, StandardNormal
 from equiflow.vector_fields import (
     AngleField,
     AttentionField,
+    BackflowField,
     DeepAttentionField,
     DeepSteerableField,
     FactorisedConvField,
@@ -348,9 +349,19 @@ def particle_fields(draw: st.DrawFn, *, scale: float = 0.5) -> ParticleField:
     return field
 
 
+@st.composite
+def backflow_fields(draw: st.DrawFn, *, scale: float = 0.5) -> BackflowField:
+    """Draw a backflow of a few particles, with random weights in float64."""
+    options = {"n_radial": st.integers(1, 3), "n_time_modes": st.integers(1, 3)}
+    field = BackflowField(draw(particle_spaces()), **{name: draw(one) for name, one in options.items()})
+    randomise(field.double(), scale=scale, seed=draw(seeds))
+    return field
+
+
 #: strategy for each family of fields on another space than a lattice, by its name in `VECTOR_FIELDS`
 ELSEWHERE: dict[str, Callable[[], st.SearchStrategy[VectorField]]] = {
     "AngleField": angle_fields,
+    "BackflowField": backflow_fields,
     "MultipletField": multiplet_fields,
     "ParticleField": particle_fields,
     "SUNField": sun_fields,
