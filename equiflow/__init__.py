@@ -10,12 +10,20 @@ from equiflow import distributed, interop, presets
 from equiflow.analysis import diagnose, log_z_along, log_z_bridge, measure
 from equiflow.flows import (
     AugmentedFlow,
+    CanonicalFlow,
     Certificate,
     ConditionalFlow,
     CouplingFlow,
     EquivariantCNF,
     ExtendedAction,
+    FieldTransformation,
     Flow,
+    Hamiltonian,
+    HamiltonianLayer,
+    LinearCanonicalLayer,
+    LinearPointLayer,
+    Oscillators,
+    PointTransformation,
     SplineMap,
     SymplecticFlow,
 )
@@ -65,6 +73,7 @@ from equiflow.theories.particles.group import EuclideanGroup
 from equiflow.theories.particles.prior import TrappedGaussian
 from equiflow.theories.particles.space import Particles
 from equiflow.theories.scalar.external_field import ExternalField
+from equiflow.theories.scalar.mechanics import HarmonicChain, RingPotential
 from equiflow.theories.scalar.phi4 import FreeScalar, Phi4
 from equiflow.theories.scalar.priors import FreeField, StandardNormal
 from equiflow.training import (
@@ -79,6 +88,7 @@ from equiflow.training import (
     TrainingDivergedError,
     fit,
     fit_ladder,
+    fit_trajectories,
 )
 from equiflow.vector_fields import (
     AngleField,
@@ -116,6 +126,7 @@ __all__ = [
     "Angles",
     "AttentionField",
     "AugmentedFlow",
+    "CanonicalFlow",
     "Certificate",
     "Chain",
     "CheckpointError",
@@ -132,6 +143,7 @@ __all__ = [
     "ExtendedAction",
     "ExternalField",
     "FactorisedConvField",
+    "FieldTransformation",
     "Flow",
     "FlowMatching",
     "ForwardKL",
@@ -140,12 +152,17 @@ __all__ = [
     "GaugeGroup",
     "Group",
     "HaarPrior",
+    "Hamiltonian",
+    "HamiltonianLayer",
+    "HarmonicChain",
     "IndependenceMetropolis",
     "IndependenceStep",
     "InversePathGradient",
     "Kernel",
     "LatentHMC",
     "Lattice",
+    "LinearCanonicalLayer",
+    "LinearPointLayer",
     "Links",
     "LocalMetropolis",
     "Mixture",
@@ -156,14 +173,17 @@ __all__ = [
     "O3Field",
     "ONModel",
     "OrbitConvField",
+    "Oscillators",
     "OverCouplings",
     "ParticleField",
     "Particles",
     "PathGradient",
     "Phi4",
+    "PointTransformation",
     "PotentialField",
     "Prior",
     "ReverseKL",
+    "RingPotential",
     "SUNField",
     "Solver",
     "SolverError",
@@ -189,6 +209,7 @@ __all__ = [
     "effective_sample_size",
     "fit",
     "fit_ladder",
+    "fit_trajectories",
     "forward_effective_sample_size",
     "importance_sample",
     "interop",

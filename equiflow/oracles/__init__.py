@@ -9,17 +9,22 @@ from equiflow.oracles.balance import Z2Balance, z2_balance
 from equiflow.oracles.exact import Exact
 from equiflow.oracles.free import free_field, free_two_point
 from equiflow.oracles.gauge_torus import ExactGauge, gauge_torus
+from equiflow.oracles.phonons import NormalModes, Phonons, normal_modes, self_consistent_phonons
 from equiflow.oracles.quadrature import quadrature
 from equiflow.oracles.transfer import transfer_matrix
 
 __all__ = [
     "Exact",
     "ExactGauge",
+    "NormalModes",
+    "Phonons",
     "Z2Balance",
     "free_field",
     "free_two_point",
     "gauge_torus",
+    "normal_modes",
     "quadrature",
+    "self_consistent_phonons",
     "transfer_matrix",
     "z2_balance",
 ]

@@ -16,6 +16,7 @@ from equiflow.training.objectives.mixture import Mixture
 from equiflow.training.objectives.reverse import InversePathGradient, PathGradient, ReverseKL
 from equiflow.training.run import TrainingDivergedError
 from equiflow.training.trainer import fit
+from equiflow.training.trajectories import fit_trajectories
 
 __all__ = [
     "AdaptivePathGradient",
@@ -34,4 +35,5 @@ __all__ = [
     "TrainingDivergedError",
     "fit",
     "fit_ladder",
+    "fit_trajectories",
 ]
