@@ -7,7 +7,7 @@ from equiflow.runtime import interrupts as _interrupts  # noqa: F401
 from importlib.metadata import version as _version
 
 from equiflow import distributed, interop, presets
-from equiflow.analysis import diagnose, log_z_along, log_z_bridge, measure
+from equiflow.analysis import diagnose, log_z_along, log_z_bridge, measure, thermal_averages
 from equiflow.flows import (
     AugmentedFlow,
     CanonicalFlow,
@@ -26,6 +26,7 @@ from equiflow.flows import (
     PointTransformation,
     SplineMap,
     SymplecticFlow,
+    ThermalState,
 )
 from equiflow.ode.solver import Solver, SolverError
 from equiflow.runtime.memory import keep_freed_memory as _keep_freed_memory
@@ -61,6 +62,8 @@ from equiflow.theories.base.lattice import Lattice
 from equiflow.theories.base.prior import Prior
 from equiflow.theories.base.space import Space
 from equiflow.theories.base.symmetry import SymmetryGroup
+from equiflow.theories.fermions.electrons import TrappedElectrons
+from equiflow.theories.fermions.slater import SlaterStates
 from equiflow.theories.gauge.group import GaugeGroup
 from equiflow.theories.gauge.links import Links
 from equiflow.theories.gauge.prior import HaarPrior
@@ -88,11 +91,13 @@ from equiflow.training import (
     TrainingDivergedError,
     fit,
     fit_ladder,
+    fit_thermal_state,
     fit_trajectories,
 )
 from equiflow.vector_fields import (
     AngleField,
     AttentionField,
+    BackflowField,
     DeepAttentionField,
     DeepSteerableField,
     EstimatedField,
@@ -126,6 +131,7 @@ __all__ = [
     "Angles",
     "AttentionField",
     "AugmentedFlow",
+    "BackflowField",
     "CanonicalFlow",
     "Certificate",
     "Chain",
@@ -185,6 +191,7 @@ __all__ = [
     "ReverseKL",
     "RingPotential",
     "SUNField",
+    "SlaterStates",
     "Solver",
     "SolverError",
     "Space",
@@ -194,7 +201,9 @@ __all__ = [
     "SwendsenWang",
     "SymmetryGroup",
     "SymplecticFlow",
+    "ThermalState",
     "TrainingDivergedError",
+    "TrappedElectrons",
     "TrappedGaussian",
     "U1Field",
     "UniformAngles",
@@ -209,6 +218,7 @@ __all__ = [
     "effective_sample_size",
     "fit",
     "fit_ladder",
+    "fit_thermal_state",
     "fit_trajectories",
     "forward_effective_sample_size",
     "importance_sample",
@@ -218,4 +228,5 @@ __all__ = [
     "log_z_bridge",
     "measure",
     "presets",
+    "thermal_averages",
 ]

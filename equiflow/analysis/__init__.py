@@ -11,6 +11,7 @@ from equiflow.analysis.diagnosis import Diagnosis, compare_directions, diagnose
 from equiflow.analysis.free_energy import CouplingIntegral, log_z_along, log_z_bridge
 from equiflow.analysis.measurements import Measurements, measure
 from equiflow.analysis.standard import StandardMeasurements, measure_standard
+from equiflow.analysis.thermal import RadialProfile, ThermalAverages, thermal_averages
 from equiflow.analysis.weight_shares import WeightShares, explain_weights, samples_to_explain
 
 __all__ = [
@@ -19,7 +20,9 @@ __all__ = [
     "Diagnosis",
     "Measurements",
     "Observable",
+    "RadialProfile",
     "StandardMeasurements",
+    "ThermalAverages",
     "WeightShares",
     "compare_directions",
     "diagnose",
@@ -31,4 +34,5 @@ __all__ = [
     "measure",
     "measure_standard",
     "samples_to_explain",
+    "thermal_averages",
 ]

@@ -15,6 +15,7 @@ from equiflow.flows.path import PathSample
 from equiflow.flows.phase_space import ExtendedAction, PhaseSpace, PhaseSpacePrior
 from equiflow.flows.point_transformations import FieldTransformation, PointTransformation
 from equiflow.flows.slow_modes import SlowModes
+from equiflow.flows.thermal import ThermalSample, ThermalState
 from equiflow.nn.couplings.canonical import (
     CanonicalLayer,
     HamiltonianLayer,
@@ -51,4 +52,6 @@ __all__ = [
     "SlowModes",
     "SplineMap",
     "SymplecticFlow",
+    "ThermalSample",
+    "ThermalState",
 ]

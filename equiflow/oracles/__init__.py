@@ -7,6 +7,7 @@ samples of an even action.
 
 from equiflow.oracles.balance import Z2Balance, z2_balance
 from equiflow.oracles.exact import Exact
+from equiflow.oracles.fermions import ExactThermal, ideal_fermions, two_fermions
 from equiflow.oracles.free import free_field, free_two_point
 from equiflow.oracles.gauge_torus import ExactGauge, gauge_torus
 from equiflow.oracles.phonons import NormalModes, Phonons, normal_modes, self_consistent_phonons
@@ -16,6 +17,7 @@ from equiflow.oracles.transfer import transfer_matrix
 __all__ = [
     "Exact",
     "ExactGauge",
+    "ExactThermal",
     "NormalModes",
     "Phonons",
     "Z2Balance",
@@ -23,8 +25,10 @@ __all__ = [
     "free_two_point",
     "gauge_torus",
     "normal_modes",
+    "ideal_fermions",
     "quadrature",
     "self_consistent_phonons",
     "transfer_matrix",
+    "two_fermions",
     "z2_balance",
 ]

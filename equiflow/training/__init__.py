@@ -15,6 +15,7 @@ from equiflow.training.objectives.forward import ForwardKL
 from equiflow.training.objectives.mixture import Mixture
 from equiflow.training.objectives.reverse import InversePathGradient, PathGradient, ReverseKL
 from equiflow.training.run import TrainingDivergedError
+from equiflow.training.thermal import fit_thermal_state
 from equiflow.training.trainer import fit
 from equiflow.training.trajectories import fit_trajectories
 
@@ -35,5 +36,6 @@ __all__ = [
     "TrainingDivergedError",
     "fit",
     "fit_ladder",
+    "fit_thermal_state",
     "fit_trajectories",
 ]

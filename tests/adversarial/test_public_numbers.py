@@ -26,6 +26,7 @@ PAIR = eq.Multiplet(SQUARE, 2)
 ANGLES = eq.Angles(SQUARE)
 LINKS = eq.Links(SQUARE, "U(1)")
 GAS = eq.Particles(3, 2)
+ELECTRONS = eq.TrappedElectrons(GAS, Z=0.5)
 SHORT = {"steps": 2, "batch_size": 8, "learning_rate": 0.0078125, "warmup": 1, "clip_norm": 1.0, "seed": 3}
 KERNEL = {"kernel_size": (3, 3), "n_time_modes": 2, "max_frequency": 2.0}
 RANGES = {"lam": (1.0, 2.0)}
@@ -54,6 +55,18 @@ def climbed(**options: Any) -> list[Tensor]:
         **{"warmup": 1, "progress": False, "learning_rate": 0.0078125} | options,
     )
     return [p.detach() for p in rungs[-1].flow.parameters()]
+
+
+def fermions(beta: float = 2.0) -> eq.ThermalState:
+    """Return a density matrix that is cheap to carry."""
+    return eq.ThermalState(eq.SlaterStates(GAS), beta=beta, solver=eq.Solver("rk4", steps=1))
+
+
+def heated(**options: Any) -> list[Tensor]:
+    """Return the parameters after two steps of `fit_thermal_state`."""
+    rho = fermions()
+    eq.fit_thermal_state(rho, ELECTRONS, progress=False, solver=rho.solver, **options)
+    return [p.detach() for p in rho.parameters()]
 
 
 def natural(**options: Any) -> list[Tensor]:
@@ -180,6 +193,18 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "ParticleField": (
         lambda **o: eq.ParticleField(GAS, **o),
         {"l_max": 1, "n_radial": 2, "n_hidden": 2, "n_time_modes": 2, "widths": (0.5, 2.0)},
+    ),
+    "BackflowField": (
+        lambda **o: eq.BackflowField(GAS, **o),
+        {"n_radial": 2, "n_time_modes": 2, "reach": 2.0},
+    ),
+    "SlaterStates": (lambda **o: eq.SlaterStates(GAS, **o).energies, {"cutoff": 7.0}),
+    "TrappedElectrons": (lambda **o: eq.TrappedElectrons(GAS, **o), {"Z": 0.5}),
+    "ThermalState": (lambda **o: fermions(**o), {"beta": 2.0}),
+    "fit_thermal_state": (heated, SHORT),
+    "thermal_averages": (
+        lambda **o: eq.thermal_averages(fermions(), ELECTRONS, generator=rng(), **o).rows(),
+        {"n_samples": 4, "batch_size": 3, "n_bins": 2, "reach": 2.0},
     ),
     "EquivariantCNF": (lambda **o: eq.EquivariantCNF(SQUARE, **o), {"compile": False}),
     "CouplingFlow": (
