@@ -15,6 +15,7 @@ from torch import Tensor
 from equiflow.analysis.weight_shares import WeightShares, explain_weights, samples_to_explain
 from equiflow.flows import Flow
 from equiflow.runtime.checks import check_flag, check_type
+from equiflow.runtime.precision import in_precision
 from equiflow.samplers.importance import Ensemble, check_own_weights, log_weights
 from equiflow.samplers.kernel import Chain
 from equiflow.statistics import (
@@ -130,7 +131,7 @@ def diagnose(
     explain = check_flag(explain, "explain")
     check_own_weights(ensemble)  # before the expensive inverse flow
     ensemble = replace(ensemble, space=action.space)
-    target_phi = chain.configurations.to(flow.device, flow.dtype)
+    target_phi = in_precision(chain.configurations, flow.dtype).to(flow.device)
     found = compare_directions(
         ensemble,
         target_phi,

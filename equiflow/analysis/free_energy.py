@@ -19,6 +19,7 @@ from torch import Tensor
 from equiflow.analysis.diagnosis import INVERSE_BATCH_SIZE
 from equiflow.flows import Flow
 from equiflow.runtime.checks import check_count, check_type
+from equiflow.runtime.precision import in_precision
 from equiflow.samplers.importance import Ensemble, check_own_weights, log_weights
 from equiflow.samplers.kernel import Chain
 from equiflow.samplers.samples import Samples
@@ -48,7 +49,9 @@ def log_z_bridge(flow: Flow, action: Action, ensemble: Ensemble, chain: Chain) -
     """
     check_own_weights(ensemble)
     target = chain.series(
-        lambda phi: log_weights(flow, action, phi.to(flow.device, flow.dtype), batch_size=INVERSE_BATCH_SIZE)
+        lambda phi: log_weights(
+            flow, action, in_precision(phi, flow.dtype).to(flow.device), batch_size=INVERSE_BATCH_SIZE
+        )
     )
     estimate = bridge_log_z(ensemble.log_weight, target)
     return replace(estimate, systematic=ensemble.log_z().systematic)
