@@ -153,18 +153,16 @@ def relative_levels(dim: int, Z: float, angular: int) -> np.ndarray:
     lam = angular + 0.5 * (dim - 1)
     log_start = 2 * lam * np.log(r) - 0.5 * r**2
     start = np.sqrt(np.exp(log_start - log_start.max()) * weight)
-    rows, slopes = [start / np.linalg.norm(start)], [np.zeros_like(r)]
+    p, dp = np.zeros((_FUNCTIONS, len(r))), np.zeros((_FUNCTIONS, len(r)))
+    p[0] = start / np.linalg.norm(start)
     # Polynomials p_k times the root of the weight, and their derivatives, by r p_k = sum of neighbours.
     for k in range(_FUNCTIONS - 1):
-        step, slope = r * rows[k], r * slopes[k] + rows[k]
-        for _ in range(2):
-            for j in range(k + 1):
-                share = rows[j] @ step
-                step, slope = step - share * rows[j], slope - share * slopes[j]
+        step, slope = r * p[k], r * dp[k] + p[k]
+        for _ in range(2):  # Twice is enough for orthogonality to rounding.
+            share = p[: k + 1] @ step
+            step, slope = step - share @ p[: k + 1], slope - share @ dp[: k + 1]
         size = np.linalg.norm(step)
-        rows.append(step / size)
-        slopes.append(slope / size)
-    p, dp = np.array(rows), np.array(slopes)
+        p[k + 1], dp[k + 1] = step / size, slope / size
     # u = r^lam exp(-r^2/4) p has the derivative (p' + (lam / r - r / 2) p) times the same factor.
     du = dp + (lam / r - 0.5 * r) * p
     matrix = du @ du.T + (p * (lam * (lam - 1) / r**2 + 0.25 * r**2 + Z / r)) @ p.T
