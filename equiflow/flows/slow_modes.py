@@ -65,7 +65,7 @@ def slow_modes_of(flow: Any, data: Tensor, n: int) -> SlowModes:
     volume = flow.space.lattice.volume
     if check_count(n, "n") > volume:
         raise ValueError(f"The flow has {volume} oscillators, got n={n}; expected at most as many.")
-    flow.space.check_finite(data, "data")
+    flow._check_input(data, "data")
     omega, order = flow.prior.frequencies().flatten().sort()
     parts = [_modes(flow, part, order[:n]) for part in data.split(CHUNK)]
     positions, momenta, patterns = (torch.cat(one) for one in zip(*parts, strict=True))

@@ -98,10 +98,8 @@ def self_consistent_phonons(potential: Phi4, *, beta: float, tolerance: float = 
     variance = 0.0
     for _ in range(10_000):
         mean2 = max(0.0, -(m2 + 6 * lam * variance) / (2 * lam)) if lam > 0 and m2 < 0 else 0.0
-        squares = 2 * k2 + 2 * m2 + 12 * lam * (mean2 + variance)
-        if not bool((squares > 0).all()):
-            # Above the temperature where the displaced state exists, or at the start of a flat potential.
-            squares = squares.clamp(min=1e-3)
+        # The iteration may pass through the temperature at which the displaced state ends.
+        squares = (2 * k2 + 2 * m2 + 12 * lam * (mean2 + variance)).clamp(min=1e-6)
         new = float((1 / squares).mean() / beta)
         if abs(new - variance) < tolerance * new:
             break
