@@ -22,6 +22,7 @@ from equiflow.flows import (
     HamiltonianLayer,
     LinearCanonicalLayer,
     LinearPointLayer,
+    MultiscaleFlow,
     Oscillators,
     PointTransformation,
     SplineMap,
@@ -76,6 +77,7 @@ from equiflow.theories.particles.group import EuclideanGroup
 from equiflow.theories.particles.prior import TrappedGaussian
 from equiflow.theories.particles.space import Particles
 from equiflow.theories.scalar.external_field import ExternalField
+from equiflow.theories.scalar.ising import ContinuousIsing
 from equiflow.theories.scalar.mechanics import HarmonicChain, RingPotential
 from equiflow.theories.scalar.phi4 import FreeScalar, Phi4
 from equiflow.theories.scalar.priors import FreeField, StandardNormal
@@ -137,6 +139,7 @@ __all__ = [
     "Chain",
     "CheckpointError",
     "ConditionalFlow",
+    "ContinuousIsing",
     "CoulombGas",
     "CouplingFlow",
     "DeepAttentionField",
@@ -175,6 +178,7 @@ __all__ = [
     "Multiplet",
     "MultipletField",
     "MultipletGroup",
+    "MultiscaleFlow",
     "NaturalGradient",
     "O3Field",
     "ONModel",

@@ -10,6 +10,8 @@ from equiflow.flows.cnf import EquivariantCNF
 from equiflow.flows.conditional import ConditionalFlow
 from equiflow.flows.coupling import CouplingFlow
 from equiflow.flows.extended import AugmentedFlow, ExtendedFlow, SymplecticFlow
+from equiflow.flows.integrated import IntegratedFlow
+from equiflow.flows.multiscale import MultiscaleFlow
 from equiflow.flows.oscillators import Hamiltonian, Oscillators
 from equiflow.flows.path import PathSample
 from equiflow.flows.phase_space import ExtendedAction, PhaseSpace, PhaseSpacePrior
@@ -41,8 +43,10 @@ __all__ = [
     "FlowDistribution",
     "Hamiltonian",
     "HamiltonianLayer",
+    "IntegratedFlow",
     "LinearCanonicalLayer",
     "LinearPointLayer",
+    "MultiscaleFlow",
     "Oscillators",
     "PathSample",
     "PhaseSpace",

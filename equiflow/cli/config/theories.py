@@ -18,6 +18,7 @@ from equiflow.theories.base.space import Space
 #: values of couplings that stand in the printed defaults, by the name of the action
 EXAMPLES: dict[str, dict[str, object]] = {
     "phi4": {"m2": -4.0, "lam": 6.008},
+    "ising": {"T": 2.269185314213022},
     "on": {"m2": -4.0, "lam": 8.0},
     "xy": {"beta": 0.5},
     "wilson": {"beta": 2.0},
