@@ -4,6 +4,7 @@ Start with `fit`, which trains one flow. `fit_ladder` trains on a series of latt
 is minimised.
 """
 
+from equiflow.training.callbacks import EarlyStopping, LogTo, StopTraining
 from equiflow.training.history import History
 from equiflow.training.ladder import Rung, fit_ladder
 from equiflow.training.natural_gradient import NaturalGradient
@@ -21,10 +22,12 @@ from equiflow.training.trajectories import fit_trajectories
 
 __all__ = [
     "AdaptivePathGradient",
+    "EarlyStopping",
     "FlowMatching",
     "ForwardKL",
     "History",
     "InversePathGradient",
+    "LogTo",
     "Mixture",
     "NaturalGradient",
     "Objective",
@@ -33,6 +36,7 @@ __all__ = [
     "PathGradient",
     "ReverseKL",
     "Rung",
+    "StopTraining",
     "TrainingDivergedError",
     "fit",
     "fit_ladder",
