@@ -118,6 +118,7 @@ class SavedModule(ShownAsTable, nn.Module, ABC):
         | `EquivariantCNF`, `ConditionalFlow` | `vector_field`, `prior`, `compile` |
         | `CouplingFlow` | `site_map`, `prior` |
         | `SymplecticFlow`, `AugmentedFlow` | `position`, `momentum` (priors) |
+        | `CanonicalFlow` | `layers` |
 
         Args:
             path: a file that `save` wrote.

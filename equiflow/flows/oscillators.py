@@ -153,7 +153,7 @@ class NoSymmetry(Group):
 
     def random_element(self, generator: torch.Generator | None = None) -> Element:
         """Return the identity."""
-        return torch.clone
+        return Identity()
 
     def config(self) -> dict[str, Any]:
         """See `Group.config`."""
@@ -161,3 +161,15 @@ class NoSymmetry(Group):
 
     def __str__(self) -> str:
         return "no symmetry"
+
+
+@dataclass(frozen=True)
+class Identity:
+    """The element of every group that changes nothing."""
+
+    def __call__(self, phi: Tensor) -> Tensor:
+        """Return the configurations themselves."""
+        return phi
+
+    def __str__(self) -> str:
+        return "identity"
