@@ -1,24 +1,20 @@
 """How far long work is: a bar in a terminal or a notebook, a line every 30 seconds in a log.
 
-`progress_bar` counts; `shows_progress` lets a function's own argument `progress` decide for all bars inside.
+`progress_bar` counts; `progress_as` lets the argument `progress` of a function decide for all bars inside.
 """
 
 from __future__ import annotations
 
-import functools
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, ParamSpec, Protocol, TypeVar
+from typing import Any, Protocol
 
 from equiflow.runtime import distributed
 from equiflow.runtime.checks import check_type
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 #: seconds between two lines in a log
 SECONDS_PER_LINE = 30.0
@@ -96,7 +92,7 @@ def progress_bar(total: int, what: str, unit: str, *, initial: int = 0) -> Itera
     """
     shown = _shown.get()
     bar: Bar = _Nothing()
-    with inside(shown=False):
+    with progress_as(False):
         if shown is False or not distributed.is_first():
             yield bar
         elif shown or sees_bars():
@@ -108,38 +104,27 @@ def progress_bar(total: int, what: str, unit: str, *, initial: int = 0) -> Itera
 
 
 @contextmanager
-def inside(*, shown: bool | None) -> Iterator[None]:
-    """Let bars in a `with` block be shown or not.
+def progress_as(progress: bool | None) -> Iterator[None]:
+    """Let the argument `progress` of a function decide for all bars in a `with` block.
 
     Args:
-        shown: True shows them everywhere, False nowhere; None changes nothing.
+        progress: True shows a bar, False nothing; None leaves it to the caller, who may have decided, or else
+            to where the messages go.
 
     Yields:
         Nothing.
+
+    Raises:
+        TypeError: if it is anything else.
     """
-    if shown is None:
-        yield
-        return
-    token = _shown.set(shown)
+    if progress is not None:
+        check_type(progress, bool, "progress", "Write True or False, or None for what suits.")
+    # A caller that shows a bar, or wants none, has decided already.
+    token = _shown.set(_shown.get() if progress is None or _shown.get() is False else progress)
     try:
         yield
     finally:
         _shown.reset(token)
-
-
-def shows_progress(function: Callable[P, R]) -> Callable[P, R]:
-    """Return a function whose keyword argument `progress` decides for all bars inside of it."""
-
-    @functools.wraps(function)
-    def wrapped(*args: P.args, **options: P.kwargs) -> R:
-        progress: Any = options.get("progress")
-        if progress is not None:
-            check_type(progress, bool, "progress", "Write True or False, or None for what suits.")
-        # A caller that shows a bar, or wants none, has decided already.
-        with inside(shown=None if _shown.get() is False else progress):
-            return function(*args, **options)
-
-    return wrapped
 
 
 def sees_bars() -> bool:

@@ -14,6 +14,7 @@ from torch import Tensor
 from equiflow.flows import Certificate, EquivariantCNF, Flow
 from equiflow.flows.solved import with_solver
 from equiflow.runtime.checks import check_count, check_type
+from equiflow.runtime.progress import progress_as, progress_bar
 from equiflow.samplers.beginnings import check_beginning
 from equiflow.samplers.levels import (
     Correction,
@@ -258,6 +259,7 @@ def importance_sample(
     certify: int = 256,
     levels: int | TwoLevels = 1,
     generator: torch.Generator | None = None,
+    progress: bool | None = None,
 ) -> Ensemble:
     """Draw independent samples of a flow with their weights.
 
@@ -275,6 +277,7 @@ def importance_sample(
         levels: 1, or 2 to choose a coarse solver by a pilot, see `choose_levels`; then the ensemble has one
             level if that is cheaper. `TwoLevels` names the solvers.
         generator: source of randomness, on the flow's device.
+        progress: whether to show a bar, see `fit`.
 
     Returns:
         The samples with their weights and, unless `certify` is 0, their certificate.
@@ -294,25 +297,30 @@ def importance_sample(
     found = resolve_levels(flow, action, levels, generator)
     if found is not None:
         assert isinstance(flow, EquivariantCNF)
-        coarse, correction = draw_two_levels(
-            flow, action, n_samples, found, batch_size=batch_size, generator=generator
-        )
+        with progress_as(progress):
+            coarse, correction = draw_two_levels(
+                flow, action, n_samples, found, batch_size=batch_size, generator=generator
+            )
         fine = with_solver(flow, found.fine or flow.solver)
         certificate = certificate_of(fine, action, certify, generator)
         if certificate is not None:
             certificate = replace(certificate, corrects=f"{correction.coarse}, nfe {correction.coarse_nfe}")
         return Ensemble(*coarse, certificate, correction=correction, space=action.space)
     drawn = []
-    for start in range(0, max(n_samples, 1), batch_size):
-        phi, log_q = flow.sample_and_log_prob(min(batch_size, n_samples - start), generator=generator)
-        drawn.append((phi, log_q, -action(phi) - log_q))
+    with progress_as(progress), progress_bar(n_samples, "sampling", "sample") as bar:
+        for start in range(0, max(n_samples, 1), batch_size):
+            phi, log_q = flow.sample_and_log_prob(min(batch_size, n_samples - start), generator=generator)
+            drawn.append((phi, log_q, -action(phi) - log_q))
+            bar.update(len(phi))
     certificate = certificate_of(flow, action, certify, generator)
     phi, log_q, log_weight = (torch.cat(parts) for parts in zip(*drawn, strict=True))
     return Ensemble(phi, log_q, log_weight, certificate, space=action.space)
 
 
 @torch.no_grad()
-def log_weights(flow: Flow, action: Action, phi: Tensor, *, batch_size: int = 1024) -> Tensor:
+def log_weights(
+    flow: Flow, action: Action, phi: Tensor, *, batch_size: int = 1024, progress: bool | None = None
+) -> Tensor:
     """Return the log weights `-S(phi) - log q(phi)` of given configurations, such as samples of the target.
 
     Args:
@@ -320,6 +328,7 @@ def log_weights(flow: Flow, action: Action, phi: Tensor, *, batch_size: int = 10
         action: the target, `exp(-S)`.
         phi: `(batch, *lattice)`.
         batch_size: configurations taken through the inverse flow at a time, which bounds the memory.
+        progress: whether to show a bar, see `fit`.
 
     Returns:
         `(batch,)`.
@@ -330,4 +339,9 @@ def log_weights(flow: Flow, action: Action, phi: Tensor, *, batch_size: int = 10
     """
     check_type(action, Action, "action")
     batch_size = check_count(batch_size, "batch_size")
-    return torch.cat([-action(part) - flow.log_prob(part) for part in phi.split(batch_size)])
+    found = []
+    with progress_as(progress), progress_bar(len(phi), "inverse flow", "configuration") as bar:
+        for part in phi.split(batch_size):
+            found.append(-action(part) - flow.log_prob(part))
+            bar.update(len(part))
+    return torch.cat(found)

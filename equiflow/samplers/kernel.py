@@ -14,6 +14,7 @@ from torch import Tensor
 
 from equiflow.flows import Certificate, Flow
 from equiflow.runtime.checks import check_count
+from equiflow.runtime.progress import Bar, progress_as, progress_bar
 from equiflow.samplers.acceptance import Outcome, summed
 from equiflow.samplers.beginnings import check_beginning
 from equiflow.samplers.chains import Chain
@@ -136,6 +137,7 @@ class Kernel(ShownAsTable, ABC):
         generator: torch.Generator | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        progress: bool | None = None,
     ) -> Chain:
         """Run the chains.
 
@@ -155,6 +157,7 @@ class Kernel(ShownAsTable, ABC):
             device: where the chains live, unless a flow, `initial` or `start` decides. By default it is the
                 device of the generator, or the CPU without one.
             dtype: of the fields, unless a flow, `initial` or `start` decides; float64 by default.
+            progress: whether to show a bar, see `fit`.
 
         Returns:
             The samples, with the tuned kernel that drew them.
@@ -186,19 +189,23 @@ class Kernel(ShownAsTable, ABC):
             # First of all draws, since a chain that is continued draws nothing for its certificate.
             certificate = certificate_of(self.flow, self.action, certify, generator)
             phi = self._initial(n_chains, initial, generator, device, dtype)
-            phi, kernel, outcomes = _thermalise(self, phi, n_thermalisation, generator)
-        n_updates = n_samples * thin + (n_thermalisation - n_thermalisation // 2 if outcomes else 0)
         samples, acceptance = [], []
-        for _ in range(n_samples):
-            for _ in range(thin):
-                phi, outcome = kernel.update(phi, generator)
-                outcomes.append(outcome)
-            accepted = summed(outcomes[-thin:]).accepted / thin if thin > 1 else outcome.accepted
-            if len(outcomes) > OUTCOMES_KEPT:
-                outcomes = [summed(outcomes)]
-            phi = self.action.space.nearest(phi)
-            samples.append(phi)
-            acceptance.append(accepted)
+        n_all, what = n_samples * thin + (0 if start else n_thermalisation), type(self).__name__
+        with progress_as(progress), progress_bar(n_all, f"{what}, {n_chains} chains", "update") as bar:
+            if start is None:
+                phi, kernel, outcomes = _thermalise(self, phi, n_thermalisation, generator, bar)
+            n_updates = n_samples * thin + (n_thermalisation - n_thermalisation // 2 if outcomes else 0)
+            for _ in range(n_samples):
+                for _ in range(thin):
+                    phi, outcome = kernel.update(phi, generator)
+                    outcomes.append(outcome)
+                    bar.update()
+                accepted = summed(outcomes[-thin:]).accepted / thin if thin > 1 else outcome.accepted
+                if len(outcomes) > OUTCOMES_KEPT:
+                    outcomes = [summed(outcomes)]
+                phi = self.action.space.nearest(phi)
+                samples.append(phi)
+                acceptance.append(accepted)
         kernel._check_moves(summed(outcomes), n_updates, warn=True)
         drawn = torch.stack(samples), torch.stack(acceptance)
         return Chain(*drawn, kernel.step_size, certificate, kernel=kernel, space=self.action.space)
@@ -259,13 +266,14 @@ class Kernel(ShownAsTable, ABC):
 
 
 def _thermalise(
-    kernel: Kernel, phi: Tensor, n_updates: int, generator: torch.Generator | None
+    kernel: Kernel, phi: Tensor, n_updates: int, generator: torch.Generator | None, bar: Bar
 ) -> tuple[Tensor, Kernel, list[Outcome]]:
     """Return the fields, the kernel that is tuned, and the sum of the outcomes of the second half, if any."""
     history = []
     for n in range(n_updates):
         phi, outcome = kernel.update(phi, generator)
         kernel = kernel.adapted(outcome, n)
+        bar.update()
         if n >= n_updates // 2:
             history.append(outcome)
     kernel = kernel.settled(history)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from equiflow.flows import Flow
 from equiflow.runtime.checks import check_count, check_type
+from equiflow.runtime.progress import progress_as, progress_bar
 from equiflow.runtime.randomness import check_draw
 from equiflow.samplers.acceptance import Outcome, mean_outcome, metropolis
 from equiflow.samplers.beginnings import check_beginning
@@ -52,6 +53,7 @@ class IndependenceMetropolis(ShownAsTable):
         start: Chain | None = None,
         certify: int = 256,
         generator: torch.Generator | None = None,
+        progress: bool | None = None,
     ) -> Chain:
         """Run `n_chains` independent chains of `n_samples` steps on fresh proposals.
 
@@ -65,6 +67,7 @@ class IndependenceMetropolis(ShownAsTable):
             certify: number of additional samples on which to measure the discretisation error, unless `start`
                 has a certificate; 0 skips it.
             generator: source of randomness, on the flow's device.
+            progress: whether to show a bar, see `fit`.
 
         Returns:
             The chains, with the log weight of every sample. A warning says if no proposal was accepted.
@@ -90,17 +93,20 @@ class IndependenceMetropolis(ShownAsTable):
             certificate = certificate_of(self.flow, self.action, certify, generator)
         steps = max(1, batch_size // n_chains)
         last, blocks = start, []
-        for done in range(0, n_samples, steps):
-            proposals = importance_sample(
-                self.flow,
-                self.action,
-                min(steps, n_samples - done) * n_chains,
-                batch_size=batch_size,
-                certify=0,
-                generator=generator,
-            )
-            last = self.from_ensemble(proposals, n_chains=n_chains, start=last, generator=generator)
-            blocks.append(last)
+        with progress_as(progress), progress_bar(n_samples, f"Metropolis, {n_chains} chains", "step") as bar:
+            for done in range(0, n_samples, steps):
+                n_steps = min(steps, n_samples - done)
+                proposals = importance_sample(
+                    self.flow,
+                    self.action,
+                    n_steps * n_chains,
+                    batch_size=batch_size,
+                    certify=0,
+                    generator=generator,
+                )
+                last = self.from_ensemble(proposals, n_chains=n_chains, start=last, generator=generator)
+                blocks.append(last)
+                bar.update(n_steps)
         acceptance = torch.cat([block.acceptance for block in blocks])
         if len(acceptance) >= UPDATES_BEFORE_STUCK and not bool(acceptance.any()):
             warnings.warn(

@@ -14,7 +14,7 @@ from equiflow.flows import ConditionalFlow, Flow
 from equiflow.ode.solver import SolverError
 from equiflow.runtime import distributed
 from equiflow.runtime.precision import full_precision
-from equiflow.runtime.progress import progress_bar, shows_progress
+from equiflow.runtime.progress import progress_as, progress_bar
 from equiflow.runtime.storage import save_atomically
 from equiflow.statistics import Estimate
 from equiflow.theories.base.action import Action
@@ -51,7 +51,6 @@ def adam(parameters: list[nn.Parameter], learning_rate: float, *, eps: float = 1
 Callback = Callable[[History], object]
 
 
-@shows_progress
 @full_precision
 def fit(
     flow: Flow | ConditionalFlow,
@@ -162,7 +161,7 @@ def fit(
         return reason
 
     reason = ""
-    with progress_bar(options.steps, "training", "step", initial=run.step) as bar:
+    with progress_as(progress), progress_bar(options.steps, "training", "step", initial=run.step) as bar:
         while not run.is_done:
             if fresh.is_due(run.step, options):
                 reason = distributed.from_first(lambda: _looked(fresh, run))
