@@ -16,8 +16,9 @@ from equiflow.analysis.weight_shares import WeightShares, explain_weights, sampl
 from equiflow.flows import Flow
 from equiflow.runtime.checks import check_flag, check_type
 from equiflow.runtime.precision import in_precision
-from equiflow.samplers.importance import Ensemble, check_own_weights, log_weights
+from equiflow.samplers.importance import Ensemble, check_own_weights
 from equiflow.samplers.kernel import Chain
+from equiflow.samplers.weighting import log_weights
 from equiflow.statistics import (
     Estimate,
     block_count,

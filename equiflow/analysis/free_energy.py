@@ -20,9 +20,10 @@ from equiflow.analysis.diagnosis import INVERSE_BATCH_SIZE
 from equiflow.flows import Flow
 from equiflow.runtime.checks import check_count, check_type
 from equiflow.runtime.precision import in_precision
-from equiflow.samplers.importance import Ensemble, check_own_weights, log_weights
+from equiflow.samplers.importance import Ensemble, check_own_weights
 from equiflow.samplers.kernel import Chain
 from equiflow.samplers.samples import Samples
+from equiflow.samplers.weighting import log_weights
 from equiflow.statistics import Estimate, bridge_log_z
 from equiflow.theories.base.action import Action
 from equiflow.theories.base.coupling_ranges import ActionFamily

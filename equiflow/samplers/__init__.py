@@ -10,7 +10,7 @@ from equiflow.samplers.alternate import Alternate
 from equiflow.samplers.annealing import annealed_importance_sample
 from equiflow.samplers.cluster import SwendsenWang, Wolff
 from equiflow.samplers.hmc import HMC
-from equiflow.samplers.importance import Ensemble, importance_sample, log_weights
+from equiflow.samplers.importance import Ensemble, importance_sample
 from equiflow.samplers.integrators import LEAPFROG, OMELYAN, Integrator
 from equiflow.samplers.kernel import Chain, Kernel
 from equiflow.samplers.latent import LatentAction, LatentHMC
@@ -19,6 +19,7 @@ from equiflow.samplers.local import LocalMetropolis
 from equiflow.samplers.mclmc import MCLMC, AdjustedMCLMC
 from equiflow.samplers.metropolis import IndependenceMetropolis, IndependenceStep
 from equiflow.samplers.samples import Samples
+from equiflow.samplers.weighting import log_weights
 
 __all__ = [
     "HMC",

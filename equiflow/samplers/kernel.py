@@ -190,7 +190,7 @@ class Kernel(ShownAsTable, ABC):
             certificate = certificate_of(self.flow, self.action, certify, generator)
             phi = self._initial(n_chains, initial, generator, device, dtype)
         samples, acceptance = [], []
-        n_all, what = n_samples * thin + (0 if start else n_thermalisation), type(self).__name__
+        n_all, what = n_samples * thin + (n_thermalisation if start is None else 0), type(self).__name__
         with progress_as(progress), progress_bar(n_all, f"{what}, {n_chains} chains", "update") as bar:
             if start is None:
                 phi, kernel, outcomes = _thermalise(self, phi, n_thermalisation, generator, bar)

@@ -16,10 +16,11 @@ from equiflow.runtime.progress import progress_as, progress_bar
 from equiflow.runtime.randomness import check_draw
 from equiflow.samplers.acceptance import Outcome, mean_outcome, metropolis
 from equiflow.samplers.beginnings import check_beginning
-from equiflow.samplers.importance import Ensemble, check_one_level, importance_sample, log_weights
+from equiflow.samplers.importance import Ensemble, check_one_level, importance_sample
 from equiflow.samplers.kernel import Chain, Kernel
 from equiflow.samplers.moves import UPDATES_BEFORE_STUCK
 from equiflow.samplers.samples import certificate_of
+from equiflow.samplers.weighting import log_weights
 from equiflow.statistics.tables import ShownAsTable
 from equiflow.theories.base.action import Action
 
