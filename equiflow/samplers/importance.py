@@ -16,6 +16,7 @@ from equiflow.flows.solved import with_solver
 from equiflow.runtime.checks import check_count, check_type
 from equiflow.runtime.progress import progress_as, progress_bar
 from equiflow.samplers.beginnings import check_beginning
+from equiflow.samplers.families import means_of_families, weights_of_families
 from equiflow.samplers.levels import (
     Correction,
     TwoLevels,
@@ -73,6 +74,8 @@ class Ensemble(ShownAsTable, Samples):
         correction: the samples that a fine solver computed again; None if there is one level. The certificate
             is that of the fine solver.
         space: of the configurations, see `Samples`.
+        family: samples that resampling has made of one and the same have one number, below n_samples,
+            `(n_samples,)`. Errors and the ESS count families. None if all samples are independent.
     """
 
     phi: Tensor
@@ -82,6 +85,7 @@ class Ensemble(ShownAsTable, Samples):
     annealed: bool = False
     correction: Correction | None = None
     space: Space | None = None
+    family: Tensor | None = None
 
     @property
     def configurations(self) -> Tensor:
@@ -92,6 +96,15 @@ class Ensemble(ShownAsTable, Samples):
     def configuration_shape(self) -> tuple[int, ...]:
         """See `Samples.configuration_shape`."""
         return tuple(self.phi.shape[1:])
+
+    @property
+    def independent_log_weight(self) -> Tensor:
+        """Log weights of independent samples, `(n_samples,)`: `log_weight`, or its sums over families."""
+        return self.log_weight if self.family is None else weights_of_families(self.family, self.log_weight)
+
+    def _independent(self, values: Tensor) -> Tensor:
+        """Return the values of independent samples: those of all samples, or the means of families."""
+        return values if self.family is None else means_of_families(self.family, self.log_weight, values)
 
     @property
     def note(self) -> str:
@@ -109,7 +122,7 @@ class Ensemble(ShownAsTable, Samples):
         """Estimate the reverse ESS per sample, `(sum w)^2 / (N sum w^2)`."""
         fine = self.correction
         if fine is None:
-            estimate = effective_sample_size(self.log_weight)
+            estimate = effective_sample_size(self.independent_log_weight)
         else:
             estimate = ess_of_two_levels(self.log_weight, fine.log_weight, fine.rows)
         # The certificate knows the flow's own weights, which say nothing about weights of paths.
@@ -120,7 +133,7 @@ class Ensemble(ShownAsTable, Samples):
         """Estimate `log Z = log mean w` of the target."""
         fine = self.correction
         estimate = (
-            log_mean_exp(self.log_weight)
+            log_mean_exp(self.independent_log_weight)
             if fine is None
             else log_z_of_two_levels(self.log_weight, fine.log_weight, fine.rows)
         )
@@ -135,9 +148,9 @@ class Ensemble(ShownAsTable, Samples):
             ValueError: if the observable does not return one value per configuration.
         """
         values, fine = _values(observable, self.phi, self.log_weight), self.correction
-        warn_if_few_effective_samples(self.for_averages().log_weight)
+        warn_if_few_effective_samples(self.for_averages().independent_log_weight)
         if fine is None:
-            estimate = weighted_mean(values, self.log_weight)
+            estimate = weighted_mean(self._independent(values), self.independent_log_weight)
         else:
             again = _values(observable, fine.phi, fine.log_weight)
             estimate = mean_of_two_levels(values, self.log_weight, again, fine.log_weight, fine.rows)
@@ -148,7 +161,7 @@ class Ensemble(ShownAsTable, Samples):
     def mean_and_fluctuations(self, function: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
         """See `Samples.mean_and_fluctuations`; the fluctuations are `w / mean w (O - <O>)`.
 
-        The n samples are independent, so they count as n chains of one sample: `(1, n, k)`.
+        The n samples, or families, are independent, so they count as n chains of one sample: `(1, n, k)`.
         """
         if len(self.phi) < 2:
             raise ValueError(f"An error needs at least 2 samples, got {len(self.phi)}.")
@@ -160,9 +173,10 @@ class Ensemble(ShownAsTable, Samples):
                 values, self.log_weight, again, fine.log_weight, fine.rows
             )
             return means, fluctuations[None]
-        weight = normalised_weights(self.log_weight)
+        weight = normalised_weights(self.independent_log_weight)
         weight = (weight / weight.mean())[:, None]
         values = where_weighted(per_configuration(function, self.phi), self.log_weight)
+        values = self._independent(values)
         means = (weight * values).mean(0)
         return means, (weight * (values - means))[None]
 
@@ -221,11 +235,16 @@ def _ess(log_weight: Tensor) -> Tensor:
 
 
 def check_one_level(ensemble: Ensemble) -> None:
-    """Raise if the log weights are those of a coarse solver, whose error only estimates correct.
+    """Raise if single samples are no independent proposals: coarse ones of two levels, or resampled ones.
 
     Raises:
-        ValueError: if the ensemble has two levels.
+        ValueError: if the ensemble has two levels, or its samples depend on each other.
     """
+    if ensemble.family is not None:
+        raise ValueError(
+            "The samples have been resampled, so that they depend on each other; only estimates of the "
+            "ensemble itself know it. Draw one with resample=None."
+        )
     if ensemble.correction is not None:
         raise ValueError(
             "The ensemble has two levels: the log weights of its samples carry the error of the coarse "
