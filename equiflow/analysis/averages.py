@@ -17,6 +17,7 @@ from torch import Tensor
 
 from equiflow.flows import Certificate
 from equiflow.runtime.checks import check_type
+from equiflow.runtime.progress import progress_as
 from equiflow.samplers.importance import Ensemble
 from equiflow.samplers.samples import Samples, check_each_alone, per_configuration
 from equiflow.statistics import (
@@ -101,7 +102,9 @@ class Observable:
 
 @torch.inference_mode(False)
 @torch.no_grad()
-def estimate_observables(samples: Samples, observables: Sequence[Observable]) -> dict[str, Estimates]:
+def estimate_observables(
+    samples: Samples, observables: Sequence[Observable], *, progress: bool | None = None
+) -> dict[str, Estimates]:
     """Estimate quantities of your own on samples of any theory.
 
     Errors are computed as in `measure`, with weights or autocorrelations, and with the solver error.
@@ -109,6 +112,7 @@ def estimate_observables(samples: Samples, observables: Sequence[Observable]) ->
     Args:
         samples: an ensemble or a chain.
         observables: what to measure, each with a name of its own.
+        progress: whether to show a bar, see `fit`.
 
     Returns:
         The estimate of every observable by its name, a tuple of estimates for several numbers.
@@ -122,7 +126,8 @@ def estimate_observables(samples: Samples, observables: Sequence[Observable]) ->
     if not observables:
         return {}
     functions = [function for observable in observables for function in observable.averages]
-    averages = Averages.over(samples, functions)
+    with progress_as(progress):
+        averages = Averages.over(samples, functions)
     for observable in observables:
         if not all(bool(averages.mean_of(function).isfinite().all()) for function in observable.averages):
             raise ValueError(f"{observable.name!r} has NaN or infinite values; expected finite ones.")

@@ -15,6 +15,7 @@ from torch import Tensor
 from equiflow.analysis.weight_shares import WeightShares, explain_weights, samples_to_explain
 from equiflow.flows import Flow
 from equiflow.runtime.checks import check_flag, check_type
+from equiflow.runtime.progress import progress_as
 from equiflow.runtime.precision import in_precision
 from equiflow.samplers.importance import Ensemble, check_own_weights
 from equiflow.samplers.kernel import Chain
@@ -107,6 +108,7 @@ def diagnose(
     *,
     threshold: float = 4.0,
     explain: bool = True,
+    progress: bool | None = None,
 ) -> Diagnosis:
     """Compare model samples with samples of the target from a Markov chain.
 
@@ -120,6 +122,7 @@ def diagnose(
         threshold: number of combined errors from which a disagreement makes a warning.
         explain: whether to add what explains the variance of log w, for scalar fields and from
             `samples_to_explain` samples on.
+        progress: whether to show a bar, see `fit`.
 
     Returns:
         The estimates from both directions, and warnings where they disagree.
@@ -136,11 +139,12 @@ def diagnose(
     found = compare_directions(
         ensemble,
         target_phi,
-        log_weights(flow, action, target_phi, batch_size=INVERSE_BATCH_SIZE),
+        log_weights(flow, action, target_phi, batch_size=INVERSE_BATCH_SIZE, progress=progress),
         n_chains=chain.samples.shape[1],
         threshold=threshold,
     )
-    return replace(found, shares=_shares(flow, action, ensemble) if explain else None)
+    with progress_as(progress):
+        return replace(found, shares=_shares(flow, action, ensemble) if explain else None)
 
 
 def compare_directions(

@@ -19,6 +19,7 @@ from torch import Tensor
 from equiflow.analysis.diagnosis import INVERSE_BATCH_SIZE
 from equiflow.flows import Flow
 from equiflow.runtime.checks import check_count, check_type
+from equiflow.runtime.progress import progress_as, progress_bar
 from equiflow.runtime.precision import in_precision
 from equiflow.samplers.importance import Ensemble, check_own_weights
 from equiflow.samplers.kernel import Chain
@@ -86,6 +87,7 @@ def log_z_along(
     end: Mapping[str, float],
     *,
     n_points: int = 9,
+    progress: bool | None = None,
 ) -> CouplingIntegral:
     """Integrate the slope of log Z along a straight path of couplings.
 
@@ -103,6 +105,7 @@ def log_z_along(
         start: couplings at the start, by name.
         end: couplings at the end, by name.
         n_points: number of points, odd and at least 3, including both ends.
+        progress: whether to show a bar, see `fit`.
 
     Returns:
         The change of log Z with its error, and the slopes behind it.
@@ -118,9 +121,12 @@ def log_z_along(
     first, last = family.couplings.check(start), family.couplings.check(end)
     times, weights = clenshaw_curtis(n_points)
     path = [{c: _between(first[c], last[c], s) for c in first} for s in times.tolist()]
-    slopes = tuple(
-        _slope(source(**point), family.at(**point), {c: last[c] - first[c] for c in first}) for point in path
-    )
+    velocity, found = {c: last[c] - first[c] for c in first}, []
+    with progress_as(progress), progress_bar(n_points, "log Z", "point") as bar:
+        for point in path:
+            found.append(_slope(source(**point), family.at(**point), velocity))
+            bar.update()
+    slopes = tuple(found)
     _, coarse = clenshaw_curtis(n_points // 2 + 1)
     return CouplingIntegral(
         _weighted_sum(weights, slopes), tuple(path), slopes, _weighted_sum(coarse, slopes[::2])

@@ -25,6 +25,7 @@ from equiflow.analysis.correlators import CoshFit, fit_cosh
 from equiflow.analysis.lattice_fields import LatticeFields
 from equiflow.analysis.standard import StandardMeasurements, has_standard, measure_listed
 from equiflow.runtime.checks import check_type
+from equiflow.runtime.progress import progress_as
 from equiflow.samplers.samples import Samples, only_lattice_of
 from equiflow.statistics import Estimate, noted
 from equiflow.statistics.tables import ShownAsTable
@@ -128,6 +129,7 @@ def measure(
     space: Space | None = None,
     t_min: int | None = None,
     observables: Sequence[Observable] = (),
+    progress: bool | None = None,
 ) -> Measurements | StandardMeasurements:
     """Measure the standard observables of a theory on an ensemble (reweighted) or a chain.
 
@@ -151,6 +153,7 @@ def measure(
         t_min: first time of the fit of the pole mass of real fields; L / 4 by default, but at least 1.
         observables: more quantities, with names of your own. They do not change the standard ones. For a
             theory that has no lattice field see `equiflow.analysis.estimate_observables`.
+        progress: whether to show a bar, see `fit`.
 
     Returns:
         All results with their errors.
@@ -183,11 +186,13 @@ def measure(
             )
         if t_min is not None:
             raise TypeError(f"t_min is for the mass of real fields on a lattice; {name} is {found}.")
-        return measure_listed(source, found, action, observables)
+        with progress_as(progress):
+            return measure_listed(source, found, action, observables)
     check_names(observables, taken=[one.name for one in fields(Measurements)])
     lattice = lattice_of(found)
     lattice_fields = LatticeFields(lattice, action)
-    averages = Averages.over(source, lattice_fields.averages())
+    with progress_as(progress):
+        averages = Averages.over(source, lattice_fields.averages())
     if not bool(averages.means.isfinite().all()):
         raise ValueError(
             "The configurations, or their action, have NaN or infinite values; expected finite ones."
@@ -206,7 +211,7 @@ def measure(
         "mass_times_length": replace(standard["mass_times_length"], note=mass_estimate.note),
         "mass_fit": replace(fit, mass=mass_estimate),
     }
-    own = estimate_observables(source, observables)
+    own = estimate_observables(source, observables, progress=progress)
     unknown = {"action_density": None} if action is None else {}
     return Measurements(**(standard | unknown), own=own, read_as=read_as)
 
