@@ -111,7 +111,7 @@ def estimate_observables(
 
     Args:
         samples: an ensemble or a chain.
-        observables: what to measure, each with a name of its own.
+        observables: what to measure, each with its name.
         progress: whether to show a bar, see `fit`.
 
     Returns:
@@ -123,9 +123,9 @@ def estimate_observables(
             are too few samples for an error, or a weight is NaN or infinite.
     """
     check_names(observables)
-    if not observables:
-        return {}
     functions = [function for observable in observables for function in observable.averages]
+    if not functions:
+        return {}
     with progress_as(progress):
         averages = Averages.over(samples, functions)
     for observable in observables:

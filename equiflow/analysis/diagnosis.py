@@ -15,8 +15,8 @@ from torch import Tensor
 from equiflow.analysis.weight_shares import WeightShares, explain_weights, samples_to_explain
 from equiflow.flows import Flow
 from equiflow.runtime.checks import check_flag, check_type
-from equiflow.runtime.progress import progress_as
 from equiflow.runtime.precision import in_precision
+from equiflow.runtime.progress import progress_as
 from equiflow.samplers.importance import Ensemble, check_own_weights
 from equiflow.samplers.kernel import Chain
 from equiflow.samplers.weighting import log_weights

@@ -19,8 +19,8 @@ from torch import Tensor
 from equiflow.analysis.diagnosis import INVERSE_BATCH_SIZE
 from equiflow.flows import Flow
 from equiflow.runtime.checks import check_count, check_type
-from equiflow.runtime.progress import progress_as, progress_bar
 from equiflow.runtime.precision import in_precision
+from equiflow.runtime.progress import progress_as, progress_bar
 from equiflow.samplers.importance import Ensemble, check_own_weights
 from equiflow.samplers.kernel import Chain
 from equiflow.samplers.samples import Samples
