@@ -78,7 +78,7 @@ def fit_thermal_state(
         learning_rate: at the top of the schedule.
         warmup: steps of the warm-up.
         clip_norm: gradients with a larger norm are scaled down to it.
-        solver: in training; by default `Solver("rk5", steps=4)`.
+        solver: in training; by default `Solver("rk5", steps=3)`.
         seed: of the samples that training draws; no global randomness is used.
         callback: called with the history after every step.
         progress: whether to show a progress bar; None shows it on a terminal only.
@@ -99,7 +99,7 @@ def fit_thermal_state(
             f"{electrons.particles.shape}. Build both from the same Particles."
         )
     options = TrainingOptions(steps, batch_size, learning_rate, warmup, clip_norm, seed, steps)
-    solver = Solver("rk5", steps=4) if solver is None else solver
+    solver = Solver("rk5", steps=3) if solver is None else solver
     trained = [p for p in rho.parameters() if p.requires_grad]
     optimiser = torch.optim.Adam(trained, lr=learning_rate, betas=(0.9, 0.99), eps=1e-8)
     generator, history, start = stream(seed, "thermal state"), History(), time.perf_counter()

@@ -190,11 +190,16 @@ class SlaterStates(nn.Module):
         for k in range(number):
             waiting = torch.arange(len(state))
             while len(waiting):
-                here = orbitals[waiting]
-                x, direction, accepted = self._propose(here, basis[waiting, :k], generator)
-                done = waiting[accepted]
-                z[done, k], basis[done, k] = x[accepted], direction[accepted]
-                waiting = waiting[~accepted]
+                # As long as few wait, each gets several candidates at once, of which the first one counts.
+                tries = max(1, min(16, len(state) // len(waiting)))
+                rows = waiting.repeat_interleave(tries)
+                x, direction, accepted = self._propose(orbitals[rows], basis[rows, :k], generator)
+                good = accepted.view(-1, tries)
+                first = good.byte().argmax(1) + tries * torch.arange(len(waiting))
+                placed = good.any(1)
+                done, first = waiting[placed], first[placed]
+                z[done, k], basis[done, k] = x[first], direction[first]
+                waiting = waiting[~placed]
         # The labels are random already: every conditional density is that of a symmetric density.
         return z.to(self.energies.device)
 
