@@ -1,8 +1,7 @@
 """Quantities of your own, with the errors that all results here have.
 
 Describe a quantity by an `Observable` and give it to `measure(..., observables=[...])`, or to
-`estimate_observables` for samples of any theory. `Averages` does the work: it measures once what several
-observables are computed from, and propagates fluctuations and solver errors to each of them.
+`estimate_observables` for samples of any theory. `Averages` measures once what several of them need.
 """
 
 from __future__ import annotations
