@@ -5,6 +5,7 @@ is minimised.
 """
 
 from equiflow.training.callbacks import EarlyStopping, LogTo, StopTraining
+from equiflow.training.continuity import fit_by_continuity
 from equiflow.training.history import History
 from equiflow.training.ladder import Rung, fit_ladder
 from equiflow.training.natural_gradient import NaturalGradient
@@ -39,6 +40,7 @@ __all__ = [
     "StopTraining",
     "TrainingDivergedError",
     "fit",
+    "fit_by_continuity",
     "fit_ladder",
     "fit_thermal_state",
     "fit_trajectories",

@@ -142,6 +142,14 @@ class VectorField(RecordsOptions, nn.Module, ABC):
         return 128
 
     @property
+    def linear_parameters(self) -> tuple[nn.Parameter, ...]:
+        """Return the weights in which the velocity is linear, `v = v_0 + sum_i theta_i v_i(phi, t)`.
+
+        `fit_by_continuity` finds them by least squares. There are none unless a field names them.
+        """
+        return ()
+
+    @property
     def space(self) -> Space:
         """Return the space of the configurations on which the field is defined."""
         return self.group.space

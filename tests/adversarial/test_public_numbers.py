@@ -183,8 +183,8 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     ),
     "U1Field": (
         lambda **o: eq.U1Field(eq.Links(SQUARE, "U(1)"), **o),
-        {"n_local": 2, "n_mixed": 1, "n_frequencies": 1, "max_frequency": 2.0, "n_channels": 1}
-        | {"charge_range": 2.0, "n_harmonics": 2, "n_time_modes": 2},
+        {"n_local": 2, "n_mixed": 1, "n_frequencies": 1, "max_frequency": 2.0, "charge_ranges": (2.0,)}
+        | {"n_harmonics": 2, "kernel_size": 2, "n_time_modes": 2},
     ),
     "SUNField": (
         lambda **o: eq.SUNField(eq.Links(SQUARE, "SU(2)"), **o),

@@ -59,7 +59,7 @@ def test_options_of_fields_and_symmetries_reach_the_flow():
     flow = building.build_flow(chosen)
     assert flow.vector_field.shapes == ("plaquette", "square")
     assert str(flow.group) == "local SU(2) x translations x C4"
-    assert building.build_flow(config("field.n_channels=2")).vector_field.config()["n_channels"] == 2
+    assert building.build_flow(config("field.n_mixed=2")).vector_field.config()["n_mixed"] == 2
     assert 'kind = "wilson"' in render_defaults()
 
 

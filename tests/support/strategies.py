@@ -305,8 +305,8 @@ def u1_fields(draw: st.DrawFn) -> U1Field:
         n_mixed=draw(st.integers(0, 2)),
         n_frequencies=draw(st.integers(1, 2)),
         max_frequency=2.0,
-        n_channels=draw(st.integers(1, 2)),
-        charge_range=2.0,
+        charge_ranges=draw(st.sampled_from([(2.0,), (math.inf,), (1.0, math.inf)])),
+        kernel_size=draw(st.sampled_from([None, 1])),
         n_harmonics=draw(st.integers(1, 2)),
         n_time_modes=draw(st.integers(1, 3)),
     )
