@@ -10,6 +10,7 @@ from torch import Tensor
 from equiflow.flows.thermal import ThermalState
 from equiflow.runtime.checks import check_count, check_type
 from equiflow.statistics import Estimate
+from equiflow.statistics.tables import ShownAsTable
 from equiflow.theories.fermions.electrons import TrappedElectrons
 from equiflow.theories.fermions.observables import pair_density, radial_density
 
@@ -34,8 +35,8 @@ class RadialProfile:
         return 0.5 * (self.edges[1:] + self.edges[:-1])
 
 
-@dataclass(frozen=True)
-class ThermalAverages:
+@dataclass(frozen=True, repr=False)
+class ThermalAverages(ShownAsTable):
     """Averages over a density matrix. All samples are independent.
 
     Attributes:
@@ -61,10 +62,9 @@ class ThermalAverages:
     pairs: RadialProfile
     spread: float
 
-    def rows(self) -> list[list[str]]:
-        """Return name and value of each number as text, for a table."""
+    def _rows(self) -> dict[str, object]:
         names = ("free_energy", "energy", "kinetic", "trap", "repulsion", "entropy")
-        return [[name.replace("_", " "), str(getattr(self, name))] for name in names]
+        return {name.replace("_", " "): getattr(self, name) for name in names}
 
 
 @torch.no_grad()
@@ -106,32 +106,41 @@ def thermal_averages(
     check_count(batch_size, "batch_size")
     check_count(n_bins, "n_bins")
     columns: list[Tensor] = []
-    densities: list[tuple[Tensor, Tensor]] = []
-    edges, systematic = (torch.empty(0), torch.empty(0)), 0.0
+    densities: list[Tensor] = []
+    pairs: list[Tensor] = []
+    edges, systematic = torch.empty(0), 0.0
     for first in range(0, n_samples, batch_size):
-        size = min(batch_size, n_samples - first)
-        state, z = rho.draw(size, generator=generator)
+        state, z = rho.draw(min(batch_size, n_samples - first), generator=generator)
         sample = rho.carry(z, state)
         energy = sample.local_energy(electrons)
         if not columns:
             finer = rho.carry(z, state, solver=rho.solver.refined())
             systematic = abs(float((finer.local_energy(electrons) - energy).mean()))
             largest = 1.1 * float(sample.x.norm(dim=-1).max()) if reach is None else float(reach)
-            edges = tuple(torch.linspace(0, f * largest, n_bins + 1, dtype=z.dtype) for f in (1, 2))
+            edges = torch.linspace(0, largest, n_bins + 1, dtype=z.dtype)
         trap, repulsion = electrons.trap_energy(sample.x), electrons.repulsion(sample.x)
         local = energy + sample.log_probability / rho.beta
         columns.append(torch.stack([local, energy, energy - trap - repulsion, trap, repulsion]).cpu())
-        x = sample.x.cpu()
-        densities.append((radial_density(x, edges[0]), pair_density(x, edges[1])))
-    series = torch.cat(columns, 1)
-    errors = series.std(1) / n_samples**0.5
-    found = [
-        Estimate(float(mean), float(error), 0.5, systematic if name < 3 else 0.0)
-        for name, (mean, error) in enumerate(zip(series.mean(1), errors, strict=True))
-    ]
-    profiles = [
-        RadialProfile(edge, column.mean(0), column.std(0) / n_samples**0.5)
-        for edge, column in zip(edges, map(torch.cat, zip(*densities, strict=True)), strict=True)
-    ]
-    entropy = Estimate(float(rho.entropy()), 0.0)
-    return ThermalAverages(*found, entropy, *profiles, spread=float(series[0].std()))
+        densities.append(radial_density(sample.x.cpu(), edges))
+        pairs.append(pair_density(sample.x.cpu(), 2 * edges))
+    series = torch.cat(columns, 1).double()
+    values = dict(zip(("free_energy", "energy", "kinetic", "trap", "repulsion"), series, strict=True))
+    by_solver = {name: 0.0 if name in ("trap", "repulsion") else systematic for name in values}
+    return ThermalAverages(
+        **{name: _estimate(one, by_solver[name]) for name, one in values.items()},
+        entropy=Estimate(float(rho.entropy()), 0.0),
+        density=_profile(torch.cat(densities), edges),
+        pairs=_profile(torch.cat(pairs), 2 * edges),
+        spread=float(values["free_energy"].std()),
+    )
+
+
+def _estimate(values: Tensor, systematic: float) -> Estimate:
+    """Return the mean of independent values."""
+    error = float(values.std()) / len(values) ** 0.5
+    return Estimate(float(values.mean()), error, 0.5, systematic)
+
+
+def _profile(densities: Tensor, edges: Tensor) -> RadialProfile:
+    """Return the mean of independent rows `(batch, bin)`."""
+    return RadialProfile(edges, densities.mean(0), densities.std(0) / len(densities) ** 0.5)

@@ -6,18 +6,25 @@ Start with `ThermalState`. `fit_thermal_state` trains it and `thermal_averages` 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from equiflow.flows.checkpoints import SavedModule, UnknownOptionError
+from equiflow.flows.descriptions import describe
+from equiflow.flows.parts import rebuild
 from equiflow.ode.integrate import State, integrate
 from equiflow.ode.solver import Solver
 from equiflow.runtime.checks import check_count, check_type
 from equiflow.runtime.precision import full_precision
 from equiflow.theories.fermions.electrons import TrappedElectrons
 from equiflow.theories.fermions.slater import SlaterStates
-from equiflow.vector_fields import BackflowField, VectorField
+from equiflow.theories.particles.space import Particles
+from equiflow.vector_fields import BackflowField, VectorField, known_fields
+
+T = TypeVar("T", bound="ThermalState")
 
 
 @dataclass(frozen=True)
@@ -48,7 +55,7 @@ class ThermalSample:
         return electrons.local_energy(self.x, self.score, self.laplacian)
 
 
-class ThermalState(nn.Module):
+class ThermalState(SavedModule):
     r"""The density matrix `rho = sum_n p_n |Psi_n><Psi_n|` with `Psi_n(x) = Phi_n(z) |det dz/dx|^{1/2}`.
 
     Phi_n are Slater determinants of trap orbitals with learned probabilities `p_n`. The flow `z -> x` is a
@@ -79,6 +86,8 @@ class ThermalState(nn.Module):
     >>> torch.allclose(energy, states.energies[sample.state])
     True
     """
+
+    file_kind: ClassVar[str] = "thermal state"
 
     def __init__(
         self,
@@ -111,7 +120,14 @@ class ThermalState(nn.Module):
         check_type(self.solver, Solver, "solver", 'Write Solver("rk5", steps=6).')
         self.states, self.beta = states, float(beta)
         self.vector_field = field.double()
+        #: what a file should say about the state: plain values, saved and loaded with it
+        self.about: dict[str, Any] = {}
         self.logits = nn.Parameter(-excitation * (0.0 if beta == math.inf else beta))
+
+    @property
+    def space(self) -> Particles:
+        """The particles."""
+        return self.states.particles
 
     @property
     def log_probabilities(self) -> Tensor:
@@ -226,7 +242,7 @@ class ThermalState(nn.Module):
         """
         z, log_det = self._inverse(x)
         every = torch.arange(len(self.states), device=x.device)
-        rows = [self.states.log_density(one.expand(len(every), *one.shape[1:]), every) for one in z.split(1)]
+        rows = [self.states.log_density(one.expand(len(every), -1, -1), every) for one in z]
         return torch.logsumexp(torch.stack(rows) + self.log_probabilities, 1) + log_det
 
     def _inverse(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -238,6 +254,40 @@ class ThermalState(nn.Module):
 
         z, log_det = integrate(rates, (x, x.new_zeros(len(x))), 1.0, 0.0, self.solver).state
         return z, log_det
+
+    def to_dict(self) -> dict[str, Any]:
+        """See `SavedModule.to_dict`."""
+        return {
+            "orbitals": self.states.orbitals.tolist(),
+            "beta": self.beta,
+            "solver": asdict(self.solver),
+            "vector_field": describe(self.vector_field, known_fields(), self.space),
+            "about": self.about,
+            "state_dict": self.state_dict(),
+        }
+
+    @classmethod
+    def from_dict(
+        cls: type[T], content: dict[str, Any], *, device: torch.device | str = "cpu", **options: Any
+    ) -> T:
+        """See `SavedModule.from_dict`; the option is `vector_field`, for a field of your own."""
+        if options.keys() - {"vector_field"}:
+            raise UnknownOptionError(
+                f"A {cls.__name__} is loaded with device and vector_field, got {options}."
+            )
+        orbitals = content["orbitals"]
+        particles = Particles(len(orbitals[0]), len(orbitals[0][0]))
+        found = cls(
+            SlaterStates.of_orbitals(particles, orbitals),
+            beta=content["beta"],
+            vector_field=rebuild(
+                content["vector_field"], known_fields(), particles, given=options.get("vector_field")
+            ),
+            solver=Solver(**content["solver"]),
+        )
+        found.load_state_dict(content["state_dict"])
+        found.about = dict(content["about"])
+        return found.to(device)
 
     def extra_repr(self) -> str:
         """Return what `repr` shows besides the modules."""

@@ -203,7 +203,7 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "ThermalState": (lambda **o: fermions(**o), {"beta": 2.0}),
     "fit_thermal_state": (heated, SHORT),
     "thermal_averages": (
-        lambda **o: eq.thermal_averages(fermions(), ELECTRONS, generator=rng(), **o).rows(),
+        lambda **o: str(eq.thermal_averages(fermions(), ELECTRONS, generator=rng(), **o)),
         {"n_samples": 4, "batch_size": 3, "n_bins": 2, "reach": 2.0},
     ),
     "EquivariantCNF": (lambda **o: eq.EquivariantCNF(SQUARE, **o), {"compile": False}),

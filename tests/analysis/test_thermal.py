@@ -60,7 +60,7 @@ def test_parts_of_the_energy_add_up():
     assert abs(sampled - found.entropy.mean) < 0.2
     assert 0 < found.free_energy.systematic < 1e-3
     assert found.spread == pytest.approx(found.free_energy.error * 500**0.5)
-    assert [name for name, _ in found.rows()][:2] == ["free energy", "energy"]
+    assert str(found).splitlines()[0].split("  ")[0] == "free energy"
 
 
 def test_averages_of_ideal_fermions_are_exact():

@@ -32,7 +32,7 @@ def test_results_of_two_electrons_are_written(tmp_path, capsys):
         assert -4.5 * one["free_energy_error"] < one["free_energy"] - one["free_energy_exact"] < 0.1
     assert (tmp_path / "densities.png").stat().st_size > 10_000
     shown = capsys.readouterr().out
-    assert "excess of the bound" in shown
+    assert "exact free energy 2.792044" in shown
 
 
 def test_a_cutoff_below_the_fermi_sea_is_refused():

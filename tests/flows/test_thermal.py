@@ -10,6 +10,8 @@ from torch import Tensor
 
 from equiflow import (
     BackflowField,
+    CheckpointError,
+    EquivariantCNF,
     EuclideanGroup,
     ParticleField,
     Particles,
@@ -182,6 +184,22 @@ def test_zero_temperature_has_the_lowest_determinants_only():
     assert abs(float(rho.entropy().detach()) - math.log(2)) < 1e-15
     with pytest.raises(ValueError, match="leave out the cutoff"):
         ThermalState(SlaterStates(Particles(2, 2), cutoff=4.0), beta=math.inf)
+
+
+def test_a_state_is_saved_and_loaded(tmp_path):
+    rho = thermal_state(PLANE)
+    rho.about = {"Z": 0.5}
+    with torch.no_grad():
+        rho.logits += 0.1 * torch.arange(len(rho.states))
+    rho.save(tmp_path / "rho.pt")
+    loaded = ThermalState.load(tmp_path / "rho.pt")
+    assert loaded.about == {"Z": 0.5}
+    assert repr(loaded) == repr(rho)
+    here, there = (one.sample(4, generator=torch.Generator().manual_seed(0)) for one in (rho, loaded))
+    assert torch.equal(here.x, there.x)
+    assert torch.equal(here.log_probability, there.log_probability)
+    with pytest.raises(CheckpointError, match="flow"):
+        EquivariantCNF.load(tmp_path / "rho.pt")
 
 
 def test_what_does_not_fit_is_refused():

@@ -50,8 +50,12 @@ class TrappedElectrons:
     def repulsion(self, x: Tensor) -> Tensor:
         """Return `sum_{i<j} Z / |x_i - x_j|` of positions `(batch, particle, dim)`, `(batch,)`."""
         self.particles.check(x, "x")
-        i, j = torch.triu_indices(*[self.particles.number] * 2, 1, device=x.device)
-        return self.Z * (1 / (x[:, i] - x[:, j]).norm(dim=-1)).sum(-1) if self.Z else x.new_zeros(len(x))
+        if not self.Z:
+            return x.new_zeros(len(x))
+        number = self.particles.number
+        i, j = torch.triu_indices(number, number, 1, device=x.device)
+        distance: Tensor = (x[:, i] - x[:, j]).norm(dim=-1)
+        return self.Z * distance.reciprocal().sum(-1)
 
     def potential(self, x: Tensor) -> Tensor:
         """Return the potential energy V of positions `(batch, particle, dim)`, `(batch,)`."""

@@ -18,7 +18,9 @@ def shell_volumes(edges: Tensor, dim: int) -> Tensor:
     Returns:
         `pi^{dim/2} / Gamma(dim/2 + 1) (r_{k+1}^dim - r_k^dim)`.
     """
-    return math.pi ** (dim / 2) / math.gamma(dim / 2 + 1) * (edges**dim).diff()
+    unit_ball = math.pi ** (dim / 2) / math.gamma(dim / 2 + 1)
+    volumes: Tensor = unit_ball * edges.pow(dim).diff()
+    return volumes
 
 
 def radial_density(x: Tensor, edges: Tensor) -> Tensor:
@@ -46,7 +48,7 @@ def pair_density(x: Tensor, edges: Tensor) -> Tensor:
     Returns:
         The average over each shell, `(batch, bin)`; the integral over space is the number of pairs.
     """
-    i, j = torch.triu_indices(*[x.shape[1]] * 2, 1, device=x.device)
+    i, j = torch.triu_indices(x.shape[1], x.shape[1], 1, device=x.device)
     return _counts((x[:, i] - x[:, j]).norm(dim=-1), edges) / shell_volumes(edges, x.shape[-1])
 
 
