@@ -26,6 +26,7 @@ from equiflow.flows import (
     Oscillators,
     PointTransformation,
     SplineMap,
+    StochasticFlow,
     SymplecticFlow,
     ThermalState,
 )
@@ -50,6 +51,7 @@ from equiflow.samplers import (
     annealed_importance_sample,
     importance_sample,
     log_weights,
+    stochastic_importance_sample,
 )
 from equiflow.statistics import Estimate, effective_sample_size, forward_effective_sample_size
 from equiflow.theories.angles.group import AngleGroup
@@ -57,6 +59,7 @@ from equiflow.theories.angles.prior import UniformAngles
 from equiflow.theories.angles.space import Angles
 from equiflow.theories.angles.xy import XYModel
 from equiflow.theories.base.action import Action
+from equiflow.theories.base.bridge import Bridge, geometric_path
 from equiflow.theories.base.coupling_ranges import ActionFamily
 from equiflow.theories.base.group import Group
 from equiflow.theories.base.lattice import Lattice
@@ -94,6 +97,7 @@ from equiflow.training import (
     fit,
     fit_by_continuity,
     fit_ladder,
+    fit_segments,
     fit_thermal_state,
     fit_trajectories,
 )
@@ -135,6 +139,7 @@ __all__ = [
     "AttentionField",
     "AugmentedFlow",
     "BackflowField",
+    "Bridge",
     "CanonicalFlow",
     "Certificate",
     "Chain",
@@ -203,6 +208,7 @@ __all__ = [
     "SplineMap",
     "StandardNormal",
     "SteerableField",
+    "StochasticFlow",
     "SwendsenWang",
     "SymmetryGroup",
     "SymplecticFlow",
@@ -224,9 +230,11 @@ __all__ = [
     "fit",
     "fit_by_continuity",
     "fit_ladder",
+    "fit_segments",
     "fit_thermal_state",
     "fit_trajectories",
     "forward_effective_sample_size",
+    "geometric_path",
     "importance_sample",
     "interop",
     "log_weights",
@@ -234,5 +242,6 @@ __all__ = [
     "log_z_bridge",
     "measure",
     "presets",
+    "stochastic_importance_sample",
     "thermal_averages",
 ]

@@ -17,6 +17,7 @@ from equiflow.flows.path import PathSample
 from equiflow.flows.phase_space import ExtendedAction, PhaseSpace, PhaseSpacePrior
 from equiflow.flows.point_transformations import FieldTransformation, PointTransformation
 from equiflow.flows.slow_modes import SlowModes
+from equiflow.flows.stochastic import Pool, StochasticFlow
 from equiflow.flows.thermal import ThermalSample, ThermalState
 from equiflow.nn.couplings.canonical import (
     CanonicalLayer,
@@ -52,9 +53,11 @@ __all__ = [
     "PhaseSpace",
     "PhaseSpacePrior",
     "PointTransformation",
+    "Pool",
     "SiteMap",
     "SlowModes",
     "SplineMap",
+    "StochasticFlow",
     "SymplecticFlow",
     "ThermalSample",
     "ThermalState",

@@ -1,13 +1,13 @@
 """Samplers of a target `exp(-S)`, with a flow or without one.
 
-`importance_sample` and `annealed_importance_sample` draw a weighted `Ensemble`. A `Kernel`, such as `HMC` or
-`Alternate(...)`, and `IndependenceMetropolis` draw a `Chain`. Both kinds of `Samples` estimate averages with
-errors; `equiflow.analysis` takes them from there.
+`importance_sample`, `annealed_importance_sample` and `stochastic_importance_sample` draw a weighted
+`Ensemble`. A `Kernel`, such as `HMC` or `Alternate(...)`, and `IndependenceMetropolis` draw a `Chain`. Both
+kinds of `Samples` estimate averages with errors; `equiflow.analysis` takes them from there.
 """
 
 from equiflow.samplers.acceptance import Outcome
 from equiflow.samplers.alternate import Alternate
-from equiflow.samplers.annealing import annealed_importance_sample
+from equiflow.samplers.annealing import annealed_importance_sample, stochastic_importance_sample
 from equiflow.samplers.cluster import SwendsenWang, Wolff
 from equiflow.samplers.hmc import HMC
 from equiflow.samplers.importance import Ensemble, importance_sample
@@ -48,4 +48,5 @@ __all__ = [
     "choose_levels",
     "importance_sample",
     "log_weights",
+    "stochastic_importance_sample",
 ]

@@ -16,7 +16,7 @@ from equiflow.flows.solved import with_solver
 from equiflow.runtime.checks import check_count, check_type
 from equiflow.runtime.progress import progress_as, progress_bar
 from equiflow.samplers.beginnings import check_beginning
-from equiflow.samplers.families import means_of_families, weights_of_families
+from equiflow.samplers.families import log_z_of_families, means_of_families, weights_of_families
 from equiflow.samplers.levels import (
     Correction,
     TwoLevels,
@@ -76,6 +76,8 @@ class Ensemble(ShownAsTable, Samples):
         space: of the configurations, see `Samples`.
         family: samples that resampling has made of one and the same have one number, below n_samples,
             `(n_samples,)`. Errors and the ESS count families. None if all samples are independent.
+        surplus: how far resampling has multiplied each family beyond its weight, see `log_z_of_families`,
+            `(n_samples,)`; None without families.
     """
 
     phi: Tensor
@@ -86,6 +88,7 @@ class Ensemble(ShownAsTable, Samples):
     correction: Correction | None = None
     space: Space | None = None
     family: Tensor | None = None
+    surplus: Tensor | None = None
 
     @property
     def configurations(self) -> Tensor:
@@ -132,11 +135,12 @@ class Ensemble(ShownAsTable, Samples):
     def log_z(self) -> Estimate:
         """Estimate `log Z = log mean w` of the target."""
         fine = self.correction
-        estimate = (
-            log_mean_exp(self.independent_log_weight)
-            if fine is None
-            else log_z_of_two_levels(self.log_weight, fine.log_weight, fine.rows)
-        )
+        if fine is not None:
+            estimate = log_z_of_two_levels(self.log_weight, fine.log_weight, fine.rows)
+        elif self.family is None or self.surplus is None:
+            estimate = log_mean_exp(self.independent_log_weight)
+        else:
+            estimate = log_z_of_families(self.family, self.log_weight, self.surplus)
         return with_shift(estimate, self.certificate, lambda _, log_w: log_w.double().logsumexp(0))
 
     def mean(self, observable: Callable[[Tensor], Tensor]) -> Estimate:

@@ -1,7 +1,7 @@
 """Training a flow on an action.
 
-Start with `fit`, which trains one flow. `fit_ladder` trains on a series of lattices. The objectives say what
-is minimised.
+Start with `fit`, which trains one flow. `fit_ladder` trains on a series of lattices, and `fit_segments` the
+layers of a `StochasticFlow`. The objectives say what is minimised.
 """
 
 from equiflow.training.callbacks import EarlyStopping, LogTo, StopTraining
@@ -17,6 +17,7 @@ from equiflow.training.objectives.forward import ForwardKL
 from equiflow.training.objectives.mixture import Mixture
 from equiflow.training.objectives.reverse import InversePathGradient, PathGradient, ReverseKL
 from equiflow.training.run import TrainingDivergedError
+from equiflow.training.segments import fit_segments
 from equiflow.training.thermal import fit_thermal_state
 from equiflow.training.trainer import fit
 from equiflow.training.trajectories import fit_trajectories
@@ -42,6 +43,7 @@ __all__ = [
     "fit",
     "fit_by_continuity",
     "fit_ladder",
+    "fit_segments",
     "fit_thermal_state",
     "fit_trajectories",
 ]
