@@ -10,7 +10,13 @@ from equiflow.analysis.correlators import CoshFit, fit_cosh
 from equiflow.analysis.diagnosis import Diagnosis, compare_directions, diagnose
 from equiflow.analysis.free_energy import CouplingIntegral, log_z_along, log_z_bridge
 from equiflow.analysis.measurements import Measurements, measure
-from equiflow.analysis.standard import StandardMeasurements, measure_standard
+from equiflow.analysis.standard import (
+    StandardMeasurements,
+    frozen_charge,
+    has_standard,
+    measure_standard,
+    plain_observables,
+)
 from equiflow.analysis.thermal import RadialProfile, ThermalAverages, thermal_averages
 from equiflow.analysis.weight_shares import WeightShares, explain_weights, samples_to_explain
 
@@ -29,10 +35,13 @@ __all__ = [
     "estimate_observables",
     "explain_weights",
     "fit_cosh",
+    "frozen_charge",
+    "has_standard",
     "log_z_along",
     "log_z_bridge",
     "measure",
     "measure_standard",
+    "plain_observables",
     "samples_to_explain",
     "thermal_averages",
 ]
