@@ -44,6 +44,9 @@ def families_of(theory: Kind, space: Space | None = None) -> dict[str, type[Vect
     Args:
         theory: an entry of the registry.
         space: leaves out families that are not for it; by default all are returned.
+
+    Returns:
+        The classes by name.
     """
     default, *further = fields_of(theory)
     named = {name: family for family, name in NAMES.items() if family in further}
