@@ -38,7 +38,7 @@ class ThermalSample:
             fixed x.
         score: `grad log q_n(x)`, shaped like `x`.
         laplacian: `lap log q_n(x)`, `(batch,)`.
-        log_probability: `log p_n`, `(batch,)`, differentiable in the logits.
+        log_probability: `log p_n`, `(batch,)`, differentiable in the parameters of p.
         nfe: evaluations of the vector field.
     """
 
@@ -62,6 +62,9 @@ class ThermalState(SavedModule):
     unitary transformation of all of them, so Psi_n stay orthonormal, and the entropy `-sum_n p_n log p_n` is
     known exactly. The flow is equivariant under permutations, so Psi_n stay antisymmetric.
     (arXiv:2105.08644)
+
+    `p_n ~ exp(l_n - sum_k N_nk e_k)` with the number `N_nk` of fermions in the trap's shell k. The energies
+    e_k of quasiparticles are learned fast, since every sample tells of them; the l_n correct them.
 
     The free energy `F = sum_n p_n (log p_n / beta + <Psi_n|H|Psi_n>)` is never below the exact one. A new
     state is the thermal state of ideal fermions within the cutoff. All numbers are float64.
@@ -88,6 +91,8 @@ class ThermalState(SavedModule):
     """
 
     file_kind: ClassVar[str] = "thermal state"
+
+    occupation: Tensor
 
     def __init__(
         self,
@@ -122,7 +127,12 @@ class ThermalState(SavedModule):
         self.vector_field = field.double()
         #: what a file should say about the state: plain values, saved and loaded with it
         self.about: dict[str, Any] = {}
-        self.logits = nn.Parameter(-excitation * (0.0 if beta == math.inf else beta))
+        level = states.orbitals.sum(2)
+        count = nn.functional.one_hot(level).sum(1).double()
+        self.register_buffer("occupation", count, False)
+        start = torch.arange(count.shape[1], dtype=torch.float64) * (0.0 if beta == math.inf else beta)
+        self.levels = nn.Parameter(start)
+        self.logits = nn.Parameter(torch.zeros(len(states), dtype=torch.float64))
 
     @property
     def space(self) -> Particles:
@@ -132,7 +142,7 @@ class ThermalState(SavedModule):
     @property
     def log_probabilities(self) -> Tensor:
         """`log p_n` of all determinants, `(state,)`."""
-        return self.logits.log_softmax(0)
+        return (self.logits - self.occupation @ self.levels).log_softmax(0)
 
     def entropy(self) -> Tensor:
         """Return `-sum_n p_n log p_n`, 0-d, without a statistical error."""

@@ -101,14 +101,20 @@ def fit_thermal_state(
     options = TrainingOptions(steps, batch_size, learning_rate, warmup, clip_norm, seed, steps)
     solver = Solver("rk5", steps=3) if solver is None else solver
     trained = [p for p in rho.parameters() if p.requires_grad]
-    optimiser = torch.optim.Adam(trained, lr=learning_rate, betas=(0.9, 0.99), eps=1e-8)
+    # A determinant that is drawn now and then moves in proportion to its noisy gradient, not by full steps.
+    groups = [
+        {"params": [p for p in trained if p is not rho.logits]},
+        {"params": [p for p in trained if p is rho.logits], "eps": 1 / batch_size},
+    ]
+    optimiser = torch.optim.Adam([g for g in groups if g["params"]], lr=learning_rate, betas=(0.9, 0.99))
     generator, history, start = stream(seed, "thermal state"), History(), time.perf_counter()
     with tqdm(
         total=steps, desc="training", unit="step", disable=None if progress is None else not progress
     ) as bar:
         for step in range(1, steps + 1):
             rate = options.rate(step)
-            optimiser.param_groups[0]["lr"] = rate
+            for group in optimiser.param_groups:
+                group["lr"] = rate
             optimiser.zero_grad()
             surrogate, local, nfe = free_energy_gradient(
                 rho, electrons, batch_size, generator=generator, solver=solver

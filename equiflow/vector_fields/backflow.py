@@ -21,7 +21,7 @@ from equiflow.vector_fields.curvature import CurvatureRates
 
 
 class BackflowField(VectorField):
-    r"""`v_i = sum_j eta(|x_ij|) x_ij + mu(|y_i|) y_i - mean_k mu(|y_k|) y_k`: pairs, and each particle alone.
+    r"""`v_i = sum_j eta(|x_ij|) x_ij / (N - 1) + mu(|y_i|) y_i - mean_k mu(|y_k|) y_k`: pairs and singles.
 
     `x_ij = x_i - x_j` and `y_i = x_i - X`. The centre of mass X never moves. The profiles are
     `eta(r, t) = b(t) + sum_c w_c(t) tanh((r - m_c) / l_c)`, and mu alike, with learned centres and widths.
@@ -120,7 +120,9 @@ class BackflowField(VectorField):
     def _profiles(self, r: Tensor, t: Tensor | float, order: int) -> list[Tensor]:
         """Return the profiles of all differences with their derivatives up to an order, `(batch, e)` each."""
         values = self.time_basis(t)
-        pairs = self.pairs(r[:, : self.n_pairs], values, order)
+        # Scaled, so that a step of the optimiser has the same effect on v for all numbers of particles.
+        scale = 1 / (self.space.shape[0] - 1)
+        pairs = [scale * one for one in self.pairs(r[:, : self.n_pairs], values, order)]
         singles = self.singles(r[:, self.n_pairs :], values, order)
         return [torch.cat(both, 1) for both in zip(pairs, singles, strict=True)]
 
