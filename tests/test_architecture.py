@@ -29,6 +29,7 @@ FLOORS = [
     ["training", "samplers"],
     ["analysis", "testing", "oracles", "interop"],
     ["report"],
+    ["public"],
     [""],
     ["cli"],
     ["__main__"],
@@ -57,7 +58,7 @@ INNER_FLOORS = {
 }
 #: other names of modules, which people import from
 ALIASES = {"distributed": 1, "observables": 3, "presets": 3, "solvers": 2}
-ROOT_FILES = {"__init__.py", "__main__.py", *(f"{name}.py" for name in ALIASES)}
+ROOT_FILES = {"__init__.py", "__main__.py", "public.py", *(f"{name}.py" for name in ALIASES)}
 ONLY_IMPORTED_IN = {
     "torchdiffeq": {"ode.integrate"},
     "numba": {"fused"},
