@@ -21,6 +21,7 @@ from equiflow.flows.stochastic import Pool, StochasticFlow
 from equiflow.flows.thermal import ThermalSample, ThermalState
 from equiflow.nn.couplings.canonical import (
     CanonicalLayer,
+    CouplingPointLayer,
     HamiltonianLayer,
     LinearCanonicalLayer,
     LinearPointLayer,
@@ -36,6 +37,7 @@ __all__ = [
     "Certificate",
     "ConditionalFlow",
     "CouplingFlow",
+    "CouplingPointLayer",
     "EquivariantCNF",
     "ExtendedAction",
     "ExtendedFlow",

@@ -15,10 +15,12 @@ from equiflow.flows.base import Flow
 from equiflow.flows.descriptions import name_in
 from equiflow.flows.oscillators import Oscillators
 from equiflow.flows.parts import UnknownPartError, rebuild
+from equiflow.flows.phase_space import PhaseSpace
 from equiflow.flows.point_transformations import FieldTransformation, PointTransformation
 from equiflow.flows.slow_modes import SlowModes, slow_modes_of, sorted_frequencies
 from equiflow.nn.couplings.canonical import (
     CanonicalLayer,
+    CouplingPointLayer,
     HamiltonianLayer,
     LinearCanonicalLayer,
     LinearPointLayer,
@@ -30,6 +32,7 @@ from equiflow.vector_fields import known_fields
 
 #: layers that a saved flow can name
 LAYERS: dict[str, type[CanonicalLayer]] = {
+    "CouplingPointLayer": CouplingPointLayer,
     "FieldTransformation": FieldTransformation,
     "HamiltonianLayer": HamiltonianLayer,
     "LinearCanonicalLayer": LinearCanonicalLayer,
@@ -79,11 +82,12 @@ class CanonicalFlow(Flow):
         check_type(layers, (list, tuple, nn.ModuleList), "layers", "Write [LinearPointLayer(lattice)].")
         if not len(layers):
             raise ValueError("A flow needs at least one layer, got none; write [LinearPointLayer(lattice)].")
-        for part in layers:
+        for layer in layers:
             check_type(
-                part, CanonicalLayer, "a layer", "Give an instance, such as LinearPointLayer(lattice)."
+                layer, CanonicalLayer, "a layer", "Give an instance, such as LinearPointLayer(lattice)."
             )
-        for part in (prior.space, *layers):
+        owners: list[CanonicalLayer | PhaseSpace] = [prior.space, *layers]
+        for part in owners:
             if part.lattice != lattice:
                 raise ValueError(
                     f"A {type(part).__name__} of the flow lives on {part.lattice.shape}, the flow on "

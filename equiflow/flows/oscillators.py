@@ -100,8 +100,8 @@ class Oscillators(Prior):
         space = PhaseSpace(lattice)
         super().__init__(space, group=NoSymmetry(space))
         self.beta = check_positive(beta, "beta")
-        ends = [math.log(check_positive(w, name)) for w, name in ((slowest, "slowest"), (fastest, "fastest"))]
-        start = torch.linspace(*ends, lattice.volume).reshape(lattice.shape)
+        low, high = (math.log(check_positive(w, n)) for w, n in ((slowest, "slowest"), (fastest, "fastest")))
+        start = torch.linspace(low, high, lattice.volume).reshape(lattice.shape)
         self.log_frequency = nn.Parameter(start.to(torch.get_default_dtype()))
 
     def frequencies(self) -> Tensor:

@@ -260,7 +260,7 @@ class PhaseSpacePrior(Prior):
         """Return the coefficients of `cos(kx) + sin(kx)`, an orthonormal and real basis of plane waves."""
         if field.numel() == 0:  # MKL refuses an empty transform
             return field
-        modes = torch.fft.fftn(field, dim=self.space.lattice.axes, norm="ortho")
+        modes: Tensor = torch.fft.fftn(field, dim=self.space.lattice.axes, norm="ortho")
         return modes.real - modes.imag
 
 

@@ -67,7 +67,7 @@ def slow_modes_of(flow: Any, data: Tensor, n: int) -> SlowModes:
         raise ValueError(f"The flow has {volume} oscillators, got n={n}; expected at most as many.")
     flow._check_input(data, "data")
     omega, order = flow.prior.frequencies().flatten().sort()
-    parts = [_modes(flow, part, order[:n]) for part in data.split(CHUNK)]
+    parts = [_modes(flow, part, order[:n]) for part in torch.split(data, CHUNK)]
     positions, momenta, patterns = (torch.cat(one) for one in zip(*parts, strict=True))
     return SlowModes(omega[:n], positions, momenta, patterns)
 

@@ -59,6 +59,7 @@ def fit_trajectories(
         TrainingDivergedError: if the loss or the gradient is not finite.
     """
     check_type(flow, (CanonicalFlow, SymplecticFlow), "flow")
+    assert isinstance(flow.space, PhaseSpace)
     return fit(
         flow,
         _UnknownAction(flow.space),

@@ -12,6 +12,7 @@ from equiflow import CouplingFlow, EquivariantCNF, Lattice, OrbitConvField, Pote
 from equiflow.flows import (
     CanonicalFlow,
     CanonicalLayer,
+    CouplingPointLayer,
     FieldTransformation,
     Hamiltonian,
     HamiltonianLayer,
@@ -48,6 +49,8 @@ LAYERS = {
     "LinearPointLayer": LinearPointLayer,
     "LinearCanonicalLayer": LinearCanonicalLayer,
     "HamiltonianLayer": small_steps,
+    "CouplingPointLayer": lambda lattice: CouplingPointLayer(lattice, n_features=5),
+    "its other half": lambda lattice: CouplingPointLayer(lattice, parity=1, n_features=5),
     "PointTransformation": coupling,
     "FieldTransformation": along_a_field,
 }
@@ -136,13 +139,17 @@ def test_layers_work_on_any_lattice(name):
     assert as_map(layer)(state[:0]).shape == (0, *state.shape[1:])
 
 
-@pytest.mark.parametrize("name", ["LinearPointLayer", "LinearCanonicalLayer", "HamiltonianLayer"])
+@pytest.mark.parametrize(
+    "name", ["LinearPointLayer", "LinearCanonicalLayer", "HamiltonianLayer", "CouplingPointLayer"]
+)
 def test_a_new_layer_is_the_identity(name):
     state = states(LATTICE)
     assert torch.equal(as_map(LAYERS[name](LATTICE).double())(state), state)
 
 
-@pytest.mark.parametrize("name", ["LinearPointLayer", "PointTransformation", "FieldTransformation"])
+@pytest.mark.parametrize(
+    "name", ["LinearPointLayer", "CouplingPointLayer", "PointTransformation", "FieldTransformation"]
+)
 def test_point_transformations_move_positions_by_positions_alone(name):
     layer, state = make(name), states(LATTICE)
     j = dense_jacobian(as_map(layer), state)
@@ -263,7 +270,7 @@ def test_a_saved_flow_loads_bit_for_bit(tmp_path):
     state = states(LATTICE)
     assert torch.equal(loaded.log_prob(state), flow.log_prob(state))
     assert loaded.prior.config() == flow.prior.config()
-    assert len(repr(flow).splitlines()) <= 12
+    assert len(repr(flow).splitlines()) <= 14
 
 
 def test_layers_of_your_own_are_given_to_load(tmp_path):
@@ -328,6 +335,8 @@ def test_a_linear_flow_learns_the_phonons_of_a_field():
             "same Lattice",
         ),
         (lambda: HamiltonianLayer(LATTICE, n_steps=0), ValueError, "n_steps must be an integer >= 1"),
+        (lambda: CouplingPointLayer(Lattice((1,))), ValueError, "two sites or more"),
+        (lambda: CouplingPointLayer(LATTICE, parity=2), ValueError, "parity=2"),
         (lambda: LinearPointLayer((4,)), TypeError, "lattice must be of type Lattice"),
     ],
 )

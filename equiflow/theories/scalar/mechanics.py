@@ -60,7 +60,8 @@ class HarmonicChain(Action):
         """Return `V` of each configuration `(batch, n)`, shape `(batch,)`."""
         self.space.check(q, "q")
         springs = self._stretches(q)[:, 0 if self.ends == "fixed" else 1 :]
-        return 0.5 * (springs.square().sum(-1) + self.pinning * q.square().sum(-1))
+        value: Tensor = 0.5 * (springs.square().sum(-1) + self.pinning * q.square().sum(-1))
+        return value
 
     def grad(self, q: Tensor) -> Tensor:
         """Return `dV/dq_i = 2 q_i - q_{i-1} - q_{i+1} + pinning q_i`, shaped like `q`."""
@@ -87,7 +88,7 @@ class HarmonicChain(Action):
         return f"n={self.lattice.volume}, ends={self.ends!r}, pinning={self.pinning}"
 
     def _stretches(self, q: Tensor) -> Tensor:
-        """Return `q_{i+1} - q_i` for `i = 0 ... n`; with periodic ends the first and the last are one spring."""
+        """Return `q_{i+1} - q_i` for `i = 0 ... n`; the first and the last are one spring if periodic."""
         if self.ends == "fixed":
             wall = q.new_zeros(len(q), 1)
             return torch.cat([wall, q, wall], 1).diff(dim=1)
@@ -132,12 +133,13 @@ class RingPotential(Action):
     def forward(self, q: Tensor) -> Tensor:
         """Return `V` of each point `(batch, 2)`, shape `(batch,)`."""
         self.space.check(q, "q")
-        return 0.5 * ((q.norm(dim=-1) - self.radius) / self.width).square()
+        distance: Tensor = q.norm(dim=-1)
+        return 0.5 * ((distance - self.radius) / self.width).square()
 
     def grad(self, q: Tensor) -> Tensor:
         """Return `dV/dq = (1 - radius / |q|) q / width^2`, shaped like `q`; zero at the origin."""
         self.space.check(q, "q")
-        distance = q.norm(dim=-1, keepdim=True)
+        distance: Tensor = q.norm(dim=-1, keepdim=True)
         direction = q / distance.clamp(min=torch.finfo(q.dtype).tiny)
         return (distance - self.radius) / self.width**2 * direction
 
