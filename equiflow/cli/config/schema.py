@@ -14,6 +14,7 @@ from pydantic import ValidationError, create_model, model_validator
 from pydantic.fields import FieldInfo
 
 from equiflow import Lattice, NaturalGradient
+from equiflow.cli.config import MOST_THREADS
 from equiflow.cli.config.derived import DerivedSection, section_of
 from equiflow.cli.config.fields import families_of, field_sections
 from equiflow.cli.config.objectives import OBJECTIVES, PARTS
@@ -33,8 +34,6 @@ ACTIONS = action_sections(THEORIES)
 FIELDS = field_sections(THEORIES)
 PRIORS = prior_sections(THEORIES)
 
-#: more threads than any machine has use of; with very many, OpenMP ends the process
-MOST_THREADS = 1024
 ABOUT_OPTIMISER = "optimiser: adam or natural"
 ABOUT_FINE_TUNING = "factor on learning_rate on the rungs of a ladder after the first"
 
