@@ -70,13 +70,12 @@ def determinants(particles: Particles, beta: float, cutoff: float | None) -> Sla
 
 def exact_free_energy(electrons: TrappedElectrons, beta: float) -> float | None:
     """Return the exact free energy, or None where it is not known."""
-    if electrons.particles.number == 2 and electrons.particles.dim <= 3 and beta >= 0.5:
+    particles = electrons.particles
+    if particles.number == 2 and particles.dim <= 3 and beta >= 0.5:
         return two_fermions(electrons, beta=beta).free_energy
-    return (
-        ideal_fermions(electrons.particles, beta=beta).free_energy
-        if electrons.Z == 0 < beta < math.inf
-        else None
-    )
+    if electrons.Z == 0 and beta < math.inf:
+        return ideal_fermions(particles, beta=beta).free_energy
+    return None
 
 
 def measured(args: argparse.Namespace, Z: float) -> tuple[dict[str, object], ThermalAverages]:

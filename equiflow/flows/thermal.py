@@ -200,9 +200,18 @@ class ThermalState(SavedModule):
         Returns:
             The carried samples. If autograd records, `log_density` has the gradient in the parameters of the
             field at fixed x, `-int d/dtheta (div v + v . g) dt`.
+
+        Raises:
+            ValueError: if autograd records and the solver has `adjoint=True`.
+            SolverError: if the solver gives up or the result is not finite.
         """
+        solver, records = solver or self.solver, torch.is_grad_enabled()
+        if records and solver.adjoint:
+            raise ValueError(
+                f"{solver} with adjoint=True cannot give gradients here: they are integrated along with the "
+                "samples, in little memory. Leave adjoint out."
+            )
         jet, field = self.states.jet(z, state), self.vector_field
-        records = torch.is_grad_enabled()
 
         def rates(t: Tensor, now: State) -> State:
             x, score, hessian = (part.detach() for part in now[:3])
@@ -215,7 +224,7 @@ class ThermalState(SavedModule):
             return found.velocity, found.score_rate, found.hessian_rate(hessian), log_q_rate
 
         begin = (z.detach(), jet.score, jet.hessian, jet.value)
-        solution = integrate(rates, begin, 0.0, 1.0, solver or self.solver)
+        solution = integrate(rates, begin, 0.0, 1.0, solver)
         x, score, hessian, log_density = solution.state
         return ThermalSample(
             x.detach(),

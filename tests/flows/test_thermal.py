@@ -16,6 +16,7 @@ from equiflow import (
     ParticleField,
     Particles,
     SlaterStates,
+    Solver,
     ThermalState,
     TrappedElectrons,
 )
@@ -209,5 +210,8 @@ def test_what_does_not_fit_is_refused():
     for beta in (0.0, -1.0, math.nan):
         with pytest.raises(ValueError, match="beta must be positive"):
             ThermalState(states, beta=beta)
+    adjoint = Solver("rk4", steps=2, adjoint=True)
+    with pytest.raises(ValueError, match="Leave adjoint out"):
+        ThermalState(states, beta=1.0, solver=adjoint).sample(2)
     with pytest.raises(TypeError, match="SlaterStates"):
         ThermalState(Particles(2, 2), beta=1.0)
