@@ -131,12 +131,7 @@ def magnetisation(ensemble: Ensemble, chain: Chain | None = None, *, label: str 
     weight = _numpy((ensemble.log_weight - ensemble.log_weight.max()).exp())
     reach = max(abs(values).max() for values in (model, reference) if values is not None)
     bins = np.linspace(-reach, reach, 41)
-    if reference is not None:
-        axes.hist(reference, bins, density=True, color=REFERENCE, alpha=0.35, label=label)
-    axes.hist(model, bins, density=True, histtype="step", color=MUTED, label="flow")
-    axes.hist(
-        model, bins, weights=weight, density=True, histtype="step", color=FLOW, label="flow, reweighted"
-    )
+    _densities(axes, bins, model, weight, reference, label)
     axes.set(xlabel="magnetisation M", ylabel="density")
     axes.legend(frameon=False)
     return figure
@@ -168,12 +163,7 @@ def histograms(
         model = _numpy(per_configuration(observable, ensemble.phi))
         reference = None if chain is None else _numpy(chain.series(observable)).ravel()
         bins = _bins(model if reference is None else np.concatenate([model, reference]))
-        if reference is not None:
-            axes.hist(reference, bins, density=True, color=REFERENCE, alpha=0.35, label=label)
-        axes.hist(model, bins, density=True, histtype="step", color=MUTED, label="flow")
-        axes.hist(
-            model, bins, weights=weight, density=True, histtype="step", color=FLOW, label="flow, reweighted"
-        )
+        _densities(axes, bins, model, weight, reference, label)
         axes.set(xlabel=name.replace("_", " "), ylabel="density")
     panels.flat[0].legend(frameon=False, fontsize=8)
     for axes in panels.flat[len(observables) :]:
@@ -286,6 +276,23 @@ def _axes(rows: int, columns: int, size: tuple[float, float], **options: Any) ->
 
     figure = Figure(figsize=size, layout="constrained")
     return figure, figure.subplots(rows, columns, **options)
+
+
+def _densities(
+    axes: Any,
+    bins: np.ndarray,
+    model: np.ndarray,
+    weight: np.ndarray,
+    reference: np.ndarray | None,
+    label: str,
+) -> None:
+    """Draw histograms of a reference, of the model and of the reweighted model."""
+    if reference is not None:
+        axes.hist(reference, bins, density=True, color=REFERENCE, alpha=0.35, label=label)
+    axes.hist(model, bins, density=True, histtype="step", color=MUTED, label="flow")
+    axes.hist(
+        model, bins, weights=weight, density=True, histtype="step", color=FLOW, label="flow, reweighted"
+    )
 
 
 def _bins(values: np.ndarray) -> np.ndarray:
