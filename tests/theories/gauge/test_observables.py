@@ -218,7 +218,8 @@ def test_ensembles_of_links_are_measured():
 
 def test_a_frozen_charge_is_noted_on_every_result():
     links = Links(Lattice((8, 8)), "U(1)")
-    cold = links.initial(4, rng(2))
+    # Each chain stays in a sector of its own.
+    cold = uniform_flux(links, torch.tensor([0, 1, -1, 0])) + links.initial(4, rng(2))
     chain = HMC(WilsonAction(links, beta=9.0), step_size=0.1).sample(
         30, n_chains=4, initial=cold, generator=rng(2)
     )
