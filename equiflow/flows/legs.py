@@ -144,7 +144,15 @@ def tune_leg(
 
 
 def energy(action: Action, phi: Tensor) -> Tensor:
-    """Return `S[phi]`, `(batch,)`, always summed in float64."""
+    """Return the action of configurations, always summed in float64.
+
+    Args:
+        action: S.
+        phi: `(batch, *lattice)`.
+
+    Returns:
+        `S[phi]`, `(batch,)` in float64.
+    """
     return action(doubled(phi)).double()
 
 

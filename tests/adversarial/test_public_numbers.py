@@ -69,6 +69,21 @@ def heated(**options: Any) -> list[Tensor]:
     return [p.detach() for p in rho.parameters()]
 
 
+def along_path(**options: Any) -> eq.StochasticFlow:
+    """Return a path of two actions with one layer."""
+    prior = eq.FreeField(SQUARE)
+    path, layers = eq.geometric_path(prior, ACTION, 2), [None, flow()]
+    kernel = lambda action: eq.HMC(action, step_size=0.25, trajectory_length=0.5)  # noqa: E731
+    return eq.StochasticFlow(prior, path, layers=layers, kernel=kernel, **options)
+
+
+def by_segments(**options: Any) -> list[Tensor]:
+    """Return the weights after two steps of `fit_segments`."""
+    path = along_path()
+    eq.fit_segments(path, **{"steps": 2, "batch_size": 8, "warmup": 1, "progress": False} | options)
+    return [p.detach() for p in path.layers[0].vector_field.parameters()]
+
+
 def natural(**options: Any) -> list[Tensor]:
     """Return the weights after two natural steps."""
     one = flow()
@@ -273,7 +288,21 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     ),
     "annealed_importance_sample": (
         lambda **o: eq.annealed_importance_sample(flow(), ACTION, generator=rng(), **o).phi,
-        {"n_samples": 4, "betas": 2, "batch_size": 3, "certify": 2},
+        {"n_samples": 4, "betas": 2, "resample": 0.5, "batch_size": 3, "certify": 2},
+    ),
+    "Bridge": (lambda **o: eq.Bridge(eq.FreeField(SQUARE), ACTION, **o)(target_samples()), {"beta": 0.5}),
+    "geometric_path": (lambda **o: eq.geometric_path(eq.FreeField(SQUARE), ACTION, **o), {"betas": 2}),
+    "StochasticFlow": (
+        lambda **o: along_path(**o).travel(4, generator=rng()).log_weight,
+        {"n_updates": (2, 1)},
+    ),
+    "stochastic_importance_sample": (
+        lambda **o: eq.stochastic_importance_sample(along_path(), generator=rng(), **o).phi,
+        {"n_samples": 4, "resample": 0.5, "batch_size": 3, "certify": 2},
+    ),
+    "fit_segments": (
+        lambda **o: by_segments(**o),
+        {"n_samples": 8, "n_tuning": 2, "seed": 3},
     ),
     "log_weights": (lambda **o: eq.log_weights(flow(), ACTION, target_samples(), **o), {"batch_size": 3}),
     "effective_sample_size": (
@@ -410,6 +439,7 @@ SEEDED: dict[str, Callable[[Any], object]] = {
     "fit": lambda seed: trained(**SHORT | {"seed": seed}),
     "fit_ladder": lambda seed: climbed(steps=[1, 1], batch_size=8, seed=seed),
     "NaturalGradient": lambda seed: natural(seed=seed),
+    "fit_segments": lambda seed: by_segments(n_samples=8, n_tuning=1, seed=seed),
     "AttentionField": lambda seed: eq.AttentionField(SQUARE, seed=seed),
     "DeepAttentionField": lambda seed: eq.DeepAttentionField(SQUARE, n_layers=2, seed=seed),
     "randomise": lambda seed: randomised(seed=seed),
