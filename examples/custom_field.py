@@ -45,7 +45,7 @@ class MistakenField(DiffusionField):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=100, help="optimiser steps")
     steps = parser.parse_args().steps
 
