@@ -28,13 +28,29 @@ class Update(Protocol):
         """Whether nothing is left to tune."""
 
     def update(self, phi: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Any]:
-        """Return the new fields, and what happened to the proposals."""
+        """Update every sample once.
+
+        Args:
+            phi: `(n_samples, *lattice)`; not modified.
+            generator: source of randomness.
+
+        Returns:
+            The new fields, and what happened to the proposals.
+        """
 
     def adapted(self, outcome: Any, n: int) -> Any:
-        """Return the update after step n of tuning."""
+        """Return the update for the next step of tuning.
+
+        Args:
+            outcome: of the last update.
+            n: number of the last update, from 0.
+
+        Returns:
+            The update.
+        """
 
     def settled(self, history: Any) -> Any:
-        """Return the tuned update."""
+        """Return the tuned update, from the outcomes of the second half of tuning."""
 
 
 @dataclass

@@ -330,11 +330,3 @@ def test_kernels_are_tuned_on_other_samples_first():
     assert max(map(abs, sigmas(flow))) < 4
     with pytest.raises(ValueError, match="n_tuning must be"):
         flow.tune(10, n_tuning=0)
-
-
-@pytest.mark.parametrize("beta", [-0.1, 1.1])
-def test_a_bridge_outside_of_its_ends_is_refused(beta):
-    from equiflow import Bridge
-
-    with pytest.raises(ValueError, match="between 0 and 1"):
-        Bridge(prior_on(CHAIN.lattice), CHAIN, beta=beta)
