@@ -128,8 +128,12 @@ class MultiscaleFlow(IntegratedFlow):
 
     @property
     def learning_rate(self) -> float:
-        """See `Flow.learning_rate`; that of the finest level."""
-        return self._levels()[-1].learning_rate
+        """See `Flow.learning_rate`; a quarter of that of the finest level.
+
+        What a level learns moves the starting points of those above it, so that at the rate of one
+        level alone the training of several becomes erratic.
+        """
+        return self._levels()[-1].learning_rate / 4
 
     @property
     def training_steps(self) -> int:
@@ -165,6 +169,21 @@ class MultiscaleFlow(IntegratedFlow):
             pass_on(level)
         level.solver = self.solver
         return self.from_levels([*levels, level])
+
+    def resized(self, lattice: Lattice) -> MultiscaleFlow:
+        """Return a copy on a lattice of another size with as many levels, each carried over by itself.
+
+        Args:
+            lattice: larger or smaller, of the same dimension.
+
+        Raises:
+            ValueError: if a side cannot be halved as often, or the lattice lacks the symmetry.
+            TypeError: if a vector field does not define how its weights carry over.
+        """
+        lattices = lattices_of(lattice, len(self.levels))
+        return self.from_levels(
+            [f._by(self.solver).resized(on) for f, on in zip(self._levels(), lattices, strict=True)]
+        )
 
     @torch.no_grad()
     def coarsen(self, phi: Tensor) -> list[Tensor]:

@@ -19,6 +19,7 @@ from equiflow.samplers.local import LocalMetropolis
 from equiflow.samplers.mclmc import MCLMC, AdjustedMCLMC
 from equiflow.samplers.metropolis import IndependenceMetropolis, IndependenceStep
 from equiflow.samplers.samples import Samples
+from equiflow.samplers.spins import SpinClusters
 from equiflow.samplers.weighting import log_weights
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "LocalMetropolis",
     "Outcome",
     "Samples",
+    "SpinClusters",
     "SwendsenWang",
     "TwoLevels",
     "Wolff",

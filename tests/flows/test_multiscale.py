@@ -189,6 +189,29 @@ def test_a_new_level_leaves_the_coarse_fields_as_they_are():
     assert all(one is not other for one, other in zip(flow.levels, finer.levels, strict=False))
 
 
+def test_every_level_is_carried_over_to_another_lattice():
+    flow = hierarchy((8, 4), n_levels=2)
+    larger = flow.resized(Lattice((16, 8)))
+    assert [level.lattice.shape for level in larger.levels] == [(8, 4), (16, 8)]
+    assert (larger.group.step, larger.solver) == (2, flow.solver)
+    for mine, theirs in zip(flow.levels, larger.levels, strict=True):
+        expected = mine.resized(theirs.lattice)
+        for one, other in zip(expected.parameters(), theirs.parameters(), strict=True):
+            assert torch.equal(one, other)
+    same = flow.resized(flow.lattice)
+    phi = configurations(flow.lattice)
+    torch.testing.assert_close(same.log_prob(phi), flow.log_prob(phi))
+    with pytest.raises(ValueError, match="needs even sides"):
+        flow.resized(Lattice((5, 4)))
+
+
+def test_it_trains_more_slowly_than_its_finest_level():
+    flow = hierarchy()
+    assert flow.learning_rate == flow.levels[-1].learning_rate / 4
+    assert flow.training_steps == flow.levels[-1].training_steps
+    assert flow.training_batch_size == flow.levels[-1].training_batch_size
+
+
 def test_the_second_level_starts_as_white_noise_passed_on():
     flow = MultiscaleFlow(Lattice((4, 4)), n_levels=1).refined()
     spectrum = flow.levels[1].prior.mode_variance().detach()

@@ -101,6 +101,37 @@ class ContinuousIsing(Action):
         change = solved * (phi - SMALLEST_EIGENVALUE * solved)
         return change.sum(self.lattice.axes) / (2 * self.T)
 
+    def spins(self, phi: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Draw spins given the field: they are independent, with means `tanh phi_x`.
+
+        Args:
+            phi: fields, `(batch, *lattice)`.
+            generator: source of randomness, on the device of `phi`; the global one by default.
+
+        Returns:
+            Spins of 1 and -1, shaped like `phi`.
+        """
+        self.space.check(phi)
+        uniform = torch.rand(phi.shape, generator=generator, dtype=phi.dtype, device=phi.device)
+        return torch.where(uniform < (2 * phi).sigmoid(), 1.0, -1.0).to(phi)
+
+    def fields(self, spins: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Draw fields given the spins: `K s`, and noise of covariance K.
+
+        Spins of the Ising model give fields of this action.
+
+        Args:
+            spins: 1 or -1, `(batch, *lattice)`.
+            generator: source of randomness, on the device of `spins`; the global one by default.
+
+        Returns:
+            Fields, shaped like `spins`.
+        """
+        self.space.check(spins, "spins")
+        noise = torch.randn(spins.shape, generator=generator, dtype=spins.dtype, device=spins.device)
+        k = 1 / self._inverse.to(spins)
+        return self.lattice.ifft(self.lattice.fft(spins) * k + self.lattice.fft(noise) * k.sqrt())
+
     def _solved(self, phi: Tensor) -> Tensor:
         """Return `K^-1 phi`, shaped like `phi`."""
         return self.lattice.ifft(self.lattice.fft(phi) * self._inverse.to(phi))
