@@ -81,7 +81,8 @@ class HarmonicChain(Action):
         # Real waves: sines that vanish at the walls, or cos + sin, which are orthonormal on a circle.
         angle = waves[:, None] * sites
         patterns = angle.sin() if self.ends == "fixed" else angle.cos() + angle.sin()
-        return (patterns / patterns.norm(dim=1, keepdim=True))[order]
+        norms: Tensor = patterns.norm(dim=1, keepdim=True)
+        return (patterns / norms)[order]
 
     def extra_repr(self) -> str:
         """Return what `repr` shows."""
