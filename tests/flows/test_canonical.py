@@ -103,11 +103,9 @@ class NoGradient(CanonicalLayer):
 
 
 @layers
-@pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize("inverse", [False, True], ids=["forwards", "backwards"])
-def test_every_layer_keeps_the_symplectic_form(name, seed, inverse):
-    layer = make(name, seed=seed)
-    state = states(LATTICE, seed=seed)
+def test_every_layer_keeps_the_symplectic_form(name, inverse):
+    layer, state = make(name, seed=int(inverse)), states(LATTICE)
     moved = as_map(layer, inverse=inverse)(state)
     assert float((moved - state).detach().abs().max()) > 1e-2
     assert defect(as_map(layer, inverse=inverse), state) < EXACT
@@ -198,9 +196,9 @@ def test_the_motion_along_a_field_is_that_of_the_cnf():
         expected = cnf.transform_and_log_det(q)[0]
         errors = [
             float((FieldTransformation(LATTICE, field, n_steps=n)(q, p)[0] - expected).abs().max())
-            for n in (10, 40)
+            for n in (5, 20)
         ]
-    assert errors[1] < 1e-3
+    assert errors[1] < 3e-3
     assert errors[1] < errors[0] / 8  # second order
 
 
