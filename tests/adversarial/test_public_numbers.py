@@ -148,6 +148,8 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "Phi4": (lambda **o: eq.Phi4(SQUARE, **o), {"m2": -0.5, "lam": 2}),
     "FreeScalar": (lambda **o: eq.FreeScalar(SQUARE, **o), {"m2": 0.5}),
     "ONModel": (lambda **o: eq.ONModel(PAIR, **o), {"m2": -1, "lam": 0.5}),
+    "ContinuousIsing": (lambda **o: eq.ContinuousIsing(SQUARE, **o), {"T": 2.5}),
+    "ContinuousIsing, integer": (lambda **o: eq.ContinuousIsing(SQUARE, **o), {"T": 3}),
     "XYModel": (lambda **o: eq.XYModel(ANGLES, **o), {"beta": 0.5}),
     "WilsonAction": (
         lambda **o: eq.WilsonAction(LINKS, **o),
@@ -226,6 +228,7 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
         lambda **o: eq.CouplingFlow(SQUARE, **o),
         {"z2": True, "n_layers": 2, "hidden_channels": (4, 4), "kernel_size": 3},
     ),
+    "MultiscaleFlow": (lambda **o: eq.MultiscaleFlow(SQUARE, **o), {"z2": True, "n_levels": 2}),
     "SymplecticFlow": (
         lambda **o: eq.SymplecticFlow(SQUARE, **o),
         {"n_steps": 2, "angle": 1.0, "n_channels": 2, "n_frequencies": 2, "max_frequency": 2.0},
