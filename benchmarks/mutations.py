@@ -191,7 +191,7 @@ MUTANTS = (
         "mixed = 2 * of_wz * (dw * dz).sum(0) + of_zz * dz.square().sum(0)",
         "mixed = of_wz * (dw * dz).sum(0) + of_zz * dz.square().sum(0)",
         "the divergence of fields of SU(N) has lost a factor 2",
-        ("vector_fields/test_gauge_sun.py::test_the_field_obeys_every_law",),
+        ("vector_fields/test_gauge_sun.py::test_the_field_obeys_every_law[SU(3)-shape2-shapes2]",),
     ),
     Mutant(
         "staples of links against a loop",
@@ -215,7 +215,7 @@ MUTANTS = (
         "return lie.elements(lie.product(lie.exp(velocity.movedim(2, 0)), lie.planes(phi)))",
         "return lie.nearest(phi + lie.matrix(velocity.movedim(2, 0)).movedim((0, 1), (-2, -1)) @ phi)",
         "links are moved by a straight step and projected back, which no step back undoes",
-        ("samplers/test_hmc_on_groups.py::test_trajectories_are_reversed_to_rounding",),
+        ("samplers/test_hmc_on_groups.py::test_trajectories_are_reversed_to_rounding[leapfrog-SU(3)]",),
     ),
     Mutant(
         "Haar measure of U(1)",
@@ -223,7 +223,7 @@ MUTANTS = (
         "return math.pi * torch.erf(noise / math.sqrt(2))",
         "return math.pi * torch.erf(noise)",
         "angles of the Haar measure are not uniform, but their density is still said to be one",
-        ("theories/gauge/test_groups.py::test_random_elements_have_the_moments_of_the_haar_measure",),
+        ("theories/gauge/test_groups.py::test_random_elements_have_the_moments_of_the_haar_measure[U(1)]",),
     ),
     Mutant(
         "Haar measure of SU(2)",
@@ -232,7 +232,7 @@ MUTANTS = (
         "noise = noise + 0.2 * torch.eye(4).to(noise)[0]\n        "
         "return self.elements((noise / noise.square().sum(-1, keepdim=True).sqrt()).movedim(-1, 0))",
         "links of the Haar measure of SU(2) are nearer to one than to minus one",
-        ("theories/gauge/test_groups.py::test_random_elements_have_the_moments_of_the_haar_measure",),
+        ("theories/gauge/test_groups.py::test_random_elements_have_the_moments_of_the_haar_measure[SU(2)]",),
     ),
     Mutant(
         "brackets of charts",
@@ -240,7 +240,7 @@ MUTANTS = (
         "rate = velocity - nested / 2",
         "rate = velocity + nested / 2",
         "flows on groups are integrated in the chart of the opposite multiplication, at first order",
-        ("ode/test_lie.py::test_halving_the_step_shows_the_order",),
+        ("ode/test_lie.py::test_halving_the_step_shows_the_order[SU(2)-rk4-4]",),
     ),
     Mutant(
         "frozen charges",
