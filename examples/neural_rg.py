@@ -113,7 +113,8 @@ def picture(fields: list[Tensor], found: dict[int, dict[int, Estimate]]) -> Figu
             label=f"{large // 2} and {large}",
         )
     axes.axhline(0.125, color="black", linestyle=":", label="1/8")
-    axes.set(xlabel="steps of coarsening", ylabel="eta / 2")
+    longest = max((len(values) for values in found.values()), default=0)
+    axes.set(xlabel="steps of coarsening", ylabel="eta / 2", xticks=range(1, longest + 1))
     axes.legend()
     return figure
 
