@@ -1,4 +1,4 @@
-"""Build the site of the API: an overview by task, a page for each module, search, and the examples.
+"""Build the site of the API: an overview by task, a page for each module, search, guides and examples.
 
 `python docs/build.py site` writes it to the folder `site`; open `site/index.html`. Nothing is loaded from
 elsewhere. Formulas stay code, as docstrings write them. A warning, a link that leads nowhere, and a name in a
@@ -33,6 +33,7 @@ import equiflow
 
 DOCS = Path(__file__).resolve().parent
 EXAMPLES = DOCS.parent / "examples"
+GUIDES = EXAMPLES / "guides"
 #: a name in backticks, such as `Flow.save` or `fit(...)`, as Markdown makes it
 NAMED = re.compile(r"<code>(equiflow(?:\.\w+)+|[A-Za-z]\w+(?:\.\w+)*)((?:\(\w*\.*\))?)</code>(?!</a>)")
 
@@ -170,6 +171,12 @@ class Site:
                 folder / "examples" / f"{path.stem}.html",
                 self.linked(self.page(path.name, body, 1), 1, path.name),
             )
+        for path in sorted(GUIDES.glob("*.md")):
+            body = _own_links_only(_markdown(path.read_text(encoding="utf-8")))
+            _write(
+                folder / "guides" / f"{path.stem}.html",
+                self.linked(self.page(path.stem.replace("_", " "), body, 1), 1, path.name),
+            )
         body, contents = self.overview()
         _write(folder / "index.html", self.linked(self.page("equiflow", body, 0, contents), 0, "overview"))
         _write(folder / "search.js", render.search_index(self.modules))
@@ -178,7 +185,10 @@ class Site:
 
     def overview(self) -> tuple[str, str]:
         """Return the main page and its table of contents: tasks, examples, and all modules."""
-        lines = [(DOCS / "overview.md").read_text(encoding="utf-8"), "\n## Examples\n"]
+        lines = [(DOCS / "overview.md").read_text(encoding="utf-8"), "\n## Guides\n"]
+        for path in sorted(GUIDES.glob("*.md")):
+            lines.append(f"- [{_heading(path)}](guides/{path.stem}.html)")
+        lines.append("\n## Examples\n")
         for path in sorted([*EXAMPLES.glob("*.ipynb"), *EXAMPLES.glob("*.py")]):
             lines.append(f"- [{path.name}](examples/{path.stem}.html): {_about(path)}")
         lines.append("\n## All modules\n")
@@ -305,6 +315,24 @@ def _public_names(modules: Mapping[str, Module]) -> dict[str, str]:
 def _first_sentence(documented: Any) -> str:
     text = (getattr(documented, "__doc__", None) or "").strip().split("\n\n")[0]
     return re.split(r"(?<=[.:])\s", " ".join(text.split()))[0]
+
+
+def _heading(path: Path) -> str:
+    """Return the title of a guide."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return next((line.strip("# ") for line in lines if line.startswith("#")), path.stem)
+
+
+def _own_links_only(text: str) -> str:
+    """Return the HTML of a guide; its links to guides and to the web stay, other files have no page."""
+
+    def kept(match: re.Match[str]) -> str:
+        target, words = match[1], match[2]
+        if (GUIDES / target).suffix == ".md" and (GUIDES / target).parent == GUIDES:
+            return f'<a href="{Path(target).stem}.html">{words}</a>'
+        return match[0] if "://" in target or target.startswith("#") else words
+
+    return re.sub(r'<a href="([^"]+)">(.*?)</a>', kept, text)
 
 
 def _about(path: Path) -> str:

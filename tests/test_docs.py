@@ -53,12 +53,15 @@ def test_pages_have_signatures_formulas_and_links(built):
     assert not re.search(r'(src|href)="https?://', page)  # nothing is loaded from elsewhere
 
 
-def test_every_example_has_a_page_and_a_line_in_the_overview(built):
+def test_every_example_and_guide_has_a_page_and_a_line_in_the_overview(built):
     folder, _ = built
     overview = (folder / "index.html").read_text()
     for path in [*BUILD.parents[1].glob("examples/*.py"), *BUILD.parents[1].glob("examples/*.ipynb")]:
         assert f'href="examples/{path.stem}.html"' in overview
         assert "pdoc-code" in (folder / "examples" / f"{path.stem}.html").read_text()
+    for path in BUILD.parents[1].glob("examples/guides/*.md"):
+        assert f'href="guides/{path.stem}.html"' in overview
+        assert (folder / "guides" / f"{path.stem}.html").exists()
 
 
 def test_a_name_without_a_page_is_a_fault(built):
