@@ -82,7 +82,11 @@ def measured(args: argparse.Namespace, Z: float) -> tuple[dict[str, object], The
     """Train a density matrix for one strength of the repulsion, measure it and print what was found."""
     particles, start, used = Particles(args.n, args.dim), time.perf_counter(), time.process_time()
     electrons = TrappedElectrons(particles, Z=Z)
-    rho = ThermalState(determinants(particles, args.beta, args.cutoff), beta=args.beta)
+    states = determinants(particles, args.beta, args.cutoff)
+    rho = ThermalState(states, beta=args.beta, solver=Solver("euler", steps=1))  # Nothing moves yet.
+    untrained = thermal_averages(
+        rho, electrons, args.samples, generator=torch.Generator().manual_seed(args.seed + 2)
+    ).free_energy
     history = fit_thermal_state(
         rho,
         electrons,
@@ -98,6 +102,7 @@ def measured(args: argparse.Namespace, Z: float) -> tuple[dict[str, object], The
     exact = exact_free_energy(electrons, args.beta)
     print(f"n={args.n}, dim={args.dim}, beta={args.beta:g}, Z={Z:g}, {len(rho.states)} determinants")
     print(found)
+    print(f"free energy before training, of the thermal state for Z = 0: {untrained}")
     if exact is not None:
         print(f"exact free energy {exact:.6f}, the bound is {found.free_energy.mean - exact:.1e} above it")
     seconds = time.perf_counter() - start
@@ -110,6 +115,8 @@ def measured(args: argparse.Namespace, Z: float) -> tuple[dict[str, object], The
         "free_energy": found.free_energy.mean,
         "free_energy_error": found.free_energy.error,
         "free_energy_exact": exact,
+        "free_energy_untrained": untrained.mean,
+        "free_energy_untrained_error": untrained.error,
         "energy": found.energy.mean,
         "energy_error": found.energy.error,
         "entropy": found.entropy.mean,
