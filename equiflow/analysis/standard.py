@@ -72,8 +72,10 @@ class StandardMeasurements(ShownAsTable):
         """Return all numbers."""
         rows: dict[str, object] = {}
         for name, value in self.values.items():
-            one = isinstance(value, Estimate)
-            rows |= {name: value} if one else {f"{name}[{k}]": part for k, part in enumerate(value)}
+            if isinstance(value, Estimate):
+                rows[name] = value
+            else:
+                rows |= {f"{name}[{k}]": part for k, part in enumerate(value)}
         return rows
 
 

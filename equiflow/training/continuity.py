@@ -11,15 +11,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from equiflow.flows import EquivariantCNF
 from equiflow.flows.kernels import integrate_in
 from equiflow.ode.integrate import State
 from equiflow.ode.solver import Solver, SolverError
-from equiflow.runtime import distributed
 from equiflow.runtime.checks import check_count, check_positive, check_seed, check_type
 from equiflow.runtime.precision import full_precision
+from equiflow.runtime.progress import progress_as, progress_bar
 from equiflow.theories.base.action import Action
 from equiflow.theories.base.paths import ActionPath, path_between
 from equiflow.training.history import History
@@ -82,7 +81,7 @@ def fit_by_continuity(
         solver: leads from each time to the next; by default one step of rk4.
         seed: of the samples; no global randomness is used.
         callback: called with the history after every sweep.
-        progress: whether to show a progress bar; None shows it on a terminal only.
+        progress: whether to show a bar, see `fit`.
 
     Returns:
         The history, one entry per sweep. Loss and ESS are those of the flow with which the sweep began; the
@@ -117,8 +116,7 @@ def fit_by_continuity(
     regression = _Regression(flow, path, solver, n_times, check_positive(ridge, "ridge"))
     generator = torch.Generator(flow.device).manual_seed(check_seed(seed))
     history, started = History(), time.perf_counter()
-    hidden = True if not distributed.is_first() else None if progress is None else not progress
-    with tqdm(total=sweeps * n_times, desc="training", unit="time", disable=hidden) as bar:
+    with progress_as(progress), progress_bar(sweeps * n_times, "training", "time") as bar:
         for n in range(1, sweeps + 1):
             phi = flow.prior.rsample(n_samples, generator)
             try:

@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable
 
 import torch
-from tqdm import tqdm
 
 from equiflow.flows.thermal import ThermalState
 from equiflow.ode.solver import Solver
 from equiflow.runtime.checks import check_type
+from equiflow.runtime.progress import progress_as, progress_bar
 from equiflow.runtime.randomness import stream
 from equiflow.theories.fermions.electrons import TrappedElectrons
 from equiflow.training.history import History
@@ -81,7 +81,7 @@ def fit_thermal_state(
         solver: in training; by default `Solver("rk5", steps=3)`.
         seed: of the samples that training draws; no global randomness is used.
         callback: called with the history after every step.
-        progress: whether to show a progress bar; None shows it on a terminal only.
+        progress: whether to show a bar, see `fit`.
 
     Returns:
         The history; `loss` is the mean of F_loc over each batch.
@@ -108,9 +108,7 @@ def fit_thermal_state(
     ]
     optimiser = torch.optim.Adam([g for g in groups if g["params"]], lr=learning_rate, betas=(0.9, 0.99))
     generator, history, start = stream(seed, "thermal state"), History(), time.perf_counter()
-    with tqdm(
-        total=steps, desc="training", unit="step", disable=None if progress is None else not progress
-    ) as bar:
+    with progress_as(progress), progress_bar(steps, "training", "step") as bar:
         for step in range(1, steps + 1):
             rate = options.rate(step)
             for group in optimiser.param_groups:
@@ -132,7 +130,8 @@ def fit_thermal_state(
                 seconds=time.perf_counter() - start,
             )
             bar.update()
-            bar.set_postfix(history.last(), refresh=False)
+            if step % 10 == 0 or step == steps:
+                bar.set_postfix(history.last())
             if callback is not None:
                 callback(history)
     return history

@@ -332,7 +332,7 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     ),
     "ActionFamily.at": (FAMILY.at, {"lam": 1.5}),
     "ConditionalFlow.at": (lambda **o: eq.ConditionalFlow(flow(), RANGES).at(**o).about, {"lam": 1.5}),
-    "fit": (trained, SHORT | {"checkpoint_every": 2}),
+    "fit": (trained, SHORT | {"checkpoint_every": 2, "n_fresh": 4, "target_ess": 0.984375}),
     "fit_ladder": (climbed, {"steps": (2, 1), "batch_size": [8, 6], "learning_rate": 0.0078125, "seed": 3}),
     "NaturalGradient": (
         natural,
