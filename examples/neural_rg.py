@@ -37,6 +37,7 @@ parser.add_argument("--L", type=int, default=16, help="side of the periodic squa
 parser.add_argument("--T", type=temperature, default="critical", help="temperature, or critical")
 parser.add_argument("--levels", type=int, default=3, help="lattices of the hierarchy; 1 is a single scale")
 parser.add_argument("--smallest", type=int, default=8, help="side of the first lattice to train on")
+parser.add_argument("--start", type=Path, help="flow.pt of a smaller lattice, to go on from")
 parser.add_argument("--steps", type=int, default=600, help="optimiser steps on each lattice")
 parser.add_argument("--learning-rate", type=float, help="of Adam; by default what suits the flow")
 parser.add_argument("--samples", type=int, default=8192, help="fresh model samples to measure on")
@@ -48,9 +49,9 @@ parser.add_argument("--out", type=Path, help="folder for plots, flow.pt and resu
 
 
 def sides_of(args: argparse.Namespace) -> list[int]:
-    """Return the sides of the lattices to train on: L, and halves of it."""
+    """Return the sides of the lattices to train on: L, and halves of it without a flow to go on from."""
     sides = [args.L]
-    while sides[0] > args.smallest and sides[0] % 2 == 0:
+    while sides[0] > args.smallest and sides[0] % 2 == 0 and args.start is None:
         sides.insert(0, sides[0] // 2)
     return sides
 
@@ -126,8 +127,8 @@ def main() -> None:
     generator = torch.Generator(args.device).manual_seed(args.seed + 1)
     options = {"steps": args.steps, "learning_rate": args.learning_rate, "seed": args.seed}
     blocks: dict[int, dict[int, Estimate]] = {}
-    flow: MultiscaleFlow | None = None
-    seconds = 0.0
+    flow = None if args.start is None else MultiscaleFlow.load(args.start, device=args.device)
+    seconds, few = 0.0, max(64, args.samples // 32)
     for side in sides_of(args):
         lattice = Lattice((side, side))
         try:
@@ -141,7 +142,7 @@ def main() -> None:
         seconds += time.process_time() - begin
         choice = flow.tune_solver(args.accuracy, action=action, n_samples=64, generator=generator)
         ensemble = importance_sample(
-            flow, action, args.samples, batch_size=512, certify=256, generator=generator
+            flow, action, args.samples, batch_size=512, certify=few, generator=generator
         )
         blocks[side] = block_spins(action, ensemble, args.seed)
         exact, log_z = ising_torus(action), ensemble.log_z()
@@ -156,7 +157,8 @@ def main() -> None:
         print_table(str(action), ["", ""], rows)
 
     # Exact samples of the target: spins by cluster updates, and the field given the spins.
-    chain = SpinClusters(action).sample(64, n_chains=64, thin=5, generator=generator, device=args.device)
+    n = max(4, args.samples // 128)
+    chain = SpinClusters(action).sample(n, n_chains=64, thin=5, generator=generator, device=args.device)
     report = Report(flow, action, history, ensemble, chain)
     report.print()
     found = exponents(blocks)

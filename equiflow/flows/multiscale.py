@@ -45,10 +45,12 @@ class MultiscaleFlow(IntegratedFlow):
     of n levels respects translations by `2^(n-1)` exactly, and all others as well as they have been learned;
     the property `group` says so.
 
-    Train all levels together by `fit`, or one after the other: `refined` adds a level to a trained flow, and
-    `flow.levels[:-1].requires_grad_(False)` keeps those below as they are. Use it where the coarse lattice
-    is hard and the fine one easy, as for the two signs of a magnetisation; for unimodal targets one
-    `EquivariantCNF` is simpler and has the larger group.
+    Train all levels together by `fit`, and go on to larger lattices by `resized`. Or train level by level:
+    `refined` adds a level to a trained flow, and `flow.levels[:-1].requires_grad_(False)` keeps those below
+    as they are. End with all levels together even then, because a theory on the coarse lattice is not what
+    blocks of the fine one obey: its field shows the sites of its lattice, which no equivariant level can
+    undo. Use a hierarchy where long wavelengths are hard, as for the two signs of a magnetisation near a
+    critical point. Elsewhere one `EquivariantCNF` is simpler and has the larger group.
 
     Args:
         lattice: the finest lattice; its sides are multiples of `2^(n_levels - 1)`.
