@@ -46,7 +46,7 @@ parser.add_argument("--system", choices=["chain", "ring", "phi4"], default="chai
 parser.add_argument("--n", type=int, default=32, help="masses of a chain; a ring has two coordinates")
 parser.add_argument("--ends", choices=["fixed", "periodic"], default="fixed", help="of the harmonic chain")
 parser.add_argument(
-    "--pinning", type=float, default=1e-4, help="binds a chain with periodic ends to its place"
+    "--pinning", type=float, default=0.01, help="binds a chain with periodic ends to its place"
 )
 parser.add_argument("--m2", type=float, default=-0.1, help="quadratic coupling of phi4")
 parser.add_argument("--lam", type=float, default=0.1, help="quartic coupling of phi4")

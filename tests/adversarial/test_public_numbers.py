@@ -93,6 +93,15 @@ def natural(**options: Any) -> list[Tensor]:
     return [p.detach() for p in one.parameters()]
 
 
+def learned(**options: Any) -> list[Tensor]:
+    """Return the weights after two steps of `fit_trajectories`."""
+    lattice = eq.Lattice((3,))
+    one = eq.CanonicalFlow(lattice, [eq.LinearPointLayer(lattice)])
+    states = torch.randn(16, 2, 3, generator=torch.Generator().manual_seed(0))
+    eq.fit_trajectories(one, states, progress=False, **options)
+    return [p.detach() for p in one.parameters()]
+
+
 def target_samples() -> Tensor:
     return torch.randn(16, 4, 4, generator=torch.Generator().manual_seed(0))
 
@@ -349,6 +358,23 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "testing.log_density_error": (
         lambda **o: eq.testing.log_density_error(flow(), **o),
         {"n_samples": 2, "seed": 3},
+    ),
+    "CouplingPointLayer": (lambda **o: eq.CouplingPointLayer(SQUARE, **o), {"parity": 1, "n_features": 3}),
+    "FieldTransformation": (
+        lambda **o: eq.FieldTransformation(SQUARE, eq.PotentialField(SQUARE, n_ridges=2), **o),
+        {"n_steps": 2},
+    ),
+    "HamiltonianLayer": (lambda **o: eq.HamiltonianLayer(SQUARE, **o), {"n_features": 3, "n_steps": 2}),
+    "Hamiltonian": (lambda **o: eq.Hamiltonian(ACTION, **o), {"beta": 2}),
+    "HarmonicChain": (lambda **o: eq.HarmonicChain(eq.Lattice((4,)), **o), {"pinning": 0.25}),
+    "RingPotential": (lambda **o: eq.RingPotential(eq.Lattice((2,)), **o), {"radius": 2, "width": 0.5}),
+    "Oscillators": (
+        lambda **o: eq.Oscillators(SQUARE, **o),
+        {"beta": 2, "slowest": 0.25, "fastest": 4},
+    ),
+    "fit_trajectories": (
+        lambda **o: learned(**o),
+        {"steps": 2, "batch_size": 8, "learning_rate": 0.0078125, "seed": 3},
     ),
     "testing.equivariance_error": (
         lambda **o: eq.testing.equivariance_error(flow().vector_field, **o),
