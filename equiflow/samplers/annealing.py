@@ -17,6 +17,7 @@ from equiflow.flows import Certificate, Flow, StochasticFlow
 from equiflow.flows.journeys import Arrival, Leg, State, check_resample, travel
 from equiflow.runtime.checks import check_count, check_type
 from equiflow.runtime.precision import doubled
+from equiflow.runtime.progress import progress_as, progress_bar
 from equiflow.samplers.beginnings import check_beginning
 from equiflow.samplers.families import joined_families, joined_surplus
 from equiflow.samplers.hmc import HMC
@@ -48,6 +49,7 @@ def annealed_importance_sample(
     batch_size: int = 1024,
     certify: int = 256,
     generator: torch.Generator | None = None,
+    progress: bool | None = None,
 ) -> Ensemble:
     r"""Move flow samples to the target along `(1 - beta) log q + beta (-S)` (physics/9803008).
 
@@ -68,6 +70,7 @@ def annealed_importance_sample(
         batch_size: samples moved at a time, which bounds the memory.
         certify: number of additional samples on which to measure the discretisation error; 0 skips it.
         generator: source of randomness, on the flow's device.
+        progress: whether to show a bar, see `fit`.
 
     Returns:
         An `Ensemble`, marked as `annealed` unless there is only one interval. Its `log_q` is
@@ -92,7 +95,7 @@ def annealed_importance_sample(
         start = noise, *path[0].configurations(noise)
         return travel(legs, start, resample=resample, generator=generator)
 
-    arrivals = [arrive(n) for n in _batches(n_samples, batch_size)]
+    arrivals = _arrivals(arrive, n_samples, batch_size, progress)
     certificate = certificate_of(flow, action, certify, generator)
     # The state of a leg is the noise, then the configurations.
     phi = torch.cat([arrival.state[1] for arrival in arrivals])
@@ -110,6 +113,7 @@ def stochastic_importance_sample(
     batch_size: int = 1024,
     certify: int = 256,
     generator: torch.Generator | None = None,
+    progress: bool | None = None,
 ) -> Ensemble:
     r"""Draw weighted samples of the end of a `StochasticFlow`, whose weights are work along its path.
 
@@ -128,6 +132,7 @@ def stochastic_importance_sample(
         certify: number of additional samples on which to measure the discretisation error of the layers; 0
             skips it.
         generator: source of randomness, on the flow's device.
+        progress: whether to show a bar, see `fit`.
 
     Returns:
         An `Ensemble`, marked as `annealed` unless the path is one layer without updates. Its `log_q` is
@@ -143,9 +148,9 @@ def stochastic_importance_sample(
     check_count(batch_size, "batch_size")
     check_count(certify, "certify", minimum=0)
     check_beginning(flow.target, n_samples, device=flow.device, dtype=flow.dtype, stacklevel=5)
-    arrivals = [
-        flow.travel(n, resample=resample, generator=generator) for n in _batches(n_samples, batch_size)
-    ]
+    arrivals = _arrivals(
+        lambda n: flow.travel(n, resample=resample, generator=generator), n_samples, batch_size, progress
+    )
     certificate = flow.certificate(certify, generator=generator) if certify else None
     phi = torch.cat([arrival.state[0] for arrival in arrivals])
     annealed, drawn_anew = len(flow.legs) > 1 or flow.legs[0].n_updates > 0, resample is not None
@@ -173,9 +178,17 @@ class _LatentLeg(Leg):
         return noise, *self.after.configurations(noise)
 
 
-def _batches(n_samples: int, batch_size: int) -> list[int]:
-    """Return the sizes of batches; a single empty one for no samples."""
-    return [min(batch_size, n_samples - done) for done in range(0, max(n_samples, 1), batch_size)]
+def _arrivals(
+    arrive: Callable[[int], Arrival], n_samples: int, batch_size: int, progress: bool | None
+) -> list[Arrival]:
+    """Return what arrives of each batch; of a single empty one for no samples."""
+    found = []
+    with progress_as(progress), progress_bar(n_samples, "annealing", "sample") as bar:
+        for done in range(0, max(n_samples, 1), batch_size):
+            n = min(batch_size, n_samples - done)
+            found.append(arrive(n))
+            bar.update(n)
+    return found
 
 
 def _ensemble(
