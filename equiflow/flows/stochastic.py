@@ -17,7 +17,7 @@ from equiflow.flows.base import Flow
 from equiflow.flows.certificate import Certificate
 from equiflow.flows.checkpoints import SavedModule, UnknownOptionError, load_weights
 from equiflow.flows.descriptions import describe, describe_space
-from equiflow.flows.journeys import Arrival, check_resample, resampled, travel
+from equiflow.flows.journeys import Arrival, State, check_resample, resampled, travel
 from equiflow.flows.legs import Update, energy, make_legs, tune_leg
 from equiflow.flows.legs_twice import certificate_of_legs
 from equiflow.flows.parts import dtype_name, dtype_named, rebuild, space_of
@@ -173,7 +173,7 @@ class StochasticFlow(SavedModule):
             ValueError: if it has another shape, or a kernel is not tuned.
         """
         self._check_tuned()
-        state = phi, energy(self.target, self.space.check_finite(phi))
+        state: State = phi, energy(self.target, self.space.check_finite(phi))
         log_weight = torch.zeros(len(phi), dtype=torch.float64, device=phi.device)
         for k in reversed(range(len(self.legs))):
             leg = self.legs[k]
@@ -212,7 +212,7 @@ class StochasticFlow(SavedModule):
             RuntimeError: if the step size of a kernel collapses.
         """
         n_samples, n_tuning = check_count(n_samples, "n_samples"), check_count(n_tuning, "n_tuning")
-        state = self._start(n_samples, generator)
+        state: State = self._start(n_samples, generator)
         log_weight = torch.zeros_like(state[1])
         for index, leg in enumerate(self.legs):
             if train is not None:
