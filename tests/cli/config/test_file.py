@@ -53,6 +53,10 @@ def test_there_is_an_example_of_each_published_set_up():
     found = {path.stem: load_config(path) for path in EXAMPLES.glob("*.toml")}
     xy = found.pop("XY")
     assert (xy.action.kind, xy.field.kind, xy.prior.kind) == ("xy", "angles", "angles")
+    for name, group, field in (("U1", "U(1)", "u1"), ("SU2", "SU(2)", "sun")):
+        links = found.pop(name)
+        assert (links.action.kind, links.action.group, links.field.kind) == ("wilson", group, field)
+        assert links.action.beta == 1.0
     couplings = {"E1": 6.975, "E2": 6.008, "E3": 5.550, "E4": 5.276, "E5": 5.113, "L16": 4.97, "3d": 8.0}
     couplings |= {"ladder": 4.572, "3d-o3": 8.0, "O2": 8.0}
     assert {name: config.action.lam for name, config in found.items()} == couplings
