@@ -126,7 +126,7 @@ def _gradients_reach(field: VectorField) -> Check:
         for t in TIMES:
             velocity, divergence = field.velocity_and_divergence(phi, t)
             total = total + velocity.square().sum() + divergence.square().sum()
-        trained = {name: p for name, p in field.named_parameters() if p.requires_grad}
+        trained = {name: p for name, p in field.named_parameters() if p.requires_grad and p.numel()}
         if not trained or not isinstance(total, Tensor) or not total.requires_grad:
             missing = list(trained)
         else:

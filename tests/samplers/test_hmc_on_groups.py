@@ -9,6 +9,7 @@ import torch
 
 from equiflow import HMC, OMELYAN, Lattice, Links, WilsonAction
 from equiflow.oracles import gauge_torus
+from equiflow.samplers.collapse import cause_of_collapse
 from equiflow.samplers.integrators import LEAPFROG, Integrator
 from equiflow.theories.base.action_gradients import check_gradient
 from equiflow.theories.gauge.observables import (
@@ -145,6 +146,17 @@ def test_an_imaginary_theta_is_sampled():
     assert abs(charge.sigmas_from(exact.charge)) < 3.5
     assert charge.mean > 10 * charge.error
     assert abs(chain.mean(plaquette(action.space)).sigmas_from(exact.plaquette)) < 3.5
+
+
+def test_why_no_step_suits_a_charge_is_told():
+    action = WilsonAction(Links(Lattice((4, 4)), "U(1)"), beta=1.0, imaginary_theta=1.5)
+    phi = action.space.probes(16, rng())
+    assert cause_of_collapse(action, phi, 2.0).startswith("S jumps along trajectories")
+    # Without the charge nothing jumps, and stiffness is told for matrices, too.
+    for group, beta in (("U(1)", 1.0), ("SU(2)", 50.0)):
+        smooth = WilsonAction(Links(Lattice((4, 4)), group), beta=beta)
+        phi = smooth.space.probes(16, rng())
+        assert cause_of_collapse(smooth, phi, 2.0).startswith("The action is stiff")
 
 
 def test_improved_actions_are_sampled_in_three_dimensions():
