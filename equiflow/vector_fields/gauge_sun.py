@@ -1,4 +1,4 @@
-"""Vector fields of SU(N) links: gradients of functions of Wilson loops, with closed divergence.
+"""Vector fields of SU(N) links: functions of Wilson loops and ladders of links, with closed divergence.
 
 Start at `SUNField`, the default on links in SU(N).
 """
@@ -22,6 +22,9 @@ from equiflow.theories.base.space import Space
 from equiflow.theories.gauge.links import Links
 from equiflow.theories.gauge.loops import Step, add_loop_gradient, loop_rate, rectangle, transporter
 from equiflow.vector_fields.base import VectorField
+from equiflow.vector_fields.gauge_functions import LoopFunctions, powers_up_to
+from equiflow.vector_fields.gauge_ladder_terms import LadderTerms
+from equiflow.vector_fields.gauge_ladders import Ladders
 
 #: sides of the rectangles that have a name
 _RECTANGLES = {"plaquette": ((1, 1),), "rectangle": ((1, 2), (2, 1)), "square": ((2, 2),)}
@@ -30,7 +33,7 @@ SHAPES = (*_RECTANGLES, "chair")
 
 
 class SUNField(VectorField):
-    r"""`v = grad Phi`, the gradient of a sum of functions of Wilson loops of SU(N) links.
+    r"""`v = grad Phi + ladders`: a gradient of functions of Wilson loops, and what plaquettes send further.
 
     With `w + i z = tr(loop) / N` for the loops of each shape s,
 
@@ -41,13 +44,17 @@ class SUNField(VectorField):
     are `|tr P|^2` and, for N = 2 and 3, `Re tr P^2` but for lower powers. For SU(2), `z = 0`.
 
     With `sum_a T_a T_a = -C` and `C = (N^2 - 1) / (2N)`, each of the l links of a loop contributes alike to
-    the divergence, which is the Laplacian of Phi:
+    the divergence of the first term, which is the Laplacian of Phi:
 
-        div v = sum_s l_s sum_loops [ -C (F_w w + F_z z) + F_ww |dw|^2 + 2 F_wz dw . dz + F_zz |dz|^2 ]
+        div grad Phi = sum_s l_s sum_loops [ -C (F_w w + F_z z) + F_ww |dw|^2 + 2 F_wz dw . dz + F_zz |dz|^2 ]
 
-    with the derivatives dw and dz by one link. It is exact and costs O(V). The term w of plaquettes contains
-    the gradient flow of the Wilson action, a trivialising map to first order in beta. An untrained field
-    stands still, `a = 0`.
+    with the derivatives dw and dz by one link. The term w of plaquettes contains the gradient flow of the
+    Wilson action, a trivialising map to first order in beta.
+
+    A gradient moves neighbours of a plaquette along with it. In two dimensions, where plaquettes are nearly
+    independent, that is what limits such flows. The second term, if `reach` is not 0, lets a plaquette move
+    alone: it turns all links of a ladder in parallel, see `Ladders` and `LadderTerms`. Its divergence is
+    closed, too. Both cost O(V). The velocity is linear in all weights. An untrained field stands still.
 
     Args:
         links: `Links(lattice, "SU(N)")`.
@@ -55,12 +62,14 @@ class SUNField(VectorField):
         shapes: names of the loops, of "plaquette", "rectangle" (1 x 2), "square" (2 x 2) and, from three
             dimensions on, "chair" (a bent rectangle).
         degree: largest degree of the polynomials F.
-        n_time_modes: number of cosine modes in flow time of the coefficients.
+        reach: largest distance of ladders, at most half of a side; 0 for none. They are for two dimensions,
+            and for `fit_by_continuity`: backpropagation through them is slow.
+        n_time_modes: number of polynomials in flow time of the weights.
 
     Raises:
         TypeError: if an argument has the wrong type.
         ValueError: if the links are not in SU(N), the group acts on other links, a shape is unknown, a side
-            of the lattice is so short that a loop meets itself, or a number is out of range.
+            of the lattice is so short that a loop meets itself or a ladder, or a number is out of range.
 
     References:
         arXiv:2212.08469 (gradients of Wilson loops as flows), arXiv:0907.5491 (trivialising maps).
@@ -81,20 +90,28 @@ class SUNField(VectorField):
         group: Group | None = None,
         shapes: tuple[str, ...] = ("plaquette", "rectangle"),
         degree: int = 3,
+        reach: int = 0,
         n_time_modes: int = 4,
     ) -> None:
         check_type(links, Links, "links", 'Write Links(Lattice((8, 8)), "SU(3)").')
         if links.is_flat:
             raise ValueError(f"SUNField moves links in SU(N), got {links.group}; use U1Field.")
         super().__init__(group_on(links, group, "field"))
-        self.shapes = tuple(shapes)
+        self.shapes, farthest = tuple(shapes), min(links.lattice.shape) // 2
+        self.reach = check_count(reach, "reach", minimum=0)
+        if self.reach > farthest:
+            raise ValueError(f"reach must be at most half a side, {farthest}, got {self.reach}.")
         self._record(shapes=self.shapes)
         self.loops = [_loops(links.lattice, shape) for shape in self.shapes]
         if not self.shapes:
             raise ValueError(f"Expected at least one shape of {', '.join(SHAPES)}, got none.")
-        self.powers = _powers(check_count(degree, "degree"), with_imaginary=links.lie.n > 2)
+        self.powers = powers_up_to(check_count(degree, "degree"), with_imaginary=links.lie.n > 2)
         self.time_basis = ChebyshevBasis(n_time_modes)
         self.amplitude = nn.Parameter(torch.zeros(n_time_modes, len(self.shapes), len(self.powers)))
+        self.ladder: nn.Parameter | None = None
+        if self.reach:
+            n_features = LadderTerms.n_features(self.reach)
+            self.ladder = nn.Parameter(torch.zeros(n_time_modes, n_features, len(self.powers)))
 
     @classmethod
     def suits(cls, space: Space) -> bool:
@@ -114,11 +131,11 @@ class SUNField(VectorField):
     @property
     def linear_parameters(self) -> tuple[nn.Parameter, ...]:
         """See `VectorField.linear_parameters`; all weights."""
-        return (self.amplitude,)
+        return (self.amplitude,) if self.ladder is None else (self.amplitude, self.ladder)
 
     @full_precision
     def potential(self, phi: Tensor, t: Tensor | float) -> Tensor:
-        """Return `Phi(U, t)`, whose gradient is the velocity.
+        """Return `Phi(U, t)`, whose gradient is the velocity without ladders.
 
         Args:
             phi: links, `(batch, *shape)`.
@@ -128,80 +145,72 @@ class SUNField(VectorField):
             `(batch,)`.
         """
         planes, total = self.space.planes(self.space.check(phi)), phi.real.new_zeros(len(phi))
-        for path, amplitude in self._paths(t):
-            w, z = self._traces(transporter(self.space.lie, planes, path))
-            values = sum(a * w**j * z**k for a, (j, k) in zip(amplitude, self.powers, strict=True))
-            assert isinstance(values, Tensor)
-            total = total + values.sum(self.lattice.axes)
+        for paths, weights in zip(self.loops, self._at(t, self.amplitude), strict=True):
+            for path in paths:
+                total = total + self._seen(planes, path).value(weights).flatten(1).sum(1)
         return total
 
     @full_precision
     def velocity_and_divergence(self, phi: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
         """See `VectorField.velocity_and_divergence`."""
         lie, planes = self.space.lie, self.space.planes(self.space.check(phi))
-        casimir = (lie.n**2 - 1) / (2 * lie.n)
         gradient: list[Any] = [0.0] * len(planes)
         divergence = phi.real.new_zeros(len(phi))
-        for path, amplitude in self._paths(t):
-            loop = transporter(lie, planes, path)
-            w, z = self._traces(loop)
-            of_w, of_z, of_ww, of_wz, of_zz = _derivatives(w, z, self.powers, amplitude)
-            dw = -lie.slope(loop)
-            vector = of_w * dw
-            bend = of_ww * dw.square().sum(0) - casimir * of_w * w
-            if lie.n > 2:
-                dz = -lie.slope(-1j * loop)
-                vector = vector + of_z * dz
-                mixed = 2 * of_wz * (dw * dz).sum(0) + of_zz * dz.square().sum(0)
-                bend = bend + mixed - casimir * of_z * z
-            add_loop_gradient(lie, planes, path, vector, gradient)
-            divergence = divergence + len(path) * bend.sum(self.lattice.axes)
+        for paths, weights in zip(self.loops, self._at(t, self.amplitude), strict=True):
+            for path in paths:
+                seen = self._seen(planes, path)
+                pairs = zip(seen.factors(weights), seen.vectors, strict=True)
+                add_loop_gradient(lie, planes, path, sum(a * b for a, b in pairs), gradient)
+                divergence = divergence + len(path) * seen.bend(weights).flatten(1).sum(1)
+        if self.ladder is not None:
+            weights = self._at(t, self.ladder)
+            for rung, terms in self._ladders(planes):
+                moved, its_divergence = terms.velocity(weights)
+                gradient[rung] = gradient[rung] + moved
+                divergence = divergence + its_divergence
         return self.space.from_vectors(tuple(gradient)), divergence
 
     @torch.no_grad()
     def parameter_rates(self, phi: Tensor, t: Tensor | float, score: Tensor) -> Tensor:
         """See `VectorField.parameter_rates`; in closed form."""
+        if not all(p.requires_grad for p in self.parameters()):
+            return super().parameter_rates(phi, t, score)
         lie, planes = self.space.lie, self.space.planes(self.space.check(phi))
-        vectors, casimir, rates = self.space.vectors(score), (lie.n**2 - 1) / (2 * lie.n), []
+        vectors, rates = self.space.vectors(score), []
         for paths in self.loops:
-            of_shape = [phi.real.new_zeros(len(phi)) for _ in self.powers]
+            of_shape = []
             for path in paths:
-                loop, turn = transporter(lie, planes, path), loop_rate(lie, planes, path, vectors)
-                w, z = self._traces(loop)
-                dw, dz = -lie.slope(loop), -lie.slope(-1j * loop) if lie.n > 2 else None
-                by_w = (dw * turn).sum(0) - len(path) * casimir * w
-                ww = len(path) * dw.square().sum(0)
-                if dz is not None:
-                    by_z = (dz * turn).sum(0) - len(path) * casimir * z
-                    wz, zz = 2 * len(path) * (dw * dz).sum(0), len(path) * dz.square().sum(0)
-                for n, (j, k) in enumerate(self.powers):
-                    slopes = _monomial(w, z, j, k)
-                    value = slopes[0] * by_w + slopes[2] * ww
-                    if dz is not None:
-                        value = value + slopes[1] * by_z + slopes[3] * wz + slopes[4] * zz
-                    of_shape[n] = of_shape[n] + value.sum(self.lattice.axes)
-            rates.append(torch.stack(of_shape, 1))
-        return torch.einsum("j,bsp->bjsp", self.time_basis(t), torch.stack(rates, 1)).flatten(1)
+                seen, turn = self._seen(planes, path), loop_rate(lie, planes, path, vectors)
+                overlaps = [(vector * turn).sum(0) for vector in seen.vectors]
+                of_shape.append(torch.stack(seen.rates(overlaps, float(len(path))), 1))
+            rates.append(torch.stack(of_shape).sum(0))
+        every = [torch.stack(rates, 1)]
+        if self.ladder is not None:
+            every.append(torch.stack([t.rates(vectors[rung]) for rung, t in self._ladders(planes)]).sum(0))
+        time = self.time_basis(t)
+        return torch.cat([torch.einsum("j,bsp->bjsp", time, part).flatten(1) for part in every], 1)
 
     def resized(self, lattice: Lattice) -> SUNField:
         """See `VectorField.resized`; the coefficients are the same on every lattice."""
         field: SUNField = self._rebuilt_on(lattice)
         return field
 
-    def _paths(self, t: Tensor | float) -> Iterable[tuple[tuple[Step, ...], Tensor]]:
-        """Yield every loop from one site, with the coefficients of its polynomial at flow time `t`."""
-        amplitude = torch.tensordot(self.time_basis(t), self.amplitude, 1)
-        for paths, its in zip(self.loops, amplitude, strict=True):
-            for path in paths:
-                yield path, its
+    def _at(self, t: Tensor | float, weights: Tensor) -> Tensor:
+        """Return weights at flow time `t`."""
+        return torch.tensordot(self.time_basis(t), weights, 1)
 
-    def _traces(self, loop: Tensor) -> tuple[Tensor, Tensor]:
-        """Return real and imaginary part of `tr(loop) / N`."""
-        if self.space.lie.n == 2:
-            w = self.space.lie.trace(loop)
-            return w, torch.zeros_like(w)
-        trace = self.space.lie.complex_trace(loop)
-        return trace.real, trace.imag
+    def _seen(self, planes: tuple[Tensor, ...], path: tuple[Step, ...]) -> LoopFunctions:
+        """Return the functions of the loops along a path from every site."""
+        return LoopFunctions.of(self.space.lie, transporter(self.space.lie, planes, path), self.powers)
+
+    def _ladders(self, planes: tuple[Tensor, ...]) -> Iterable[tuple[int, LadderTerms]]:
+        """Yield what plaquettes send along ladders, with the direction of the rungs."""
+        lie, directions = self.space.lie, range(self.lattice.dim)
+        for mu, nu in itertools.combinations(directions, 2):
+            plaquette = transporter(lie, planes, rectangle(mu, nu))
+            for rung, along, sign in ((mu, nu, 1.0), (nu, mu, -1.0)):
+                seen = LoopFunctions.of(lie, plaquette, self.powers, sign=sign)
+                yield rung, LadderTerms(seen, Ladders(lie, planes, rung, along, self.reach))
 
 
 def _loops(lattice: Lattice, shape: str) -> list[tuple[Step, ...]]:
@@ -226,37 +235,3 @@ def _loops(lattice: Lattice, shape: str) -> list[tuple[Step, ...]]:
         for mu, rho in itertools.combinations([k for k in range(lattice.dim) if k != nu], 2)
         for s, r in itertools.product((1, -1), repeat=2)
     ]
-
-
-def _powers(degree: int, *, with_imaginary: bool) -> list[tuple[int, int]]:
-    """Return the powers of w and z in the polynomials, without the constant."""
-    largest = degree if with_imaginary else 0
-    pairs = itertools.product(range(degree + 1), range(0, largest + 1, 2))
-    return [(j, k) for j, k in pairs if 1 <= j + k <= degree]
-
-
-def _derivatives(w: Tensor, z: Tensor, powers: list[tuple[int, int]], amplitude: Tensor) -> list[Tensor]:
-    """Return `F_w, F_z, F_ww, F_wz, F_zz` of `F = sum_jk a_jk w^j z^k`."""
-    found = [torch.zeros_like(w) for _ in range(5)]
-    orders = ((1, 0), (0, 1), (2, 0), (1, 1), (0, 2))
-    for a, (j, k) in zip(amplitude, powers, strict=True):
-        for n, (of_w, of_z) in enumerate(orders):
-            factor = _falling(j, of_w) * _falling(k, of_z)
-            if factor:
-                found[n] = found[n] + factor * a * w ** (j - of_w) * z ** (k - of_z)
-    return found
-
-
-def _monomial(w: Tensor, z: Tensor, j: int, k: int) -> list[Any]:
-    """Return `F_w, F_z, F_ww, F_wz, F_zz` of `F = w^j z^k`."""
-    orders = ((1, 0), (0, 1), (2, 0), (1, 1), (0, 2))
-    found: list[Any] = []
-    for of_w, of_z in orders:
-        factor = _falling(j, of_w) * _falling(k, of_z)
-        found.append(factor * w ** (j - of_w) * z ** (k - of_z) if factor else 0.0)
-    return found
-
-
-def _falling(power: int, order: int) -> int:
-    """Return the factor that a derivative of this order brings down from a power."""
-    return 1 if order == 0 else power if order == 1 else power * (power - 1)

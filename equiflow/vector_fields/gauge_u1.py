@@ -169,11 +169,6 @@ class U1Field(VectorField):
         return 5e-3
 
     @property
-    def training_batch_size(self) -> int:
-        """See `VectorField.training_batch_size`."""
-        return 64
-
-    @property
     def linear_parameters(self) -> tuple[nn.Parameter, ...]:
         """See `VectorField.linear_parameters`; the weights a, b and d."""
         return (self.kernel.weight,)
@@ -186,13 +181,15 @@ class U1Field(VectorField):
     def velocity_and_divergence(self, phi: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
         """See `VectorField.velocity_and_divergence`."""
         waves, weight = self._waves(self.space.check(phi)), self._weights(t)
-        seen = self._features(waves)
-        at_origin = self._kernels(phi).at_origin @ weight.mT  # (plane, feature)
-        own = seen.by_angle.sum(2).unflatten(0, (len(phi), -1)) * at_origin
-        tilted = weight[self.n_local :].unflatten(0, (len(self.frequency), -1))
-        pulled = torch.einsum("rjmx,jmo->rojx", seen.by_tilt, tilted) * seen.response
-        divergence = own.sum((1, 2)) + pulled.unflatten(0, (len(phi), -1)).flatten(1).sum(1)
-        return self._velocity(waves, weight), divergence
+        (sin, cos, sin_tilt, cos_tilt), (even, odd) = waves, self._by_parity(weight)
+        n, end = _counted(sin), self.n_mixed + 1
+        by_angle = self._summed((n * cos, -n * sin, sin_tilt, cos_tilt), weight)
+        rows_of_planes = self._kernels(phi).at_origin.repeat(len(phi), 1)
+        divergence = (by_angle.sum(2) * rows_of_planes).sum(1)
+        by_tilt = (odd.permute(2, 0, 1) @ cos[:, None, :end]) * cos_tilt[:, None]
+        by_tilt = by_tilt - (even.permute(2, 0, 1) @ sin[:, None, 1:end]) * sin_tilt[:, None]
+        divergence = divergence + (by_tilt * self._response(waves)).sum((1, 2, 3))
+        return self._velocity(waves, weight), divergence.view(len(phi), -1).sum(1)
 
     @torch.no_grad()
     def parameter_rates(self, phi: Tensor, t: Tensor | float, score: Tensor) -> Tensor:
@@ -219,14 +216,18 @@ class U1Field(VectorField):
         return torch.tensordot(self.time_basis(t), self.kernel.weight, 1)
 
     def _velocity(self, waves: tuple[Tensor, ...], weight: Tensor) -> Tensor:
-        """Return `d^T (K * f)`, summed over the frequencies first."""
-        (sin, cos, sin_tilt, cos_tilt), dim, end = waves, self.lattice.dim, self.n_mixed + 1
+        """Return `d^T (K * f)`."""
+        f, dim = self._summed(waves, weight).unflatten(2, self.lattice.shape), self.lattice.dim
+        psi = mix_fields(self.lattice, f, self._kernels(f).potential[None])
+        return curl_transposed(psi.view(-1, dim * (dim - 1) // 2, *self.lattice.shape), dim)
+
+    def _summed(self, waves: tuple[Tensor, ...], weight: Tensor) -> Tensor:
+        """Return f, summed over the frequencies first, `(row, orbit, site)`."""
+        (sin, cos, sin_tilt, cos_tilt), end = waves, self.n_mixed + 1
         local, (even, odd) = weight[: self.n_local], self._by_parity(weight)
         of_sin = (even.permute(2, 1, 0) @ cos_tilt[:, None]).mul(sin[:, None, 1:end]).sum(2)
         of_cos = (odd.permute(2, 1, 0) @ sin_tilt[:, None]).mul(cos[:, None, :end]).sum(2)
-        f = local.mT @ sin[:, 1 : self.n_local + 1] + of_sin + of_cos
-        psi = mix_fields(self.lattice, f.unflatten(2, self.lattice.shape), self._kernels(f).potential[None])
-        return curl_transposed(psi.view(-1, dim * (dim - 1) // 2, *self.lattice.shape), dim)
+        return local.mT @ sin[:, 1 : self.n_local + 1] + of_sin + of_cos
 
     def _by_parity(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         """Return the weights of `sin nP cos tau` and of `cos nP sin tau`, `(frequency, n, orbit)`."""
@@ -259,16 +260,18 @@ class U1Field(VectorField):
     def _features(self, waves: tuple[Tensor, ...]) -> _Features:
         """Return the features and their derivatives."""
         sin, cos, sin_tilt, cos_tilt = waves
-        kernels, n_planes = self._kernels(sin), self.lattice.dim * (self.lattice.dim - 1) // 2
-        n = torch.arange(sin.shape[1], device=sin.device, dtype=sin.dtype)[:, None]
+        n = _counted(sin)
         by_angle = self._values(n * cos, -n * sin, sin_tilt, cos_tilt)
-        by_tilt = self._tilted(sin, cos, cos_tilt, -sin_tilt)
-        n_harmonics = self.charge.shape[1]
-        slope = (self.charge * n[1 : n_harmonics + 1, 0]) @ cos[:, 1 : n_harmonics + 1]
+        by_tilt = self._tilted(sin, cos, cos_tilt, -sin_tilt).unflatten(1, (len(self.frequency), -1))
+        return _Features(self._values(*waves), by_angle, by_tilt, self._response(waves))
+
+    def _response(self, waves: tuple[Tensor, ...]) -> Tensor:
+        """Return how tilts answer to the links that a plaquette moves, see `_Features.response`."""
+        (_, cos, *_), end = waves, self.charge.shape[1] + 1
+        n_planes = self.lattice.dim * (self.lattice.dim - 1) // 2
+        slope = (self.charge * _counted(cos)[1:end, 0]) @ cos[:, 1:end]
         slope = slope.unflatten(0, (-1, n_planes))[:, :, None]  # (batch, plane, 1, channel, site)
-        response = self.frequency @ self._smeared(slope, kernels.response).flatten(0, 1)
-        by_tilt = by_tilt.unflatten(1, (len(self.frequency), -1))
-        return _Features(self._values(*waves), by_angle, by_tilt, response)
+        return self.frequency @ self._smeared(slope, self._kernels(cos).response).flatten(0, 1)
 
     def _kernels(self, like: Tensor) -> _Kernels:
         """Return the constant kernels in the dtype and on the device of a tensor."""
@@ -348,3 +351,8 @@ def _charges(lattice: Lattice, widths: list[float]) -> Tensor:
     for axis, side in zip(lattice.axes, lattice.shape, strict=True):
         squares = squares + signed_offsets(side).double().square().view(-1, *(1,) * (-axis - 1))
     return torch.stack([torch.exp(-squares / (2 * width**2)) for width in widths])
+
+
+def _counted(waves: Tensor) -> Tensor:
+    """Return the numbers n of the harmonics from 0 on, `(n, 1)`."""
+    return torch.arange(waves.shape[1], device=waves.device, dtype=waves.dtype)[:, None]

@@ -324,6 +324,7 @@ def sun_fields(draw: st.DrawFn) -> SUNField:
         group=GaugeGroup(links, draw(st.sampled_from(POINT_GROUPS))),
         shapes=shapes,
         degree=draw(st.integers(1, 3)),
+        reach=draw(st.integers(0, 1)) if len(lattice) == 2 else 0,
         n_time_modes=draw(st.integers(1, 3)),
     )
 

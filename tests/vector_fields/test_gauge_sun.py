@@ -7,11 +7,14 @@ import re
 import pytest
 import torch
 
-from equiflow.testing import check_vector_field, randomise
+from equiflow.testing import check_vector_field, equivariance_error, randomise
 from equiflow.theories.base.lattice import Lattice
 from equiflow.theories.gauge.links import Links
+from equiflow.theories.gauge.loops import rectangle, transporter
 from equiflow.theories.gauge.wilson import WilsonAction
 from equiflow.vector_fields import VectorField, default_field
+from equiflow.vector_fields.gauge_ladder_terms import LadderTerms
+from equiflow.vector_fields.gauge_ladders import Ladders
 from equiflow.vector_fields.gauge_sun import SUNField
 from equiflow.vector_fields.gauge_u1 import U1Field
 
@@ -30,23 +33,41 @@ def drawn(links: Links, n: int = 2, seed: int = 0) -> torch.Tensor:
     ("group", "shape", "shapes"),
     [
         ("SU(2)", (3, 3), ("plaquette", "rectangle", "square")),
+        ("SU(2)", (4, 4), ("plaquette",)),
         ("SU(3)", (2, 2), ("plaquette",)),
         ("SU(2)", (2, 2, 2), ("plaquette", "chair")),
     ],
 )
 def test_the_field_obeys_every_law(group, shape, shapes):
-    report = check_vector_field(random_field(group, *shape, shapes=shapes))
+    # Ladders of SU(3) have a test of their own, which is quicker.
+    reach = 0 if group == "SU(3)" else min(shape) // 2
+    field = random_field(group, *shape, shapes=shapes, reach=reach, n_time_modes=1)
+    report = check_vector_field(field)
     assert report.ok, str(report)
 
 
+def test_ladders_of_su3_are_equivariant_and_have_the_divergence_of_small_moves():
+    field = random_field("SU(3)", 2, 2, shapes=("plaquette",), reach=1, n_time_modes=1)
+    assert max(equivariance_error(field, n_random=1, times=(0.3,)).values()) < 1e-12
+    u, h = drawn(field.space, 1), 1e-4
+    moves = torch.eye(2 * 8 * 4, dtype=torch.float64).view(-1, *field.space.tangent_shape)
+    ahead, behind = (
+        field.velocity(field.space.move(u.expand(64, *u.shape[1:]), s * moves), 0.3) for s in (h, -h)
+    )
+    slopes = ((ahead - behind) * moves).flatten(1).sum(1) / (2 * h)
+    divergence = field.velocity_and_divergence(u, 0.3)[1]
+    torch.testing.assert_close(slopes.sum()[None], divergence, rtol=0, atol=1e-5)
+    assert divergence.abs() > 0.1
+
+
 def test_the_field_obeys_every_law_in_single_precision():
-    report = check_vector_field(random_field("SU(2)", 3, 3).float())
+    report = check_vector_field(random_field("SU(2)", 3, 3, degree=2, reach=1, n_time_modes=1).float())
     assert report.ok, str(report)
 
 
 @pytest.mark.parametrize(("group", "degree"), [("SU(2)", 3), ("SU(3)", 3), ("SU(4)", 2)])
 def test_the_velocity_is_the_gradient_of_the_potential(group, degree):
-    field = random_field(group, 3, 3, degree=degree)
+    field = random_field(group, 3, 3, degree=degree, reach=0)
     u = drawn(field.space)
     omega = torch.zeros(2, *field.space.tangent_shape, dtype=torch.float64).requires_grad_()
     (expected,) = torch.autograd.grad(field.potential(field.space.move(u, omega), 0.3).sum(), omega)
@@ -68,7 +89,7 @@ def test_the_gradient_flow_of_the_action_is_contained(group):
 def test_the_laplacian_of_a_loop_is_the_casimir_times_its_links():
     """`sum_a L_a L_a Re tr(loop) / N = -(N^2 - 1) / (2N) Re tr(loop) / N` for every link of the loop."""
     links, (n, length) = Links(Lattice((3, 3)), "SU(3)"), (3, 6)
-    field = SUNField(links, shapes=("rectangle",), degree=1, n_time_modes=1).double()
+    field = SUNField(links, shapes=("rectangle",), degree=1, reach=0, n_time_modes=1).double()
     with torch.no_grad():
         field.amplitude.fill_(1.0)
     u = drawn(links)
@@ -88,9 +109,36 @@ def test_the_squared_gradient_of_a_plaquette_is_that_of_the_literature():
     assert u.shape == (2, 2, 2, 2, 3, 3)
 
 
+@pytest.mark.parametrize("group", ["SU(2)", "SU(3)"])
+def test_a_ladder_moves_one_plaquette_alone_and_turns_those_on_the_way(group):
+    """Rungs from behind a plaquette to two ahead change two traces: its own, and that of the last."""
+    links = Links(Lattice((6, 4)), group)
+    lie, u = links.lie, drawn(links, 1)
+    planes = links.planes(u)
+    loop = transporter(lie, planes, rectangle(1, 0))
+    ladders = Ladders(lie, planes, rung=1, along=0, reach=3)
+    sides = [ladders.sides(-lie.slope(loop))]
+    here = torch.zeros(1, 6, 4, dtype=torch.float64)
+    here[0, 2, 1] = 1.0
+    moved = ladders.send(sides, [[here], [here], [0 * here]], -1.0)
+    velocity = links.from_vectors((torch.zeros_like(moved), moved))
+    h = 1e-5
+    ahead, behind = (links.planes(links.move(u, s * velocity)) for s in (h, -h))
+    rate = (
+        lie.trace(transporter(lie, ahead, rectangle(1, 0)))
+        - lie.trace(transporter(lie, behind, rectangle(1, 0)))
+    ) / (2 * h)
+    # Two rungs on each side: the plaquette moves, and the ends of both sides move against it.
+    changed = (rate.abs() > 1e-8).nonzero().tolist()
+    assert changed == [[0, 0, 1], [0, 2, 1], [0, 4, 1]]
+    assert float(rate[0, 2, 1]) == pytest.approx(2 * float(lie.slope(loop)[:, 0, 2, 1].square().sum()))
+
+
 @pytest.mark.parametrize(("group", "shape"), [("SU(2)", (3, 4)), ("SU(3)", (3, 3)), ("SU(2)", (2, 2, 2))])
 def test_linear_rates_agree_with_automatic_differentiation(group, shape):
-    field = random_field(group, *shape, shapes=("plaquette", "chair" if len(shape) > 2 else "rectangle"))
+    other = "chair" if len(shape) > 2 else "rectangle"
+    shapes = ("plaquette",) if group == "SU(3)" else ("plaquette", other)
+    field = random_field(group, *shape, shapes=shapes, degree=2, reach=1)
     u = drawn(field.space)
     score = torch.randn((2, *field.space.tangent_shape), generator=torch.Generator().manual_seed(2))
     score = score.double()
@@ -112,7 +160,10 @@ def test_an_untrained_field_stands_still_and_moves_when_asked():
 
 
 def test_coefficients_are_the_same_on_every_lattice():
-    field = random_field("SU(2)", 3, 3)
+    field = random_field("SU(2)", 4, 4, reach=2).resized(Lattice((8, 6)))
+    assert field.reach == 2
+    assert float(field.ladder.detach().abs().max()) > 0
+    field = random_field("SU(2)", 3, 3, reach=0)
     larger = field.resized(Lattice((4, 6)))
     assert larger.space == Links(Lattice((4, 6)), "SU(2)")
     assert torch.equal(larger.amplitude, field.amplitude)
@@ -156,7 +207,7 @@ class OneDirection(Planted):
     [(SeesLinks, "equivariance gauge transformation"), (OneDirection, "equivariance rotation")],
 )
 def test_the_harness_sees_a_planted_mistake_and_names_it(mistake, law):
-    report = check_vector_field(mistake(random_field("SU(2)", 3, 3)))
+    report = check_vector_field(mistake(random_field("SU(2)", 3, 3, reach=0)))
     assert any(re.search(law, f"{check.law} {check.case}") for check in report.violations), str(report)
 
 
@@ -169,9 +220,27 @@ class ForgetsTheCurvature(SUNField):
 
 
 def test_the_harness_sees_a_forgotten_curvature():
-    field = ForgetsTheCurvature(Links(Lattice((3, 3)), "SU(2)"), n_time_modes=2).double()
+    field = ForgetsTheCurvature(Links(Lattice((3, 3)), "SU(2)"), reach=0, n_time_modes=2).double()
     randomise(field)
     assert [check.law for check in check_vector_field(field).violations] == ["divergence = dense trace"]
+
+
+def test_the_harness_sees_that_rungs_forget_how_they_look_at_plaquettes(monkeypatch):
+    looked = LadderTerms._looked
+    monkeypatch.setattr(
+        LadderTerms, "_looked", lambda self, *which: (looked(self, *which)[0], 0 * self.seen.vectors[0])
+    )
+    field = random_field("SU(2)", 2, 2, shapes=("plaquette",), degree=1, reach=1, n_time_modes=1)
+    assert [check.law for check in check_vector_field(field).violations] == ["divergence = dense trace"]
+
+
+def test_the_harness_sees_transport_along_one_side_only(monkeypatch):
+    in_frames, at_rungs = Ladders._in_frames, Ladders._at_rungs
+    monkeypatch.setattr(Ladders, "_in_frames", lambda self, vectors, right: in_frames(self, vectors, False))
+    monkeypatch.setattr(Ladders, "_at_rungs", lambda self, vectors, right: at_rungs(self, vectors, False))
+    field = random_field("SU(2)", 4, 4, shapes=("plaquette",), degree=1, reach=2, n_time_modes=1)
+    violations = check_vector_field(field).violations
+    assert any("equivariance" in check.law for check in violations)
 
 
 def test_a_flow_has_the_field_that_suits_its_links():
@@ -196,3 +265,5 @@ def test_wrong_arguments_are_explained():
         SUNField(Links(Lattice((2, 3)), "SU(2)"), shapes=("rectangle",))
     with pytest.raises(ValueError, match="degree"):
         SUNField(links, degree=0)
+    with pytest.raises(ValueError, match="at most half a side, 1, got 2"):
+        SUNField(links, reach=2)
