@@ -101,18 +101,14 @@ def fit_thermal_state(
     options = TrainingOptions(steps, batch_size, learning_rate, warmup, clip_norm, seed, steps)
     solver = Solver("rk5", steps=3) if solver is None else solver
     trained = [p for p in rho.parameters() if p.requires_grad]
-    # A determinant that is drawn now and then moves in proportion to its noisy gradient, not by full steps.
-    groups = [
-        {"params": [p for p in trained if p is not rho.logits]},
-        {"params": [p for p in trained if p is rho.logits], "eps": 1 / batch_size},
-    ]
-    optimiser = torch.optim.Adam([g for g in groups if g["params"]], lr=learning_rate, betas=(0.9, 0.99))
+    # Gradients below eps make small steps, not full ones: those of determinants that are drawn now and then,
+    # and of pure rounding near the exact state.
+    optimiser = torch.optim.Adam(trained, lr=learning_rate, betas=(0.9, 0.99), eps=1e-2)
     generator, history, start = stream(seed, "thermal state"), History(), time.perf_counter()
     with progress_as(progress), progress_bar(steps, "training", "step") as bar:
         for step in range(1, steps + 1):
             rate = options.rate(step)
-            for group in optimiser.param_groups:
-                group["lr"] = rate
+            optimiser.param_groups[0]["lr"] = rate
             optimiser.zero_grad()
             surrogate, local, nfe = free_energy_gradient(
                 rho, electrons, batch_size, generator=generator, solver=solver

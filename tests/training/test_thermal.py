@@ -68,6 +68,20 @@ def test_the_noise_vanishes_for_the_exact_state():
     assert max(float(p.grad.abs().max()) for p in rho.parameters()) > 1e-2
 
 
+def test_training_stays_at_the_exact_state(monkeypatch):
+    """There the gradient is pure rounding, of which Adam with a tiny eps would make full steps."""
+
+    def moved() -> float:
+        rho = ThermalState(SlaterStates(PAIR, cutoff=5.0), beta=2.0)
+        fit_thermal_state(rho, TrappedElectrons(PAIR, Z=0.0), steps=25, batch_size=32, progress=False)
+        return max(float(p.detach().abs().max()) for p in (rho.vector_field.pairs.weight, rho.logits))
+
+    assert moved() < 8e-3
+    adam = torch.optim.Adam
+    monkeypatch.setattr(torch.optim, "Adam", lambda *args, **options: adam(*args, **options | {"eps": 1e-8}))
+    assert moved() > 8e-3
+
+
 def test_free_energies_stay_above_the_exact_one_and_training_approaches_it():
     electrons = TrappedElectrons(PAIR, Z=2.0)
     exact = two_fermions(electrons, beta=2.0).free_energy
