@@ -66,8 +66,8 @@ def test_blocks_are_local():
     chi = torch.zeros(1, 32)
     chi[0, 0] = 1.0
     bump = blocking.prolong(chi)[0].abs()
-    # A sharp cutoff would fall off like 1 / x, to 1e-2.
-    assert float(bump[24:41].max()) < 1e-3
+    # A sharp cutoff would fall off like 1 / x, to 1e-2, and an edge with a kink has 9e-4.
+    assert float(bump[24:41].max()) < 2e-4
     assert float(bump[0]) > 0.5
 
 
