@@ -22,8 +22,9 @@ from equiflow.cli.run.folder import Run
 from equiflow.cli.run.standing import note_if_unfinished
 from equiflow.interop import describe_samples, load_chain, load_ensemble, save_samples
 from equiflow.interop.samples import shards_in
+from equiflow.report.numbers import write_json
 from equiflow.report.page import Page
-from equiflow.report.report import Report, write_json
+from equiflow.report.report import Report
 from equiflow.report.terminal import print_line, print_table
 from equiflow.runtime.randomness import stream
 from equiflow.runtime.storage import CheckpointError, real_path

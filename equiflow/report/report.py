@@ -5,7 +5,6 @@ Start with `Report`. Tables need rich and plots need matplotlib, both in the ext
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -29,10 +28,11 @@ from equiflow.analysis import (
 )
 from equiflow.flows import Certificate, ExtendedAction, Flow
 from equiflow.report import plots
+from equiflow.report.numbers import write_json
 from equiflow.report.terminal import print_line, print_table
 from equiflow.runtime.checks import check_type
 from equiflow.runtime.precision import in_precision
-from equiflow.runtime.storage import written_atomically
+from equiflow.runtime.progress import progress_as
 from equiflow.samplers import Chain, Ensemble, IndependenceMetropolis, log_weights
 from equiflow.statistics import Estimate
 from equiflow.statistics.tables import without_shared_notes
@@ -263,11 +263,16 @@ class Report:
         corrected = str(self.ensemble.correction_of())
         return [("levels", str(self.ensemble.correction)), ("log Z corrected by", corrected)]
 
-    def print(self) -> None:
-        """Print tables of quality and observables to the terminal, and the warnings."""
+    def print(self, *, progress: bool | None = None) -> None:
+        """Print tables of quality and observables to the terminal, and the warnings.
+
+        Args:
+            progress: whether to show a bar while they are measured, see `fit`.
+        """
         n_samples = len(self.ensemble.phi)
-        print_table(f"flow on {n_samples} fresh samples", ("quantity", "value"), self.quality())
-        flow, reference = self.measurements
+        with progress_as(progress):
+            quality, (flow, reference) = self.quality(), self.measurements
+        print_table(f"flow on {n_samples} fresh samples", ("quantity", "value"), quality)
         if reference is None:
             rows = [(name.replace("_", " "), str(value)) for name, value in flow.scalars().items()]
             print_table("observables of the reweighted flow", ("observable", "flow"), rows)
@@ -298,7 +303,13 @@ class Report:
             figures["configurations"] = plots.configurations(self.scalar[0].phi)
         return figures
 
-    def save(self, folder: str | Path, *, settings: Mapping[str, object] | None = None) -> None:
+    def save(
+        self,
+        folder: str | Path,
+        *,
+        settings: Mapping[str, object] | None = None,
+        progress: bool | None = None,
+    ) -> None:
         """Write plots (PNG), `results.json` and the flow as `flow.pt` into a folder.
 
         A flow of your own kind is left out if it does not say how it is saved, see `Flow.recipe`.
@@ -306,10 +317,13 @@ class Report:
         Args:
             folder: made if it is missing.
             settings: further entries of `results.json`, such as the seed.
+            progress: whether to show a bar while things are measured, see `fit`.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        for name, figure in self.figures().items():
+        with progress_as(progress):
+            figures = self.figures()
+        for name, figure in figures.items():
             plots.save_figure(figure, folder / f"{name}.png")
         with suppress(TypeError):  # a flow of the user's own that does not say how it is rebuilt
             self.flow.save(folder / "flow.pt")
@@ -331,20 +345,6 @@ def comparison_rows(flow: Measured, reference: Measured) -> list[tuple[str, ...]
         (name.replace("_", " "), str(value), str(other[name]), f"{value.sigmas_from(other[name]):+.1f}")
         for name, value in flow.scalars().items()
     ]
-
-
-def write_json(content: Mapping[str, object], path: str | Path) -> None:
-    """Write JSON to a file; a crash leaves an old file intact.
-
-    Args:
-        content: what to write; values that JSON does not know are written as text.
-        path: name of the file.
-
-    Raises:
-        ValueError: if a number is NaN or infinite.
-    """
-    with written_atomically(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2, default=str, allow_nan=False))
 
 
 def _first_component(phi: Tensor, axes: Sequence[int]) -> Tensor:
