@@ -61,6 +61,14 @@ def report() -> Report:
     return make((4, 4))
 
 
+def test_a_report_shows_a_bar_where_it_is_asked_for(report, capfd):
+    for shown in (True, False):
+        replace(report, history=report.history).print(progress=shown)  # nothing is measured yet
+        out, err = capfd.readouterr()
+        assert "fresh samples" in out
+        assert ("inverse flow" in err) == ("measuring" in err) == shown
+
+
 @pytest.fixture(scope="module")
 def saved(report, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("report") / "new" / "folder"
