@@ -29,6 +29,7 @@ from equiflow import (
     importance_sample,
     log_weights,
 )
+from equiflow.analysis import frozen_charge
 from equiflow.oracles import ExactGauge, gauge_torus
 from equiflow.report import print_table, write_json
 from equiflow.report.plots import FLOW, MUTED, REFERENCE, save_figure
@@ -143,6 +144,8 @@ def main() -> None:
     ]
     print_table(str(action), ["", "flow", "HMC, cold start", "exact"], rows)
     print(f"reverse ESS {ess}\nforward ESS {forward}\ntrained in {seconds:.0f} s")
+    if frozen := frozen_charge(hmc, links):
+        print(f"HMC: {frozen}")
     if args.out is None:
         return
     args.out.mkdir(parents=True, exist_ok=True)
