@@ -104,12 +104,14 @@ STATISTICS = tuple(f"statistics/test_{name}.py" for name in ("jackknife", "serie
 
 MUTANTS = (
     Mutant(
-        "training never looks if it has reached its target",
+        "training believes that it has reached its target",
         "training/fresh.py",
         "if ess.mean - 2 * ess.error < self.target:",
         "if False:",
         "training stops at its first look, whatever ESS fresh samples show",
-        ("training/test_fresh.py::test_training_goes_on_where_a_target_is_not_reached_whatever_the_batches_say",),
+        (
+            "training/test_fresh.py::test_training_goes_on_where_a_target_is_not_reached_whatever_the_batches_say",
+        ),
     ),
     Mutant(
         "a training that a callback ends leaves no checkpoint",
@@ -117,7 +119,9 @@ MUTANTS = (
         "(run.checkpoint_is_due or reason)",
         "run.checkpoint_is_due",
         "the steps since the last checkpoint are lost",
-        ("training/test_fresh.py::test_early_stopping_ends_a_training_with_a_checkpoint_from_which_it_goes_on",),
+        (
+            "training/test_fresh.py::test_early_stopping_ends_a_training_with_a_checkpoint_from_which_it_goes_on",
+        ),
     ),
     Mutant(
         "time of a ladder",
