@@ -62,8 +62,8 @@ class SUNField(VectorField):
         shapes: names of the loops, of "plaquette", "rectangle" (1 x 2), "square" (2 x 2) and, from three
             dimensions on, "chair" (a bent rectangle).
         degree: largest degree of the polynomials F.
-        reach: largest distance of ladders, at most half of a side; 0 for none. They are for two dimensions,
-            and for `fit_by_continuity`: backpropagation through them is slow.
+        reach: largest distance of ladders, at most half of a side, 0 for none; they suit two dimensions and
+            `fit_by_continuity`, since backpropagation through them is slow.
         n_time_modes: number of polynomials in flow time of the weights.
 
     Raises:
