@@ -183,6 +183,9 @@ def test_a_loss_that_falls_goes_on_and_one_that_stays_stops():
     assert stops_at(list(falling + noise)) is None
     assert stops_at(list(noise)) in range(40, 60)
     assert 100 <= stops_at(list(np.where(np.arange(200) < 100, falling, falling[100]) + noise)) < 150
+    # A fall of 0.1 with a noise of 0.32 is none.
+    assert stops_at(list(np.tile([1.0, -1.0], 20) - 0.1 * (np.arange(40) >= 20))) == 40
+    assert stops_at(list(0.1 * np.tile([1.0, -1.0], 20) - 0.1 * (np.arange(40) >= 20))) is None
     # 20 steps win 1.0
     assert stops_at(list(falling + noise), least=0.8) is None
     assert stops_at(list(falling + noise), least=1.5) == 40
