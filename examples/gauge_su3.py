@@ -20,6 +20,7 @@ from equiflow import (
     Estimate,
     Lattice,
     Links,
+    SUNField,
     WilsonAction,
     fit,
     fit_by_continuity,
@@ -36,6 +37,9 @@ parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.A
 parser.add_argument("--group", default="SU(3)", help="SU(2), SU(3), SU(4), ...")
 parser.add_argument("--L", type=int, default=8, help="side of the periodic square lattice")
 parser.add_argument("--beta", type=float, default=4.0, help="coupling")
+parser.add_argument(
+    "--reach", type=int, help="rungs on each side that a plaquette turns; half of the lattice unless given"
+)
 parser.add_argument("--sweeps", type=int, default=3, help="sweeps of least squares through time")
 parser.add_argument("--sweep-samples", type=int, default=512, help="samples of a sweep")
 parser.add_argument("--steps", type=int, default=0, help="steps of gradient descent that follow")
@@ -100,7 +104,8 @@ def main() -> None:
         parser.error("this example is for SU(N); gauge_u1.py is for U(1)")
     action = WilsonAction(links, beta=args.beta)
     exact = gauge_torus(action)
-    flow = EquivariantCNF(links)
+    reach = args.L // 2 if args.reach is None else args.reach
+    flow = EquivariantCNF(links, vector_field=SUNField(links, reach=reach))
     seconds = train(flow, action, args)
 
     generator = torch.Generator().manual_seed(args.seed + 1)
