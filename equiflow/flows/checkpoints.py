@@ -118,6 +118,7 @@ class SavedModule(ShownAsTable, nn.Module, ABC):
         | `EquivariantCNF`, `ConditionalFlow` | `vector_field`, `prior`, `compile` |
         | `CouplingFlow` | `site_map`, `prior` |
         | `SymplecticFlow`, `AugmentedFlow` | `position`, `momentum` (priors) |
+        | `MultiscaleFlow` | `levels`, one `EquivariantCNF` for each |
         | `CanonicalFlow` | `layers` |
 
         Args:
