@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from equiflow import (
+    CheckpointError,
     ContinuousIsing,
     EquivariantCNF,
     Flow,
@@ -291,7 +292,11 @@ def test_it_is_saved_and_loaded(tmp_path):
     z = configurations(flow.lattice)
     for mine, theirs in zip(flow.transform_and_log_det(z), loaded.transform_and_log_det(z), strict=True):
         assert torch.equal(mine, theirs)
-    with pytest.raises(Exception, match="MultiscaleFlow"):
+    given = list(hierarchy(z2=False, seed=5).levels)
+    by_hand = MultiscaleFlow.load(tmp_path / "flow.pt", levels=given)
+    assert by_hand.levels[0] is given[0]
+    assert torch.equal(by_hand.log_prob(z), flow.log_prob(z))
+    with pytest.raises(CheckpointError, match="MultiscaleFlow"):
         EquivariantCNF.load(tmp_path / "flow.pt")
 
 
