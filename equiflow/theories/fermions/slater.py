@@ -138,7 +138,7 @@ class SlaterStates(nn.Module):
             `(batch,)`.
         """
         self.particles.check(z, "z")
-        log_det = torch.linalg.slogdet(orbital_values(z, self.orbitals[state]))[1]
+        log_det: Tensor = torch.linalg.slogdet(orbital_values(z, self.orbitals[state]))[1]
         return 2 * log_det - z.square().sum((1, 2)) - math.lgamma(self.particles.number + 1)
 
     @torch.no_grad()
