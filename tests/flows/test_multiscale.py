@@ -14,6 +14,7 @@ from equiflow import (
     CheckpointError,
     ContinuousIsing,
     EquivariantCNF,
+    Estimate,
     Flow,
     ForwardKL,
     FreeField,
@@ -25,8 +26,10 @@ from equiflow import (
     StandardNormal,
     SymmetryGroup,
     fit,
+    importance_sample,
 )
 from equiflow.flows.scales import log_det_of
+from equiflow.oracles import ising_torus
 from equiflow.testing import check_flow, invariance_error, log_density_error, randomise
 from equiflow.theories.base.prior import LOG_2PI
 from equiflow.theories.base.sublattice import SublatticeGroup
@@ -236,9 +239,12 @@ def test_levels_below_can_be_held_fixed_while_the_finest_is_trained():
 
 
 def test_training_all_levels_together_finds_the_target():
-    flow = MultiscaleFlow(Lattice((4, 4)))
-    history = fit(flow, ContinuousIsing(flow.lattice, 6.0), steps=40, progress=False)
-    assert history.ess[-1] > 0.8 > 0.5 > history.ess[0]
+    flow, action = MultiscaleFlow(Lattice((4, 4))), ContinuousIsing(Lattice((4, 4)), 6.0)
+    fit(flow, action, steps=60, learning_rate=0.04, progress=False)
+    ensemble = importance_sample(flow, action, 512, certify=0, generator=rng())
+    # From 0.002; other seeds give 0.86 to 0.88.
+    assert ensemble.effective_sample_size().mean > 0.75
+    assert abs(ensemble.log_z().sigmas_from(Estimate(ising_torus(action).log_z, 0.0))) < 4
 
 
 def test_maximum_likelihood_trains_it_by_any_solver():
