@@ -191,6 +191,8 @@ def test_a_new_level_leaves_the_coarse_fields_as_they_are():
     expected = flow.transform_and_log_det(finer._blockings[-1].restrict(z))[0]
     torch.testing.assert_close(coarse, expected, rtol=0, atol=1e-5)
     assert all(one is not other for one, other in zip(flow.levels, finer.levels, strict=False))
+    expected = flow.levels[-1].resized(finer.lattice).state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in finer.levels[-1].state_dict().items())
 
 
 def test_every_level_is_carried_over_to_another_lattice():
