@@ -141,6 +141,13 @@ def test_every_part_of_a_folder_with_inner_floors_has_its_place():
         assert parts - {"__init__", "__pycache__"} == {name for floor in floors for name in floor if name}
 
 
+def test_only_six_entries_and_dotfiles_stand_beside_the_package():
+    files = subprocess.run(["git", "ls-files"], cwd=PACKAGE.parent, capture_output=True, text=True).stdout
+    names = {line.split("/")[0] for line in files.splitlines()}
+    expected = {"README.md", "benchmarks", "equiflow", "examples", "pyproject.toml", "tests"}
+    assert {name for name in names if not name.startswith(".")} in (expected, set())  # without git: none
+
+
 def test_only_known_files_stand_in_the_root():
     assert {path.name for path in PACKAGE.glob("*.py")} == ROOT_FILES
 

@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("pdoc")
 
-BUILD = Path(__file__).parents[1] / "docs" / "build.py"
+BUILD = Path(__file__).parents[1] / ".docs" / "build.py"
 #: enough for the links of the overview to be looked at
 MODULES = ["equiflow", "equiflow.statistics", "equiflow.statistics.estimate", "equiflow.training.history"]
 
@@ -68,7 +68,7 @@ def test_a_name_without_a_page_is_a_fault(built):
     """The overview names modules that were left out here."""
     _, faults = built
     assert "overview: there is no equiflow.oracles" in faults
-    assert not [fault for fault in faults if not fault.startswith("overview: there is no equiflow.")]
+    assert not [fault for fault in faults if ": there is no equiflow." not in fault]
 
 
 def test_links_that_lead_nowhere_are_found(docs, tmp_path):

@@ -1,6 +1,6 @@
 """Build the site of the API: an overview by task, a page for each module, search, guides and examples.
 
-`python docs/build.py site` writes it to the folder `site`; open `site/index.html`. Nothing is loaded from
+`python .docs/build.py site` writes it to the folder `site`; open `site/index.html`. Nothing is loaded from
 elsewhere. Formulas stay code, as docstrings write them. A warning, a link that leads nowhere, and a name in a
 docstring that does not exist are errors.
 """
