@@ -258,13 +258,15 @@ class _Regression:
         """Take a step of Gauss and Newton from the present weights."""
         weights, now, nfe = self._weights(), 0.0, 0
         equations = _Equations(weights.numel(), phi)
-        whole, log_weight = 0.0, 0.0
+        whole = torch.zeros(len(phi), len(weights), dtype=torch.float64, device=phi.device)
+        log_weight = torch.zeros(len(phi), dtype=torch.float64, device=phi.device)
         for t, weight in self.times:
             phi, taken = self._carried(phi, now, t)
             rows, target = self._equations(phi, t)
             residual = rows @ weights - target
             equations.add(rows, residual, LOCAL * weight)
-            whole, log_weight = whole + weight * rows, log_weight + weight * residual
+            whole += weight * rows
+            log_weight += weight * residual
             now, nfe = t, nfe + taken
             note()
         equations.add(whole, log_weight, 1.0)

@@ -51,6 +51,7 @@ class LoopFunctions:
             The functions.
         """
         casimir = (lie.n**2 - 1) / (2 * lie.n)
+        vectors: tuple[Tensor, ...]
         if lie.n == 2:
             w, vectors = lie.trace(loop), (-sign * lie.slope(loop),)
             z = torch.zeros_like(w)

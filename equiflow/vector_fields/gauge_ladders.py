@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -62,16 +63,16 @@ class Ladders:
         Returns:
             Coefficients of the velocity of the rungs, `(generator, batch, *lattice)`.
         """
-        total: Tensor | float = 0.0
+        found = []
         for right in (False, True):
-            arrived: Tensor | float = 0.0
+            arrived: Any = 0.0
             for distance, its in enumerate(factors, 1):
-                sent: Tensor | float = 0.0
-                for vector, factor in zip(sides, its, strict=True):
-                    sent = sent + vector[right] * self._beside(factor, right)
+                pairs = zip(sides, its, strict=True)
+                sent = torch.stack([vector[right] * self._beside(factor, right) for vector, factor in pairs])
+                sent = sent.sum(0)
                 arrived = arrived + self._at(sent, distance - 1) + sign * self._at(sent, -distance)
-            total = total + self._at_rungs(arrived, right) / 2
-        return total
+            found.append(self._at_rungs(arrived, right))
+        return (found[0] + found[1]) / 2
 
     def overlaps(self, velocity: Tensor, sides: Sequence[tuple[Tensor, Tensor]], sign: float) -> Tensor:
         """Return the transposed of `send`: `v . send(sides, c, sign) = sum_db sum_x c_db overlaps_db`.

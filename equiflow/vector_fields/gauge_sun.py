@@ -160,7 +160,8 @@ class SUNField(VectorField):
             for path in paths:
                 seen = self._seen(planes, path)
                 pairs = zip(seen.factors(weights), seen.vectors, strict=True)
-                add_loop_gradient(lie, planes, path, sum(a * b for a, b in pairs), gradient)
+                vector = torch.stack([factor * vector for factor, vector in pairs]).sum(0)
+                add_loop_gradient(lie, planes, path, vector, gradient)
                 divergence = divergence + len(path) * seen.bend(weights).flatten(1).sum(1)
         if self.ladder is not None:
             weights = self._at(t, self.ladder)
