@@ -4,197 +4,46 @@
 from equiflow.runtime import interrupts as _interrupts  # noqa: F401
 
 # isort: split
-from importlib.metadata import version as _version
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+from typing import Any as _Any
 
-from equiflow import distributed, interop, presets
-from equiflow.analysis import diagnose, log_z_along, log_z_bridge, measure
-from equiflow.flows import (
-    AugmentedFlow,
-    Certificate,
-    ConditionalFlow,
-    CouplingFlow,
-    EquivariantCNF,
-    ExtendedAction,
-    Flow,
-    SplineMap,
-    SymplecticFlow,
-)
-from equiflow.ode.solver import Solver, SolverError
 from equiflow.runtime.memory import keep_freed_memory as _keep_freed_memory
-from equiflow.runtime.storage import CheckpointError
-from equiflow.samplers import (
-    HMC,
-    MCLMC,
-    OMELYAN,
-    AdjustedMCLMC,
-    Alternate,
-    Chain,
-    Ensemble,
-    IndependenceMetropolis,
-    IndependenceStep,
-    Kernel,
-    LatentHMC,
-    LocalMetropolis,
-    SwendsenWang,
-    Wolff,
-    annealed_importance_sample,
-    importance_sample,
-    log_weights,
-)
-from equiflow.statistics import Estimate, effective_sample_size, forward_effective_sample_size
-from equiflow.theories.angles.group import AngleGroup
-from equiflow.theories.angles.prior import UniformAngles
-from equiflow.theories.angles.space import Angles
-from equiflow.theories.angles.xy import XYModel
-from equiflow.theories.base.action import Action
-from equiflow.theories.base.coupling_ranges import ActionFamily
-from equiflow.theories.base.group import Group
-from equiflow.theories.base.lattice import Lattice
-from equiflow.theories.base.prior import Prior
-from equiflow.theories.base.space import Space
-from equiflow.theories.base.symmetry import SymmetryGroup
-from equiflow.theories.gauge.group import GaugeGroup
-from equiflow.theories.gauge.links import Links
-from equiflow.theories.gauge.prior import HaarPrior
-from equiflow.theories.gauge.wilson import WilsonAction
-from equiflow.theories.multiplets.group import MultipletGroup
-from equiflow.theories.multiplets.on_model import ONModel
-from equiflow.theories.multiplets.space import Multiplet
-from equiflow.theories.particles.coulomb import CoulombGas
-from equiflow.theories.particles.group import EuclideanGroup
-from equiflow.theories.particles.prior import TrappedGaussian
-from equiflow.theories.particles.space import Particles
-from equiflow.theories.scalar.external_field import ExternalField
-from equiflow.theories.scalar.phi4 import FreeScalar, Phi4
-from equiflow.theories.scalar.priors import FreeField, StandardNormal
-from equiflow.training import (
-    FlowMatching,
-    ForwardKL,
-    InversePathGradient,
-    Mixture,
-    NaturalGradient,
-    OverCouplings,
-    PathGradient,
-    ReverseKL,
-    TrainingDivergedError,
-    fit,
-    fit_ladder,
-)
-from equiflow.vector_fields import (
-    AngleField,
-    AttentionField,
-    DeepAttentionField,
-    DeepSteerableField,
-    EstimatedField,
-    FactorisedConvField,
-    MultipletField,
-    O3Field,
-    OrbitConvField,
-    ParticleField,
-    PotentialField,
-    SteerableField,
-    SUNField,
-    U1Field,
-    VectorField,
-)
 
-__version__ = _version("equiflow-lattice")
+if _TYPE_CHECKING:
+    from equiflow import distributed as distributed
+    from equiflow import interop as interop
+    from equiflow import presets as presets
+    from equiflow.public import *  # noqa: F403
+
+    __version__: str
 
 # Here, because all samplers, measurements and trainings need it, those without a flow too.
 _keep_freed_memory()
 
-__all__ = [
-    "HMC",
-    "MCLMC",
-    "OMELYAN",
-    "Action",
-    "ActionFamily",
-    "AdjustedMCLMC",
-    "Alternate",
-    "AngleField",
-    "AngleGroup",
-    "Angles",
-    "AttentionField",
-    "AugmentedFlow",
-    "Certificate",
-    "Chain",
-    "CheckpointError",
-    "ConditionalFlow",
-    "CoulombGas",
-    "CouplingFlow",
-    "DeepAttentionField",
-    "DeepSteerableField",
-    "Ensemble",
-    "EquivariantCNF",
-    "Estimate",
-    "EstimatedField",
-    "EuclideanGroup",
-    "ExtendedAction",
-    "ExternalField",
-    "FactorisedConvField",
-    "Flow",
-    "FlowMatching",
-    "ForwardKL",
-    "FreeField",
-    "FreeScalar",
-    "GaugeGroup",
-    "Group",
-    "HaarPrior",
-    "IndependenceMetropolis",
-    "IndependenceStep",
-    "InversePathGradient",
-    "Kernel",
-    "LatentHMC",
-    "Lattice",
-    "Links",
-    "LocalMetropolis",
-    "Mixture",
-    "Multiplet",
-    "MultipletField",
-    "MultipletGroup",
-    "NaturalGradient",
-    "O3Field",
-    "ONModel",
-    "OrbitConvField",
-    "OverCouplings",
-    "ParticleField",
-    "Particles",
-    "PathGradient",
-    "Phi4",
-    "PotentialField",
-    "Prior",
-    "ReverseKL",
-    "SUNField",
-    "Solver",
-    "SolverError",
-    "Space",
-    "SplineMap",
-    "StandardNormal",
-    "SteerableField",
-    "SwendsenWang",
-    "SymmetryGroup",
-    "SymplecticFlow",
-    "TrainingDivergedError",
-    "TrappedGaussian",
-    "U1Field",
-    "UniformAngles",
-    "VectorField",
-    "WilsonAction",
-    "Wolff",
-    "XYModel",
-    "__version__",
-    "annealed_importance_sample",
-    "diagnose",
-    "distributed",
-    "effective_sample_size",
-    "fit",
-    "fit_ladder",
-    "forward_effective_sample_size",
-    "importance_sample",
-    "interop",
-    "log_weights",
-    "log_z_along",
-    "log_z_bridge",
-    "measure",
-    "presets",
-]
+
+def __getattr__(name: str) -> _Any:
+    """Import everything that `equiflow.public` lists when the first of its names is asked for.
+
+    `equiflow --help` needs none of it, and torch takes seconds.
+    """
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return globals().setdefault(name, version("equiflow-lattice"))
+    if name != "__all__" and name.startswith("_"):
+        raise AttributeError(f"module 'equiflow' has no attribute {name!r}")
+    import equiflow.distributed
+    import equiflow.interop
+    import equiflow.presets
+    from equiflow.public import __all__ as listed
+
+    public = vars(equiflow.public)
+    globals().update({one: public[one] for one in listed})
+    globals()["__all__"] = [*listed, "__version__", "distributed", "interop", "presets"]
+    if name not in globals():
+        raise AttributeError(f"module 'equiflow' has no attribute {name!r}")
+    return globals()[name]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__getattr__("__all__")})

@@ -6,6 +6,8 @@ has two planted mistakes: the divergence lacks the diagonal of the Laplacian, an
 is missing.
 """
 
+import argparse
+
 import torch
 
 from equiflow import EquivariantCNF, Lattice, Phi4, SymmetryGroup, VectorField, fit, importance_sample
@@ -43,6 +45,10 @@ class MistakenField(DiffusionField):
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=100, help="optimiser steps")
+    steps = parser.parse_args().steps
+
     lattice = Lattice((4, 4))
     for kind in (DiffusionField, MistakenField):
         field = kind(lattice).double()
@@ -51,7 +57,7 @@ def main() -> None:
 
     flow = EquivariantCNF(lattice, vector_field=DiffusionField(lattice))
     action = Phi4(lattice, m2=-4.0, lam=8.0)
-    fit(flow, action, steps=100)
+    fit(flow, action, steps=steps)
     print(check_flow(flow), end="\n\n")
     print("reverse ESS", importance_sample(flow, action, 4096).effective_sample_size())
 

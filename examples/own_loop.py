@@ -1,12 +1,14 @@
 """A training loop of your own: the objective estimates the gradient, everything else is plain PyTorch."""
 
-import sys
+import argparse
 
 import torch
 
 from equiflow import EquivariantCNF, Lattice, PathGradient, Phi4, Solver, importance_sample
 
-steps = int(sys.argv[1]) if len(sys.argv) > 1 else 200
+parser = argparse.ArgumentParser(description=__doc__)
+parser.add_argument("steps", nargs="?", type=int, default=200, help="optimiser steps")
+steps = parser.parse_args().steps
 lattice = Lattice((8, 8))
 action = Phi4(lattice, m2=-4.0, lam=6.008)
 flow = EquivariantCNF(lattice)

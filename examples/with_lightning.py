@@ -1,6 +1,6 @@
 """Train with Lightning (pip install lightning): the flow is a module, the objective makes a training step."""
 
-import sys
+import argparse
 
 import lightning
 import torch
@@ -26,7 +26,9 @@ class Training(lightning.LightningModule):
 
 
 def main() -> None:
-    steps = int(sys.argv[1]) if len(sys.argv) > 1 else 200
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("steps", nargs="?", type=int, default=200, help="optimiser steps")
+    steps = parser.parse_args().steps
     action = Phi4(Lattice((8, 8)), m2=-4.0, lam=6.008)
     flow = EquivariantCNF(action.lattice)
     quiet = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False}

@@ -29,13 +29,21 @@ FLOORS = [
     ["training", "samplers"],
     ["analysis", "testing", "oracles", "interop"],
     ["report"],
+    ["public"],
     [""],
     ["cli"],
     ["__main__"],
 ]
 #: the same inside of folders
 INNER_FLOORS = {
-    "theories": [["base"], ["scalar"], ["multiplets", "angles", "particles", "gauge"], ["kinds"], [""]],
+    "theories": [
+        ["base"],
+        ["scalar"],
+        ["multiplets", "angles", "particles", "gauge"],
+        ["fermions"],
+        ["kinds"],
+        [""],
+    ],
     "cli": [
         ["config", "versions"],
         ["building"],
@@ -50,7 +58,7 @@ INNER_FLOORS = {
 }
 #: other names of modules, which people import from
 ALIASES = {"distributed": 1, "observables": 3, "presets": 3, "solvers": 2}
-ROOT_FILES = {"__init__.py", "__main__.py", *(f"{name}.py" for name in ALIASES)}
+ROOT_FILES = {"__init__.py", "__main__.py", "public.py", *(f"{name}.py" for name in ALIASES)}
 ONLY_IMPORTED_IN = {
     "torchdiffeq": {"ode.integrate"},
     "numba": {"fused"},

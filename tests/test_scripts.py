@@ -4,12 +4,32 @@ from __future__ import annotations
 
 import ast
 import importlib
+import runpy
+import sys
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = sorted([*(ROOT / "benchmarks").glob("*.py"), *(ROOT / "examples").glob("*.py")])
+
+
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+#: what some examples need that is no part of the package
+NEEDS = {"with_lightning.py": "lightning"}
+
+
+@pytest.mark.parametrize("script", EXAMPLES, ids=lambda path: path.name)
+def test_every_example_says_its_options(script, monkeypatch, capsys):
+    pytest.importorskip(NEEDS.get(script.name, "torch"))
+    monkeypatch.setattr(sys, "argv", [script.name, "--help"])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(script), run_name="__main__")
+    assert end.value.code == 0
+    said = capsys.readouterr().out
+    assert said.startswith(f"usage: {script.name} [-h]")
+    # What it is for, in the words of its docstring.
+    assert "".join(ast.get_docstring(ast.parse(script.read_text()))[:40].split()) in "".join(said.split())
 
 
 def missing(source: str) -> list[str]:

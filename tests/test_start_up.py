@@ -1,8 +1,11 @@
 """Importing the package is quick: what few programs need is imported by those who need it."""
 
+import os
 import pickle
 import subprocess
 import sys
+
+import pytest
 
 import equiflow
 
@@ -37,6 +40,56 @@ HMC(action).sample(1, n_chains=2, n_thermalisation=0)
     assert imported_by(code) & (HEAVY - {"numba", "scipy"}) == set()
     without = 'import os\nos.environ["EQUIFLOW_FUSED"] = "0"' + code
     assert imported_by(without) & HEAVY == set()
+
+
+#: all of the package that the command needs until it runs
+FEW = {"cli", "cli.app", "cli.config", "runtime", "runtime.interrupts", "runtime.memory"}
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["train", "--help"], ["report", "-h"]])
+def test_the_command_says_what_it_is_without_torch(arguments):
+    """Else help would take seconds."""
+    pytest.importorskip("typer")
+    code = f"""
+import sys
+sys.argv = ["equiflow", *{arguments}]
+from equiflow.cli import main
+try:
+    main()
+except SystemExit as end:
+    assert not end.code, end.code
+print("IMPORTED", *sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    found = set(done.stdout.rpartition("IMPORTED")[2].split())
+    others = {"numpy", "torch", "tqdm"} | HEAVY - {"pydantic", "rich", "typer"}  # typer may need these two
+    assert {name.partition(".")[0] for name in found} & others == set()
+    own = {name.removeprefix("equiflow.") for name in found if name.startswith("equiflow.")}
+    assert own <= FEW
+    assert ("typer" in found) == (arguments != ["--version"])
+    assert "equiflow" in done.stdout.partition("IMPORTED")[0]
+
+
+def test_the_shell_completes_commands_without_torch():
+    pytest.importorskip("typer")
+    environment = {"_EQUIFLOW_COMPLETE": "complete_bash", "COMP_WORDS": "equiflow re", "COMP_CWORD": "1"}
+    code = "import sys; sys.modules['torch'] = None; from equiflow.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **environment}
+    )
+    assert done.stdout.split() == ["resume", "report"], done.stderr
+
+
+def test_the_package_alone_imports_no_torch_and_knows_its_names_all_the_same():
+    assert "torch" not in imported_by("import equiflow\nequiflow.__version__")
+    assert "torch" in imported_by("import equiflow\nequiflow.Lattice")
+    assert "torch" in imported_by("from equiflow import Lattice")
+    with pytest.raises(AttributeError, match="module 'equiflow' has no attribute 'Latice'"):
+        getattr(equiflow, "Latice")  # noqa: B009 - the name is wrong on purpose
+    with pytest.raises(AttributeError, match="no attribute '_private'"):
+        getattr(equiflow, "_private")  # noqa: B009
+    with pytest.raises(ImportError, match="Latice"):
+        exec("from equiflow import Latice")
 
 
 def test_what_was_left_out_is_imported_when_it_is_called():

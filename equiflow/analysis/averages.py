@@ -1,8 +1,7 @@
 """Quantities of your own, with the errors that all results here have.
 
 Describe a quantity by an `Observable` and give it to `measure(..., observables=[...])`, or to
-`estimate_observables` for samples of any theory. `Averages` does the work: it measures once what several
-observables are computed from, and propagates fluctuations and solver errors to each of them.
+`estimate_observables` for samples of any theory. `Averages` measures once what several of them need.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from equiflow.flows import Certificate
 from equiflow.runtime.checks import check_type
+from equiflow.runtime.progress import progress_as
 from equiflow.samplers.importance import Ensemble
 from equiflow.samplers.samples import Samples, check_each_alone, per_configuration
 from equiflow.statistics import (
@@ -101,14 +101,17 @@ class Observable:
 
 @torch.inference_mode(False)
 @torch.no_grad()
-def estimate_observables(samples: Samples, observables: Sequence[Observable]) -> dict[str, Estimates]:
+def estimate_observables(
+    samples: Samples, observables: Sequence[Observable], *, progress: bool | None = None
+) -> dict[str, Estimates]:
     """Estimate quantities of your own on samples of any theory.
 
     Errors are computed as in `measure`, with weights or autocorrelations, and with the solver error.
 
     Args:
         samples: an ensemble or a chain.
-        observables: what to measure, each with a name of its own.
+        observables: what to measure, each with its name.
+        progress: whether to show a bar, see `fit`.
 
     Returns:
         The estimate of every observable by its name, a tuple of estimates for several numbers.
@@ -119,10 +122,11 @@ def estimate_observables(samples: Samples, observables: Sequence[Observable]) ->
             are too few samples for an error, or a weight is NaN or infinite.
     """
     check_names(observables)
-    if not observables:
-        return {}
     functions = [function for observable in observables for function in observable.averages]
-    averages = Averages.over(samples, functions)
+    if not functions:
+        return {}
+    with progress_as(progress):
+        averages = Averages.over(samples, functions)
     for observable in observables:
         if not all(bool(averages.mean_of(function).isfinite().all()) for function in observable.averages):
             raise ValueError(f"{observable.name!r} has NaN or infinite values; expected finite ones.")
@@ -193,8 +197,9 @@ class Averages:
         shift = _shift(samples.certificate, columns, means)
         if not isinstance(samples, Ensemble):
             return cls(means, fluctuations, shift, columns, note=note)
-        warn_if_few_effective_samples(samples.log_weight, stacklevel=6)
-        return cls(means, fluctuations, shift, columns, samples.log_weight, note)
+        log_weight = samples.independent_log_weight
+        warn_if_few_effective_samples(log_weight, stacklevel=6)
+        return cls(means, fluctuations, shift, columns, log_weight, note)
 
     def mean_of(self, function: Average) -> Tensor:
         """Return the average of one of the functions, 0-d or `(k,)`."""

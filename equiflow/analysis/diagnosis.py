@@ -12,12 +12,14 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from equiflow.analysis.tables import table
 from equiflow.analysis.weight_shares import WeightShares, explain_weights, samples_to_explain
 from equiflow.flows import Flow
 from equiflow.runtime.checks import check_flag, check_type
-from equiflow.samplers.importance import Ensemble, check_own_weights, log_weights
+from equiflow.runtime.precision import in_precision
+from equiflow.runtime.progress import progress_as
+from equiflow.samplers.importance import Ensemble, check_own_weights
 from equiflow.samplers.kernel import Chain
+from equiflow.samplers.weighting import log_weights
 from equiflow.statistics import (
     Estimate,
     block_count,
@@ -28,6 +30,7 @@ from equiflow.statistics import (
     mean_of_series,
     weighted_mean,
 )
+from equiflow.statistics.tables import ShownAsTable
 from equiflow.theories.base.action import Action
 from equiflow.theories.base.lattice import Lattice
 from equiflow.theories.base.space import Space
@@ -45,8 +48,8 @@ SAMPLES_FOR_SIGN = 64
 MIN_SECTOR_ERROR = 1e-12
 
 
-@dataclass(frozen=True)
-class Diagnosis:
+@dataclass(frozen=True, repr=False)
+class Diagnosis(ShownAsTable):
     """Weights of model samples and of target samples, compared.
 
     If the model covers the target, then `lower_bound <= log Z <= upper_bound` and the three estimates of
@@ -84,13 +87,17 @@ class Diagnosis:
         """Whether both directions agree within errors."""
         return not self.warnings
 
-    def __str__(self) -> str:
-        """Return a table of the estimates, one of the shares, and the warnings below."""
+    def _rows(self) -> dict[str, object]:
+        """Return the estimates from both directions."""
         names = ("P(M > 0), model", "P(M > 0), target")
         sectors = dict(zip(names, self.positive_sector or (), strict=False))
         estimates = {name: value for name, value in vars(self).items() if isinstance(value, Estimate)}
-        tables = [table(estimates | sectors), *([f"\n{self.shares}\n"] if self.shares is not None else [])]
-        return "\n".join([*tables, *(f"warning: {warning}" for warning in self.warnings)]).rstrip()
+        return {**estimates, **sectors}
+
+    def _below(self) -> str:
+        """Return the table of the shares, and the warnings."""
+        shares = [f"\n{self.shares}\n"] if self.shares is not None else []
+        return "\n".join([*shares, *(f"warning: {warning}" for warning in self.warnings)])
 
 
 def diagnose(
@@ -101,6 +108,7 @@ def diagnose(
     *,
     threshold: float = 4.0,
     explain: bool = True,
+    progress: bool | None = None,
 ) -> Diagnosis:
     """Compare model samples with samples of the target from a Markov chain.
 
@@ -114,6 +122,7 @@ def diagnose(
         threshold: number of combined errors from which a disagreement makes a warning.
         explain: whether to add what explains the variance of log w, for scalar fields and from
             `samples_to_explain` samples on.
+        progress: whether to show a bar, see `fit`.
 
     Returns:
         The estimates from both directions, and warnings where they disagree.
@@ -126,15 +135,16 @@ def diagnose(
     explain = check_flag(explain, "explain")
     check_own_weights(ensemble)  # before the expensive inverse flow
     ensemble = replace(ensemble, space=action.space)
-    target_phi = chain.configurations.to(flow.device, flow.dtype)
+    target_phi = in_precision(chain.configurations, flow.dtype).to(flow.device)
     found = compare_directions(
         ensemble,
         target_phi,
-        log_weights(flow, action, target_phi, batch_size=INVERSE_BATCH_SIZE),
+        log_weights(flow, action, target_phi, batch_size=INVERSE_BATCH_SIZE, progress=progress),
         n_chains=chain.samples.shape[1],
         threshold=threshold,
     )
-    return replace(found, shares=_shares(flow, action, ensemble) if explain else None)
+    with progress_as(progress):
+        return replace(found, shares=_shares(flow, action, ensemble) if explain else None)
 
 
 def compare_directions(

@@ -19,9 +19,12 @@ from torch import Tensor
 from equiflow.analysis.diagnosis import INVERSE_BATCH_SIZE
 from equiflow.flows import Flow
 from equiflow.runtime.checks import check_count, check_type
-from equiflow.samplers.importance import Ensemble, check_own_weights, log_weights
+from equiflow.runtime.precision import in_precision
+from equiflow.runtime.progress import progress_as, progress_bar
+from equiflow.samplers.importance import Ensemble, check_own_weights
 from equiflow.samplers.kernel import Chain
 from equiflow.samplers.samples import Samples
+from equiflow.samplers.weighting import log_weights
 from equiflow.statistics import Estimate, bridge_log_z
 from equiflow.theories.base.action import Action
 from equiflow.theories.base.coupling_ranges import ActionFamily
@@ -48,7 +51,9 @@ def log_z_bridge(flow: Flow, action: Action, ensemble: Ensemble, chain: Chain) -
     """
     check_own_weights(ensemble)
     target = chain.series(
-        lambda phi: log_weights(flow, action, phi.to(flow.device, flow.dtype), batch_size=INVERSE_BATCH_SIZE)
+        lambda phi: log_weights(
+            flow, action, in_precision(phi, flow.dtype).to(flow.device), batch_size=INVERSE_BATCH_SIZE
+        )
     )
     estimate = bridge_log_z(ensemble.log_weight, target)
     return replace(estimate, systematic=ensemble.log_z().systematic)
@@ -82,6 +87,7 @@ def log_z_along(
     end: Mapping[str, float],
     *,
     n_points: int = 9,
+    progress: bool | None = None,
 ) -> CouplingIntegral:
     """Integrate the slope of log Z along a straight path of couplings.
 
@@ -99,6 +105,7 @@ def log_z_along(
         start: couplings at the start, by name.
         end: couplings at the end, by name.
         n_points: number of points, odd and at least 3, including both ends.
+        progress: whether to show a bar, see `fit`.
 
     Returns:
         The change of log Z with its error, and the slopes behind it.
@@ -114,9 +121,12 @@ def log_z_along(
     first, last = family.couplings.check(start), family.couplings.check(end)
     times, weights = clenshaw_curtis(n_points)
     path = [{c: _between(first[c], last[c], s) for c in first} for s in times.tolist()]
-    slopes = tuple(
-        _slope(source(**point), family.at(**point), {c: last[c] - first[c] for c in first}) for point in path
-    )
+    velocity, found = {c: last[c] - first[c] for c in first}, []
+    with progress_as(progress), progress_bar(n_points, "log Z", "point") as bar:
+        for point in path:
+            found.append(_slope(source(**point), family.at(**point), velocity))
+            bar.update()
+    slopes = tuple(found)
     _, coarse = clenshaw_curtis(n_points // 2 + 1)
     return CouplingIntegral(
         _weighted_sum(weights, slopes), tuple(path), slopes, _weighted_sum(coarse, slopes[::2])

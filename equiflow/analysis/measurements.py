@@ -23,17 +23,19 @@ from equiflow.analysis.averages import (
 )
 from equiflow.analysis.correlators import CoshFit, fit_cosh
 from equiflow.analysis.lattice_fields import LatticeFields
-from equiflow.analysis.tables import table
+from equiflow.analysis.standard import StandardMeasurements, has_standard, measure_listed
 from equiflow.runtime.checks import check_type
+from equiflow.runtime.progress import progress_as
 from equiflow.samplers.samples import Samples, only_lattice_of
 from equiflow.statistics import Estimate, noted
+from equiflow.statistics.tables import ShownAsTable
 from equiflow.theories.base.action import Action
-from equiflow.theories.base.lattice import Lattice, lattice_of
+from equiflow.theories.base.lattice import lattice_of
 from equiflow.theories.base.space import Space
 
 
-@dataclass(frozen=True)
-class Measurements:
+@dataclass(frozen=True, repr=False)
+class Measurements(ShownAsTable):
     """Averages over the target with their errors.
 
     `M = mean_x phi_x`; `G(x) = <phi_y phi_{y+x}>`; L and t run along the first axis. For a multiplet,
@@ -100,8 +102,8 @@ class Measurements:
         """
         return self._by_name()[name]
 
-    def __str__(self) -> str:
-        """Return a table of the single numbers, the mass fit, and all results of your own observables."""
+    def _rows(self) -> dict[str, object]:
+        """Return the single numbers, the mass fit, and all results of your own observables."""
         rows: dict[str, object] = {"read_as": self.read_as} if self.read_as else {}
         # What is known about the mass stands behind `pole_mass`; here is what the fit says.
         fit = replace(self.mass_fit, mass=replace(self.mass_fit.mass, note=self.mass_fit.note))
@@ -109,7 +111,7 @@ class Measurements:
         for name, value in self.own.items():
             if isinstance(value, tuple):
                 rows |= {f"{name}[{k}]": one for k, one in enumerate(value)}
-        return table(rows)
+        return rows
 
     def _by_name(self) -> dict[str, Any]:
         """Return all results that exist, by name."""
@@ -127,8 +129,12 @@ def measure(
     space: Space | None = None,
     t_min: int | None = None,
     observables: Sequence[Observable] = (),
-) -> Measurements:
-    """Measure the standard observables of a lattice field on an ensemble (reweighted) or a chain.
+    progress: bool | None = None,
+) -> Measurements | StandardMeasurements:
+    """Measure the standard observables of a theory on an ensemble (reweighted) or a chain.
+
+    Real fields on a lattice have `Measurements`. Other theories that list observables, such as links and
+    angles, have `StandardMeasurements`, see `measure_standard`.
 
     The error of a quantity comes from its own fluctuations, to first order in the fluctuations of the
     averages behind it. Along a chain it takes the autocorrelation into account by the Gamma method
@@ -144,15 +150,17 @@ def measure(
             `Multiplet` looks like a lattice of more dimensions. Where the shape could well be that of
             several spaces, or the numbers those of angles, it is needed; else the fields are taken for
             scalar ones, and the result says so. Samples drawn or loaded here know their space.
-        t_min: first time of the fit of the pole mass; L / 4 by default, but at least 1.
+        t_min: first time of the fit of the pole mass of real fields; L / 4 by default, but at least 1.
         observables: more quantities, with names of your own. They do not change the standard ones. For a
             theory that has no lattice field see `equiflow.analysis.estimate_observables`.
+        progress: whether to show a bar, see `fit`.
 
     Returns:
         All results with their errors.
 
     Raises:
-        TypeError: if the action is not one of a field on a lattice, or an argument is of another type.
+        TypeError: if the theory is no field on a lattice and lists no observables, if `t_min` is given for
+            one without a mass, or an argument is of another type.
         ValueError: if the configurations are of another space or have NaN values, there are too few samples
             for an error, or a weight is NaN or +inf. Also if an observable has the name of another one.
 
@@ -169,10 +177,22 @@ def measure(
     check_type(source, Samples, "source", "Give an Ensemble or a Chain.")
     if action is not None:
         check_type(action, Action, "action")
+    name, found, read_as = _space_of(source, action, space)
+    if not found.is_real_field:
+        if not has_standard(found):
+            raise TypeError(
+                f"{name} must belong to a real field on a lattice, a Lattice or Multiplet, or to a theory "
+                f"that lists observables; got {found}. Use equiflow.analysis.estimate_observables."
+            )
+        if t_min is not None:
+            raise TypeError(f"t_min is for the mass of real fields on a lattice; {name} is {found}.")
+        with progress_as(progress):
+            return measure_listed(source, found, action, observables)
     check_names(observables, taken=[one.name for one in fields(Measurements)])
-    lattice, read_as = _lattice(source, action, space)
+    lattice = lattice_of(found)
     lattice_fields = LatticeFields(lattice, action)
-    averages = Averages.over(source, lattice_fields.averages())
+    with progress_as(progress):
+        averages = Averages.over(source, lattice_fields.averages())
     if not bool(averages.means.isfinite().all()):
         raise ValueError(
             "The configurations, or their action, have NaN or infinite values; expected finite ones."
@@ -191,13 +211,13 @@ def measure(
         "mass_times_length": replace(standard["mass_times_length"], note=mass_estimate.note),
         "mass_fit": replace(fit, mass=mass_estimate),
     }
-    own = estimate_observables(source, observables)
+    own = estimate_observables(source, observables, progress=progress)
     unknown = {"action_density": None} if action is None else {}
     return Measurements(**(standard | unknown), own=own, read_as=read_as)
 
 
-def _lattice(source: Samples, action: Action | None, space: Space | None) -> tuple[Lattice, str]:
-    """Return the lattice of the configurations, and whether it is a guess; raise if they are no field."""
+def _space_of(source: Samples, action: Action | None, space: Space | None) -> tuple[str, Space, str]:
+    """Return the space of the configurations, what it is called, and whether it is a guess, in words."""
     if space is not None:
         check_type(space, Space, "space", "Write Lattice((16, 16)).")
     named = {
@@ -214,16 +234,11 @@ def _lattice(source: Samples, action: Action | None, space: Space | None) -> tup
     if found is None:
         found = only_lattice_of(source.configurations)
         read_as = f"a scalar field on {found}: nothing but the shape says so. Give space=..., if it is not."
-    if not found.is_real_field:
-        raise TypeError(
-            f"{name} must belong to a real field on a lattice, a Lattice or Multiplet; got {found}. For "
-            "other theories use equiflow.analysis.measure_standard, or estimate_observables."
-        )
     if source.configuration_shape != found.shape:
         raise ValueError(
             f"The configurations have shape {source.configuration_shape}, expected those of {found}."
         )
-    return lattice_of(found), read_as
+    return name, found, read_as
 
 
 def _mass_fit(averages: Averages, correlator_of: Average, t_min: int | None) -> CoshFit:

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from equiflow.analysis.local_operators import OperatorGroups
-from equiflow.analysis.tables import table
 from equiflow.runtime.checks import check_flag, check_type
 from equiflow.samplers.importance import Ensemble, check_own_weights
 from equiflow.samplers.samples import only_lattice_of
 from equiflow.statistics import Estimate, jackknife_estimate
+from equiflow.statistics.tables import ShownAsTable
 from equiflow.theories.base.lattice import Lattice
 
 #: fewest samples for each operator
@@ -30,8 +30,8 @@ RIDGES = torch.logspace(-10, 4, 29, dtype=torch.float64)
 TOGETHER = "all together"
 
 
-@dataclass(frozen=True)
-class WeightShares:
+@dataclass(frozen=True, repr=False)
+class WeightShares(ShownAsTable):
     """Shares of `Var(log w)` on model samples that groups of operators explain, by regression.
 
     A share is `1 - mean (log w - prediction)^2 / Var(log w)` on samples that the prediction was not fitted
@@ -57,7 +57,7 @@ class WeightShares:
     not_explained: Estimate
     left_out: int = 0
 
-    def __str__(self) -> str:
+    def _rows(self) -> dict[str, object]:
         rows: dict[str, object] = {
             "Var(log w)": self.variance,
             "Var(log w) per site": self.variance_per_site,
@@ -68,7 +68,7 @@ class WeightShares:
         rows["not explained"] = self.not_explained
         if self.left_out:
             rows["left out, of weight zero"] = self.left_out
-        return table(rows)
+        return rows
 
 
 @torch.no_grad()

@@ -1,36 +1,33 @@
 """The commands of `equiflow`, each a few lines about a run folder.
 
 The work is done by `equiflow.cli.run.folder.Run` and `equiflow.cli.results`; `equiflow.cli.endings` says how
-commands end.
+commands end. They are imported when a command runs: they need torch, which takes seconds, and `--help` and
+the completion of the shell need none of them.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from typer import rich_utils
 
-import equiflow
-from equiflow.cli import ensembles, results, watching
-from equiflow.cli import info as information
-from equiflow.cli import presets as known_presets
-from equiflow.cli.config.file import load_config, parse_config
-from equiflow.cli.config.render import render_defaults
-from equiflow.cli.config.schema import MOST_THREADS, Config
-from equiflow.cli.endings import drop_output, fail, in_processes, of_system, reports_errors
-from equiflow.cli.flow_files import flow_named
-from equiflow.cli.run.folder import Run
-from equiflow.cli.training import train_to_the_end
-from equiflow.runtime import distributed, interrupts
+from equiflow.cli.config import MOST_THREADS
+
+if TYPE_CHECKING:
+    from equiflow.cli.config.schema import Config
+    from equiflow.cli.run.folder import Run
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 app = typer.Typer(
     help="Symmetric flows for lattice field theory: from a config file to physics with error bars.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -56,8 +53,31 @@ def start() -> None:
         finally:
             sys.stdout.flush()
     except OSError as error:  # of the output: a command reports all others
+        from equiflow.cli.endings import drop_output, of_system
+
         drop_output()
         sys.exit(1 if isinstance(error, BrokenPipeError) else of_system(error))
+
+
+def _when_called(*, in_processes: bool = False) -> Callable[[F], F]:
+    """Return a decorator of commands: what they need is imported when they are called; errors are reported.
+
+    Args:
+        in_processes: whether torchrun may start the command in several processes that work together.
+    """
+
+    def decorate(command: F) -> F:
+        @functools.wraps(command)
+        def wrapped(*args: Any, **options: Any) -> Any:
+            # Here and not in the command: what is missing is reported by `main`, and Ctrl-C ends all at once.
+            from equiflow.cli import endings, results, training, watching  # noqa: F401
+
+            reporting = endings.reports_errors(command)
+            return (endings.in_processes(reporting) if in_processes else reporting)(*args, **options)
+
+        return wrapped  # type: ignore[return-value]
+
+    return decorate
 
 
 @app.callback(invoke_without_command=True)
@@ -65,13 +85,14 @@ def _version(
     version: Annotated[bool, typer.Option("--version", help="show the version and stop")] = False,
 ) -> None:
     if version:
+        import equiflow
+
         typer.echo(f"equiflow {equiflow.__version__}")
         raise typer.Exit
 
 
 @app.command()
-@in_processes
-@reports_errors
+@_when_called(in_processes=True)
 def train(
     config: Annotated[Path | None, typer.Argument(metavar="CONFIG", help="TOML file")] = None,
     run: Annotated[Path | None, typer.Option(help="run folder; runs/NAME-OF-CONFIG unless given")] = None,
@@ -89,6 +110,12 @@ def train(
     `torchrun --nproc-per-node=4 -m -- equiflow train config.toml` trains in four processes (without the --,
     torchrun takes --run for its own option). If torchrun starts the command again, the run goes on.
     """
+    from equiflow.cli.config.file import load_config
+    from equiflow.cli.config.render import render_defaults
+    from equiflow.cli.endings import fail
+    from equiflow.cli.training import train_to_the_end
+    from equiflow.runtime import distributed
+
     if show_defaults:
         typer.echo(render_defaults())
         return
@@ -101,6 +128,9 @@ def train(
 
 def _new_or_restarted(folder: Path, config: Config) -> Run:
     """Return a new run, or the existing one when torchrun repeats the command after a crash."""
+    from equiflow.cli.run.folder import Run
+    from equiflow.runtime import distributed
+
     if distributed.launched() and (folder / "config.toml").exists():
         run = Run.open(folder)
         if run.config == config:
@@ -109,29 +139,37 @@ def _new_or_restarted(folder: Path, config: Config) -> Run:
 
 
 @app.command()
-@in_processes
-@reports_errors
+@_when_called(in_processes=True)
 def resume(
     run: RunFolder,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress bar")] = False,
 ) -> None:
     """Go on with a run that was stopped, from its last checkpoint."""
+    from equiflow.cli.run.folder import Run
+    from equiflow.cli.training import train_to_the_end
+    from equiflow.runtime import distributed
+
     train_to_the_end(distributed.from_first(lambda: Run.open(run)), quiet=quiet)
 
 
 @app.command()
-@reports_errors
+@_when_called()
 def config() -> None:
     """Print every key of a config file with its default and meaning."""
+    from equiflow.cli.config.render import render_defaults
+
     typer.echo(render_defaults())
 
 
 @app.command()
-@reports_errors
+@_when_called()
 def presets(
     name: Annotated[str | None, typer.Argument(help="preset whose config is printed")] = None,
 ) -> None:
     """List published set-ups, or print the config of one: equiflow presets albergo-E2 > E2.toml."""
+    from equiflow.cli import presets as known_presets
+    from equiflow.cli.config.file import parse_config
+
     if name is None:
         known_presets.print_all()
         return
@@ -141,7 +179,7 @@ def presets(
 
 
 @app.command()
-@reports_errors
+@_when_called()
 def watch(
     run: RunFolder,
     once: Annotated[bool, typer.Option("--once", help="print the state and stop")] = False,
@@ -152,6 +190,10 @@ def watch(
     It also says whether a process is training the run. In a terminal it goes on through all stops until the
     last step. Into a pipe or a file it prints plain lines, and ends with status 1 when nobody trains the run.
     """
+    from equiflow.cli import watching
+    from equiflow.cli.run.folder import Run
+    from equiflow.runtime import interrupts
+
     try:
         watching.watch(Run.open(run), once=once, every=every)
     except KeyboardInterrupt:
@@ -159,8 +201,7 @@ def watch(
 
 
 @app.command()
-@in_processes
-@reports_errors
+@_when_called(in_processes=True)
 def sample(
     run: FlowName,
     n_samples: Annotated[int, typer.Option("-n", "--samples", help="how many", min=2)] = 10_000,
@@ -190,6 +231,10 @@ def sample(
     `torchrun --nproc-per-node=4 -m -- equiflow sample RUN` share the shards. The random numbers of a shard do
     not depend on the process that draws it. The same command again keeps the shards that are there.
     """
+    from equiflow.cli import ensembles
+    from equiflow.cli.flow_files import flow_named
+    from equiflow.runtime import distributed
+
     trained = distributed.from_first(lambda: flow_named(run))
     options: dict[str, Any] = {"out": out, "seed": seed, "batch_size": batch_size, "threads": threads}
     options |= {"device": device, "levels": levels, "force": force}
@@ -201,17 +246,19 @@ def sample(
 
 
 @app.command()
-@reports_errors
+@_when_called()
 def measure(
     ensemble: Annotated[Path, typer.Argument(help="file or folder of `equiflow sample`, or run folder")],
     json: Annotated[Path | None, typer.Option("--json", help="also write the numbers to this file")] = None,
 ) -> None:
     """Print the observables of an ensemble, or of all those in a run folder, with their errors."""
+    from equiflow.cli import results
+
     results.measure_files(ensemble, json)
 
 
 @app.command()
-@reports_errors
+@_when_called()
 def report(
     run: FlowName,
     n_samples: Annotated[int, typer.Option("-n", "--samples", help="fresh samples", min=64)] = 4096,
@@ -229,13 +276,19 @@ def report(
 
     The report about a file of a flow, or a pretrained one, goes into the folder NAME-report.
     """
+    from equiflow.cli import results
+    from equiflow.cli.flow_files import flow_named
+
     results.report(flow_named(run), n_samples=n_samples, n_hmc=hmc, out=out, threads=threads, device=device)
 
 
 @app.command()
-@reports_errors
+@_when_called()
 def check(run: FlowName, device: Device = None) -> None:
     """Run every law on a trained flow in float64: symmetry, divergence, density, inverse."""
+    from equiflow.cli import results
+    from equiflow.cli.flow_files import flow_named
+
     outcome = results.check(flow_named(run), device=device)
     typer.echo(str(outcome))
     if not outcome.ok:
@@ -243,7 +296,9 @@ def check(run: FlowName, device: Device = None) -> None:
 
 
 @app.command()
-@reports_errors
+@_when_called()
 def info() -> None:
     """Print versions, devices, and which optional parts are installed."""
+    from equiflow.cli import info as information
+
     information.print_info()

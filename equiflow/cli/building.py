@@ -28,6 +28,7 @@ from equiflow.runtime.capacity import check_samples
 from equiflow.runtime.devices import check_device
 from equiflow.runtime.options import options_of
 from equiflow.runtime.precision import default_dtype
+from equiflow.runtime.randomness import seeded
 from equiflow.theories.base.lattice import lattice_of
 from equiflow.theories.base.space import Space
 from equiflow.training.objectives.base import Objective
@@ -81,6 +82,8 @@ def build_action(config: Config) -> Action:
         action = config.action.action(space)
         if getattr(config.action, "h", None) and config.symmetry.z2 and config.start.flow is None:
             raise ValueError("h breaks phi -> -phi, and O(N) with it: set z2 = false in [symmetry].")
+        if getattr(config.action, "imaginary_theta", 0.0) and config.start.flow is None:
+            _check_symmetry(action, _group(config, space))
         return action
 
 
@@ -120,8 +123,9 @@ def _new_flow(config: Config, space: Space, solver: Solver) -> EquivariantCNF:
     """Build a flow with field, prior and symmetry of a config, and random weights from its seed."""
     with section("symmetry"):
         group = _group(config, space)
-    _check_suits(config, "field", families_of(config.action.theory))
-    _check_suits(config, "prior", priors_of(config.action.theory))
+    theory = config.action.theory
+    _check_suits(config, "field", families_of(theory), families_of(theory, space))
+    _check_suits(config, "prior", priors_of(theory), priors_of(theory))
     # Fields may start from global randomness: it is seeded here for them, and left as it was for the user.
     with section("field"), torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.training.seed)
@@ -143,14 +147,24 @@ def _group(config: Config, space: Space) -> Group:
     return group
 
 
-def _check_suits(config: Config, name: str, suitable: dict[str, Any]) -> None:
-    """Refuse a field or prior that is made for the configurations of another theory."""
+def _check_symmetry(action: Action, group: Group) -> None:
+    """Raise if an imaginary theta breaks a symmetry that the flow is to have."""
+    phi = action.space.probes(4, seeded(0))
+    value = action(phi)
+    for name, element in group.generators().items():
+        if not torch.allclose(action(element(phi)), value):
+            raise ValueError(
+                f"imaginary_theta breaks the symmetry {name!r} of the flow: set z2 = false and "
+                'point = "rotations" in [symmetry].'
+            )
+
+
+def _check_suits(config: Config, name: str, of_theory: dict[str, Any], suitable: dict[str, Any]) -> None:
+    """Refuse a field or prior that is made for the configurations of another theory, or of another space."""
     kind = getattr(config, name).kind
     if kind not in suitable:
-        raise ConfigError(
-            f"[{name}]: kind = {kind!r} is not for action.kind = {config.action.kind!r}; "
-            f"{next(iter(suitable))!r} is."
-        )
+        what = f"action.kind = {config.action.kind!r}" if kind not in of_theory else "this space"
+        raise ConfigError(f"[{name}]: kind = {kind!r} is not for {what}; {next(iter(suitable))!r} is.")
 
 
 def with_exact_trace(flow: EquivariantCNF) -> EquivariantCNF:

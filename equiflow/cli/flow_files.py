@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -157,7 +158,9 @@ def action_from(text: str, space: Space) -> Action | None:
         call = ast.parse(text, mode="eval").body
         if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name)):
             return None
-        words = {word.arg: word.value for word in call.keywords if word.arg and word.arg != "shape"}
+        # The space itself says its shape, and the group of links.
+        taken = inspect.signature(classes[call.func.id]).parameters
+        words = {word.arg: word.value for word in call.keywords if word.arg and word.arg in taken}
         given = {name: ast.literal_eval(value) for name, value in words.items()}
         action = classes[call.func.id](space, **given)
     except (SyntaxError, KeyError, TypeError, ValueError):

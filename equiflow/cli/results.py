@@ -14,7 +14,7 @@ import torch
 
 from equiflow import HMC, Action, Chain, Ensemble, EquivariantCNF, Solver, importance_sample
 from equiflow import measure as measured
-from equiflow.analysis import measure_standard
+from equiflow.analysis import has_standard
 from equiflow.cli.ensembles import HMC_FILE, check_place, check_samples_fit, ensembles_of, quality, ready
 from equiflow.cli.flow_files import FlowFile, Record, record_of
 from equiflow.cli.run.errors import RunError
@@ -29,7 +29,7 @@ from equiflow.runtime.randomness import stream
 from equiflow.runtime.storage import CheckpointError, real_path
 from equiflow.statistics import Estimate
 from equiflow.testing import Check, CheckReport, check_flow, equivariance_error, invariance_error
-from equiflow.theories.base.kind import kind_named, kind_of
+from equiflow.theories.base.kind import kind_named
 from equiflow.theories.base.space import Space
 from equiflow.training import Rung
 
@@ -94,15 +94,15 @@ def _measure_file(path: Path, out: Path | None) -> None:
 
 def _observables(samples: Ensemble | Chain, space: Space) -> tuple[dict[str, Estimate], Sequence[Estimate]]:
     """Return what `equiflow measure` prints: numbers by name, and a correlator if the space has one."""
-    if has_field_observables(space):
-        measurements = measured(samples, space=space)
-        return measurements.scalars(), measurements.correlator
-    return (measure_standard(samples, space=space) if kind_of(space).observables(space) else {}), ()
+    if not has_observables(space):
+        return {}, ()
+    measurements = measured(samples, space=space)
+    return measurements.scalars(), measurements.correlator if space.is_real_field else ()
 
 
-def has_field_observables(space: Space) -> bool:
-    """Return whether configurations are real fields on a lattice, whose observables `measure` knows."""
-    return space.is_real_field
+def has_observables(space: Space) -> bool:
+    """Return whether a theory has observables that `measure` knows and a report shows."""
+    return space.is_real_field or has_standard(space)
 
 
 def report(
@@ -162,9 +162,9 @@ def report(
 
 def _refuse_without_observables(space: Space, name: str) -> None:
     """Raise if a report cannot show the observables of a theory."""
-    if not has_field_observables(space):
+    if not has_observables(space):
         raise RunError(
-            f"A report shows observables of real fields on a lattice; this flow is of {space.kind}. Take "
+            f"A report shows observables of fields, angles or links; this flow is of {space.kind}. Take "
             f"`equiflow sample {name}` and `equiflow measure`, or `equiflow check {name}`."
         )
 

@@ -47,7 +47,7 @@ def train_to_the_end(run: Run, *, quiet: bool) -> None:
     steps, seconds = sum(map(len, histories)), sum(history.seconds[-1] for history in histories)
     ladder = f" on {len(histories)} lattices" if len(histories) > 1 else ""
     print_line(f"Trained {steps} steps{ladder} in {seconds:.0f} s{ess}: {run.folder}")
-    command = "report" if results.has_field_observables(run.action.space) else "sample"
+    command = "report" if results.has_observables(run.action.space) else "sample"
     print_line(f"Next: equiflow {command} {run.folder}")
 
 

@@ -24,6 +24,7 @@ from equiflow.cli.run.locking import is_locked
 from equiflow.cli.run.standing import latest, standing
 from equiflow.report.terminal import console as terminal
 from equiflow.report.terminal import print_line, printable
+from equiflow.runtime.progress import clock
 
 #: characters of a curve, from the lowest value to the highest
 BLOCKS = "▁▂▃▄▅▆▇█"
@@ -97,7 +98,7 @@ def progress(run: Run) -> str:
     last = rows[-1]
     ess = "" if last["ess"] is None else f", ESS {last['ess']:.4f} on the batch"
     left = remaining(rows, rung.config.training.steps)
-    times = f"time so far {_clock(last['seconds'])}, to the end {_clock(left)}"
+    times = f"time so far {clock(last['seconds'])}, to the end {clock(left)}"
     return f"{standing(run)}, loss {last['loss']:.6g}{ess}, {times}"
 
 
@@ -174,7 +175,7 @@ def _state(run: Run) -> str:
 def _summary(rows: Sequence[dict[str, Any]], fresh: Sequence[dict[str, Any]]) -> str:
     """Return one line about a finished rung."""
     ess = f", ESS {fresh[-1]['ess']:.4f} ± {fresh[-1]['ess_error']:.4f} on fresh samples" if fresh else ""
-    return f"{len(rows)} steps in {_clock(rows[-1]['seconds'])}{ess}"
+    return f"{len(rows)} steps in {clock(rows[-1]['seconds'])}{ess}"
 
 
 def _numbers(
@@ -199,8 +200,8 @@ def _numbers(
         ("gradient norm", f"{last['grad_norm']:.3g}"),
         ("learning rate", f"{last['learning_rate']:.3g}"),
         ("evaluations per sample (nfe)", str(last["nfe"])),
-        ("time so far", _clock(last["seconds"])),
-        ("time to the end", _clock(remaining(rows, steps))),
+        ("time so far", clock(last["seconds"])),
+        ("time to the end", clock(remaining(rows, steps))),
     ]
 
 
@@ -221,14 +222,6 @@ def remaining(rows: Sequence[dict[str, Any]], steps: int) -> float:
     if len(recent) < 2:
         return math.nan
     return left * (recent[-1]["seconds"] - recent[0]["seconds"]) / (len(recent) - 1)
-
-
-def _clock(seconds: float) -> str:
-    """Return seconds as hours:minutes:seconds."""
-    if not math.isfinite(seconds):
-        return "unknown"
-    hours, rest = divmod(round(seconds), 3600)
-    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}"
 
 
 def sparkline(values: Sequence[float], width: int) -> str:

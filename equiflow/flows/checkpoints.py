@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import re
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -20,6 +21,8 @@ from equiflow.flows.descriptions import check_rebuilds
 from equiflow.flows.parts import dtype_name, dtype_named
 from equiflow.runtime.devices import UNCOUNTABLE
 from equiflow.runtime.storage import CheckpointError, is_of_system, load_safely, save_atomically
+from equiflow.statistics import Estimate
+from equiflow.statistics.tables import ShownAsTable
 
 S = TypeVar("S", bound="SavedModule")
 G = TypeVar("G", bound="SavedFlow")
@@ -29,8 +32,8 @@ class UnknownOptionError(TypeError):
     """`load` was given an option that the flow in the file does not take."""
 
 
-class SavedModule(nn.Module, ABC):
-    """A module that is saved to one file and rebuilt from it.
+class SavedModule(ShownAsTable, nn.Module, ABC):
+    """A module that is saved to one file and rebuilt from it. `print` shows what it is made of.
 
     Subclasses fill in `to_dict` and `from_dict`.
     """
@@ -39,6 +42,29 @@ class SavedModule(nn.Module, ABC):
     file_kind: ClassVar[str] = "flow"
     #: submodules that had another name in version 0.1: the old name and the new one
     renamed: ClassVar[Mapping[str, str]] = {}
+    #: what a file should say about the flow: plain values, saved and loaded with it
+    about: dict[str, Any]
+
+    # The modules inside of it as torch writes them: checkpoints of training compare them.
+    __repr__ = nn.Module.__repr__
+
+    def _rows(self) -> dict[str, object]:
+        """Return what the flow is made of, and what is known about it."""
+        rows: dict[str, object] = {"flow": type(self).__name__}
+        for name in ("space", "group", "couplings", "solver"):
+            if getattr(self, name, None) is not None:
+                rows[name] = getattr(self, name)
+        rows |= {name.replace("_", " "): _kind(part) for name, part in self.named_children()}
+        tensors = list(self.parameters())
+        trained = sum(one.numel() for one in tensors if one.requires_grad)
+        kinds = sorted({f"{dtype_name(one.dtype)} on {one.device}" for one in tensors})
+        rows["parameters"] = ", ".join([str(trained), *kinds])
+        known = self.about
+        rows |= {"trained on": known["action"]} if "action" in known else {}
+        measured = [name for name in known if f"{name}_error" in known]
+        return rows | {
+            name.replace("_", " "): Estimate(known[name], known[f"{name}_error"]) for name in measured
+        }
 
     @abstractmethod
     def to_dict(self) -> dict[str, Any]:
@@ -92,6 +118,7 @@ class SavedModule(nn.Module, ABC):
         | `EquivariantCNF`, `ConditionalFlow` | `vector_field`, `prior`, `compile` |
         | `CouplingFlow` | `site_map`, `prior` |
         | `SymplecticFlow`, `AugmentedFlow` | `position`, `momentum` (priors) |
+        | `CanonicalFlow` | `layers` |
 
         Args:
             path: a file that `save` wrote.
@@ -128,14 +155,19 @@ class SavedModule(nn.Module, ABC):
         super()._load_from_state_dict(state_dict, prefix, *arguments)
 
 
+def _kind(part: nn.Module) -> str:
+    """Return the class of a part, or those of a list of parts with their numbers."""
+    if not isinstance(part, nn.ModuleList):
+        return type(part).__name__
+    counts = Counter(type(one).__name__ for one in part)
+    return ", ".join(f"{n} {name}" for name, n in counts.items())
+
+
 class SavedFlow(SavedModule):
     """A flow that is saved as a recipe and its weights.
 
     Subclasses that can be saved fill in `recipe` and `from_recipe`.
     """
-
-    #: what a file should say about the flow: plain values, saved and loaded with it
-    about: dict[str, Any]
 
     @property
     @abstractmethod

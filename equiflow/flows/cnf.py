@@ -12,19 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from equiflow.flows.base import Flow
 from equiflow.flows.descriptions import describe, describe_space
+from equiflow.flows.integrated import IntegratedFlow
 from equiflow.flows.kernels import FieldOfSolve, fastest, solve
 from equiflow.flows.parts import check_groups, field_with, pretrained_file, rebuild, space_of
-from equiflow.flows.path import PathSample, sample_path
-from equiflow.flows.tuning import solver_errors
+from equiflow.flows.path import PathSample, PathStart, carry_path
 from equiflow.ode.integrate import Solution
 from equiflow.ode.solver import Solver
-from equiflow.ode.tuning import SolverChoice, choose_solver
 from equiflow.runtime.checks import check_count, check_flag, check_type
 from equiflow.runtime.compilation import Compiled
 from equiflow.runtime.precision import in_double
-from equiflow.theories.base.action import Action
 from equiflow.theories.base.group import Group
 from equiflow.theories.base.lattice import Lattice
 from equiflow.theories.base.prior import Prior, default_prior, known_priors
@@ -33,7 +30,7 @@ from equiflow.theories.base.space import Space
 from equiflow.vector_fields import VectorField, known_fields
 
 
-class EquivariantCNF(Flow):
+class EquivariantCNF(IntegratedFlow):
     r"""Continuous normalizing flow that respects the symmetries of its configurations exactly.
 
     `dphi/dt = v(phi, t)`, `d log q/dt = -div v`, from the prior at t = 0 to the model at t = 1
@@ -88,6 +85,11 @@ class EquivariantCNF(Flow):
         """The symmetry of the density: the smaller group of the vector field and the prior."""
         field, prior = self.vector_field.group, self.prior.group
         return prior if prior <= field else field
+
+    @property
+    def vector_fields(self) -> tuple[VectorField, ...]:
+        """See `IntegratedFlow.vector_fields`."""
+        return (self.vector_field,)
 
     @property
     def training_solver(self) -> Solver:
@@ -160,11 +162,6 @@ class EquivariantCNF(Flow):
         solution = self.solve(self._check_input(z, "z"), 0.0, 1.0, generator=generator)
         return solution.state[0], solution.state[1]
 
-    def transform_and_log_det(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """See `Flow.transform_and_log_det`."""
-        phi, log_det, _ = self._transform_and_count(self._check_input(z, "z"))
-        return phi, log_det
-
     def log_prob_to_train(
         self, phi: Tensor, *, solver: Solver | None = None, generator: torch.Generator | None = None
     ) -> tuple[Tensor, int]:
@@ -212,20 +209,26 @@ class EquivariantCNF(Flow):
     def rsample_path(
         self, n_samples: int, *, generator: torch.Generator | None = None, solver: Solver | None = None
     ) -> PathSample:
-        """Draw samples with their score `grad log q`, integrated along the flow (arXiv:2206.09016).
+        """See `IntegratedFlow.rsample_path`."""
+        z = self.prior.rsample(check_count(n_samples, "n_samples", minimum=0), generator)
+        return self.path_from(PathStart.of(self.prior, z), generator=generator, solver=solver)
+
+    def path_from(
+        self, start: PathStart, *, generator: torch.Generator | None = None, solver: Solver | None = None
+    ) -> PathSample:
+        """Carry samples of any density through the vector field, together with their scores.
 
         Args:
-            n_samples: number of samples, >= 0.
-            generator: source of randomness, on the flow's device; the global one by default.
-            solver: replaces the flow's own solver, for instance by a cheaper one while training.
+            start: samples at flow time 0.
+            generator: source of randomness of an estimated divergence, on the flow's device.
+            solver: replaces the flow's own solver.
 
         Returns:
-            Configurations, log-densities, scores and kinetic energies.
+            See `rsample_path`.
         """
-        z = self.prior.rsample(check_count(n_samples, "n_samples", minimum=0), generator)
-        field = self._for_solve(z, generator)
+        field = self._for_solve(start.z, generator)
         parameters = tuple(self.vector_field.parameters())
-        return sample_path(z, self.prior, field, solver or self.solver, parameters=parameters)
+        return carry_path(start, self.space, field, solver or self.solver, parameters=parameters)
 
     def _for_solve(self, phi: Tensor, generator: torch.Generator | None) -> FieldOfSolve:
         """Return the vector field for one solve that starts at `phi`: compiled, with kernels, or itself."""
@@ -233,41 +236,6 @@ class EquivariantCNF(Flow):
         if field is not self.vector_field:  # A field made for one solve is not worth compiling.
             return field
         return fastest(field, phi, compiled=self._compiled if self.compiled else None, kernels=self._fused)
-
-    @torch.no_grad()
-    def tune_solver(
-        self,
-        target: float = 1e-3,
-        *,
-        action: Action | None = None,
-        n_samples: int = 128,
-        generator: torch.Generator | None = None,
-    ) -> SolverChoice:
-        """Give the trained flow the cheapest solver whose error is below a target.
-
-        The error is the larger one of `|shift of log Z|` and a tenth of the largest change of a log weight.
-        Both are measured against dopri8 in float64, at a tolerance below the rounding of the flow's dtype.
-
-        Args:
-            target: largest acceptable error.
-            action: target whose log weights are compared; by default the model itself.
-            n_samples: number of samples to compare.
-            generator: source of randomness, on the flow's device; the global one by default.
-
-        Returns:
-            The choice and all trials; `print` shows them as a table.
-
-        Raises:
-            ValueError: if `target` is out of range, or the divergence is only estimated.
-            SolverError: if no solver reaches the target.
-        """
-        z = self.prior.rsample(check_count(n_samples, "n_samples", minimum=0), generator)
-        tight, finest = (1e-10, 1e-11) if self.dtype == torch.float64 else (1e-8, 1e-6)
-        reference = self._reference(Solver("dopri8", rtol=tight, atol=tight))
-        errors = solver_errors(self._by, reference, z, action)
-        choice = choose_solver(errors, target=target, like=self.solver, finest=finest)
-        self.solver = choice.solver
-        return choice
 
     def _by(self, solver: Solver) -> EquivariantCNF:
         """Return the flow with another solver; everything else is shared."""
@@ -286,9 +254,6 @@ class EquivariantCNF(Flow):
         solution = self.solve(z, 0.0, 1.0)
         phi, log_det = solution.state
         return phi, log_det, solution.nfe
-
-    def _method(self) -> str:
-        return str(self.solver)
 
     def recipe(self) -> dict[str, Any]:
         """See `Flow.recipe`; the entry `"flow"` is left out as in version 0.1, except by derived classes."""

@@ -17,6 +17,7 @@ from equiflow.flows.base import Flow
 from equiflow.flows.descriptions import describe
 from equiflow.flows.parts import rebuild
 from equiflow.flows.phase_space import PhaseSpace, PhaseSpacePrior
+from equiflow.flows.slow_modes import SlowModes, slow_modes_of, sorted_frequencies
 from equiflow.nn.couplings.phase_space import AffineLayer, PhaseSpaceLayer, ShearLayer
 from equiflow.runtime.precision import full_precision
 from equiflow.theories.base.lattice import Lattice
@@ -148,6 +149,10 @@ class SymplecticFlow(ExtendedFlow):
     `p <- p + grad U_t(phi)`, `phi <- phi + grad T_t(p)`. The map is symplectic, hence it preserves the volume
     and `log_det = 0` (arXiv:1909.13789, 1910.00024). Both potentials are invariant, see `ShearLayer`.
 
+    Its latent variables are oscillators, one for each Fourier mode, and the widths of the prior are their
+    learned frequencies. For systems without a lattice symmetry, and for layers of other kinds, see
+    `CanonicalFlow`.
+
     >>> flow = SymplecticFlow(Lattice((4, 4)))
     >>> state, log_q = flow.sample_and_log_prob(8)
     >>> state.shape, log_q.shape
@@ -155,6 +160,31 @@ class SymplecticFlow(ExtendedFlow):
     """
 
     layer = ShearLayer
+
+    def latent_frequencies(self) -> Tensor:
+        """Return the frequencies of the latent oscillators, ascending, `(V,)`.
+
+        Raises:
+            TypeError: if a prior of the flow is neither a `FreeField` nor a `StandardNormal`.
+        """
+        return sorted_frequencies(self.prior)
+
+    def slow_modes(self, data: Tensor, n: int) -> SlowModes:
+        """Return the slowest oscillators behind given states, see `SlowModes`.
+
+        Args:
+            data: states, `(batch, 2, *lattice)`.
+            n: number of modes.
+
+        Returns:
+            The modes, slowest first.
+
+        Raises:
+            TypeError: if the states are no tensor of the flow's dtype, n is no integer, or see
+                `latent_frequencies`.
+            ValueError: if the states have another shape, or there are fewer than n oscillators.
+        """
+        return slow_modes_of(self, data, n)
 
 
 class AugmentedFlow(ExtendedFlow):

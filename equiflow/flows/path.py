@@ -1,6 +1,6 @@
 """Samples with their score `grad log q`, integrated along the flow: what the path gradient needs.
 
-`EquivariantCNF.rsample_path` calls `sample_path`, which returns a `PathSample`.
+`EquivariantCNF.path_from` calls `carry_path`, which takes a `PathStart` and returns a `PathSample`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from equiflow.flows.kernels import FieldOfSolve, integrate_in, solve_by_kernels
 from equiflow.ode.integrate import State
 from equiflow.ode.solver import Solver
 from equiflow.theories.base.prior import Prior
+from equiflow.theories.base.space import Space
 
 
 @dataclass(frozen=True)
@@ -36,22 +37,52 @@ class PathSample:
     nfe: int
 
 
-def sample_path(
-    z: Tensor,
-    prior: Prior,
+@dataclass(frozen=True)
+class PathStart:
+    """Samples of a density with their scores, from which a flow carries them on. Only `z` keeps a graph.
+
+    Attributes:
+        z: configurations, `(batch, *lattice)`.
+        log_q: their log-densities, `(batch,)`.
+        score: `grad log q(z)`, `(batch, *lattice)`.
+    """
+
+    z: Tensor
+    log_q: Tensor
+    score: Tensor
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, prior: Prior, z: Tensor) -> PathStart:
+        """Return samples of a prior, which may depend on its parameters.
+
+        Args:
+            prior: density of `z`.
+            z: its samples, `(batch, *lattice)`.
+
+        Returns:
+            The samples with their scores.
+        """
+        score = prior.score(z)
+        return cls(z, prior.log_prob(z), score)
+
+
+def carry_path(
+    start: PathStart,
+    space: Space,
     field: FieldOfSolve,
     solver: Solver,
     *,
     parameters: Sequence[Tensor] = (),
 ) -> PathSample:
-    r"""Carry prior samples to the model together with their scores (arXiv:2206.09016).
+    r"""Carry samples to the model together with their scores (arXiv:2206.09016).
 
     `dphi/dt = v`, `d log q/dt = -div v`, `dg/dt = -(dv/dphi)^T g - grad div v` for the score
     `g = grad log q`, from flow time 0 to 1.
 
     Args:
-        z: samples of the prior, `(batch, *lattice)`, which may depend on its parameters.
-        prior: density of `z`.
+        start: samples at flow time 0.
+        space: of the configurations.
         field: vector field, for one solve.
         solver: how to integrate.
         parameters: parameters of the field, which get gradients from the adjoint equation.
@@ -59,12 +90,11 @@ def sample_path(
     Returns:
         Configurations with log-densities, scores, kinetic energies and the number of evaluations.
     """
-    with torch.no_grad():
-        score, log_q = prior.score(z), prior.log_prob(z)
+    z, log_q, score = start.z, start.log_q, start.score
     end = solve_by_kernels(field, z, 0.0, 1.0, solver, score=score)
     if end is not None and end.score is not None:
         return PathSample(end.phi, log_q - end.log_det.detach(), end.score, end.kinetic_energy, end.nfe)
-    space, zeros = prior.space, z.real.new_zeros(len(z))
+    zeros = z.real.new_zeros(len(z))
 
     def power(velocity: Tensor) -> Tensor:
         return velocity.square().sum(tuple(range(1, velocity.dim())))

@@ -1,7 +1,8 @@
 """Phase space: states `(phi, p)` of a scalar field and its momentum, with the target and the prior on them.
 
 A state is one tensor `(batch, 2, *lattice)`. `PhaseSpace` splits and joins states, `ExtendedAction` turns an
-action of the field into a target of both, and `PhaseSpacePrior` is where an `ExtendedFlow` starts.
+action of the field into a target of both, and `PhaseSpacePrior` is where an `ExtendedFlow` starts. For
+mechanics in `oscillators.py`, the sites are degrees of freedom.
 """
 
 from __future__ import annotations
@@ -14,13 +15,13 @@ import torch
 from torch import Tensor
 
 from equiflow.runtime.checks import check_type
-from equiflow.runtime.randomness import own_rows
+from equiflow.runtime.randomness import check_draw, own_rows
 from equiflow.theories.base.action import Action
 from equiflow.theories.base.lattice import Lattice
 from equiflow.theories.base.prior import Prior
 from equiflow.theories.base.space import Space
 from equiflow.theories.base.symmetry import SymmetryGroup, symmetry_on
-from equiflow.theories.scalar.priors import FreeField
+from equiflow.theories.scalar.priors import FreeField, StandardNormal
 
 
 @dataclass(frozen=True)
@@ -168,7 +169,11 @@ class ExtendedAction(Action):
 
         Returns:
             The states, `(batch, 2, *lattice)`.
+
+        Raises:
+            TypeError: if `generator` is no generator.
         """
+        check_draw(generator)
         shape = (batch_size, *self.lattice.shape)
         momentum = torch.randn(shape, generator=generator, device=phi.device, dtype=phi.dtype)
         return self.space.join(phi, own_rows(momentum, generator))
@@ -229,6 +234,43 @@ class PhaseSpacePrior(Prior):
         """Return `d log r / dz`, shaped like `z`."""
         phi, momentum = self.space.split(z, "z")
         return self.space.join(self.position.score(phi), self.momentum.score(momentum))
+
+    def frequencies(self) -> Tensor:
+        """Return `omega = 1 / (sigma_q sigma_p)` of each real Fourier mode, `(*lattice)`.
+
+        The product of the widths is what canonical maps keep. For other priors than white noise and free
+        fields, whose modes are not known, a TypeError is raised.
+        """
+        return 1 / (_widths(self.position) * _widths(self.momentum))
+
+    def oscillators(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Return positions and momenta of the real Fourier modes, with momenta of unit variance.
+
+        Args:
+            z: samples of the prior, `(batch, 2, *lattice)`.
+
+        Returns:
+            Positions and momenta, `(batch, *lattice)` each, in the order of `frequencies`.
+        """
+        phi, momentum = (self._modes(part) for part in self.space.split(z, "z"))
+        width = _widths(self.momentum)
+        return phi * width, momentum / width
+
+    def _modes(self, field: Tensor) -> Tensor:
+        """Return the coefficients of `cos(kx) + sin(kx)`, an orthonormal and real basis of plane waves."""
+        if field.numel() == 0:  # MKL refuses an empty transform
+            return field
+        modes: Tensor = torch.fft.fftn(field, dim=self.space.lattice.axes, norm="ortho")
+        return modes.real - modes.imag
+
+
+def _widths(prior: Prior) -> Tensor:
+    """Return the standard deviation of each Fourier mode of a Gaussian prior, `(*lattice)`."""
+    if isinstance(prior, FreeField):
+        orbits = prior.group.momentum_orbits()  # type: ignore[attr-defined]
+        return prior.log_sigma.exp()[orbits.index.to(prior.device)]
+    check_type(prior, StandardNormal, "prior", "Modes are known of a FreeField and of a StandardNormal.")
+    return torch.ones(prior.lattice.shape, dtype=prior.dtype, device=prior.device)
 
 
 def _white(group: SymmetryGroup) -> FreeField:

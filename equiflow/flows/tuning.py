@@ -1,4 +1,4 @@
-"""Errors of solvers on a flow as trained, by which `EquivariantCNF.tune_solver` chooses the cheapest one."""
+"""Errors of solvers on a flow as trained, by which `IntegratedFlow.tune_solver` chooses the cheapest one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from equiflow.flows.base import Flow
 from equiflow.ode.solver import Solver
 from equiflow.runtime.checks import check_type
-from equiflow.runtime.precision import in_double
+from equiflow.runtime.precision import doubled, in_double
 from equiflow.theories.base.action import Action
 
 
@@ -37,7 +37,7 @@ def solver_errors(
         check_type(action, Action, "action")
     exact = torch.zeros(len(z), dtype=torch.float64, device=z.device)
     if action is not None:
-        exact = reference._log_weight(z.double(), reference, in_double(action))[1]
+        exact = reference._log_weight(doubled(z), reference, in_double(action))[1]
 
     def measure(solver: Solver) -> tuple[float, int]:
         _, log_weight, nfe = by(solver)._log_weight(z, reference, action)

@@ -7,6 +7,7 @@ from equiflow.interop.inference_data import to_arviz, to_xarray
 from equiflow.interop.jaxlft import load_jaxlft
 from equiflow.interop.samples import append_samples, describe_samples, load_chain, load_ensemble, save_samples
 from equiflow.interop.shards import sample_shards
+from equiflow.interop.trajectories import load_trajectories
 
 __all__ = [
     "append_samples",
@@ -14,6 +15,7 @@ __all__ = [
     "load_chain",
     "load_ensemble",
     "load_jaxlft",
+    "load_trajectories",
     "sample_shards",
     "save_samples",
     "to_arviz",

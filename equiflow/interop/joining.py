@@ -13,6 +13,7 @@ from torch import Tensor
 from equiflow.flows import Certificate
 from equiflow.flows.certificate import SolvedTwice, compare_solves
 from equiflow.samplers import Chain, Correction, Ensemble
+from equiflow.samplers.families import joined_families, joined_surplus
 from equiflow.theories.base.space import Space
 
 S = TypeVar("S", Ensemble, Chain)
@@ -40,6 +41,10 @@ def join(parts: Sequence[S]) -> S:
             joined[name] = _join_corrections([part for part in parts if isinstance(part, Ensemble)])
         elif name == "space":
             joined[name] = _only([value for value in values if value is not None])
+        elif name == "family":
+            joined[name] = _join_families([part for part in parts if isinstance(part, Ensemble)])
+        elif name == "surplus":
+            joined[name] = _join_surplus([part for part in parts if isinstance(part, Ensemble)])
         elif name == "annealed":
             joined[name] = any(values)
         elif isinstance(values[0], Tensor):
@@ -58,6 +63,24 @@ def _only(spaces: Sequence[Space]) -> Space | None:
     if any(space != spaces[0] for space in spaces):
         raise ValueError(f"some live on {spaces[0]} and some on another space")
     return spaces[0] if spaces else None
+
+
+def _join_families(parts: Sequence[Ensemble]) -> Tensor | None:
+    """Return the families of several ensembles; each sample of one without families is a family."""
+    if all(part.family is None for part in parts):
+        return None
+    alone = [torch.arange(len(part.phi), device=part.phi.device) for part in parts]
+    return joined_families(
+        [own if part.family is None else part.family for own, part in zip(alone, parts, strict=True)]
+    )
+
+
+def _join_surplus(parts: Sequence[Ensemble]) -> Tensor | None:
+    """Return the surplus of the families of several ensembles; 0 for one without families."""
+    if all(part.surplus is None for part in parts):
+        return None
+    own = [torch.zeros_like(p.log_weight).double() if p.surplus is None else p.surplus for p in parts]
+    return joined_surplus(own, [part.log_weight for part in parts])
 
 
 def _join_corrections(parts: Sequence[Ensemble]) -> Correction | None:

@@ -45,6 +45,7 @@ def sample_shards(
     levels: int | TwoLevels = 1,
     suffix: str = ".npz",
     about: Mapping[str, Any] | None = None,
+    progress: bool | None = None,
 ) -> Tensor:
     """Draw an ensemble into a folder of files, which `load_ensemble(folder)` joins.
 
@@ -68,6 +69,7 @@ def sample_shards(
         levels: see `importance_sample`; a pilot chooses once for all shards.
         suffix: kind of file, see `save_samples`.
         about: further entries of the headers, see `save_samples`; those of existing shards may differ.
+        progress: whether to show a bar for each shard, see `fit`.
 
     Returns:
         Log weights of all samples, `(n_samples,)`, in the order of the shards, in every process. With two
@@ -113,6 +115,7 @@ def sample_shards(
                 certify=certify,
                 levels=levels,
                 generator=generator,
+                progress=progress,
             )
             save_samples(ensemble, path, action=action, about={**(about or {}), **known, "shard": shard})
             found[shard] = ensemble.log_weight.cpu()

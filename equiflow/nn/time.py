@@ -37,6 +37,35 @@ class CosineBasis(nn.Module):
         return torch.cos(math.pi * self.frequency * t)
 
 
+class ChebyshevBasis(nn.Module):
+    """The Chebyshev polynomials `T_j(2t - 1)` for `j = 0 ... n_modes - 1`.
+
+    Unlike cosines they have any slope at both ends, so that a smooth function of time needs few of them.
+
+    Args:
+        n_modes: number of polynomials, >= 1.
+
+    Raises:
+        TypeError: if `n_modes` is not an int.
+        ValueError: if it is less than one.
+    """
+
+    def __init__(self, n_modes: int) -> None:
+        super().__init__()
+        self.n_modes = check_count(n_modes, "n_time_modes")
+        self.register_buffer("one", torch.ones(1, dtype=torch.get_default_dtype()), False)
+
+    one: Tensor
+
+    def forward(self, t: Tensor | float) -> Tensor:
+        """Return the values at time `t` (float or 0-d tensor), `(n_modes,)`."""
+        x = self.one * (2 * t - 1)
+        values = [self.one, x]
+        for _ in range(self.n_modes - 2):
+            values.append(2 * x * values[-1] - values[-2])
+        return torch.cat(values[: self.n_modes])
+
+
 class FourierBasis(nn.Module):
     """The periodic basis `sin(2 pi n t)`, `cos(2 pi n t)` for `n = 1 ... n_harmonics`, and 1, in this order.
 

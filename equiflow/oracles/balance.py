@@ -73,7 +73,8 @@ def z2_balance(source: Ensemble | Chain, *, odd: Callable[[Tensor], Tensor] = ma
         probability = float(fraction @ _is_positive(phi))
         if source.correction is not None:
             probability += source.correction_of(_is_positive).mean
-        error = 0.5 * float(fraction.square().sum().sqrt())
+        of_families = normalised_weights(source.independent_log_weight)
+        error = 0.5 * float((of_families / of_families.sum()).square().sum().sqrt())
     else:
         sign = source.series(_is_positive)
         probability = float(sign.mean())

@@ -84,6 +84,29 @@ class ExactGauge:
         ratio = (found.ratio**self.volume).sum() / (self._characters.ratio**self.volume).sum()
         return float(np.real(ratio)) * scale
 
+    def charge_probabilities(self, largest: int) -> np.ndarray:
+        """Return the probabilities of the topological charges of U(1), from `-largest` to `largest`.
+
+            p(Q) = int dtheta / 2 pi  Z(theta) / Z(0) exp(-i theta Q)
+
+        Args:
+            largest: largest charge; all larger ones together should have no weight worth mentioning.
+
+        Returns:
+            `(2 * largest + 1,)` in float64.
+
+        Raises:
+            ValueError: if the group is not U(1), or there is an imaginary theta.
+        """
+        largest = check_count(largest, "largest", minimum=0)
+        # The rule of equal steps is exact up to charges that differ by the number of steps.
+        n_steps = 4 * largest + 64
+        theta = 2 * math.pi * np.arange(n_steps) / n_steps
+        factors = np.array([self.theta_factor(one) for one in theta])
+        charges = np.arange(-largest, largest + 1)
+        found: np.ndarray = np.cos(charges[:, None] * theta) @ factors / n_steps
+        return found.clip(min=0.0)
+
 
 def gauge_torus(action: WilsonAction) -> ExactGauge:
     """Solve a gauge theory on a periodic lattice of two dimensions: `Z = sum_r lambda_r^V`.

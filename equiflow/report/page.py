@@ -35,6 +35,10 @@ CAPTIONS = {
     "two_point": "Zero-momentum two-point function along the first axis, with errors.",
     "magnetisation": "Magnetisation in the model, in the reweighted model and in the reference, if there is "
     "one. Fields of several components are shown by the first one. A dropped mode shows here.",
+    "histograms": "Observables in the model, in the reweighted model and in the reference, if there is one. "
+    "A topological sector that the flow has dropped, or one where the reference is frozen, shows here.",
+    "histories": "Observables along two chains of the flow, and of the reference if there is one. A charge "
+    "that does not move is frozen.",
     "configurations": "Configurations drawn from the flow, on one colour scale.",
 }
 
@@ -121,6 +125,8 @@ class Page:
     def _correlator(self) -> list[tuple[str, ...]]:
         """Return the rows of the table of the two-point function."""
         flow, reference = self.report.measurements
+        if not self.report.shows_fields:
+            return []
         if reference is None:
             return [(str(t), str(value)) for t, value in enumerate(flow.correlator)]
         pairs = enumerate(zip(flow.correlator, reference.correlator, strict=True))

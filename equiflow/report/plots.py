@@ -5,7 +5,7 @@ Every function returns a matplotlib `Figure`; `save_figure` writes it to a file.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from torch import Tensor
 from equiflow.analysis import Measurements
 from equiflow.runtime.storage import written_atomically
 from equiflow.samplers import Chain, Ensemble
+from equiflow.samplers.samples import per_configuration
 from equiflow.statistics import Estimate
 from equiflow.theories.scalar import observables
 from equiflow.training import History, Rung
@@ -130,14 +131,81 @@ def magnetisation(ensemble: Ensemble, chain: Chain | None = None, *, label: str 
     weight = _numpy((ensemble.log_weight - ensemble.log_weight.max()).exp())
     reach = max(abs(values).max() for values in (model, reference) if values is not None)
     bins = np.linspace(-reach, reach, 41)
-    if reference is not None:
-        axes.hist(reference, bins, density=True, color=REFERENCE, alpha=0.35, label=label)
-    axes.hist(model, bins, density=True, histtype="step", color=MUTED, label="flow")
-    axes.hist(
-        model, bins, weights=weight, density=True, histtype="step", color=FLOW, label="flow, reweighted"
-    )
+    _densities(axes, bins, model, weight, reference, label)
     axes.set(xlabel="magnetisation M", ylabel="density")
     axes.legend(frameon=False)
+    return figure
+
+
+def histograms(
+    observables: Mapping[str, Callable[[Tensor], Tensor]],
+    ensemble: Ensemble,
+    chain: Chain | None = None,
+    *,
+    label: str = "HMC",
+) -> Figure:
+    """Plot histograms of observables for the model, the reweighted model and a reference.
+
+    A topological sector that is missing, or too rare, shows here. Integers have a bin each.
+
+    Args:
+        observables: functions of a batch with one value for each configuration, by name.
+        ensemble: weighted samples of the flow.
+        chain: reference samples of the target; None leaves them out.
+        label: name of the reference.
+
+    Returns:
+        The figure.
+    """
+    figure, panels = _axes(-(-len(observables) // 2), 2, (8, 2.6 * -(-len(observables) // 2)), squeeze=False)
+    weight = _numpy((ensemble.log_weight - ensemble.log_weight.max()).exp())
+    for axes, (name, observable) in zip(panels.flat, observables.items(), strict=False):
+        model = _numpy(per_configuration(observable, ensemble.phi))
+        reference = None if chain is None else _numpy(chain.series(observable)).ravel()
+        bins = _bins(model if reference is None else np.concatenate([model, reference]))
+        _densities(axes, bins, model, weight, reference, label)
+        axes.set(xlabel=name.replace("_", " "), ylabel="density")
+    panels.flat[0].legend(frameon=False, fontsize=8)
+    for axes in panels.flat[len(observables) :]:
+        axes.set_axis_off()
+    return figure
+
+
+def histories(
+    observables: Mapping[str, Callable[[Tensor], Tensor]],
+    metropolis: Chain,
+    chain: Chain | None = None,
+    *,
+    label: str = "HMC",
+) -> Figure:
+    """Plot observables along a chain of flow proposals, beside those along a reference chain.
+
+    A charge that is frozen in one of them shows here.
+
+    Args:
+        observables: functions of a batch with one value for each configuration, by name.
+        metropolis: chain of independence Metropolis.
+        chain: reference samples of the target; None leaves them out.
+        label: name of the reference.
+
+    Returns:
+        The figure.
+    """
+    sources = [(metropolis, "flow with Metropolis", FLOW)]
+    sources = [*([(chain, label, REFERENCE)] if chain is not None else []), *sources]
+    figure, panels = _axes(
+        len(observables), len(sources), (8, 1.7 * len(observables)), squeeze=False, sharey="row"
+    )
+    for axes, (_, title, _) in zip(panels[0], sources, strict=True):
+        axes.set_title(title, fontsize=10)
+    for row, (name, observable) in zip(panels, observables.items(), strict=True):
+        for axes, (source, _, colour) in zip(row, sources, strict=True):
+            values = _numpy(source.series(observable))
+            for k in range(min(2, values.shape[1])):
+                axes.plot(values[:, k], color=colour, lw=0.8, alpha=1 - 0.4 * k)
+        row[0].set_ylabel(name.replace("_", " "), fontsize=8)
+    for axes in panels[-1]:
+        axes.set_xlabel("step of two chains")
     return figure
 
 
@@ -158,6 +226,8 @@ def weights(ensemble: Ensemble, forward_log_weight: Tensor | None = None) -> Fig
     axes.hist(reverse, bins, density=True, color=FLOW, alpha=0.5, label="model samples")
     if forward_log_weight is not None:
         forward = _numpy(forward_log_weight) - log_z
+        if not bool(((forward >= bins[0]) & (forward <= bins[-1])).any()):
+            forward = forward.clip(bins[0], bins[-1])  # all beyond the axis: at its end
         axes.hist(forward, bins, density=True, histtype="step", color=REFERENCE, label="target samples (HMC)")
     axes.set(xlabel=r"$\log w - \log Z$", ylabel="density")
     axes.legend(frameon=False)
@@ -206,6 +276,31 @@ def _axes(rows: int, columns: int, size: tuple[float, float], **options: Any) ->
 
     figure = Figure(figsize=size, layout="constrained")
     return figure, figure.subplots(rows, columns, **options)
+
+
+def _densities(
+    axes: Any,
+    bins: np.ndarray,
+    model: np.ndarray,
+    weight: np.ndarray,
+    reference: np.ndarray | None,
+    label: str,
+) -> None:
+    """Draw histograms of a reference, of the model and of the reweighted model."""
+    if reference is not None:
+        axes.hist(reference, bins, density=True, color=REFERENCE, alpha=0.35, label=label)
+    axes.hist(model, bins, density=True, histtype="step", color=MUTED, label="flow")
+    axes.hist(
+        model, bins, weights=weight, density=True, histtype="step", color=FLOW, label="flow, reweighted"
+    )
+
+
+def _bins(values: np.ndarray) -> np.ndarray:
+    """Return the edges of bins: one for each integer, or forty from the least value to the largest."""
+    lowest, highest = float(values.min()), float(values.max())
+    if bool((values == values.round()).all()):
+        return np.arange(lowest - 0.5, highest + 1)
+    return np.linspace(lowest, highest, 41)
 
 
 def _columns(estimates: Sequence[Estimate]) -> tuple[list[float], list[float]]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -17,15 +17,25 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from equiflow.analysis import Diagnosis, Measurements, compare_directions, measure
-from equiflow.analysis.tables import without_shared_notes
+from equiflow.analysis import (
+    Diagnosis,
+    Measurements,
+    StandardMeasurements,
+    compare_directions,
+    frozen_charge,
+    has_standard,
+    measure,
+    plain_observables,
+)
 from equiflow.flows import Certificate, ExtendedAction, Flow
 from equiflow.report import plots
 from equiflow.report.terminal import print_line, print_table
 from equiflow.runtime.checks import check_type
+from equiflow.runtime.precision import in_precision
 from equiflow.runtime.storage import written_atomically
 from equiflow.samplers import Chain, Ensemble, IndependenceMetropolis, log_weights
 from equiflow.statistics import Estimate
+from equiflow.statistics.tables import without_shared_notes
 from equiflow.theories.base.action import Action
 from equiflow.theories.scalar.observables import susceptibility
 from equiflow.training import History
@@ -36,6 +46,8 @@ if TYPE_CHECKING:
 #: Seed of what a report draws. It differs from any seed that people choose, because the noise of Metropolis
 #: acceptances must be independent of the noise of the samples.
 REPORT_SEED = 0x5EED_0F_4E9047
+#: what `measure` returns
+Measured = Measurements | StandardMeasurements
 
 
 @dataclass(frozen=True)
@@ -51,8 +63,8 @@ class Report:
             directions are left out. For an `ExtendedAction` these are samples of the field alone.
 
     Raises:
-        TypeError: if `action` is no `Action`, or one of configurations that are not real fields on a lattice,
-            whose observables a report shows.
+        TypeError: if `action` is no `Action`, or one of a theory without observables that a report could
+            show.
     """
 
     flow: Flow
@@ -64,10 +76,10 @@ class Report:
     def __post_init__(self) -> None:
         check_type(self.action, Action, "action")
         action = self.action.action if isinstance(self.action, ExtendedAction) else self.action
-        if not action.space.is_real_field:
+        if not (action.space.is_real_field or has_standard(action.space)):
             raise TypeError(
-                "A report shows observables of real fields on a lattice, a Lattice or Multiplet; got "
-                f"{action.space}. For others use equiflow.analysis.measure_standard or estimate_observables."
+                "A report shows observables of real fields on a lattice, or those that a theory lists; got "
+                f"{action.space}, which lists none. Use equiflow.analysis.estimate_observables."
             )
 
     @property
@@ -103,7 +115,7 @@ class Report:
         """The chain's samples on the device and in the dtype of the flow, `(n_samples, *lattice)`."""
         if self.chain is None:
             return None
-        return self.chain.configurations.to(self.flow.device, self.flow.dtype)
+        return in_precision(self.chain.configurations, self.flow.dtype).to(self.flow.device)
 
     @cached_property
     def forward_log_weight(self) -> Tensor | None:
@@ -131,15 +143,17 @@ class Report:
         """Return the warnings of the diagnosis, and what to know about the chain; empty without one."""
         if self.diagnosis is None or self.chain is None:
             return ()
-        note = self.chain.note
-        return (*self.diagnosis.warnings, *([f"The chain to compare with is {note}."] if note else []))
+        frozen = frozen_charge(self.chain, self.fields[1].space)
+        notes = [f"The chain to compare with is {self.chain.note}."] if self.chain.note else []
+        notes += [f"In the chain to compare with, the {frozen}."] if frozen else []
+        return (*self.diagnosis.warnings, *notes)
 
     @cached_property
     def scalar(self) -> tuple[Ensemble, Chain | None]:
         """Ensemble and chain as figures show them: fields of several components by the first one."""
         ensemble, action = self.fields
         chain, axes = self.chain, action.space.component_axes
-        if not axes:
+        if not axes or not self.shows_fields:
             return ensemble, chain
         if chain is not None:
             chain = replace(chain, samples=_first_component(chain.samples, axes))
@@ -147,6 +161,19 @@ class Report:
         if fine is not None:
             fine = replace(fine, phi=_first_component(fine.phi, axes))
         return replace(ensemble, phi=_first_component(ensemble.phi, axes), correction=fine), chain
+
+    @property
+    def shows_fields(self) -> bool:
+        """Whether configurations are real fields on a lattice, which have a correlator and a picture."""
+        return self.fields[1].space.is_real_field
+
+    @cached_property
+    def observables(self) -> dict[str, Callable[[Tensor], Tensor]]:
+        """The observables of one value for each configuration that figures show, by name.
+
+        Of real fields this is `chi2`, by whose autocorrelation chains are judged.
+        """
+        return {"chi2": susceptibility} if self.shows_fields else plain_observables(self.fields[1].space)
 
     @cached_property
     def metropolis(self) -> Chain:
@@ -165,15 +192,21 @@ class Report:
             found["forward_ess"] = both.forward_ess
         found |= {
             "acceptance": self.metropolis.acceptance_rate,
-            "tau_int": self.metropolis.tau_int(susceptibility),
+            "tau_int": self._largest_tau(),
             "log_z": self.ensemble.log_z(),
         }
         if both is not None:
             found |= {"log_z_forward": both.log_z_forward, "log_z_bridge": both.log_z_bridge}
         return found
 
+    def _largest_tau(self) -> Estimate:
+        """Return tau_int of the slowest observable along `metropolis`, of those that change at all."""
+        found = [self.metropolis.tau_int(observable) for observable in self.observables.values()]
+        changing = [tau for tau in found if math.isfinite(tau.mean)]
+        return max(changing or found, key=lambda tau: tau.mean)
+
     @cached_property
-    def measurements(self) -> tuple[Measurements, Measurements | None]:
+    def measurements(self) -> tuple[Measured, Measured | None]:
         """Return the observables of the reweighted flow and those of the chain; None without a chain."""
         ensemble, action = self.fields
         reference = None if self.chain is None else measure(self.chain, action=action)
@@ -251,10 +284,16 @@ class Report:
         """Return all plots by name."""
         figures = {
             **({"training": plots.training_curve(self.history)} if len(self.history) else {}),
-            "two_point": plots.two_point(*self.measurements),
-            "magnetisation": plots.magnetisation(*self.scalar),
             "weights": plots.weights(self.ensemble.by_fine_solver(), self.forward_log_weight),
         }
+        flow, reference = self.measurements
+        if not isinstance(flow, Measurements):
+            figures["histograms"] = plots.histograms(self.observables, *self.scalar)
+            figures["histories"] = plots.histories(self.observables, self.metropolis, self.chain)
+            return figures
+        assert not isinstance(reference, StandardMeasurements)
+        figures["two_point"] = plots.two_point(flow, reference)
+        figures["magnetisation"] = plots.magnetisation(*self.scalar)
         if self.flow.lattice.dim == 2:
             figures["configurations"] = plots.configurations(self.scalar[0].phi)
         return figures
@@ -277,7 +316,7 @@ class Report:
         write_json({**(settings or {}), **self.results()}, folder / "results.json")
 
 
-def comparison_rows(flow: Measurements, reference: Measurements) -> list[tuple[str, ...]]:
+def comparison_rows(flow: Measured, reference: Measured) -> list[tuple[str, ...]]:
     """Return rows `observable, flow, reference, difference in sigma` for `print_table`.
 
     Args:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from functools import cache
 
-import torch
-
 #: size of the largest block that raises glibc's threshold (32 MiB), less room for headers
 LARGEST_BLOCK_BYTES = 2**25 - 2**16
 
@@ -20,4 +18,4 @@ def keep_freed_memory() -> None:
     and grows to the size of the largest block below 32 MiB that was freed. This function frees one such block
     without touching its pages. Other C libraries ignore it.
     """
-    torch.empty(LARGEST_BLOCK_BYTES, dtype=torch.uint8, device="cpu")
+    bytes(LARGEST_BLOCK_BYTES)  # by calloc, whose zeros take no pages

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from equiflow.runtime.checks import check_seed
+from equiflow.runtime.precision import FIELD_DTYPES
 
 #: 2^64 over the golden ratio: an odd number whose multiples differ in their low bits and spread over all
 _SEED_STRIDE = 0x9E3779B97F4A7C15
@@ -57,6 +58,28 @@ def seeded(seed: int, *, device: torch.device | str = "cpu") -> torch.Generator:
         ValueError: if it is out of range.
     """
     return torch.Generator(device).manual_seed(check_seed(seed))
+
+
+def check_draw(generator: object, dtype: object = None) -> None:
+    """Raise unless random numbers can be drawn by a generator, in a dtype.
+
+    Args:
+        generator: expected to be a `torch.Generator`, or None for the global one.
+        dtype: expected to be float32 or float64, or None where something else decides.
+
+    Raises:
+        TypeError: if either is anything else, such as a seed or the name of a dtype.
+    """
+    if not (generator is None or isinstance(generator, torch.Generator)):
+        seed = generator if isinstance(generator, int) and not isinstance(generator, bool) else 0
+        raise TypeError(
+            f"generator must be a torch.Generator or None, got {generator!r}. Write "
+            f"torch.Generator().manual_seed({seed})."
+        )
+    if not (dtype is None or dtype in FIELD_DTYPES):
+        raise TypeError(
+            f"dtype must be torch.float32 or torch.float64, got {dtype!r}. Write dtype=torch.float64."
+        )
 
 
 class SharedGenerator(torch.Generator):

@@ -1,16 +1,16 @@
 """Samplers of a target `exp(-S)`, with a flow or without one.
 
-`importance_sample` and `annealed_importance_sample` draw a weighted `Ensemble`. A `Kernel`, such as `HMC` or
-`Alternate(...)`, and `IndependenceMetropolis` draw a `Chain`. Both kinds of `Samples` estimate averages with
-errors; `equiflow.analysis` takes them from there.
+`importance_sample`, `annealed_importance_sample` and `stochastic_importance_sample` draw a weighted
+`Ensemble`. A `Kernel`, such as `HMC` or `Alternate(...)`, and `IndependenceMetropolis` draw a `Chain`. Both
+kinds of `Samples` estimate averages with errors; `equiflow.analysis` takes them from there.
 """
 
 from equiflow.samplers.acceptance import Outcome
 from equiflow.samplers.alternate import Alternate
-from equiflow.samplers.annealing import annealed_importance_sample
+from equiflow.samplers.annealing import annealed_importance_sample, stochastic_importance_sample
 from equiflow.samplers.cluster import SwendsenWang, Wolff
 from equiflow.samplers.hmc import HMC
-from equiflow.samplers.importance import Ensemble, importance_sample, log_weights
+from equiflow.samplers.importance import Ensemble, importance_sample
 from equiflow.samplers.integrators import LEAPFROG, OMELYAN, Integrator
 from equiflow.samplers.kernel import Chain, Kernel
 from equiflow.samplers.latent import LatentAction, LatentHMC
@@ -19,6 +19,8 @@ from equiflow.samplers.local import LocalMetropolis
 from equiflow.samplers.mclmc import MCLMC, AdjustedMCLMC
 from equiflow.samplers.metropolis import IndependenceMetropolis, IndependenceStep
 from equiflow.samplers.samples import Samples
+from equiflow.samplers.spins import SpinClusters
+from equiflow.samplers.weighting import log_weights
 
 __all__ = [
     "HMC",
@@ -40,6 +42,7 @@ __all__ = [
     "LocalMetropolis",
     "Outcome",
     "Samples",
+    "SpinClusters",
     "SwendsenWang",
     "TwoLevels",
     "Wolff",
@@ -47,4 +50,5 @@ __all__ = [
     "choose_levels",
     "importance_sample",
     "log_weights",
+    "stochastic_importance_sample",
 ]

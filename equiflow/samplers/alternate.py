@@ -54,6 +54,9 @@ class Alternate(Kernel):
         self.flow = flows[0] if flows else None
         self.note = "; ".join(dict.fromkeys(kernel.note for kernel in kernels if kernel.note))
 
+    def _rows(self) -> dict[str, object]:
+        return super()._rows() | {"in turn": ", ".join(type(kernel).__name__ for kernel in self.kernels)}
+
     @property
     def keeps(self) -> str:
         """See `Kernel.keeps`; empty unless all kernels keep the same."""

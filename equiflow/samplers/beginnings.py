@@ -7,6 +7,7 @@ from torch import Tensor
 
 from equiflow.flows import Flow
 from equiflow.runtime.capacity import check_samples
+from equiflow.runtime.randomness import check_draw
 from equiflow.theories.base.action import Action
 
 
@@ -32,8 +33,10 @@ def check_beginning(
         stacklevel: of the warning, 2 for the line that calls this.
 
     Raises:
+        TypeError: if `generator` is no generator, or `dtype` neither float32 nor float64.
         ValueError: if S falls without bound, or the samples need more memory than is free.
     """
+    check_draw(generator, dtype)
     if like is not None:
         device, dtype = getattr(like, "device", device), getattr(like, "dtype", dtype)
     device = device or ("cpu" if generator is None else generator.device)

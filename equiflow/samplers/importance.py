@@ -14,7 +14,9 @@ from torch import Tensor
 from equiflow.flows import Certificate, EquivariantCNF, Flow
 from equiflow.flows.solved import with_solver
 from equiflow.runtime.checks import check_count, check_type
+from equiflow.runtime.progress import progress_as, progress_bar
 from equiflow.samplers.beginnings import check_beginning
+from equiflow.samplers.families import log_z_of_families, means_of_families, weights_of_families
 from equiflow.samplers.levels import (
     Correction,
     TwoLevels,
@@ -39,6 +41,7 @@ from equiflow.statistics import (
     weighted_mean,
 )
 from equiflow.statistics.inputs import check_same_length
+from equiflow.statistics.tables import ShownAsTable, attempted
 from equiflow.statistics.two_levels import (
     change_of_log_mean,
     change_of_mean,
@@ -52,8 +55,8 @@ from equiflow.theories.base.action import Action
 from equiflow.theories.base.space import Space
 
 
-@dataclass(frozen=True)
-class Ensemble(Samples):
+@dataclass(frozen=True, repr=False)
+class Ensemble(ShownAsTable, Samples):
     """Model samples weighted towards the target, `w = exp(-S) / q`.
 
     With a `correction` all samples are those of a coarse solver, and a few of them were computed again by a
@@ -71,6 +74,10 @@ class Ensemble(Samples):
         correction: the samples that a fine solver computed again; None if there is one level. The certificate
             is that of the fine solver.
         space: of the configurations, see `Samples`.
+        family: samples that resampling has made of one and the same have one number, below n_samples,
+            `(n_samples,)`. Errors and the ESS count families. None if all samples are independent.
+        surplus: how far resampling has multiplied each family beyond its weight, see `log_z_of_families`,
+            `(n_samples,)`; None without families.
     """
 
     phi: Tensor
@@ -80,6 +87,8 @@ class Ensemble(Samples):
     annealed: bool = False
     correction: Correction | None = None
     space: Space | None = None
+    family: Tensor | None = None
+    surplus: Tensor | None = None
 
     @property
     def configurations(self) -> Tensor:
@@ -90,6 +99,15 @@ class Ensemble(Samples):
     def configuration_shape(self) -> tuple[int, ...]:
         """See `Samples.configuration_shape`."""
         return tuple(self.phi.shape[1:])
+
+    @property
+    def independent_log_weight(self) -> Tensor:
+        """Log weights of independent samples, `(n_samples,)`: `log_weight`, or its sums over families."""
+        return self.log_weight if self.family is None else weights_of_families(self.family, self.log_weight)
+
+    def _independent(self, values: Tensor) -> Tensor:
+        """Return the values of independent samples: those of all samples, or the means of families."""
+        return values if self.family is None else means_of_families(self.family, self.log_weight, values)
 
     @property
     def note(self) -> str:
@@ -107,7 +125,7 @@ class Ensemble(Samples):
         """Estimate the reverse ESS per sample, `(sum w)^2 / (N sum w^2)`."""
         fine = self.correction
         if fine is None:
-            estimate = effective_sample_size(self.log_weight)
+            estimate = effective_sample_size(self.independent_log_weight)
         else:
             estimate = ess_of_two_levels(self.log_weight, fine.log_weight, fine.rows)
         # The certificate knows the flow's own weights, which say nothing about weights of paths.
@@ -117,11 +135,12 @@ class Ensemble(Samples):
     def log_z(self) -> Estimate:
         """Estimate `log Z = log mean w` of the target."""
         fine = self.correction
-        estimate = (
-            log_mean_exp(self.log_weight)
-            if fine is None
-            else log_z_of_two_levels(self.log_weight, fine.log_weight, fine.rows)
-        )
+        if fine is not None:
+            estimate = log_z_of_two_levels(self.log_weight, fine.log_weight, fine.rows)
+        elif self.family is None or self.surplus is None:
+            estimate = log_mean_exp(self.independent_log_weight)
+        else:
+            estimate = log_z_of_families(self.family, self.log_weight, self.surplus)
         return with_shift(estimate, self.certificate, lambda _, log_w: log_w.double().logsumexp(0))
 
     def mean(self, observable: Callable[[Tensor], Tensor]) -> Estimate:
@@ -133,9 +152,9 @@ class Ensemble(Samples):
             ValueError: if the observable does not return one value per configuration.
         """
         values, fine = _values(observable, self.phi, self.log_weight), self.correction
-        warn_if_few_effective_samples(self.for_averages().log_weight)
+        warn_if_few_effective_samples(self.for_averages().independent_log_weight)
         if fine is None:
-            estimate = weighted_mean(values, self.log_weight)
+            estimate = weighted_mean(self._independent(values), self.independent_log_weight)
         else:
             again = _values(observable, fine.phi, fine.log_weight)
             estimate = mean_of_two_levels(values, self.log_weight, again, fine.log_weight, fine.rows)
@@ -146,7 +165,7 @@ class Ensemble(Samples):
     def mean_and_fluctuations(self, function: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
         """See `Samples.mean_and_fluctuations`; the fluctuations are `w / mean w (O - <O>)`.
 
-        The n samples are independent, so they count as n chains of one sample: `(1, n, k)`.
+        The n samples, or families, are independent, so they count as n chains of one sample: `(1, n, k)`.
         """
         if len(self.phi) < 2:
             raise ValueError(f"An error needs at least 2 samples, got {len(self.phi)}.")
@@ -158,9 +177,10 @@ class Ensemble(Samples):
                 values, self.log_weight, again, fine.log_weight, fine.rows
             )
             return means, fluctuations[None]
-        weight = normalised_weights(self.log_weight)
+        weight = normalised_weights(self.independent_log_weight)
         weight = (weight / weight.mean())[:, None]
         values = where_weighted(per_configuration(function, self.phi), self.log_weight)
+        values = self._independent(values)
         means = (weight * values).mean(0)
         return means, (weight * (values - means))[None]
 
@@ -194,16 +214,16 @@ class Ensemble(Samples):
         certificate = None if self.certificate is None else replace(self.certificate, corrects="")
         return Ensemble(fine.phi, fine.log_q, fine.log_weight, certificate, space=self.space)
 
-    def __str__(self) -> str:
-        rows: dict[str, object] = {"samples": len(self.phi)}
+    def _rows(self) -> dict[str, object]:
+        shape = f"shape {self.configuration_shape}"
+        rows: dict[str, object] = {"samples": len(self.phi), "configurations": self.space or shape}
         if len(self.phi) > 1:
-            rows |= {"log Z": self.log_z(), "ESS per sample": self.effective_sample_size()}
+            rows |= {"log Z": attempted(self.log_z)}
+            rows |= {"ESS per sample": attempted(self.effective_sample_size)}
         if self.correction is not None:
             rows |= {"levels": self.correction}
-            rows |= {"log Z corrected by": self.correction_of()} if len(self.phi) > 1 else {}
-        rows["certificate"] = "none" if self.certificate is None else self.certificate
-        width = max(map(len, rows))
-        return "\n".join(f"{name:<{width}}  {value}" for name, value in rows.items())
+            rows |= {"log Z corrected by": attempted(self.correction_of)} if len(self.phi) > 1 else {}
+        return rows | {"certificate": "none" if self.certificate is None else self.certificate}
 
 
 def _values(observable: Callable[[Tensor], Tensor], phi: Tensor, log_weight: Tensor) -> Tensor:
@@ -219,11 +239,16 @@ def _ess(log_weight: Tensor) -> Tensor:
 
 
 def check_one_level(ensemble: Ensemble) -> None:
-    """Raise if the log weights are those of a coarse solver, whose error only estimates correct.
+    """Raise if single samples are no independent proposals: coarse ones of two levels, or resampled ones.
 
     Raises:
-        ValueError: if the ensemble has two levels.
+        ValueError: if the ensemble has two levels, or its samples depend on each other.
     """
+    if ensemble.family is not None:
+        raise ValueError(
+            "The samples have been resampled, so that they depend on each other; only estimates of the "
+            "ensemble itself know it. Draw one with resample=None."
+        )
     if ensemble.correction is not None:
         raise ValueError(
             "The ensemble has two levels: the log weights of its samples carry the error of the coarse "
@@ -257,6 +282,7 @@ def importance_sample(
     certify: int = 256,
     levels: int | TwoLevels = 1,
     generator: torch.Generator | None = None,
+    progress: bool | None = None,
 ) -> Ensemble:
     """Draw independent samples of a flow with their weights.
 
@@ -274,13 +300,14 @@ def importance_sample(
         levels: 1, or 2 to choose a coarse solver by a pilot, see `choose_levels`; then the ensemble has one
             level if that is cheaper. `TwoLevels` names the solvers.
         generator: source of randomness, on the flow's device.
+        progress: whether to show a bar, see `fit`.
 
     Returns:
         The samples with their weights and, unless `certify` is 0, their certificate.
 
     Raises:
-        TypeError: if `flow` is not a `Flow`, `action` is not an `Action`, a count is not an integer, or a
-            flow of two levels does not integrate.
+        TypeError: if `flow` is not a `Flow`, `action` is not an `Action`, a count is not an integer,
+            `generator` no generator, or a flow of two levels does not integrate.
         ValueError: if `batch_size` is not positive, or another count is negative or out of range. Also if S
             falls without bound, or the memory has no room for the samples.
     """
@@ -289,44 +316,25 @@ def importance_sample(
     check_count(n_samples, "n_samples", minimum=0)
     check_count(batch_size, "batch_size")
     check_count(certify, "certify", minimum=0)
-    check_beginning(action, n_samples, flow, stacklevel=4)
+    check_beginning(action, n_samples, flow, generator=generator, stacklevel=4)
     found = resolve_levels(flow, action, levels, generator)
     if found is not None:
         assert isinstance(flow, EquivariantCNF)
-        coarse, correction = draw_two_levels(
-            flow, action, n_samples, found, batch_size=batch_size, generator=generator
-        )
+        with progress_as(progress):
+            coarse, correction = draw_two_levels(
+                flow, action, n_samples, found, batch_size=batch_size, generator=generator
+            )
         fine = with_solver(flow, found.fine or flow.solver)
         certificate = certificate_of(fine, action, certify, generator)
         if certificate is not None:
             certificate = replace(certificate, corrects=f"{correction.coarse}, nfe {correction.coarse_nfe}")
         return Ensemble(*coarse, certificate, correction=correction, space=action.space)
     drawn = []
-    for start in range(0, max(n_samples, 1), batch_size):
-        phi, log_q = flow.sample_and_log_prob(min(batch_size, n_samples - start), generator=generator)
-        drawn.append((phi, log_q, -action(phi) - log_q))
+    with progress_as(progress), progress_bar(n_samples, "sampling", "sample") as bar:
+        for start in range(0, max(n_samples, 1), batch_size):
+            phi, log_q = flow.sample_and_log_prob(min(batch_size, n_samples - start), generator=generator)
+            drawn.append((phi, log_q, -action(phi) - log_q))
+            bar.update(len(phi))
     certificate = certificate_of(flow, action, certify, generator)
     phi, log_q, log_weight = (torch.cat(parts) for parts in zip(*drawn, strict=True))
     return Ensemble(phi, log_q, log_weight, certificate, space=action.space)
-
-
-@torch.no_grad()
-def log_weights(flow: Flow, action: Action, phi: Tensor, *, batch_size: int = 1024) -> Tensor:
-    """Return the log weights `-S(phi) - log q(phi)` of given configurations, such as samples of the target.
-
-    Args:
-        flow: the model q.
-        action: the target, `exp(-S)`.
-        phi: `(batch, *lattice)`.
-        batch_size: configurations taken through the inverse flow at a time, which bounds the memory.
-
-    Returns:
-        `(batch,)`.
-
-    Raises:
-        TypeError: if `action` is not an `Action`, or the batch size is not an integer.
-        ValueError: if the batch size is not positive.
-    """
-    check_type(action, Action, "action")
-    batch_size = check_count(batch_size, "batch_size")
-    return torch.cat([-action(part) - flow.log_prob(part) for part in phi.split(batch_size)])

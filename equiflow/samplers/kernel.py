@@ -6,8 +6,7 @@ Every sampler of this kind is a `Kernel`, in a file of its own beside this one. 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -15,26 +14,20 @@ from torch import Tensor
 
 from equiflow.flows import Certificate, Flow
 from equiflow.runtime.checks import check_count
-from equiflow.samplers.acceptance import Outcome, mean_acceptance, summed
+from equiflow.runtime.progress import Bar, progress_as, progress_bar
+from equiflow.samplers.acceptance import Outcome, summed
 from equiflow.samplers.beginnings import check_beginning
+from equiflow.samplers.chains import Chain
 from equiflow.samplers.moves import UPDATES_BEFORE_STUCK, check_moves, warn_of_what_stays
-from equiflow.samplers.samples import (
-    Samples,
-    certificate_of,
-    per_configuration,
-    reweighted_mean,
-    values_of,
-    with_shift,
-)
-from equiflow.statistics import Estimate, integrated_autocorrelation_time, mean_of_series, noted
+from equiflow.samplers.samples import certificate_of
+from equiflow.statistics.tables import ShownAsTable
 from equiflow.theories.base.action import Action
-from equiflow.theories.base.space import Space
 
 #: outcomes of updates are added up when there are more, since a sum of many costs little more than of two
 OUTCOMES_KEPT = 256
 
 
-class Kernel(ABC):
+class Kernel(ShownAsTable, ABC):
     """One update of a batch of chains that leaves `exp(-S)` invariant.
 
     Subclasses fill in `update`. A subclass with a parameter to tune also overrides `is_tuned`, `adapted` and
@@ -91,6 +84,16 @@ class Kernel(ABC):
         """
         return [(self, outcome)]
 
+    def _rows(self) -> dict[str, object]:
+        rows: dict[str, object] = {"sampler": type(self).__name__, "action": self.action}
+        if self.flow is not None:
+            rows["flow"] = type(self.flow).__name__
+        for name, value in vars(self).items():
+            if isinstance(value, bool | int | float | str) and name[0] != "_" and value != "":
+                shown = f"{value:.4g}" if isinstance(value, float) else value
+                rows[name.replace("_", " ")] = shown
+        return rows if self.is_tuned else rows | {"step": "tuned while the chains thermalise"}
+
     @property
     def is_tuned(self) -> bool:
         """Whether nothing is left to tune during the thermalisation."""
@@ -134,6 +137,7 @@ class Kernel(ABC):
         generator: torch.Generator | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        progress: bool | None = None,
     ) -> Chain:
         """Run the chains.
 
@@ -153,12 +157,13 @@ class Kernel(ABC):
             device: where the chains live, unless a flow, `initial` or `start` decides. By default it is the
                 device of the generator, or the CPU without one.
             dtype: of the fields, unless a flow, `initial` or `start` decides; float64 by default.
+            progress: whether to show a bar, see `fit`.
 
         Returns:
             The samples, with the tuned kernel that drew them.
 
         Raises:
-            TypeError: if a count is not an integer.
+            TypeError: if a count is no integer, `generator` no generator, or `dtype` not float32 or float64.
             ValueError: if a count is too small, `initial` and `start` do not fit, both are given, S falls
                 without bound, or the memory has no room.
             RuntimeError: if tuning fails, or most chains do not move. A warning tells of single chains that
@@ -184,19 +189,23 @@ class Kernel(ABC):
             # First of all draws, since a chain that is continued draws nothing for its certificate.
             certificate = certificate_of(self.flow, self.action, certify, generator)
             phi = self._initial(n_chains, initial, generator, device, dtype)
-            phi, kernel, outcomes = _thermalise(self, phi, n_thermalisation, generator)
-        n_updates = n_samples * thin + (n_thermalisation - n_thermalisation // 2 if outcomes else 0)
         samples, acceptance = [], []
-        for _ in range(n_samples):
-            for _ in range(thin):
-                phi, outcome = kernel.update(phi, generator)
-                outcomes.append(outcome)
-            accepted = summed(outcomes[-thin:]).accepted / thin if thin > 1 else outcome.accepted
-            if len(outcomes) > OUTCOMES_KEPT:
-                outcomes = [summed(outcomes)]
-            phi = self.action.space.nearest(phi)
-            samples.append(phi)
-            acceptance.append(accepted)
+        n_all, what = n_samples * thin + (n_thermalisation if start is None else 0), type(self).__name__
+        with progress_as(progress), progress_bar(n_all, f"{what}, {n_chains} chains", "update") as bar:
+            if start is None:
+                phi, kernel, outcomes = _thermalise(self, phi, n_thermalisation, generator, bar)
+            n_updates = n_samples * thin + (n_thermalisation - n_thermalisation // 2 if outcomes else 0)
+            for _ in range(n_samples):
+                for _ in range(thin):
+                    phi, outcome = kernel.update(phi, generator)
+                    outcomes.append(outcome)
+                    bar.update()
+                accepted = summed(outcomes[-thin:]).accepted / thin if thin > 1 else outcome.accepted
+                if len(outcomes) > OUTCOMES_KEPT:
+                    outcomes = [summed(outcomes)]
+                phi = self.action.space.nearest(phi)
+                samples.append(phi)
+                acceptance.append(accepted)
         kernel._check_moves(summed(outcomes), n_updates, warn=True)
         drawn = torch.stack(samples), torch.stack(acceptance)
         return Chain(*drawn, kernel.step_size, certificate, kernel=kernel, space=self.action.space)
@@ -212,7 +221,12 @@ class Kernel(ABC):
         if self.is_tuned:
             return self
         kernel = chain.kernel
-        if type(kernel) is not type(self) or kernel.action is not self.action or kernel.flow is not self.flow:
+        if (
+            not isinstance(kernel, Kernel)
+            or type(kernel) is not type(self)
+            or kernel.action is not self.action
+            or kernel.flow is not self.flow
+        ):
             raise ValueError(
                 f"This {type(self).__name__} is not tuned, and the chain to start from was not made by one "
                 "for the same action and flow. Use chain.kernel.sample(..., start=chain), or give a "
@@ -252,13 +266,14 @@ class Kernel(ABC):
 
 
 def _thermalise(
-    kernel: Kernel, phi: Tensor, n_updates: int, generator: torch.Generator | None
+    kernel: Kernel, phi: Tensor, n_updates: int, generator: torch.Generator | None, bar: Bar
 ) -> tuple[Tensor, Kernel, list[Outcome]]:
     """Return the fields, the kernel that is tuned, and the sum of the outcomes of the second half, if any."""
     history = []
     for n in range(n_updates):
         phi, outcome = kernel.update(phi, generator)
         kernel = kernel.adapted(outcome, n)
+        bar.update()
         if n >= n_updates // 2:
             history.append(outcome)
     kernel = kernel.settled(history)
@@ -266,95 +281,3 @@ def _thermalise(
     if len(history) >= UPDATES_BEFORE_STUCK:
         kernel._check_moves(total[0], len(history), warn=False)
     return phi, kernel, total
-
-
-@dataclass(frozen=True)
-class Chain(Samples):
-    """Samples of independent Markov chains, in the order they were drawn.
-
-    Attributes:
-        samples: `(n_samples, n_chains, *lattice)`.
-        acceptance: accepted fraction of the proposals before each sample, `(n_samples, n_chains)`. The first
-            sample of independence Metropolis has no proposals before it, so its `acceptance` is shorter by
-            one.
-        step_size: integration step, for samplers that have one.
-        certificate: of the flow that made the proposals, for samplers that have one.
-        log_weight: `-S - log q` of each sample, for independence Metropolis, `(n_samples, n_chains)`.
-        kernel: the update that made the chains, tuned; `chain.kernel.sample(n, start=chain)` continues them.
-        annealed: whether the log weights come from an annealed ensemble, as work along paths.
-        space: of the configurations, see `Samples`.
-    """
-
-    samples: Tensor
-    acceptance: Tensor
-    step_size: float | None = None
-    certificate: Certificate | None = None
-    log_weight: Tensor | None = None
-    kernel: Kernel | None = field(default=None, repr=False, compare=False)
-    annealed: bool = False
-    space: Space | None = None
-
-    def followed_by(self, more: Chain) -> Chain:
-        """Join this chain and its continuation, sampled with `start=` this chain.
-
-        Args:
-            more: the continuation.
-
-        Returns:
-            One chain. Its certificate is this chain's, or the continuation's if this chain has none.
-        """
-        log_weight = None
-        if self.log_weight is not None and more.log_weight is not None:
-            log_weight = torch.cat([self.log_weight, more.log_weight])
-        samples = torch.cat([self.samples, more.samples])
-        acceptance = torch.cat([self.acceptance, more.acceptance])
-        certificate = more.certificate if self.certificate is None else self.certificate
-        return replace(
-            self, samples=samples, acceptance=acceptance, log_weight=log_weight, certificate=certificate
-        )
-
-    @property
-    def acceptance_rate(self) -> Estimate:
-        """Fraction of accepted proposals, with autocorrelations in its error.
-
-        The solver error is known for `IndependenceMetropolis` only; other chains leave it out.
-        """
-        certificate = None if self.log_weight is None or self.annealed else self.certificate
-        return with_shift(mean_of_series(self.acceptance), certificate, mean_acceptance)
-
-    @property
-    def configurations(self) -> Tensor:
-        """All samples in one batch, chain after chain, `(n_samples * n_chains, *lattice)`.
-
-        Each chain stays contiguous, so that jackknife blocks absorb autocorrelations.
-        """
-        return self.samples.transpose(0, 1).flatten(0, 1)
-
-    @property
-    def configuration_shape(self) -> tuple[int, ...]:
-        """See `Samples.configuration_shape`."""
-        return tuple(self.samples.shape[2:])
-
-    def series(self, observable: Callable[[Tensor], Tensor]) -> Tensor:
-        """Return the values of an observable along the chains, `(n_samples, n_chains)`."""
-        return values_of(observable, self.samples.flatten(0, 1)).unflatten(0, self.samples.shape[:2])
-
-    def mean(self, observable: Callable[[Tensor], Tensor]) -> Estimate:
-        """Estimate the mean of an observable, with autocorrelations in its error. See `Samples.mean`."""
-        mean = noted(mean_of_series(self.series(observable)), self.note)
-        return with_shift(mean, self.certificate, lambda phi, log_w: reweighted_mean(observable(phi), log_w))
-
-    def mean_and_fluctuations(self, function: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-        """See `Samples.mean_and_fluctuations`; the fluctuations are `O - <O>`."""
-        n, n_chains = self.samples.shape[:2]
-        if n < 4 and n_chains < 2:
-            raise ValueError(
-                f"An error needs n >= 4 samples of a chain, or several chains; got n = {n} of one."
-            )
-        values = per_configuration(function, self.samples.flatten(0, 1)).unflatten(0, (n, n_chains))
-        means = values.mean((0, 1))
-        return means, values - means
-
-    def tau_int(self, observable: Callable[[Tensor], Tensor]) -> Estimate:
-        """Estimate the integrated autocorrelation time of an observable, in units of samples."""
-        return integrated_autocorrelation_time(self.series(observable))

@@ -8,21 +8,34 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from equiflow.flows import Flow
 from equiflow.runtime.checks import check_type
+from equiflow.runtime.precision import doubled
+from equiflow.runtime.randomness import check_draw
 from equiflow.samplers.acceptance import Outcome
 from equiflow.samplers.hmc import HMC
 from equiflow.samplers.integrators import LEAPFROG, Integrator
 from equiflow.samplers.kernel import Kernel
 from equiflow.theories.base.action import Action
 from equiflow.theories.base.prior import LOG_2PI
+from equiflow.theories.base.space import Space
 
 #: largest component of white noise, in standard deviations; the density beyond is zero
 MAX_NOISE = 1e3
+
+
+@dataclass(frozen=True)
+class WhiteNoise(Space):
+    """The space of white noise that makes configurations of another shape."""
+
+    kind: ClassVar[str] = "white noise"
+    shape: tuple[int, ...]
 
 
 class LatentAction(Action):
@@ -54,7 +67,9 @@ class LatentAction(Action):
         check_type(action, Action, "action")
         if action.space != flow.space:
             raise ValueError(f"The action lives on {action.space}, the flow on {flow.space}.")
-        super().__init__(flow.space)
+        space, shape = flow.space, flow.prior.noise_shape
+        # White noise has directions of its own where it makes matrices of a group.
+        super().__init__(space if space.is_flat and space.shape == shape else WhiteNoise(shape))
         self.flow = flow
         self.action = action
         self.beta = float(beta)
@@ -83,8 +98,11 @@ class LatentAction(Action):
         dtype: torch.dtype = torch.float64,
     ) -> Tensor:
         """See `Action.initial`; the result is weak noise."""
+        check_draw(generator, dtype)
         # Not what `Space.initial` draws: those are configurations.
-        return 0.1 * torch.randn((n, *self.space.shape), generator=generator, device=device, dtype=dtype)
+        return 0.1 * torch.randn(
+            (n, *self.flow.prior.noise_shape), generator=generator, device=device, dtype=dtype
+        )
 
     def configurations(self, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Carry noise to the target's space: `phi = f(colour(noise))`.
@@ -98,7 +116,7 @@ class LatentAction(Action):
         z = self.flow.prior.colour(noise.to(self.flow.dtype))
         phi, log_det = self.flow.transform_and_log_det(z)
         log_q = self.flow.prior.log_prob(z).double() - log_det.double()
-        return self.space.nearest(phi), -self.action(phi.double()) - log_q
+        return self.flow.space.nearest(phi), -self.action(doubled(phi)) - log_q
 
 
 class LatentHMC(Kernel):
@@ -119,7 +137,8 @@ class LatentHMC(Kernel):
 
     Raises:
         TypeError: if `flow`, `action` or `integrator` is of another type.
-        ValueError: if flow and action live on different spaces, or a number is out of range, see `HMC`.
+        ValueError: if flow and action live on different spaces, a number is out of range, see `HMC`, or
+            configurations do not determine the noise behind them, as matrices of a group.
     """
 
     def __init__(
@@ -133,6 +152,12 @@ class LatentHMC(Kernel):
         integrator: Integrator = LEAPFROG,
     ) -> None:
         self.latent = LatentAction(flow, action)
+        if isinstance(self.latent.space, WhiteNoise):
+            raise ValueError(
+                f"White noise {self.latent.space.shape} does not follow from configurations of {flow.space}, "
+                "so chains of them cannot move through it. Use IndependenceMetropolis or "
+                "annealed_importance_sample."
+            )
         self.flow = flow
         self.action = action
         self.hmc = HMC(

@@ -20,6 +20,7 @@ from equiflow.flows.solved import solve_by
 from equiflow.ode.solver import Solver, SolverError
 from equiflow.ode.tableaus import TABLEAUS
 from equiflow.runtime.checks import check_count, check_positive, check_type, make_plain
+from equiflow.runtime.progress import progress_bar
 from equiflow.samplers.samples import where_weighted
 from equiflow.statistics import normalised_weights
 from equiflow.statistics.two_levels import unrelated_levels
@@ -322,15 +323,17 @@ def draw_two_levels(
     fine_solver, n_pairs = levels.fine or flow.solver, levels.n_pairs(n_samples)
     drawn: tuple[list[tuple[Tensor, ...]], list[tuple[Tensor, ...]]] = ([], [])
     nfe = [0, 0]
-    for start in range(0, max(n_samples, 1), batch_size):
-        z = flow.prior.rsample(min(batch_size, n_samples - start), generator)
-        twice = z[: max(0, n_pairs - start)]
-        for level, (solver, part) in enumerate(((levels.coarse, z), (fine_solver, twice))):
-            if start == 0 or len(part):
-                samples = solve_by(flow, solver, part)
-                log_weight = -action(samples.phi) - samples.log_q
-                drawn[level].append((samples.phi, samples.log_q, log_weight))
-                nfe[level] = max(nfe[level], samples.nfe)
+    with progress_bar(n_samples, "sampling", "sample") as bar:
+        for start in range(0, max(n_samples, 1), batch_size):
+            z = flow.prior.rsample(min(batch_size, n_samples - start), generator)
+            twice = z[: max(0, n_pairs - start)]
+            for level, (solver, part) in enumerate(((levels.coarse, z), (fine_solver, twice))):
+                if start == 0 or len(part):
+                    samples = solve_by(flow, solver, part)
+                    log_weight = -action(samples.phi) - samples.log_q
+                    drawn[level].append((samples.phi, samples.log_q, log_weight))
+                    nfe[level] = max(nfe[level], samples.nfe)
+            bar.update(len(z))
     coarse, fine = ([torch.cat(parts) for parts in zip(*level, strict=True)] for level in drawn)
     rows = torch.arange(n_pairs, device=coarse[0].device)
     solvers = {"coarse": str(levels.coarse), "fine": str(fine_solver)}

@@ -12,16 +12,20 @@ from torch import Tensor
 
 from equiflow.flows import Flow
 from equiflow.runtime.checks import check_count, check_type
+from equiflow.runtime.progress import progress_as, progress_bar
+from equiflow.runtime.randomness import check_draw
 from equiflow.samplers.acceptance import Outcome, mean_outcome, metropolis
 from equiflow.samplers.beginnings import check_beginning
-from equiflow.samplers.importance import Ensemble, check_one_level, importance_sample, log_weights
+from equiflow.samplers.importance import Ensemble, check_one_level, importance_sample
 from equiflow.samplers.kernel import Chain, Kernel
 from equiflow.samplers.moves import UPDATES_BEFORE_STUCK
 from equiflow.samplers.samples import certificate_of
+from equiflow.samplers.weighting import log_weights
+from equiflow.statistics.tables import ShownAsTable
 from equiflow.theories.base.action import Action
 
 
-class IndependenceMetropolis:
+class IndependenceMetropolis(ShownAsTable):
     """Markov chain that proposes model samples and accepts with `min(1, w' / w)` (arXiv:1904.12072).
 
     Args:
@@ -38,6 +42,9 @@ class IndependenceMetropolis:
         self.flow = flow
         self.action = action
 
+    def _rows(self) -> dict[str, object]:
+        return {"sampler": type(self).__name__, "action": self.action, "flow": type(self.flow).__name__}
+
     def sample(
         self,
         n_samples: int,
@@ -47,6 +54,7 @@ class IndependenceMetropolis:
         start: Chain | None = None,
         certify: int = 256,
         generator: torch.Generator | None = None,
+        progress: bool | None = None,
     ) -> Chain:
         """Run `n_chains` independent chains of `n_samples` steps on fresh proposals.
 
@@ -60,12 +68,13 @@ class IndependenceMetropolis:
             certify: number of additional samples on which to measure the discretisation error, unless `start`
                 has a certificate; 0 skips it.
             generator: source of randomness, on the flow's device.
+            progress: whether to show a bar, see `fit`.
 
         Returns:
             The chains, with the log weight of every sample. A warning says if no proposal was accepted.
 
         Raises:
-            TypeError: if a count is not an integer.
+            TypeError: if a count is not an integer, or `generator` no generator.
             ValueError: if a count is too small, `start` is no chain of this sampler, S falls without bound,
                 or the memory has no room.
         """
@@ -77,7 +86,7 @@ class IndependenceMetropolis:
         check_count(certify, "certify", minimum=0)
         certificate = None
         n_all = n_samples * (n_chains if start is None else start.samples.shape[1])
-        check_beginning(self.action, n_all, self.flow, stacklevel=3)
+        check_beginning(self.action, n_all, self.flow, generator=generator, stacklevel=3)
         if start is not None:
             n_chains, certificate = start.samples.shape[1], start.certificate
         if certificate is None:
@@ -85,17 +94,20 @@ class IndependenceMetropolis:
             certificate = certificate_of(self.flow, self.action, certify, generator)
         steps = max(1, batch_size // n_chains)
         last, blocks = start, []
-        for done in range(0, n_samples, steps):
-            proposals = importance_sample(
-                self.flow,
-                self.action,
-                min(steps, n_samples - done) * n_chains,
-                batch_size=batch_size,
-                certify=0,
-                generator=generator,
-            )
-            last = self.from_ensemble(proposals, n_chains=n_chains, start=last, generator=generator)
-            blocks.append(last)
+        with progress_as(progress), progress_bar(n_samples, f"Metropolis, {n_chains} chains", "step") as bar:
+            for done in range(0, n_samples, steps):
+                n_steps = min(steps, n_samples - done)
+                proposals = importance_sample(
+                    self.flow,
+                    self.action,
+                    n_steps * n_chains,
+                    batch_size=batch_size,
+                    certify=0,
+                    generator=generator,
+                )
+                last = self.from_ensemble(proposals, n_chains=n_chains, start=last, generator=generator)
+                blocks.append(last)
+                bar.update(n_steps)
         acceptance = torch.cat([block.acceptance for block in blocks])
         if len(acceptance) >= UPDATES_BEFORE_STUCK and not bool(acceptance.any()):
             warnings.warn(
@@ -133,10 +145,12 @@ class IndependenceMetropolis:
             The chains, with the log weight of every sample and the certificate of the proposals.
 
         Raises:
+            TypeError: if `generator` is no generator.
             ValueError: if the proposals do not fill the chains, a weight is NaN or +inf, or all weights of a
                 chain are zero. Also if `start` has another number of chains or no log weights, or only one
                 of the two is annealed, or the proposals have two levels, whose weights are coarse.
         """
+        check_draw(generator)
         check_one_level(proposals)
         n_samples = len(proposals.phi) // n_chains if n_chains >= 1 else 0
         used = n_samples * n_chains

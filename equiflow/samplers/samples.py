@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from equiflow.flows import Certificate, Flow
+from equiflow.runtime.progress import progress_bar
 from equiflow.statistics import Estimate
 from equiflow.theories.base.action import Action
 from equiflow.theories.base.lattice import Lattice
@@ -157,7 +158,12 @@ def per_configuration(function: Callable[[Tensor], Tensor], phi: Tensor) -> Tens
     Returns:
         All rows, `(n_samples, ...)`.
     """
-    return torch.cat([function(part) for part in phi.split(CONFIGURATIONS_PER_BATCH)])
+    found = []
+    with progress_bar(len(phi), "measuring", "configuration") as bar:
+        for part in phi.split(CONFIGURATIONS_PER_BATCH):
+            found.append(function(part))
+            bar.update(len(part))
+    return torch.cat(found)
 
 
 def values_of(observable: Callable[[Tensor], Tensor], phi: Tensor) -> Tensor:

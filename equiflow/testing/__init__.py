@@ -28,6 +28,7 @@ from equiflow.testing.laws_of_fields import (
     winding_error,
 )
 from equiflow.testing.laws_of_flows import assert_log_density_exact, invariance_error, log_density_error
+from equiflow.testing.laws_of_mechanics import assert_symplectic, symplectic_error
 from equiflow.testing.probes import dense_jacobian, randomise
 from equiflow.testing.reports import Check, CheckReport
 
@@ -38,6 +39,7 @@ __all__ = [
     "assert_equivariant",
     "assert_log_density_exact",
     "assert_periodic",
+    "assert_symplectic",
     "assert_vector_field",
     "check_action",
     "check_flow",
@@ -49,5 +51,6 @@ __all__ = [
     "log_density_error",
     "path_rates_error",
     "randomise",
+    "symplectic_error",
     "winding_error",
 ]

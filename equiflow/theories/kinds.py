@@ -26,6 +26,7 @@ from equiflow.theories.particles.coulomb import CoulombGas
 from equiflow.theories.particles.group import EuclideanGroup
 from equiflow.theories.particles.prior import TrappedGaussian
 from equiflow.theories.particles.space import Particles
+from equiflow.theories.scalar.ising import ContinuousIsing
 from equiflow.theories.scalar.phi4 import FreeScalar, Phi4
 from equiflow.theories.scalar.priors import FreeField, StandardNormal
 
@@ -45,7 +46,7 @@ KINDS = (
             "equiflow.vector_fields.orbit_conv.OrbitConvField",
             "equiflow.vector_fields.steerable.SteerableField",
         ),
-        actions={"phi4": Phi4, "free": FreeScalar},
+        actions={"phi4": Phi4, "free": FreeScalar, "ising": ContinuousIsing},
     ),
     Kind(
         space=Multiplet,
@@ -77,7 +78,10 @@ KINDS = (
         space=Particles,
         group=EuclideanGroup,
         priors=(TrappedGaussian,),
-        vector_fields=("equiflow.vector_fields.particles.ParticleField",),
+        vector_fields=(
+            "equiflow.vector_fields.particles.ParticleField",
+            "equiflow.vector_fields.backflow.BackflowField",
+        ),
         actions={"coulomb": CoulombGas},
     ),
 )

@@ -106,10 +106,12 @@ def sound_history(state: dict[str, Any], steps: int) -> History:
     """
     history = History(**state["history"])
     step = check_count(state["step"], "step", minimum=0)
+    if not isinstance(history.notes, list) or not all(isinstance(note, str) for note in history.notes):
+        raise ValueError("history.notes is not a list of texts")
+    if history.fresh_ess is not None:
+        raise ValueError("history.fresh_ess is measured anew, and does not belong into a checkpoint")
     for name, column in vars(history).items():
-        if name == "notes":
-            if not isinstance(column, list) or not all(isinstance(note, str) for note in column):
-                raise ValueError("history.notes is not a list of texts")
+        if name in ("notes", "fresh_ess"):
             continue
         if not isinstance(column, list) or len(column) != step:
             raise ValueError(f"history.{name} is not a list of {step} steps")

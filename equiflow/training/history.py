@@ -5,10 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from equiflow.statistics import Estimate
+from equiflow.statistics.tables import ShownAsTable
 
-@dataclass
-class History:
-    """Columns with one entry per optimiser step.
+#: part of the steps, the last ones, over which a printed history averages
+LATE = 0.1
+#: notes that a printed history shows, the last ones
+SHOWN_NOTES = 3
+
+
+@dataclass(repr=False)
+class History(ShownAsTable):
+    """Columns with one entry per optimiser step; `print` shows a summary, with the ESS on fresh samples last.
 
     Attributes:
         step: number of the step, from 1.
@@ -22,6 +30,8 @@ class History:
         nfe: evaluations of the vector field in the forward solve.
         seconds: wall time since training began, including earlier sessions of a resumed run.
         notes: sentences about what was changed on the way, such as the steps of the solver; no column.
+        fresh_ess: reverse ESS of the trained flow on samples that training has not seen; None if it was not
+            measured. No column.
     """
 
     step: list[int] = field(default_factory=list)
@@ -32,6 +42,7 @@ class History:
     nfe: list[int] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    fresh_ess: Estimate | None = field(default=None, compare=False)
 
     def __len__(self) -> int:
         return len(self.step)
@@ -58,4 +69,24 @@ class History:
         return {name: list(column) for name, column in self._columns().items()}
 
     def _columns(self) -> dict[str, list[Any]]:
-        return {name: column for name, column in vars(self).items() if name != "notes"}
+        return {name: column for name, column in vars(self).items() if name not in ("notes", "fresh_ess")}
+
+    def _rows(self) -> dict[str, object]:
+        rows: dict[str, object] = {"steps": len(self)}
+        if len(self):
+            late = max(1, round(LATE * len(self)))
+            rows["time"] = f"{self.seconds[-1]:.3g} s"
+            rows["loss"] = f"{self.loss[0]:.6g} at first, {_mean(self.loss[-late:]):.6g} at last"
+            known = [ess for ess in self.ess[-late:] if ess is not None]
+            if known:
+                rows["ESS on the batch"] = f"{_mean(known):.3f} in the last {late} steps"
+            rows["evaluations"] = f"{self.nfe[-1]} per sample"
+        hidden = len(self.notes) - SHOWN_NOTES
+        rows |= {"notes": f"{hidden} earlier ones in History.notes"} if hidden > 0 else {}
+        rows |= {f"note {max(hidden, 0) + n}": text for n, text in enumerate(self.notes[-SHOWN_NOTES:], 1)}
+        unknown = "not measured"
+        return rows | {"ESS on fresh samples": unknown if self.fresh_ess is None else self.fresh_ess}
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)

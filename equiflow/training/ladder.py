@@ -14,11 +14,12 @@ from torch.optim import Optimizer
 from equiflow.flows import EquivariantCNF
 from equiflow.runtime import distributed
 from equiflow.runtime.checks import check_type
+from equiflow.statistics.tables import ShownAsTable
 from equiflow.theories.base.action import Action
 from equiflow.training.history import History
 from equiflow.training.natural_gradient import NaturalGradientOf
 from equiflow.training.objectives.base import Objective, check_suits
-from equiflow.training.trainer import adam, fit
+from equiflow.training.trainer import Callback, adam, fit
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
 FINE_TUNING = 0.5
 
 
-@dataclass(frozen=True)
-class Rung:
+@dataclass(frozen=True, repr=False)
+class Rung(ShownAsTable):
     """One lattice of a ladder.
 
     Attributes:
@@ -41,6 +42,9 @@ class Rung:
     flow: EquivariantCNF
     history: History
 
+    def _rows(self) -> dict[str, object]:
+        return {"action": self.action, **self.history._rows()}
+
 
 class SharedOptions(TypedDict, total=False):
     """Options of `fit` that are the same on every rung."""
@@ -49,7 +53,9 @@ class SharedOptions(TypedDict, total=False):
     clip_norm: float
     seed: int
     checkpoint_every: int
-    callback: Callable[[History], None] | None
+    callback: Callback | Sequence[Callback] | None
+    target_ess: float | None
+    n_fresh: int | None
     progress: bool | None
 
 
@@ -84,7 +90,7 @@ def fit_ladder(
         checkpoint: file name to which each rung adds its shape: `run.pt` becomes `run-16x16.pt`. An
             interrupted ladder goes on from there.
         options: options of `fit` for all rungs: `warmup`, `clip_norm`, `seed`, `checkpoint_every`,
-            `callback` and `progress`.
+            `callback`, `target_ess`, `n_fresh` and `progress`.
 
     Returns:
         One `Rung` for each action; the flow of the last one is the result.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from equiflow.flows import ConditionalFlow, EquivariantCNF, Flow
+from equiflow.flows import ConditionalFlow, Flow, IntegratedFlow
 from equiflow.runtime import distributed
 from equiflow.training.objectives.adaptive import AdaptivePathGradient
 from equiflow.training.objectives.base import Objective
@@ -41,7 +41,7 @@ class Recipe:
     def of(cls, flow: Flow | ConditionalFlow) -> Recipe:
         """Return the recipe that suits a flow. `benchmarks/training.py` measures it."""
         batch_size = max(flow.training_batch_size, distributed.world_size())
-        adaptive = isinstance(flow, EquivariantCNF) and flow.vector_field.trace_is_exact
+        adaptive = isinstance(flow, IntegratedFlow) and flow.trace_is_exact
         objective = AdaptivePathGradient() if adaptive else _path_gradient(flow)
         return cls(flow.training_steps, batch_size, objective, eps=1e-5)
 

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
-from tqdm import tqdm
 
 from equiflow.flows import ConditionalFlow, Flow
+from equiflow.ode.solver import SolverError
 from equiflow.runtime import distributed
 from equiflow.runtime.precision import full_precision
+from equiflow.runtime.progress import progress_as, progress_bar
 from equiflow.runtime.storage import save_atomically
+from equiflow.statistics import Estimate
 from equiflow.theories.base.action import Action
 from equiflow.theories.base.coupling_ranges import ActionFamily
+from equiflow.training.callbacks import StopTraining
 from equiflow.training.checkpoints import read_checkpoint
+from equiflow.training.fresh import FreshSamples, fresh_ess
 from equiflow.training.history import History
 from equiflow.training.objectives.adaptive import AdaptivePathGradient
 from equiflow.training.objectives.base import Objective
@@ -43,6 +47,10 @@ def adam(parameters: list[nn.Parameter], learning_rate: float, *, eps: float = 1
     return torch.optim.Adam(parameters, lr=learning_rate, betas=(0.9, 0.99), eps=eps)
 
 
+#: what `fit` calls after every step
+Callback = Callable[[History], object]
+
+
 @full_precision
 def fit(
     flow: Flow | ConditionalFlow,
@@ -58,12 +66,15 @@ def fit(
     seed: int = 0,
     checkpoint: str | Path | None = None,
     checkpoint_every: int = 50,
-    callback: Callable[[History], None] | None = None,
+    callback: Callback | Sequence[Callback] | None = None,
+    target_ess: float | None = None,
+    n_fresh: int | None = None,
     progress: bool | None = None,
 ) -> History:
     """Train a flow in place to sample `exp(-S)`. The result is deterministic given the seed.
 
-    What is not given follows a recipe that suits the flow. With the default field it needs no tuning from
+    `print(fit(...))` shows a table that ends with the ESS on fresh samples, which training has not seen. What
+    is not given follows a recipe that suits the flow. With the default field it needs no tuning from
     L = 4 to 32, near the critical point and in the broken phase (`benchmarks/training.py`).
 
     Within a `distributed.session()`, or wherever `torch.distributed` is initialised, the processes split
@@ -94,9 +105,17 @@ def fit(
         seed: of the noise that training draws; no global randomness is used.
         checkpoint: file that keeps the state of the run; if it exists, the run goes on from there.
         checkpoint_every: steps between checkpoints, which are lost at most by an interruption.
-        callback: called with the history after every step, before a checkpoint of that step is written.
-            After resuming, it is called again for the steps since the last checkpoint.
-        progress: whether to show a progress bar; None shows it on a terminal only.
+        callback: one or several functions, called with the history after every step, before a checkpoint of
+            that step is written. After resuming, they are called again for the steps since the last
+            checkpoint. One that raises `StopTraining` ends the training, as `EarlyStopping` does; `LogTo`
+            writes to a logger.
+        target_ess: training stops when the ESS on 1024 fresh samples lies above this by twice its error; it
+            looks 24 times at most. The ESS that `History` reports is measured again, on other samples. Like
+            every reverse ESS it does not see a mode that the flow has dropped, see `diagnose`.
+        n_fresh: fresh samples on which the ESS is measured at the end, 0 for none. By default 1024, or one
+            for 16 that training drew if these are fewer.
+        progress: True shows a bar, False nothing; None shows a bar in terminals and notebooks, and a line
+            every 30 seconds elsewhere.
 
     Returns:
         The history, one entry per step.
@@ -112,6 +131,7 @@ def fit(
         ElsewhereError: if another process failed outside of the objective.
     """
     check_target(flow, action)
+    fresh, callbacks = FreshSamples(n_fresh, target_ess), _callbacks(callback)
     saved = distributed.from_first(lambda: read_checkpoint(checkpoint))
     recipe = Recipe.to_go_on(flow, saved)
     own_optimiser = optimiser is not adam
@@ -133,21 +153,71 @@ def fit(
     if saved is not None:
         run.restore(saved)
 
-    def note_step() -> None:
-        if callback is not None:
-            callback(run.history)
-        if checkpoint is not None and run.checkpoint_is_due:
+    def note_step() -> str:
+        """Call the callbacks, write the checkpoint, and return why training ends here; empty if not."""
+        reason = _stopped_by(callbacks, run.history)
+        if checkpoint is not None and (run.checkpoint_is_due or reason):
             save_atomically({"kind": "training", **run.state()}, checkpoint)
+        return reason
 
-    hidden = True if not distributed.is_first() else None if progress is None else not progress
-    with tqdm(total=options.steps, initial=run.step, desc="training", unit="step", disable=hidden) as bar:
+    reason = ""
+    with progress_as(progress), progress_bar(options.steps, "training", "step", initial=run.step) as bar:
         while not run.is_done:
+            if fresh.is_due(run.step, options):
+                reason = distributed.from_first(lambda: _looked(fresh, run))
+                if reason:
+                    break
             run.advance()
             bar.update()
             if run.step % 10 == 0 or run.is_done:
                 bar.set_postfix(run.standing())
-            distributed.by_first(note_step)
+            reason = distributed.from_first(note_step)
+            if reason:
+                break
+        run.history.notes += [reason] if reason else []
+        found = distributed.from_first(lambda: _measured(fresh, run))
+    run.history.notes += [found] if isinstance(found, str) else []
+    run.history.fresh_ess = None if isinstance(found, str) else found
     return run.history
+
+
+def _callbacks(given: Callback | Sequence[Callback] | None) -> Sequence[Callback]:
+    """Return the callbacks as a sequence, or raise unless all can be called."""
+    found = [] if given is None else given if isinstance(given, Sequence) else [given]
+    for one in found:
+        if not callable(one):
+            raise TypeError(f"callback must be a function of the History, or several; got {one!r}.")
+    return found
+
+
+def _stopped_by(callbacks: Sequence[Callback], history: History) -> str:
+    """Call all callbacks after a step, and return why the first one that does so ends the training."""
+    found = []
+    for one in callbacks:
+        try:
+            one(history)
+        except StopTraining as reason:
+            found.append(f"step {len(history)}: stopped by a callback: {reason}")
+    return next(iter(found), "")
+
+
+def _looked(fresh: FreshSamples, run: TrainingRun) -> str:
+    """Return what is noted if the flow has reached the target; empty if not, or if its ESS is unknown."""
+    try:
+        return fresh.look(run.flow, run.action, run.step, run.options)
+    except (SolverError, ValueError):  # an unfinished flow may be too stiff; training goes on
+        return ""
+
+
+def _measured(fresh: FreshSamples, run: TrainingRun) -> Estimate | str | None:
+    """Return the ESS of the trained flow on fresh samples, None without samples, or why it is unknown."""
+    n = fresh.number(run.step, run.options)
+    if not n:
+        return None
+    try:
+        return fresh_ess(run.flow, run.action, n, f"end {run.step}", run.options)
+    except Exception as error:  # whatever it is, a trained flow must not be lost with it
+        return f"the ESS on fresh samples is unknown: {error}"
 
 
 def _objective_for(

@@ -6,6 +6,7 @@ the result with `equiflow.testing.assert_vector_field`.
 
 from equiflow.vector_fields.angles import AngleField
 from equiflow.vector_fields.attention import AttentionField, DeepAttentionField
+from equiflow.vector_fields.backflow import BackflowField
 from equiflow.vector_fields.base import PathRates, VectorField
 from equiflow.vector_fields.deep_steerable import DeepSteerableField
 from equiflow.vector_fields.estimated import EstimatedField
@@ -26,6 +27,7 @@ __all__ = [
     "VECTOR_FIELDS",
     "AngleField",
     "AttentionField",
+    "BackflowField",
     "DeepAttentionField",
     "DeepSteerableField",
     "EstimatedField",

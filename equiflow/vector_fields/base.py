@@ -20,6 +20,7 @@ from equiflow.theories.base.group import Group
 from equiflow.theories.base.lattice import Lattice, lattice_of
 from equiflow.theories.base.resizing import space_on
 from equiflow.theories.base.space import Space
+from equiflow.vector_fields.curvature import CurvatureRates, curvature_by_autograd
 
 
 @dataclass(frozen=True)
@@ -141,6 +142,14 @@ class VectorField(RecordsOptions, nn.Module, ABC):
         return 128
 
     @property
+    def linear_parameters(self) -> tuple[nn.Parameter, ...]:
+        """Return the weights in which the velocity is linear, `v = v_0 + sum_i theta_i v_i(phi, t)`.
+
+        `fit_by_continuity` finds them by least squares. There are none unless a field names them.
+        """
+        return ()
+
+    @property
     def space(self) -> Space:
         """Return the space of the configurations on which the field is defined."""
         return self.group.space
@@ -255,6 +264,21 @@ class VectorField(RecordsOptions, nn.Module, ABC):
         if not flat:
             rate = rate + self.space.bracket(velocity.detach(), detached(score))
         return PathRates(velocity if keeps_graph else velocity.detach(), divergence.detach(), rate)
+
+    def curvature_rates(self, phi: Tensor, t: Tensor | float, score: Tensor) -> CurvatureRates:
+        """Return what carries the Hessian of log q along the flow, as local energies need it; not on groups.
+
+        The default differentiates `velocity_and_divergence` twice; closed forms are much cheaper.
+
+        Args:
+            phi: `(batch, *lattice)`.
+            t: float or 0-d tensor in [0, 1].
+            score: `grad log q(phi)` at time t, `(batch, *lattice)`.
+
+        Returns:
+            Velocity, divergence, score rate, Jacobian and second derivatives, detached.
+        """
+        return curvature_by_autograd(lambda leaf: self.velocity_and_divergence(leaf, t), phi, score)
 
     @torch.no_grad()
     def parameter_rates(self, phi: Tensor, t: Tensor | float, score: Tensor) -> Tensor:

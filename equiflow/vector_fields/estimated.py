@@ -16,7 +16,7 @@ from equiflow.nn.traces import Product, dense_trace, far_apart, hutch_plus_plus,
 from equiflow.runtime.autograd import differentiable, is_transformed
 from equiflow.runtime.checks import check_count
 from equiflow.runtime.precision import full_precision
-from equiflow.runtime.randomness import batch_size_of, own_rows
+from equiflow.runtime.randomness import batch_size_of, check_draw, own_rows
 from equiflow.theories.base.group import Group
 from equiflow.vector_fields.base import VectorField
 
@@ -141,6 +141,7 @@ class EstimatedField(VectorField):
         if self.trace_is_exact:
             return self
         n = ESTIMATORS[self.trace][1] * self.n_probes
+        check_draw(generator)
         shape = (n, batch_size_of(len(phi), generator), *phi.shape[1:])
         signs = own_rows(torch.randint(2, shape, generator=generator, device=phi.device), generator, dim=1)
         field = copy.copy(self)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from equiflow.nn.time import CosineBasis
+from equiflow.nn.time import ChebyshevBasis
 from equiflow.runtime.checks import check_count, check_type
 from equiflow.runtime.precision import full_precision
 from equiflow.theories.base.group import Group
@@ -20,7 +20,7 @@ from equiflow.theories.base.kind import group_on
 from equiflow.theories.base.lattice import Lattice
 from equiflow.theories.base.space import Space
 from equiflow.theories.gauge.links import Links
-from equiflow.theories.gauge.loops import Step, add_loop_gradient, rectangle, transporter
+from equiflow.theories.gauge.loops import Step, add_loop_gradient, loop_rate, rectangle, transporter
 from equiflow.vector_fields.base import VectorField
 
 #: sides of the rectangles that have a name
@@ -93,7 +93,7 @@ class SUNField(VectorField):
         if not self.shapes:
             raise ValueError(f"Expected at least one shape of {', '.join(SHAPES)}, got none.")
         self.powers = _powers(check_count(degree, "degree"), with_imaginary=links.lie.n > 2)
-        self.time_basis = CosineBasis(n_time_modes)
+        self.time_basis = ChebyshevBasis(n_time_modes)
         self.amplitude = nn.Parameter(torch.zeros(n_time_modes, len(self.shapes), len(self.powers)))
 
     @classmethod
@@ -110,6 +110,11 @@ class SUNField(VectorField):
     def training_batch_size(self) -> int:
         """See `VectorField.training_batch_size`."""
         return 64
+
+    @property
+    def linear_parameters(self) -> tuple[nn.Parameter, ...]:
+        """See `VectorField.linear_parameters`; all weights."""
+        return (self.amplitude,)
 
     @full_precision
     def potential(self, phi: Tensor, t: Tensor | float) -> Tensor:
@@ -152,6 +157,31 @@ class SUNField(VectorField):
             add_loop_gradient(lie, planes, path, vector, gradient)
             divergence = divergence + len(path) * bend.sum(self.lattice.axes)
         return self.space.from_vectors(tuple(gradient)), divergence
+
+    @torch.no_grad()
+    def parameter_rates(self, phi: Tensor, t: Tensor | float, score: Tensor) -> Tensor:
+        """See `VectorField.parameter_rates`; in closed form."""
+        lie, planes = self.space.lie, self.space.planes(self.space.check(phi))
+        vectors, casimir, rates = self.space.vectors(score), (lie.n**2 - 1) / (2 * lie.n), []
+        for paths in self.loops:
+            of_shape = [phi.real.new_zeros(len(phi)) for _ in self.powers]
+            for path in paths:
+                loop, turn = transporter(lie, planes, path), loop_rate(lie, planes, path, vectors)
+                w, z = self._traces(loop)
+                dw, dz = -lie.slope(loop), -lie.slope(-1j * loop) if lie.n > 2 else None
+                by_w = (dw * turn).sum(0) - len(path) * casimir * w
+                ww = len(path) * dw.square().sum(0)
+                if dz is not None:
+                    by_z = (dz * turn).sum(0) - len(path) * casimir * z
+                    wz, zz = 2 * len(path) * (dw * dz).sum(0), len(path) * dz.square().sum(0)
+                for n, (j, k) in enumerate(self.powers):
+                    slopes = _monomial(w, z, j, k)
+                    value = slopes[0] * by_w + slopes[2] * ww
+                    if dz is not None:
+                        value = value + slopes[1] * by_z + slopes[3] * wz + slopes[4] * zz
+                    of_shape[n] = of_shape[n] + value.sum(self.lattice.axes)
+            rates.append(torch.stack(of_shape, 1))
+        return torch.einsum("j,bsp->bjsp", self.time_basis(t), torch.stack(rates, 1)).flatten(1)
 
     def resized(self, lattice: Lattice) -> SUNField:
         """See `VectorField.resized`; the coefficients are the same on every lattice."""
@@ -214,6 +244,16 @@ def _derivatives(w: Tensor, z: Tensor, powers: list[tuple[int, int]], amplitude:
             factor = _falling(j, of_w) * _falling(k, of_z)
             if factor:
                 found[n] = found[n] + factor * a * w ** (j - of_w) * z ** (k - of_z)
+    return found
+
+
+def _monomial(w: Tensor, z: Tensor, j: int, k: int) -> list[Any]:
+    """Return `F_w, F_z, F_ww, F_wz, F_zz` of `F = w^j z^k`."""
+    orders = ((1, 0), (0, 1), (2, 0), (1, 1), (0, 2))
+    found: list[Any] = []
+    for of_w, of_z in orders:
+        factor = _falling(j, of_w) * _falling(k, of_z)
+        found.append(factor * w ** (j - of_w) * z ** (k - of_z) if factor else 0.0)
     return found
 
 

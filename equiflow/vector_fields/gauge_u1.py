@@ -5,7 +5,6 @@ Start at `U1Field`, the default on links in U(1).
 
 from __future__ import annotations
 
-import copy
 import itertools
 import math
 from dataclasses import dataclass
@@ -15,9 +14,9 @@ from torch import Tensor, nn
 
 from equiflow.nn.constants import RoundedConstants
 from equiflow.nn.kernels.mixing import mix_fields
-from equiflow.nn.kernels.orbits import MomentumKernel
+from equiflow.nn.kernels.orbits import OffsetKernel
 from equiflow.nn.pointwise.sines import sine_and_cosine
-from equiflow.nn.time import CosineBasis
+from equiflow.nn.time import ChebyshevBasis
 from equiflow.runtime.checks import check_count, check_positive, check_type
 from equiflow.runtime.precision import full_precision
 from equiflow.theories.base.group import Group
@@ -26,60 +25,80 @@ from equiflow.theories.base.lattice import Lattice
 from equiflow.theories.base.resizing import signed_offsets
 from equiflow.theories.base.space import Space
 from equiflow.theories.base.symmetry import spatial_part
+from equiflow.theories.gauge.early_sectors import smooth_sawtooth
 from equiflow.theories.gauge.links import Links
 from equiflow.vector_fields.base import VectorField
 
 
 @dataclass(frozen=True)
-class _Kernels:
-    """The kernels of the field at one time.
+class _Features:
+    """The features of a batch at all plaquettes; a row is one plane of one configuration.
 
     Attributes:
-        velocity: Fourier modes of `K_r`, `(1, feature, *half_shape)`.
-        charge: Fourier modes of the `k_cm`, `(channel, harmonic, *half_shape)`.
-        at_origin: `(dd^T K_r)(0)` in each plane, `(plane, feature)`.
-        divergence: Fourier modes of `B_rm`, `(plane, feature, harmonic, *half_shape)`.
+        value: f, `(row, feature, site)`.
+        by_angle: derivatives by the angle of the plaquette itself, `(row, feature, site)`.
+        by_tilt: derivatives of the last features by their tilt, `(row, frequency, function, site)`.
+        response: `w_j . (D K_o k * s')`, how a tilt answers to the links that a plaquette moves, `(row,
+            orbit, frequency, site)`.
     """
 
-    velocity: Tensor
+    value: Tensor
+    by_angle: Tensor
+    by_tilt: Tensor
+    response: Tensor
+
+
+@dataclass(frozen=True)
+class _Kernels:
+    """Constant kernels; every orbit o of offsets of H has its own.
+
+    Attributes:
+        potential: Fourier modes of `K_o = (-Laplacian)^-1 H_o`, `(orbit, *half_shape)`.
+        charge: Fourier modes of the `k_c`, `(channel, *half_shape)`.
+        at_origin: `(D K_o)(0)` in each plane, `(plane, orbit)`.
+        response: Fourier modes of `(D K_o)(y) k_c(y)`, `(plane, orbit, channel, *half_shape)`.
+    """
+
+    potential: Tensor
     charge: Tensor
     at_origin: Tensor
-    divergence: Tensor
+    response: Tensor
 
 
 class U1Field(VectorField):
     r"""`v = d^T psi`, the curl of a function psi of the plaquettes of U(1) links.
 
-    With plaquette angles `P = d theta` in every plane, and smeared charges `u_c = sum_m k_cm * sin(m P)`,
+    With plaquette angles `P = d theta` in every plane, and charges `u_c = k_c * sum_m a_cm sin(m P)`,
 
-        psi = sum_r K_r * sin phi_r,    phi_r = n_r P + w_r . u,
+        psi = K * f(P, u),    K = (-Laplacian)^-1 H,
+        f = sum_n a_n sin nP + sum_jn [b_jn sin nP cos tau_j + d_jn cos nP sin tau_j],    tau_j = w_j . u,
 
     and `v = d^T psi` adds `psi` of every plaquette to its four links, with its sign. The field sees links
     through plaquettes alone, so local gauge transformations, centre shifts and full turns of a link change
-    nothing. psi is odd, as charge conjugation and reflections demand. Kernels are even, depend on flow time,
-    and act within each plane of plaquettes. The divergence is closed: with `D = dd^T` within a plane,
+    nothing. psi is odd, as charge conjugation and reflections demand. With `H = 1` in two dimensions, each
+    plaquette moves by its own f, up to the mean of all. The velocity is linear in a, b and d, which depend
+    on flow time. An untrained field stands still.
 
-        div v = sum_{r, x} cos phi_r(x) [n_r (D K_r)(0) + sum_m (B_rm * cos mP)(x)],
-        B_rm(y) = m (D K_r)(y) sum_c w_rc k_cm(y).
+    The first term reshapes the distribution of each plaquette. The others let plaquettes near pi turn
+    through it in the direction that the charges decide, which is how configurations change their topological
+    sector. A charge that sees the whole lattice, `k = 1`, begins as a smooth topological charge.
 
-    Features with `w = 0` reshape the distribution of each plaquette. The others let distant plaquettes decide
-    whether a plaquette turns through pi, which is how configurations change their topological sector.
-    `K_r = (-Laplacian)^-1 H_r` with learnt `H_r`, so that a constant `H_r` moves each plaquette by its own
-    feature, up to the mean of all. An untrained field stands still, `H = 0`.
+    The divergence is closed: with `D = dd^T` within a plane and `s' = sum_m m a_cm cos(m P)`,
+
+        div v = sum_x [ (D K)(0) df/dP + sum_c df/du_c (D K k_c * s'_c) ].
 
     Args:
         links: `Links(lattice, "U(1)")`, in two dimensions or more.
         group: by default the whole symmetry group of the links.
         n_local: number of features `sin n P`, for n from 1 on.
-        n_mixed: largest n of the features that see charges, from beta = 2 on 4 or more, to move plaquettes
-            near pi alone.
+        n_mixed: largest n of the features that see charges.
         n_frequencies: number of frequencies w for each charge.
-        max_frequency: largest initial frequency, down from which the others are spread evenly.
-        n_channels: number of charges `u_c`.
-        charge_range: largest initial width of a charge in lattice spacings, down from which the others are
-            spread evenly.
+        max_frequency: largest initial frequency; each of the others is half of the one before.
+        charge_ranges: width of the Gaussian `k_c` of each charge in lattice spacings; infinite for `k = 1`.
         n_harmonics: number of harmonics of a charge, at the start those of `P / 2 pi`, smoothed at pi.
-        n_time_modes: number of cosine modes in flow time of the kernels.
+        kernel_size: number of offsets of H per axis, see `OrbitConvField`; by default 1 in two dimensions,
+            where plaquettes depend on each other by their sum alone, and up to 3 in more.
+        n_time_modes: number of polynomials in flow time of the weights a, b and d.
 
     Raises:
         TypeError: if an argument has the wrong type.
@@ -95,54 +114,48 @@ class U1Field(VectorField):
     """
 
     space: Links
-    n: Tensor
-    scale: Tensor
 
     def __init__(
         self,
         links: Links,
         *,
         group: Group | None = None,
-        n_local: int = 8,
+        n_local: int = 10,
         n_mixed: int = 6,
-        n_frequencies: int = 1,
-        max_frequency: float = 1.5,
-        n_channels: int = 1,
-        charge_range: float = 3.0,
+        n_frequencies: int = 3,
+        max_frequency: float = 1.0,
+        charge_ranges: tuple[float, ...] = (math.inf,),
         n_harmonics: int = 3,
-        n_time_modes: int = 3,
+        kernel_size: int | None = None,
+        n_time_modes: int = 10,
     ) -> None:
         check_type(links, Links, "links", 'Write Links(Lattice((16, 16)), "U(1)").')
         if links.group != "U(1)":
             raise ValueError(f"U1Field moves links in U(1), got {links.group}; use SUNField.")
         super().__init__(group_on(links, group, "field"))
-        check_count(n_local, "n_local")
-        check_count(n_mixed, "n_mixed", minimum=0)
-        for name, count in (("n_frequencies", n_frequencies), ("n_channels", n_channels)):
-            check_count(count, name)
+        self.n_local = check_count(n_local, "n_local")
+        self.n_mixed = check_count(n_mixed, "n_mixed", minimum=0)
+        check_count(n_frequencies, "n_frequencies")
         check_count(n_harmonics, "n_harmonics")
-        self.time_basis = CosineBasis(n_time_modes)
-        spatial, dtype = spatial_part(self.group), torch.get_default_dtype()
-        w = _frequencies(n_channels, n_frequencies, check_positive(max_frequency, "max_frequency"))
-        turns = torch.arange(-n_mixed, n_mixed + 1)  # n < 0 stands for n > 0 with -w
-        n = torch.cat([torch.arange(1, n_local + 1), turns.abs().repeat(len(w))])
-        mixed = (w[:, None] * turns.ge(0).double().mul(2).sub(1)[:, None]).flatten(0, 1)
-        w = torch.cat([torch.zeros(n_local, n_channels, dtype=torch.float64), mixed])
-        self.register_buffer("n", n.to(dtype), False)
-        self.frequency = nn.Parameter(w.to(dtype))
-        options = {"convolution": "fourier", "symmetric": True}
-        self.kernel = MomentumKernel(spatial, n_time_modes, len(n), **options)  # type: ignore[arg-type]
-        self.charge = MomentumKernel(spatial, n_time_modes, n_channels * n_harmonics, **options)  # type: ignore[arg-type]
-        charges = _charges(links.lattice, n_channels, check_positive(charge_range, "charge_range"))
-        values = torch.zeros(n_time_modes, n_channels, n_harmonics, *links.lattice.shape, dtype=torch.float64)
-        harmonic = torch.arange(1, n_harmonics + 1, dtype=torch.float64)
-        sawtooth = (-1) ** (harmonic + 1) * torch.sinc(harmonic / (n_harmonics + 1)) / (math.pi * harmonic)
-        values[0] = sawtooth.view(-1, *(1,) * links.lattice.dim) * charges[:, None]
-        self.charge.set_values(values.flatten(1, 2))
-        # A feature turns all plaquettes within the range of its charge together: kernels are scaled, so that
-        # all weights are alike.
-        mass = charges.flatten(1).sum(1) / (2 * math.pi)
-        self.register_buffer("scale", (1 / (1 + w.abs() @ mass)).to(dtype), True)
+        if kernel_size is None:
+            kernel_size = 1 if links.lattice.dim == 2 else min(3, *links.lattice.shape)
+        for width in charge_ranges:
+            check_type(width, (float, int), "charge_ranges")
+        self.ranges = [float(width) for width in charge_ranges]
+        if not (self.ranges and min(self.ranges) > 0):
+            raise ValueError(
+                f"charge_ranges must be positive widths, at least one, got {charge_ranges}; "
+                "(math.inf,) is one charge of the whole lattice."
+            )
+        self._record(charge_ranges=self.ranges, kernel_size=kernel_size)
+        self.time_basis = ChebyshevBasis(n_time_modes)
+        self.frequency = nn.Parameter(
+            _frequencies(len(self.ranges), n_frequencies, check_positive(max_frequency, "max_frequency"))
+        )
+        n_features = self.n_local + len(self.frequency) * (2 * self.n_mixed + 1)
+        spatial = spatial_part(self.group)
+        self.kernel = OffsetKernel(spatial, n_time_modes, n_features, kernel_size, convolution="fourier")
+        self.charge = nn.Parameter(torch.tensor([smooth_sawtooth(n_harmonics)] * len(self.ranges)))
         self._constants = RoundedConstants()
 
     @classmethod
@@ -153,75 +166,129 @@ class U1Field(VectorField):
     @property
     def learning_rate(self) -> float:
         """See `VectorField.learning_rate`."""
-        return 2e-2
+        return 5e-3
 
     @property
     def training_batch_size(self) -> int:
         """See `VectorField.training_batch_size`."""
         return 64
 
+    @property
+    def linear_parameters(self) -> tuple[nn.Parameter, ...]:
+        """See `VectorField.linear_parameters`; the weights a, b and d."""
+        return (self.kernel.weight,)
+
+    def velocity(self, phi: Tensor, t: Tensor | float) -> Tensor:
+        """See `VectorField.velocity`."""
+        return self._velocity(self._waves(self.space.check(phi)), self._weights(t))
+
     @full_precision
     def velocity_and_divergence(self, phi: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
         """See `VectorField.velocity_and_divergence`."""
-        self.space.check(phi)
-        lattice, now = self.lattice, self._kernels(t)
-        shape, dim = lattice.shape, lattice.dim
-        plaquettes = curl(phi)  # (batch, plane, *lattice)
-        planes = plaquettes.flatten(0, 1).unsqueeze(1)
-        harmonic = torch.arange(1, now.charge.shape[1] + 1, device=phi.device).view(-1, *(1,) * dim)
-        sin, cos = sine_and_cosine(harmonic * planes)
-        u = mix_fields(lattice, sin, now.charge)
-        tilt = (self.frequency @ u.flatten(2)).unflatten(2, shape)
-        sin, slope = sine_and_cosine(self.n.view(-1, *(1,) * dim) * planes + tilt)
-        psi = mix_fields(lattice, sin, now.velocity).view(plaquettes.shape)
-        slope = slope.unflatten(0, plaquettes.shape[:2])
-        pulls = cos.unflatten(0, plaquettes.shape[:2])
-        divergence = phi.new_zeros(len(phi))
-        for plane, (at_origin, modes) in enumerate(zip(now.at_origin, now.divergence, strict=True)):
-            gain = mix_fields(lattice, pulls[:, plane], modes).flatten(2)
-            gain = gain + (self.n * at_origin)[:, None]
-            divergence = divergence + (slope[:, plane].flatten(2) * gain).sum((1, 2))
-        return curl_transposed(psi, dim), divergence
+        waves, weight = self._waves(self.space.check(phi)), self._weights(t)
+        seen = self._features(waves)
+        at_origin = self._kernels(phi).at_origin @ weight.mT  # (plane, feature)
+        own = seen.by_angle.sum(2).unflatten(0, (len(phi), -1)) * at_origin
+        tilted = weight[self.n_local :].unflatten(0, (len(self.frequency), -1))
+        pulled = torch.einsum("rjmx,jmo->rojx", seen.by_tilt, tilted) * seen.response
+        divergence = own.sum((1, 2)) + pulled.unflatten(0, (len(phi), -1)).flatten(1).sum(1)
+        return self._velocity(waves, weight), divergence
+
+    @torch.no_grad()
+    def parameter_rates(self, phi: Tensor, t: Tensor | float, score: Tensor) -> Tensor:
+        """See `VectorField.parameter_rates`; in closed form if the linear parameters alone are trained."""
+        if self.frequency.requires_grad or self.charge.requires_grad or not self.kernel.weight.requires_grad:
+            return super().parameter_rates(phi, t, score)
+        seen, kernels = self._features(self._waves(self.space.check(phi))), self._kernels(phi)
+        # K is even, so that it is its own transposed.
+        pull = mix_fields(self.lattice, curl(score).flatten(0, 1)[:, None], kernels.potential[:, None])
+        rates = seen.value @ pull.flatten(2).mT
+        rates += seen.by_angle.sum(2)[..., None] * kernels.at_origin.repeat(len(phi), 1)[:, None]
+        answers = torch.einsum("rjmx,rojx->rjmo", seen.by_tilt, seen.response)
+        rates[:, self.n_local :] += answers.flatten(1, 2)
+        rates = rates.unflatten(0, (len(phi), -1)).sum(1)
+        return torch.einsum("j,bfo->bjfo", self.time_basis(t), rates).flatten(1)
 
     def resized(self, lattice: Lattice) -> U1Field:
-        """See `VectorField.resized`; kernels carry over as functions of offset."""
-        filled = copy.deepcopy(self)
-        with torch.no_grad():  # The zero mode moves nothing; continued from its neighbours, H has no tail.
-            modes = filled.kernel.weight
-            modes[..., 0] = modes[..., _smallest_momentum(self.kernel)]
-        field: U1Field = filled._rebuilt_on(lattice)
+        """See `VectorField.resized`; all weights are the same on every lattice."""
+        field: U1Field = self._rebuilt_on(lattice)
         return field
 
-    def _kernels(self, t: Tensor | float) -> _Kernels:
-        """Return the kernels at flow time `t`."""
-        time, lattice = self.time_basis(t)[None], self.lattice
-        hopping = (self.kernel.modes_at(time)[0][0].flatten(1) * self.scale[:, None]).unflatten(
-            1, lattice.half_shape
-        )
-        charge = self.charge.modes_at(time)[0][0].unflatten(0, (self.frequency.shape[1], -1))
-        inverse, within = self._laplacians(hopping)
-        velocity = (hopping * inverse)[None]
-        harmonic = torch.arange(1, charge.shape[1] + 1, device=charge.device, dtype=charge.dtype)
-        shapes = torch.einsum("rc,cm...->rm...", self.frequency, lattice.ifft(charge + 0j))
-        shapes = shapes * harmonic.view(-1, *(1,) * lattice.dim)
-        moved = lattice.ifft(velocity[0] * within[:, None] + 0j)  # D K_r, (plane, feature, *lattice)
-        modes = lattice.fft(moved.unsqueeze(2) * shapes).real
-        return _Kernels(velocity, charge, moved.flatten(2)[:, :, 0], modes)
+    def _weights(self, t: Tensor | float) -> Tensor:
+        """Return the weights of the features at flow time `t`, `(feature, orbit)`."""
+        return torch.tensordot(self.time_basis(t), self.kernel.weight, 1)
 
-    def _laplacians(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the modes of the inverse of minus the Laplacian, and of `dd^T` within each plane."""
+    def _velocity(self, waves: tuple[Tensor, ...], weight: Tensor) -> Tensor:
+        """Return `d^T (K * f)`, summed over the frequencies first."""
+        (sin, cos, sin_tilt, cos_tilt), dim, end = waves, self.lattice.dim, self.n_mixed + 1
+        local, (even, odd) = weight[: self.n_local], self._by_parity(weight)
+        of_sin = (even.permute(2, 1, 0) @ cos_tilt[:, None]).mul(sin[:, None, 1:end]).sum(2)
+        of_cos = (odd.permute(2, 1, 0) @ sin_tilt[:, None]).mul(cos[:, None, :end]).sum(2)
+        f = local.mT @ sin[:, 1 : self.n_local + 1] + of_sin + of_cos
+        psi = mix_fields(self.lattice, f.unflatten(2, self.lattice.shape), self._kernels(f).potential[None])
+        return curl_transposed(psi.view(-1, dim * (dim - 1) // 2, *self.lattice.shape), dim)
+
+    def _by_parity(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the weights of `sin nP cos tau` and of `cos nP sin tau`, `(frequency, n, orbit)`."""
+        tilted = weight[self.n_local :].unflatten(0, (len(self.frequency), -1))
+        return tilted[:, : self.n_mixed], tilted[:, self.n_mixed :]
+
+    def _waves(self, phi: Tensor) -> tuple[Tensor, ...]:
+        """Return `sin nP`, `cos nP`, n from 0 on, `sin tau` and `cos tau`, `(row, n or frequency, site)`."""
+        n_harmonics = self.charge.shape[1]
+        n = torch.arange(max(self.n_local, self.n_mixed, n_harmonics) + 1, device=phi.device)
+        sin, cos = sine_and_cosine(n[:, None] * curl(phi).flatten(2).flatten(0, 1)[:, None])
+        u = self._smeared(self.charge @ sin[:, 1 : n_harmonics + 1], self._kernels(phi).charge)
+        return sin, cos, *sine_and_cosine(self.frequency @ u)
+
+    def _smeared(self, fields: Tensor, modes: Tensor) -> Tensor:
+        """Return the convolutions of fields `(..., site)` with kernels that are given by their modes."""
+        lattice = self.lattice
+        return lattice.ifft(lattice.fft(fields.unflatten(-1, lattice.shape)) * modes).flatten(-lattice.dim)
+
+    def _values(self, sin: Tensor, cos: Tensor, sin_tilt: Tensor, cos_tilt: Tensor) -> Tensor:
+        """Return f made of waves, `(row, feature, site)`."""
+        return torch.cat([sin[:, 1 : self.n_local + 1], self._tilted(sin, cos, sin_tilt, cos_tilt)], 1)
+
+    def _tilted(self, sin: Tensor, cos: Tensor, sin_tilt: Tensor, cos_tilt: Tensor) -> Tensor:
+        """Return `sin nP cos tau` from n = 1 on, and `cos nP sin tau` from n = 0 on, for each tau."""
+        end = self.n_mixed + 1
+        even = sin[:, None, 1:end] * cos_tilt[:, :, None]
+        return torch.cat([even, cos[:, None, :end] * sin_tilt[:, :, None]], 2).flatten(1, 2)
+
+    def _features(self, waves: tuple[Tensor, ...]) -> _Features:
+        """Return the features and their derivatives."""
+        sin, cos, sin_tilt, cos_tilt = waves
+        kernels, n_planes = self._kernels(sin), self.lattice.dim * (self.lattice.dim - 1) // 2
+        n = torch.arange(sin.shape[1], device=sin.device, dtype=sin.dtype)[:, None]
+        by_angle = self._values(n * cos, -n * sin, sin_tilt, cos_tilt)
+        by_tilt = self._tilted(sin, cos, cos_tilt, -sin_tilt)
+        n_harmonics = self.charge.shape[1]
+        slope = (self.charge * n[1 : n_harmonics + 1, 0]) @ cos[:, 1 : n_harmonics + 1]
+        slope = slope.unflatten(0, (-1, n_planes))[:, :, None]  # (batch, plane, 1, channel, site)
+        response = self.frequency @ self._smeared(slope, kernels.response).flatten(0, 1)
+        by_tilt = by_tilt.unflatten(1, (len(self.frequency), -1))
+        return _Features(self._values(*waves), by_angle, by_tilt, response)
+
+    def _kernels(self, like: Tensor) -> _Kernels:
+        """Return the constant kernels in the dtype and on the device of a tensor."""
 
         def exact() -> list[Tensor]:
-            along = _squared_momenta(self.lattice)
-            whole = sum(along)
-            assert isinstance(whole, Tensor)
-            planes = itertools.combinations(range(self.lattice.dim), 2)
-            inverse = torch.where(whole > 1e-12, 1 / whole.clamp(min=1e-12), 0.0)
+            lattice, along = self.lattice, _squared_momenta(self.lattice)
+            whole = torch.stack(along).sum(0)
+            planes = itertools.combinations(range(lattice.dim), 2)
             within = torch.stack([along[mu] + along[nu] for mu, nu in planes])
-            return [self.lattice.half(inverse), self.lattice.half(within)]
+            # H is even, even if the group lacks x -> -x.
+            hopping = torch.fft.fftn(self.kernel.basis(), dim=lattice.axes).real
+            potential = torch.where(whole > 1e-12, hopping / whole.clamp(min=1e-12), 0.0)
+            moved = torch.fft.ifftn(within[:, None] * potential, dim=lattice.axes).real
+            charge = _charges(lattice, self.ranges)
+            response = torch.fft.fftn(moved[:, :, None] * charge, dim=lattice.axes).real
+            modes = (potential, torch.fft.fftn(charge, dim=lattice.axes).real, response)
+            potential, charge, response = (lattice.half(of) for of in modes)
+            return [potential, charge, moved.flatten(2)[..., 0], response]
 
-        inverse, within = self._constants.like(like, exact)
-        return inverse, within
+        return _Kernels(*self._constants.like(like, exact))
 
 
 def curl(theta: Tensor) -> Tensor:
@@ -270,24 +337,14 @@ def _squared_momenta(lattice: Lattice) -> list[Tensor]:
 
 
 def _frequencies(n_channels: int, n_frequencies: int, largest: float) -> Tensor:
-    """Return frequencies along each channel in turn, `(frequency, channel)` in float64."""
-    sizes = torch.arange(1, n_frequencies + 1, dtype=torch.float64) * (largest / n_frequencies)
-    return (sizes[:, None, None] * torch.eye(n_channels, dtype=torch.float64)).flatten(0, 1)
+    """Return frequencies along each channel in turn, `(frequency, channel)`."""
+    sizes = largest * 0.5 ** torch.arange(n_frequencies)
+    return (sizes[:, None, None] * torch.eye(n_channels)).flatten(0, 1)
 
 
-def _charges(lattice: Lattice, n_channels: int, largest: float) -> Tensor:
-    """Return Gaussians of the offset with widths up to the largest, `(channel, *lattice)` in float64."""
+def _charges(lattice: Lattice, widths: list[float]) -> Tensor:
+    """Return Gaussians of the offset, `(channel, *lattice)` in float64."""
     squares = torch.zeros(lattice.shape, dtype=torch.float64)
     for axis, side in zip(lattice.axes, lattice.shape, strict=True):
         squares = squares + signed_offsets(side).double().square().view(-1, *(1,) * (-axis - 1))
-    widths = torch.arange(1, n_channels + 1, dtype=torch.float64) * (largest / n_channels)
-    return torch.exp(-squares / (2 * widths.view(-1, *(1,) * lattice.dim) ** 2))
-
-
-def _smallest_momentum(kernel: MomentumKernel) -> int:
-    """Return the orbit of the smallest momentum that is not zero, along the longest side."""
-    lattice = kernel.lattice
-    longest = max(range(lattice.dim), key=lambda axis: lattice.shape[axis])
-    index = kernel.group.momentum_orbits().index
-    place = tuple(int(axis == longest) % side for axis, side in enumerate(lattice.shape))
-    return int(index[place])
+    return torch.stack([torch.exp(-squares / (2 * width**2)) for width in widths])

@@ -73,7 +73,7 @@ class OrbitConvField(ShallowField):
     def parameter_rates(self, phi: Tensor, t: Tensor | float, score: Tensor) -> Tensor:
         """See `VectorField.parameter_rates`; in closed form if the kernels span the lattice, with Z2."""
         kernel = self.kernel
-        if not (isinstance(kernel, MomentumKernel) and self.features.odd and self._all_trained()):
+        if not (isinstance(kernel, MomentumKernel) and self.features.odd):
             return super().parameter_rates(phi, t, score)
         time_values, omega = self.time_basis(t), self.features.omega.reshape(-1, *(1,) * self.lattice.dim)
         site, features = phi.unsqueeze(1), self.features(phi)
@@ -87,16 +87,18 @@ class OrbitConvField(ShallowField):
             "features.omega": (moved * weight).sum(-1),
             "kernel.weight": torch.einsum("j,bfo->bjfo", time_values, per_orbit).flatten(1),
         }
-        return torch.cat([own[name] for name, _ in self.named_parameters()], 1)
+        trained = [own[name] for name, weight in self.named_parameters() if weight.requires_grad]
+        return torch.cat(trained, 1) if trained else phi.new_zeros(len(phi), 0)
+
+    @property
+    def linear_parameters(self) -> tuple[nn.Parameter, ...]:
+        """See `VectorField.linear_parameters`; the kernels and the drift."""
+        return (self.kernel.weight,) if self.drift is None else (self.kernel.weight, self.drift)
 
     def fused(self, phi: Tensor) -> FusedOrbitConv | None:
         """See `VectorField.fused`."""
         fits = type(self) is OrbitConvField and can_use_kernels(self, phi)
         return FusedOrbitConv(self) if fits else None
-
-    def _all_trained(self) -> bool:
-        """Return whether no parameter is frozen."""
-        return all(p.requires_grad for p in self.parameters())
 
     def resized(self, lattice: Lattice) -> OrbitConvField:
         """See `VectorField.resized`; kernels carry over as functions of offset."""

@@ -26,6 +26,7 @@ PAIR = eq.Multiplet(SQUARE, 2)
 ANGLES = eq.Angles(SQUARE)
 LINKS = eq.Links(SQUARE, "U(1)")
 GAS = eq.Particles(3, 2)
+ELECTRONS = eq.TrappedElectrons(GAS, Z=0.5)
 SHORT = {"steps": 2, "batch_size": 8, "learning_rate": 0.0078125, "warmup": 1, "clip_norm": 1.0, "seed": 3}
 KERNEL = {"kernel_size": (3, 3), "n_time_modes": 2, "max_frequency": 2.0}
 RANGES = {"lam": (1.0, 2.0)}
@@ -54,6 +55,33 @@ def climbed(**options: Any) -> list[Tensor]:
         **{"warmup": 1, "progress": False, "learning_rate": 0.0078125} | options,
     )
     return [p.detach() for p in rungs[-1].flow.parameters()]
+
+
+def fermions(beta: float = 2.0) -> eq.ThermalState:
+    """Return a density matrix that is cheap to carry."""
+    return eq.ThermalState(eq.SlaterStates(GAS), beta=beta, solver=eq.Solver("rk4", steps=1))
+
+
+def heated(**options: Any) -> list[Tensor]:
+    """Return the parameters after two steps of `fit_thermal_state`."""
+    rho = fermions()
+    eq.fit_thermal_state(rho, ELECTRONS, progress=False, solver=rho.solver, **options)
+    return [p.detach() for p in rho.parameters()]
+
+
+def along_path(**options: Any) -> eq.StochasticFlow:
+    """Return a path of two actions with one layer."""
+    prior = eq.FreeField(SQUARE)
+    path, layers = eq.geometric_path(prior, ACTION, 2), [None, flow()]
+    kernel = lambda action: eq.HMC(action, step_size=0.25, trajectory_length=0.5)  # noqa: E731
+    return eq.StochasticFlow(prior, path, layers=layers, kernel=kernel, **options)
+
+
+def by_segments(**options: Any) -> list[Tensor]:
+    """Return the weights after two steps of `fit_segments`."""
+    path = along_path()
+    eq.fit_segments(path, **{"steps": 2, "batch_size": 8, "warmup": 1, "progress": False} | options)
+    return [p.detach() for p in path.layers[0].vector_field.parameters()]
 
 
 def natural(**options: Any) -> list[Tensor]:
@@ -120,6 +148,8 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "Phi4": (lambda **o: eq.Phi4(SQUARE, **o), {"m2": -0.5, "lam": 2}),
     "FreeScalar": (lambda **o: eq.FreeScalar(SQUARE, **o), {"m2": 0.5}),
     "ONModel": (lambda **o: eq.ONModel(PAIR, **o), {"m2": -1, "lam": 0.5}),
+    "ContinuousIsing": (lambda **o: eq.ContinuousIsing(SQUARE, **o), {"T": 2.5}),
+    "ContinuousIsing, integer": (lambda **o: eq.ContinuousIsing(SQUARE, **o), {"T": 3}),
     "XYModel": (lambda **o: eq.XYModel(ANGLES, **o), {"beta": 0.5}),
     "WilsonAction": (
         lambda **o: eq.WilsonAction(LINKS, **o),
@@ -170,8 +200,8 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     ),
     "U1Field": (
         lambda **o: eq.U1Field(eq.Links(SQUARE, "U(1)"), **o),
-        {"n_local": 2, "n_mixed": 1, "n_frequencies": 1, "max_frequency": 2.0, "n_channels": 1}
-        | {"charge_range": 2.0, "n_harmonics": 2, "n_time_modes": 2},
+        {"n_local": 2, "n_mixed": 1, "n_frequencies": 1, "max_frequency": 2.0, "charge_ranges": (2.0,)}
+        | {"n_harmonics": 2, "kernel_size": 2, "n_time_modes": 2},
     ),
     "SUNField": (
         lambda **o: eq.SUNField(eq.Links(SQUARE, "SU(2)"), **o),
@@ -181,11 +211,24 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
         lambda **o: eq.ParticleField(GAS, **o),
         {"l_max": 1, "n_radial": 2, "n_hidden": 2, "n_time_modes": 2, "widths": (0.5, 2.0)},
     ),
+    "BackflowField": (
+        lambda **o: eq.BackflowField(GAS, **o),
+        {"n_radial": 2, "n_time_modes": 2, "reach": 2.0},
+    ),
+    "SlaterStates": (lambda **o: eq.SlaterStates(GAS, **o).energies, {"cutoff": 7.0}),
+    "TrappedElectrons": (lambda **o: eq.TrappedElectrons(GAS, **o), {"Z": 0.5}),
+    "ThermalState": (lambda **o: fermions(**o), {"beta": 2.0}),
+    "fit_thermal_state": (heated, SHORT),
+    "thermal_averages": (
+        lambda **o: str(eq.thermal_averages(fermions(), ELECTRONS, generator=rng(), **o)),
+        {"n_samples": 4, "batch_size": 3, "n_bins": 2, "reach": 2.0},
+    ),
     "EquivariantCNF": (lambda **o: eq.EquivariantCNF(SQUARE, **o), {"compile": False}),
     "CouplingFlow": (
         lambda **o: eq.CouplingFlow(SQUARE, **o),
         {"z2": True, "n_layers": 2, "hidden_channels": (4, 4), "kernel_size": 3},
     ),
+    "MultiscaleFlow": (lambda **o: eq.MultiscaleFlow(SQUARE, **o), {"z2": True, "n_levels": 2}),
     "SymplecticFlow": (
         lambda **o: eq.SymplecticFlow(SQUARE, **o),
         {"n_steps": 2, "angle": 1.0, "n_channels": 2, "n_frequencies": 2, "max_frequency": 2.0},
@@ -248,7 +291,21 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     ),
     "annealed_importance_sample": (
         lambda **o: eq.annealed_importance_sample(flow(), ACTION, generator=rng(), **o).phi,
-        {"n_samples": 4, "betas": 2, "batch_size": 3, "certify": 2},
+        {"n_samples": 4, "betas": 2, "resample": 0.5, "batch_size": 3, "certify": 2},
+    ),
+    "Bridge": (lambda **o: eq.Bridge(eq.FreeField(SQUARE), ACTION, **o)(target_samples()), {"beta": 0.5}),
+    "geometric_path": (lambda **o: eq.geometric_path(eq.FreeField(SQUARE), ACTION, **o), {"betas": 2}),
+    "StochasticFlow": (
+        lambda **o: along_path(**o).travel(4, generator=rng()).log_weight,
+        {"n_updates": (2, 1)},
+    ),
+    "stochastic_importance_sample": (
+        lambda **o: eq.stochastic_importance_sample(along_path(), generator=rng(), **o).phi,
+        {"n_samples": 4, "resample": 0.5, "batch_size": 3, "certify": 2},
+    ),
+    "fit_segments": (
+        lambda **o: by_segments(**o),
+        {"n_samples": 8, "n_tuning": 2, "seed": 3},
     ),
     "log_weights": (lambda **o: eq.log_weights(flow(), ACTION, target_samples(), **o), {"batch_size": 3}),
     "effective_sample_size": (
@@ -385,6 +442,7 @@ SEEDED: dict[str, Callable[[Any], object]] = {
     "fit": lambda seed: trained(**SHORT | {"seed": seed}),
     "fit_ladder": lambda seed: climbed(steps=[1, 1], batch_size=8, seed=seed),
     "NaturalGradient": lambda seed: natural(seed=seed),
+    "fit_segments": lambda seed: by_segments(n_samples=8, n_tuning=1, seed=seed),
     "AttentionField": lambda seed: eq.AttentionField(SQUARE, seed=seed),
     "DeepAttentionField": lambda seed: eq.DeepAttentionField(SQUARE, n_layers=2, seed=seed),
     "randomise": lambda seed: randomised(seed=seed),

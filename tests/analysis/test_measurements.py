@@ -191,6 +191,11 @@ def test_chain_and_ensemble_of_the_same_samples_agree():
         assert estimate.mean == pytest.approx(other.scalars()[name].mean, rel=1e-10), name
 
 
+def digits(measured: object) -> str:
+    """Return all standard results with all their digits, NaN included."""
+    return repr({name: value for name, value in vars(measured).items() if name not in ("own", "read_as")})
+
+
 def test_not_a_bit_of_the_others_depends_on_the_action_or_on_observables_of_one_s_own():
     action = FreeScalar(Lattice((4, 4)), m2=1.0)
     own = Observable("kurtosis", observables.phi_fourth)
@@ -199,7 +204,7 @@ def test_not_a_bit_of_the_others_depends_on_the_action_or_on_observables_of_one_
         plain = measure(samples)
         assert plain.action_density is None
         assert replace(measure(samples, action=action), action_density=None) == plain
-        assert repr(measure(samples, observables=[own])) == repr(plain)
+        assert digits(measure(samples, observables=[own])) == digits(plain)
 
 
 def test_observables_of_one_s_own_are_found_by_name_and_in_print():

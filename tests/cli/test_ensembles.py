@@ -317,13 +317,13 @@ def test_a_flow_without_run_has_a_report_in_a_folder_of_its_own(run, tmp_path, m
     assert Path("elsewhere/page.html").exists()
 
 
-def test_the_report_of_a_flow_of_angles_is_refused_before_sampling(tmp_path, monkeypatch):
+def test_the_report_of_a_flow_of_particles_is_refused_before_sampling(tmp_path, monkeypatch):
     monkeypatch.setattr(results, "importance_sample", never)
-    flow = EquivariantCNF(Angles(Lattice((2, 2))))
-    flow.about["action"] = repr(XYModel(flow.space, beta=0.5))
-    flow.save(tmp_path / "xy.pt")
-    assert "observables of real fields" in refused("report", tmp_path / "xy.pt")
-    assert [path.name for path in tmp_path.iterdir()] == ["xy.pt"]
+    flow = EquivariantCNF(Particles(3, 2))
+    flow.about["action"] = repr(CoulombGas(flow.space, beta=0.5))
+    flow.save(tmp_path / "gas.pt")
+    assert "observables of fields, angles or links" in refused("report", tmp_path / "gas.pt")
+    assert [path.name for path in tmp_path.iterdir()] == ["gas.pt"]
 
 
 def test_a_folder_whose_name_is_no_text_has_a_report(run, tmp_path):

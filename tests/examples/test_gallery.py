@@ -1,22 +1,16 @@
-"""The notebook, the training loops of others, the API reference."""
+"""The notebook, and the training loops of others."""
 
 from __future__ import annotations
 
 import json
-import re
 import runpy
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
 
-import equiflow
-from tests.support.strategies import needs
-
 EXAMPLES = Path(__file__).parents[2] / "examples"
-README = (EXAMPLES.parent / "README.md").read_text(encoding="utf-8")
 NOTEBOOK = json.loads((EXAMPLES / "quickstart.ipynb").read_text(encoding="utf-8"))
 
 
@@ -68,16 +62,3 @@ def test_lightning_trains(capsys):
     pytest.importorskip("lightning")
     run("with_lightning.py", "3")
     assert "ESS on fresh samples: 0." in capsys.readouterr().out
-
-
-@needs("pdoc")
-def test_the_api_reference_is_built(tmp_path):
-    import pdoc
-
-    command = re.search(r"pip install pdoc && pdoc (.*)$", README, re.MULTILINE).group(1)
-    pdoc.pdoc(*command.split(), output_directory=tmp_path)
-    text = (tmp_path / "equiflow.html").read_text(encoding="utf-8")
-    for name in equiflow.__all__:
-        module = isinstance(getattr(equiflow, name), ModuleType)
-        assert (tmp_path / "equiflow" / f"{name}.html").exists() if module else f'id="{name}"' in text, name
-    assert (tmp_path / "equiflow" / "testing.html").exists()

@@ -157,6 +157,23 @@ def test_the_example_in_three_dimensions_runs(tmp_path, run_here):
     assert "results.json" in {path.name for path in tmp_path.iterdir()}
 
 
+@pytest.mark.filterwarnings("ignore::equiflow.statistics.LowEffectiveSampleSizeWarning")
+def test_the_example_of_the_renormalisation_group_leaves_the_exact_log_z(tmp_path, run_here, capsys):
+    example = EXAMPLE.with_name("neural_rg.py")
+    small = ["--L", "4", "--smallest", "2", "--levels", "2", "--T", "critical", "--steps", "3"]
+    out = run_here(*small, "--samples", "256", "--out", str(tmp_path), example=example)
+    for words in ("translations by 2 x D4 x Z2", "eta / 2", "log Z"):
+        assert words in out
+    results = json.loads((tmp_path / "results.json").read_text())
+    names = {"reverse_ess", "forward_ess", "log_z", "log_z_error", "log_z_exact"}
+    assert all(math.isfinite(results[name]) for name in names)
+    assert results["log_z_exact"] == pytest.approx(37.37673, abs=1e-5)
+    assert {"neural_rg.png", "flow.pt"} <= {path.name for path in tmp_path.iterdir()}
+    with pytest.raises(SystemExit):
+        run_here("--L", "15", example=example)
+    assert "needs even sides, got lattice (15, 15)" in capsys.readouterr().err
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="needs bash")
 def test_jobs_of_slurm_have_a_port_of_their_own_and_the_cores_that_were_asked_for(tmp_path):
     """With a srun that only says what it was asked for."""

@@ -156,6 +156,18 @@ def test_the_charge_follows_from_z_of_theta():
         assert here.topological_susceptibility == pytest.approx(bend, rel=1e-4)
 
 
+def test_probabilities_of_charges_have_the_known_moments():
+    for beta, shape in ((1.0, (4, 4)), (5.5, (16, 16)), (0.0, (3, 3))):
+        found, largest = exact("U(1)", beta, shape), 15
+        probability, charge = found.charge_probabilities(largest), np.arange(-largest, largest + 1)
+        assert probability.sum() == pytest.approx(1, abs=1e-10)
+        assert probability == pytest.approx(probability[::-1], abs=1e-13)
+        square = float(probability @ charge**2) / found.volume
+        assert square == pytest.approx(found.topological_susceptibility, rel=1e-8)
+    with pytest.raises(ValueError, match="A theta is known for U"):
+        exact("SU(2)", 1.0).charge_probabilities(3)
+
+
 def test_published_numbers_and_large_volumes():
     assert exact("U(1)", 2.0, (16, 16)).log_z == pytest.approx(210.9424, abs=1e-4)
     assert exact("U(1)", 5.0, (8, 8)).log_z == pytest.approx(211.5011, abs=1e-4)

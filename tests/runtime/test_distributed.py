@@ -35,7 +35,7 @@ def distance(one, other) -> float:
     columns = [
         (torch.tensor(history[name]), torch.tensor(history_2[name]))
         for name in history
-        if name != "notes" and history[name][0] is not None
+        if name not in ("notes", "fresh_ess") and history[name][0] is not None
     ]
     pairs = [*columns, *((weights[name], weights_2[name]) for name in weights)]
     return max(float((a - b).abs().max() / (1e-300 + a.abs().max())) for a, b in pairs if a.numel())

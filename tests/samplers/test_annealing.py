@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
+from itertools import pairwise
 
 import pytest
 import torch
 
 from equiflow import (
     HMC,
+    Action,
     AugmentedFlow,
+    Bridge,
     Ensemble,
     EquivariantCNF,
     ExtendedAction,
@@ -20,9 +24,12 @@ from equiflow import (
     Lattice,
     Phi4,
     Solver,
+    StochasticFlow,
     annealed_importance_sample,
+    geometric_path,
     importance_sample,
     log_z_bridge,
+    stochastic_importance_sample,
 )
 from equiflow.analysis import diagnose
 from equiflow.oracles import quadrature
@@ -75,6 +82,55 @@ def test_a_sign_of_the_weights_is_seen():
     wrong = replace(ensemble, log_weight=-ensemble.log_weight)
     assert abs(wrong.log_z().sigmas_from(exact.log_z)) > 6
     assert abs(wrong.mean(phi_squared).sigmas_from(exact.phi_squared)) > 6
+
+
+def by_hand(
+    flow: EquivariantCNF, betas: Sequence[float], n: int, noise: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return samples and log weights of annealing as its definition says, in the noise of the flow."""
+    path = [LatentAction(flow, ACTION, beta=beta) for beta in betas]
+    white = flow.prior.noise(n, noise)
+    phi, potential = path[0].configurations(white)
+    log_weight = torch.zeros_like(potential)
+    for before, after in pairwise(path):
+        log_weight += (after.beta - before.beta) * potential
+        if after is not path[-1]:
+            white, _ = HMC(after, step_size=0.3, trajectory_length=0.9).update(white, noise)
+            phi, potential = after.configurations(white)
+    return phi, log_weight
+
+
+def test_fixed_schedules_are_annealed_bit_for_bit():
+    betas, noise = (0.0, 0.1, 0.4, 1.0), generator(3)
+    with torch.no_grad():
+        batches = [by_hand(poor_flow(), betas, n, noise) for n in (64, 36)]
+    found = annealed_importance_sample(
+        poor_flow(), ACTION, 100, betas=betas, batch_size=64, certify=0, generator=generator(3)
+    )
+    assert torch.equal(found.phi, torch.cat([batch[0] for batch in batches]))
+    assert torch.equal(found.log_weight, torch.cat([batch[1] for batch in batches]))
+
+
+def test_a_stochastic_flow_without_layers_is_annealing_bit_for_bit():
+    prior, betas, noise = FreeField(ACTION.lattice, m2=0.3).double(), (0.0, 0.1, 0.4, 1.0), generator(3)
+    path = [Bridge(prior, ACTION, beta=beta) for beta in betas[1:-1]] + [ACTION]
+    with torch.no_grad():
+        phi = prior.rsample(100, noise)
+        log_weight, energy = torch.zeros(100).double(), -prior.log_prob(phi)
+        for action in path:
+            log_weight += energy - action(phi)
+            if action is not ACTION:
+                phi, _ = HMC(action, step_size=0.3, trajectory_length=0.9).update(phi, noise)
+                energy = action(phi)
+
+    def kernel(action: Action) -> Kernel:
+        return HMC(action, step_size=0.3, trajectory_length=0.9)
+
+    flow = StochasticFlow(prior, geometric_path(prior, ACTION, betas), kernel=kernel)
+    found = stochastic_importance_sample(flow, 100, certify=0, generator=generator(3))
+    assert torch.equal(found.phi, phi)
+    assert torch.equal(found.log_weight, log_weight)
+    assert found.annealed
 
 
 def test_one_interval_is_importance_sampling():

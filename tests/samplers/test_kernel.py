@@ -114,7 +114,7 @@ def test_chains_live_where_the_flow_does(dtype):
 
 
 def test_chains_without_a_flow_start_where_their_generator_is(monkeypatch):
-    class Elsewhere:
+    class Elsewhere(torch.Generator):
         device = torch.device("meta")
 
     def drawn(shape: tuple[int, ...], *, device: torch.device | str, **_: object) -> Tensor:

@@ -36,6 +36,7 @@ from equiflow.theories.scalar.priors import FreeField, StandardNormal
 from equiflow.vector_fields import (
     AngleField,
     AttentionField,
+    BackflowField,
     DeepAttentionField,
     DeepSteerableField,
     FactorisedConvField,
@@ -304,8 +305,8 @@ def u1_fields(draw: st.DrawFn) -> U1Field:
         n_mixed=draw(st.integers(0, 2)),
         n_frequencies=draw(st.integers(1, 2)),
         max_frequency=2.0,
-        n_channels=draw(st.integers(1, 2)),
-        charge_range=2.0,
+        charge_ranges=draw(st.sampled_from([(2.0,), (math.inf,), (1.0, math.inf)])),
+        kernel_size=draw(st.sampled_from([None, 1])),
         n_harmonics=draw(st.integers(1, 2)),
         n_time_modes=draw(st.integers(1, 3)),
     )
@@ -348,9 +349,19 @@ def particle_fields(draw: st.DrawFn, *, scale: float = 0.5) -> ParticleField:
     return field
 
 
+@st.composite
+def backflow_fields(draw: st.DrawFn, *, scale: float = 0.5) -> BackflowField:
+    """Draw a backflow of a few particles, with random weights in float64."""
+    options = {"n_radial": st.integers(1, 3), "n_time_modes": st.integers(1, 3)}
+    field = BackflowField(draw(particle_spaces()), **{name: draw(one) for name, one in options.items()})
+    randomise(field.double(), scale=scale, seed=draw(seeds))
+    return field
+
+
 #: strategy for each family of fields on another space than a lattice, by its name in `VECTOR_FIELDS`
 ELSEWHERE: dict[str, Callable[[], st.SearchStrategy[VectorField]]] = {
     "AngleField": angle_fields,
+    "BackflowField": backflow_fields,
     "MultipletField": multiplet_fields,
     "ParticleField": particle_fields,
     "SUNField": sun_fields,

@@ -166,6 +166,7 @@ def test_a_flow_with_a_wrong_density_or_prior_is_found_out():
 def test_the_example_shows_a_sound_field_and_finds_the_planted_mistakes(capsys, monkeypatch):
     monkeypatch.setattr("equiflow.fit", lambda flow, action, **options: randomise(flow, scale=0.01))
     path = Path(__file__).parents[2] / "examples" / "custom_field.py"
+    monkeypatch.setattr("sys.argv", [path.name])
     runpy.run_path(str(path), run_name="__main__")
     out = capsys.readouterr().out
     assert "DiffusionField on (4, 4): all laws hold" in out

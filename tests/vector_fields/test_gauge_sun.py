@@ -88,6 +88,19 @@ def test_the_squared_gradient_of_a_plaquette_is_that_of_the_literature():
     assert u.shape == (2, 2, 2, 2, 3, 3)
 
 
+@pytest.mark.parametrize(("group", "shape"), [("SU(2)", (3, 4)), ("SU(3)", (3, 3)), ("SU(2)", (2, 2, 2))])
+def test_linear_rates_agree_with_automatic_differentiation(group, shape):
+    field = random_field(group, *shape, shapes=("plaquette", "chair" if len(shape) > 2 else "rectangle"))
+    u = drawn(field.space)
+    score = torch.randn((2, *field.space.tangent_shape), generator=torch.Generator().manual_seed(2))
+    score = score.double()
+    rates = field.parameter_rates(u, 0.3, score)
+    torch.testing.assert_close(rates, VectorField.parameter_rates(field, u, 0.3, score))
+    velocity, divergence = field.velocity_and_divergence(u, 0.3)
+    weights = torch.cat([p.detach().flatten() for p in field.linear_parameters])
+    torch.testing.assert_close(rates @ weights, (velocity * score).flatten(1).sum(1) + divergence)
+
+
 def test_an_untrained_field_stands_still_and_moves_when_asked():
     links = Links(Lattice((3, 3)), "SU(2)")
     field = SUNField(links).double()

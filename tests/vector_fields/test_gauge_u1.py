@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import re
 
 import pytest
@@ -13,10 +15,13 @@ from equiflow.theories.base.lattice import Lattice
 from equiflow.theories.gauge.group import GaugeGroup
 from equiflow.theories.gauge.links import Links
 from equiflow.theories.gauge.wilson import WilsonAction
+from equiflow.vector_fields.base import VectorField
 from equiflow.vector_fields.gauge_u1 import U1Field, curl, curl_transposed
 from tests.support.planted import Planted
 
-SMALL = {"n_local": 2, "n_mixed": 2, "n_frequencies": 2, "n_channels": 2, "n_harmonics": 2, "n_time_modes": 2}
+SMALL = {"n_local": 2, "n_mixed": 2, "n_frequencies": 2, "n_harmonics": 2, "n_time_modes": 2} | {
+    "charge_ranges": (1.5, math.inf)
+}
 
 
 def links_on(*shape: int) -> Links:
@@ -42,22 +47,45 @@ def test_the_field_obeys_every_law_in_both_precisions(shape):
         assert report.ok, str(report)
 
 
-def test_the_velocity_is_the_sum_that_the_docstring_says():
-    field = random_field(3, 4)
+@pytest.mark.parametrize("kernel_size", [1, 3])
+def test_the_velocity_is_the_sum_that_the_docstring_says(kernel_size):
+    field = random_field(3, 4, kernel_size=kernel_size)
     theta, lattice, t = angles(field.space), field.lattice, 0.4
-    time = field.time_basis(t)
-    laplacian = torch.fft.ifftn(lattice.squared_momenta(), dim=(0, 1)).real.flatten()[lattice.differences()]
-    hopping = torch.tensordot(time, field.kernel.values(), 1).detach() * field.scale[:, None, None]
-    kernels = [torch.linalg.pinv(laplacian) @ h.flatten()[lattice.differences()] for h in hopping]
-    charges = torch.tensordot(time, field.charge.values(), 1).unflatten(0, (2, 2)).flatten(2)
-    charges = charges[..., lattice.differences()]
+    time, differences = field.time_basis(t), lattice.differences()
+    laplacian = torch.fft.ifftn(lattice.squared_momenta(), dim=(0, 1)).real.flatten()[differences]
+    hopping = torch.tensordot(time, field.kernel.values(), 1).detach().flatten(1)[:, differences]
+    kernels = torch.linalg.pinv(laplacian) @ hopping
+    rows, columns = (torch.tensor([0, 1, -1]), torch.tensor([0, 1, 2, -1]))
+    squares = (rows.square()[:, None] + columns.square()).flatten()[differences]
     plaquettes = curl(theta).flatten(1)
-    u = sum(torch.einsum("cyx,by->bcx", charges[:, m - 1], (m * plaquettes).sin()) for m in (1, 2))
-    tilt = torch.einsum("rc,bcx->brx", field.frequency, u)
-    features = (field.n[:, None] * plaquettes[:, None] + tilt).sin()
-    psi = sum(features[:, r] @ kernel for r, kernel in enumerate(kernels))
+    charge = sum(field.charge[:, m - 1, None, None] * (m * plaquettes).sin() for m in (1, 2))
+    near, far = charge[0] @ (-squares / 4.5).exp(), charge[1].sum(1, keepdim=True).expand(-1, 12)
+    tilts = torch.einsum("jc,cbx->jbx", field.frequency, torch.stack([near, far]))
+    features = [(n * plaquettes).sin() for n in (1, 2)]
+    for tilt in tilts:
+        features += [(n * plaquettes).sin() * tilt.cos() for n in (1, 2)]
+        features += [(n * plaquettes).cos() * tilt.sin() for n in (0, 1, 2)]
+    assert len(features) == len(kernels)
+    psi = sum(f @ kernel for f, kernel in zip(features, kernels, strict=True))
     expected = curl_transposed(psi.view(-1, 1, *lattice.shape), 2)
     torch.testing.assert_close(field.velocity(theta, t), expected, rtol=1e-11, atol=1e-12)
+
+
+def test_linear_rates_agree_with_automatic_differentiation():
+    for shape in ((3, 4), (2, 2, 3)):
+        field = random_field(*shape)
+        theta = angles(field.space)
+        score = torch.randn(theta.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+        every = field.parameter_rates(theta, 0.3, score)  # with derivatives by the frequencies
+        for weight in field.parameters():
+            weight.requires_grad_(any(weight is linear for linear in field.linear_parameters))
+        rates = field.parameter_rates(theta, 0.3, score)
+        torch.testing.assert_close(rates, VectorField.parameter_rates(field, theta, 0.3, score))
+        assert every.shape[1] > rates.shape[1]
+        # The velocity is linear in these weights.
+        weights = torch.cat([p.detach().flatten() for p in field.linear_parameters])
+        velocity, divergence = field.velocity_and_divergence(theta, 0.3)
+        torch.testing.assert_close(rates @ weights, (velocity * score).flatten(1).sum(1) + divergence)
 
 
 def test_the_transposed_curl_is_the_transposed():
@@ -71,24 +99,36 @@ def test_the_transposed_curl_is_the_transposed():
 def test_the_gradient_flow_of_the_action_is_contained():
     links = links_on(3, 4)
     field = U1Field(
-        links, group=GaugeGroup(links), n_time_modes=1, **{k: 1 for k in ("n_local", "n_mixed")}
+        links, group=GaugeGroup(links), n_time_modes=1, n_local=1, n_mixed=1, kernel_size=3
     ).double()
-    hopping = torch.zeros(len(field.n), 3, 4, dtype=torch.float64)
+    hopping = torch.zeros(field.kernel.weight.shape[1], 3, 4, dtype=torch.float64)
     hopping[0] = torch.fft.ifftn(-0.7 * links.lattice.squared_momenta(), dim=(0, 1)).real
-    field.kernel.set_values(hopping[None])
+    field.kernel.set_values(hopping[None].where(hopping.abs() > 1e-12, 0.0))
     theta, action = angles(links), WilsonAction(links, beta=0.7)
     torch.testing.assert_close(field.velocity(theta, 0.2), -action.grad(theta))
     assert (field.velocity(theta, 0.2) + 1.01 * action.grad(theta)).abs().max() > 1e-3
 
 
+def test_each_plaquette_moves_by_its_own_function_up_to_the_mean_of_all():
+    links = links_on(3, 4)
+    field = U1Field(links, group=GaugeGroup(links), n_time_modes=1).double()
+    with torch.no_grad():
+        field.kernel.weight[0, 1] = 0.3
+    theta = angles(links)
+    f = 0.3 * (2 * curl(theta)).sin()
+    moved = curl(field.velocity(theta, 0.2))
+    torch.testing.assert_close(moved, f - f.mean((2, 3), keepdim=True))
+    assert (moved - f).abs().max() > 1e-2
+
+
 def test_an_untrained_field_stands_still_and_moves_when_asked():
     links = links_on(4, 4)
-    field = U1Field(links, group=GaugeGroup(links)).double()
+    field = U1Field(links, group=GaugeGroup(links), charge_ranges=(2.0,)).double()
     velocity, divergence = field.velocity_and_divergence(angles(links), 0.3)
     assert not velocity.any()
     assert not divergence.any()
     velocity[0, 0, 0, 0].backward()
-    assert bool(field.kernel.weight.grad[..., 1:].all())
+    assert bool(field.kernel.weight.grad[0].all())
 
 
 def test_matrices_and_ffts_agree(monkeypatch):
@@ -100,22 +140,14 @@ def test_matrices_and_ffts_agree(monkeypatch):
         torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-11)
 
 
-def test_kernels_carry_over_by_offset():
-    """A hopping without range, and charges that fit in the small lattice, are the same on a larger one."""
-    options = SMALL | {"charge_range": 0.3}
-    field = U1Field(links_on(4, 4), group=GaugeGroup(links_on(4, 4)), **options).double()
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        size = torch.randn(field.kernel.weight[..., :1].shape, generator=generator, dtype=torch.float64)
-        field.kernel.weight[..., 1:] = size
+def test_weights_are_the_same_on_every_lattice():
+    field = random_field(3, 4, charge_ranges=(0.3,))  # so narrow that a charge is that of its plaquette
     larger = field.resized(Lattice((6, 8)))
     assert larger.space == links_on(6, 8)
-    expected = torch.zeros(larger.kernel.values().shape, dtype=torch.float64)
-    expected[..., 0, 0] = size[..., 0]
-    torch.testing.assert_close(larger.kernel.values(), expected)
-    # A plaquette alone: all others are flat.
-    torch.testing.assert_close(larger.charge.values()[0, 0, 0, 0], field.charge.values()[0, 0, 0, 0])
-    report = check_vector_field(larger)
+    theta = angles(field.space)
+    tiled = theta.repeat(1, 1, 2, 2)
+    torch.testing.assert_close(larger.velocity(tiled, 0.3)[..., :3, :4], field.velocity(theta, 0.3))
+    report = check_vector_field(random_field(3, 4).resized(Lattice((2, 3))))
     assert report.ok, str(report)
 
 
@@ -124,8 +156,6 @@ def test_charges_let_plaquettes_see_each_other(n_mixed, sees):
     """With local features alone, how two plaquettes drift apart does not depend on the others."""
     field = random_field(4, 4)
     with torch.no_grad():
-        field.kernel.weight[...] = field.kernel.weight[..., :1].clone()  # no range
-        field.frequency[: SMALL["n_local"]] = 0
         if n_mixed is None:
             field.kernel.weight[:, SMALL["n_local"] :] = 0
     here = angles(field.space, 1)
@@ -162,9 +192,9 @@ class Unwinds(Planted):
 class ForgetsTheCharges(U1Field):
     """A divergence without the response of the charges."""
 
-    def _kernels(self, t):
-        now = super()._kernels(t)
-        return type(now)(now.velocity, now.charge, now.at_origin, torch.zeros_like(now.divergence))
+    def _features(self, waves):
+        seen = super()._features(waves)
+        return dataclasses.replace(seen, response=torch.zeros_like(seen.response))
 
 
 @pytest.mark.parametrize(
@@ -200,7 +230,7 @@ def test_wrong_arguments_are_explained():
         U1Field(Links(Lattice((2, 2)), "SU(2)"))
     with pytest.raises(TypeError, match="links must be of type Links"):
         U1Field(Lattice((4, 4)))
-    for options in ({"n_local": 0}, {"n_mixed": -1}, {"n_channels": 0}, {"max_frequency": 0.0}):
+    for options in ({"n_local": 0}, {"n_mixed": -1}, {"charge_ranges": ()}, {"max_frequency": 0.0}):
         with pytest.raises(ValueError, match=next(iter(options))):
             U1Field(links_on(2, 2), group=GaugeGroup(links_on(2, 2)), **options)
     with pytest.raises(ValueError, match="Nothing carries over"):

@@ -99,7 +99,8 @@ def _key_of(option: Option, examples: Mapping[str, object]) -> tuple[Any, Any]:
         return kind, required(examples.get(option.name, 2), text, ge=1)
     if option.default is REQUIRED:
         return kind, required(examples.get(option.name, 1.0), text)
-    return kind, key(option.default, text)
+    default = list(option.default) if isinstance(option.default, tuple) else option.default
+    return kind, key(default, text)
 
 
 def _in_files(annotation: Any) -> Any:

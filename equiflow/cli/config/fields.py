@@ -14,10 +14,13 @@ from equiflow import (
     OrbitConvField,
     PotentialField,
     SteerableField,
+    SUNField,
+    U1Field,
     VectorField,
 )
 from equiflow.cli.config.derived import DerivedSection, section_of
 from equiflow.theories.base.kind import Kind
+from equiflow.theories.base.space import Space
 from equiflow.vector_fields.registry import fields_of
 
 #: the names of families in configs; the default family of any other theory has the name of the theory
@@ -30,15 +33,26 @@ NAMES: dict[type[VectorField], str] = {
     O3Field: "o3",
     AttentionField: "attention",
     DeepAttentionField: "deep-attention",
+    U1Field: "u1",
+    SUNField: "sun",
 }
 
 
-def families_of(theory: Kind) -> dict[str, type[VectorField]]:
-    """Return the families of a theory by their names in configs, the default first."""
+def families_of(theory: Kind, space: Space | None = None) -> dict[str, type[VectorField]]:
+    """Return the families of a theory by their names in configs, the default first.
+
+    Args:
+        theory: an entry of the registry.
+        space: leaves out families that are not for it; by default all are returned.
+
+    Returns:
+        The classes by name.
+    """
     default, *further = fields_of(theory)
     named = {name: family for family, name in NAMES.items() if family in further}
     unnamed = {family.__name__: family for family in further if family not in NAMES}
-    return {NAMES.get(default, theory.name): default, **named, **unnamed}
+    families = {NAMES.get(default, theory.name): default, **named, **unnamed}
+    return {name: family for name, family in families.items() if space is None or family.suits(space)}
 
 
 def field_sections(theories: tuple[Kind, ...]) -> dict[str, type[DerivedSection]]:

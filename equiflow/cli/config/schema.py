@@ -10,10 +10,11 @@ import math
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Union
 
-from pydantic import create_model, model_validator
+from pydantic import ValidationError, create_model, model_validator
 from pydantic.fields import FieldInfo
 
-from equiflow import NaturalGradient
+from equiflow import Lattice, NaturalGradient
+from equiflow.cli.config import MOST_THREADS
 from equiflow.cli.config.derived import DerivedSection, section_of
 from equiflow.cli.config.fields import families_of, field_sections
 from equiflow.cli.config.objectives import OBJECTIVES, PARTS
@@ -25,6 +26,7 @@ from equiflow.cli.config.theories import (
     priors_of,
     theories_on_a_lattice,
 )
+from equiflow.theories.base.space import Space
 from equiflow.training.ladder import FINE_TUNING
 
 THEORIES = theories_on_a_lattice()
@@ -32,8 +34,6 @@ ACTIONS = action_sections(THEORIES)
 FIELDS = field_sections(THEORIES)
 PRIORS = prior_sections(THEORIES)
 
-#: more threads than any machine has use of; with very many, OpenMP ends the process
-MOST_THREADS = 1024
 ABOUT_OPTIMISER = "optimiser: adam or natural"
 ABOUT_FINE_TUNING = "factor on learning_rate on the rungs of a ladder after the first"
 
@@ -52,7 +52,9 @@ class SymmetrySection(Section):
     """The symmetries that the flow has exactly, besides translations."""
 
     point: str = key("full", "point group: full, rotations, reflections, inversion, trivial, D4, Oh, ...")
-    z2: bool = key(True, "whether phi -> -phi is a symmetry; with several components, whether O(N) is")
+    z2: bool = key(
+        True, "whether phi -> -phi is a symmetry; of several components O(N), of links charge conjugation"
+    )
 
 
 class SolverSection(Section):
@@ -212,14 +214,25 @@ def with_kinds(content: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(kind, str) or kind not in ACTIONS:
         return content
     started = isinstance(start, dict) and start.get("flow") is not None
-    theory = ACTIONS[kind].theory
+    theory, space = ACTIONS[kind].theory, _space_in(content, ACTIONS[kind])
+    # Where no family suits the space, the field itself says why.
+    families = families_of(theory, space) or families_of(theory)
     completed = dict(content)
-    for section, suitable in (("field", families_of(theory)), ("prior", priors_of(theory))):
+    for section, suitable in (("field", families), ("prior", priors_of(theory))):
         default, table = next(iter(suitable)), content.get(section, {})
         missing = section not in content
         if isinstance(table, dict) and default != next(iter(KINDS[section])) and not (missing and started):
             completed[section] = {"kind": default, **table}
     return completed
+
+
+def _space_in(content: dict[str, Any], action: type[ActionSection]) -> Space | None:
+    """Return the space of the content of a config file; None if there is something wrong with it."""
+    try:
+        lattice = Lattice(tuple(content["lattice"]["shape"]))
+        return action.model_validate(content["action"]).space(lattice)
+    except (KeyError, TypeError, ValueError, ValidationError):  # the sections themselves say what is wrong
+        return None
 
 
 def sections_named(name: str) -> tuple[type[Section], ...]:

@@ -1,7 +1,7 @@
 """The sections [action] and [prior], from the theories that `equiflow.theories.kinds` registers.
 
 A theory is offered if its configurations live on a lattice: the config names the lattice, and the action
-brings the rest of the space, such as the number of components.
+brings the rest of the space, such as the number of components or the group of links.
 """
 
 from __future__ import annotations
@@ -9,17 +9,23 @@ from __future__ import annotations
 import inspect
 from typing import Any, ClassVar
 
-from equiflow import Action, ExternalField, FreeField, Lattice, Multiplet, StandardNormal
+from equiflow import Action, ExternalField, FreeField, Lattice, Links, Multiplet, StandardNormal
 from equiflow.cli.config.derived import DerivedSection, keys_of, section_of
-from equiflow.cli.config.section import key
+from equiflow.cli.config.section import key, required
 from equiflow.theories.base.kind import Kind, kinds
 from equiflow.theories.base.space import Space
 
 #: values of couplings that stand in the printed defaults, by the name of the action
 EXAMPLES: dict[str, dict[str, object]] = {
     "phi4": {"m2": -4.0, "lam": 6.008},
+    "ising": {"T": 2.269185314213022},
     "on": {"m2": -4.0, "lam": 8.0},
     "xy": {"beta": 0.5},
+    "wilson": {"beta": 2.0},
+}
+#: keys of spaces that are no options of theirs: elsewhere `group` means a symmetry group
+SPACE_KEYS: dict[type[Space], dict[str, tuple[Any, Any]]] = {
+    Links: {"group": (str, required("U(1)", 'group of the links, such as "U(1)", "SU(2)" or "SU(3)"'))},
 }
 #: the key h of actions that can be put into an external field, by the space of the field
 EXTERNAL_FIELD: dict[type[Space], tuple[Any, Any]] = {
@@ -59,10 +65,7 @@ class ActionSection(DerivedSection):
 
 
 def theories_on_a_lattice() -> tuple[Kind, ...]:
-    """Return the registered theories with vector fields whose spaces are made of a lattice and of keys.
-
-    The group of links is no such key yet, so gauge theories are not among them.
-    """
+    """Return the registered theories with vector fields whose spaces are made of a lattice and of keys."""
     return tuple(theory for theory in kinds() if theory.vector_fields and _is_made_of_keys(theory.space))
 
 
@@ -71,7 +74,12 @@ def _is_made_of_keys(space: type[Space]) -> bool:
     if space is Lattice:
         return True
     taken = set(inspect.signature(space).parameters)
-    return "lattice" in taken and taken <= {"lattice", *keys_of(space)}
+    return "lattice" in taken and taken <= {"lattice", *_keys_of_space(space)}
+
+
+def _keys_of_space(space: type[Space]) -> dict[str, tuple[Any, Any]]:
+    """Return what a space needs besides the lattice, as keys by name."""
+    return keys_of(space) | SPACE_KEYS.get(space, {})
 
 
 def action_sections(theories: tuple[Kind, ...]) -> dict[str, type[ActionSection]]:
@@ -81,7 +89,7 @@ def action_sections(theories: tuple[Kind, ...]) -> dict[str, type[ActionSection]
 
 
 def _action_section(theory: Kind, name: str, about: str) -> type[ActionSection]:
-    of_space = {} if theory.space is Lattice else keys_of(theory.space)
+    of_space = {} if theory.space is Lattice else _keys_of_space(theory.space)
     external = {"h": EXTERNAL_FIELD[theory.space]} if theory.space in EXTERNAL_FIELD else {}
     section = section_of(
         theory.actions[name],

@@ -283,6 +283,7 @@ class Run:
                 checkpoint=rung.latest,
                 checkpoint_every=config.run.checkpoint_every,
                 callback=recorder,
+                n_fresh=0,  # the recorder has measured it
                 progress=progress,
             )
 

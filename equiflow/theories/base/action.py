@@ -14,6 +14,7 @@ from equiflow.runtime.autograd import as_leaf, is_transformed
 from equiflow.runtime.checks import check_type
 from equiflow.runtime.compilation import is_compiling
 from equiflow.runtime.precision import in_double, in_precision
+from equiflow.runtime.randomness import check_draw
 from equiflow.theories.base.action_growth import DISTANCES, growth_along_rays
 from equiflow.theories.base.action_values import check_consistent, check_values, refuse_other_dtype
 from equiflow.theories.base.group import Group
@@ -171,7 +172,11 @@ class Action(nn.Module, ABC):
 
         Returns:
             Name of the generator -> `max |S(g phi) - S(phi)| / std S`.
+
+        Raises:
+            TypeError: if `dtype` is neither float32 nor float64.
         """
+        check_draw(None, dtype)
         generator = torch.Generator("cpu").manual_seed(0)
         phi = in_precision(self.space.probes(4, generator), dtype).to(device)
         value = self(phi)
@@ -270,6 +275,9 @@ class Action(nn.Module, ABC):
 
         Returns:
             `(n, *lattice)`.
+
+        Raises:
+            TypeError: if `generator` is no generator, or `dtype` neither float32 nor float64.
         """
         return self.space.initial(n, generator, device=device, dtype=dtype)
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from equiflow.runtime.checks import check_flag
+from equiflow.runtime.randomness import check_draw
 from equiflow.theories.base.group import Element, Group
 from equiflow.theories.base.lattice import Lattice
 from equiflow.theories.base.point_groups import PointElement
@@ -76,6 +77,7 @@ class CheckerboardGroup(Group):
 
     def random_element(self, generator: torch.Generator | None = None) -> Transformation:
         """Draw an element uniformly."""
+        check_draw(generator)
 
         def draw(high: int) -> int:
             return int(torch.randint(high, (), generator=generator))

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from equiflow.runtime.checks import check_count, check_type, is_number, plain
+from equiflow.runtime.randomness import check_draw
 from equiflow.theories.base.action import Action
 from equiflow.theories.base.space import Space
 
@@ -91,8 +92,12 @@ class CouplingRanges:
 
         Returns:
             The couplings at each point.
+
+        Raises:
+            TypeError: if `n_points` is no integer or `generator` no generator.
         """
         check_count(n_points, "n_points")
+        check_draw(generator)
         dim = len(self.ranges)
         device = "cpu" if generator is None else generator.device
         shift = torch.rand(dim, generator=generator, dtype=torch.float64, device=device).cpu().numpy()

@@ -19,6 +19,8 @@ from equiflow.theories.base.group import Group
 from equiflow.theories.base.space import Space
 
 G = TypeVar("G", bound=Group)
+#: an observable as a `Kind` lists it
+Listed = Callable[[Tensor], Tensor] | tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,8 @@ class Kind:
             `"equiflow.vector_fields.angles.AngleField"`. A flow has the first one by default.
         actions: classes of actions, by the name that `kind` in the section [action] of a config gives them.
         observables: what `equiflow.analysis.measure_standard` measures on a space, by name: functions of a
-            batch of configurations with one value for each. Real fields on a lattice have `measure`.
+            batch of configurations with one value for each. A pair `(average, derived)` stands for a function
+            of averages, see `equiflow.analysis.Observable`. Real fields on a lattice have `measure`.
     """
 
     space: type[Space]
@@ -42,7 +45,7 @@ class Kind:
     priors: tuple[type[Any], ...]
     vector_fields: tuple[type[Any] | str, ...]
     actions: Mapping[str, type[Any]] = field(default_factory=lambda: MappingProxyType({}))
-    observables: Callable[[Any], Mapping[str, Callable[[Tensor], Tensor]]] = lambda space: {}
+    observables: Callable[[Any], Mapping[str, Listed]] = lambda space: {}
 
     @property
     def name(self) -> str:

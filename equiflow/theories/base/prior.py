@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from equiflow.runtime.checks import check_type
 from equiflow.runtime.options import RecordsOptions
 from equiflow.runtime.precision import FIELD_DTYPES
-from equiflow.runtime.randomness import own_rows
+from equiflow.runtime.randomness import check_draw, own_rows
 from equiflow.theories.base.group import Group
 from equiflow.theories.base.kind import group_on, kind_of, kinds
 from equiflow.theories.base.lattice import Lattice, lattice_of
@@ -82,7 +82,7 @@ class Prior(RecordsOptions, nn.Module, ABC):
             `(n_samples, *lattice)`.
 
         Raises:
-            TypeError: if the prior is neither float32 nor float64.
+            TypeError: if the prior is neither float32 nor float64, or `generator` is no generator.
             ValueError: if the prior is on the meta device.
         """
         if self.dtype not in FIELD_DTYPES:
@@ -92,6 +92,7 @@ class Prior(RecordsOptions, nn.Module, ABC):
             )
         if self.device.type == "meta":
             raise ValueError("The prior lives on the meta device and has no values; move it to cpu or cuda.")
+        check_draw(generator)
         noise = torch.randn(
             (n_samples, *self.noise_shape),
             generator=generator,

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from equiflow.runtime.randomness import check_draw
+
 
 def generators_of_rotations(n: int) -> dict[str, Tensor]:
     """Return named n x n matrices in float64 that generate O(n) up to closure.
@@ -35,7 +37,11 @@ def random_rotation(n: int, generator: torch.Generator | None = None) -> Tensor:
 
     Returns:
         `(n, n)` in float64.
+
+    Raises:
+        TypeError: if `generator` is no generator.
     """
+    check_draw(generator)
     q, r = torch.linalg.qr(torch.randn(n, n, generator=generator, dtype=torch.float64, device="cpu"))
     # Without the signs the matrix would not be distributed by the Haar measure.
     rotation: Tensor = q * r.diagonal().sign()

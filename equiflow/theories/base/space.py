@@ -14,6 +14,7 @@ from torch import Tensor
 
 from equiflow.runtime.autograd import holds
 from equiflow.runtime.precision import FIELD_DTYPES
+from equiflow.runtime.randomness import check_draw
 
 
 class Space:
@@ -181,7 +182,11 @@ class Space:
 
         Returns:
             `(n, *shape)` in double precision on the CPU.
+
+        Raises:
+            TypeError: if `generator` is no generator.
         """
+        check_draw(generator)
         return torch.randn((n, *self.shape), generator=generator, dtype=torch.float64, device="cpu")
 
     def initial(
@@ -205,7 +210,11 @@ class Space:
 
         Returns:
             `(n, *shape)`.
+
+        Raises:
+            TypeError: if `generator` is no generator, or `dtype` neither float32 nor float64.
         """
+        check_draw(generator, dtype)
         return 0.1 * torch.randn((n, *self.shape), generator=generator, device=device, dtype=dtype)
 
     def check(self, phi: Tensor, name: str = "phi") -> Tensor:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from equiflow.runtime.checks import check_flag, check_type, is_integer, plain
+from equiflow.runtime.randomness import check_draw
 from equiflow.theories.base.group import Element, Group
 from equiflow.theories.base.kind import group_on
 from equiflow.theories.base.lattice import Lattice, lattice_of
@@ -186,6 +187,7 @@ class SymmetryGroup(Group):
 
     def random_element(self, generator: torch.Generator | None = None) -> Transformation:
         """Draw an element uniformly, translations included."""
+        check_draw(generator)
 
         def draw(high: int) -> int:
             return int(torch.randint(high, (), generator=generator))

@@ -7,6 +7,8 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+from equiflow.runtime.randomness import check_draw
+
 
 class LieGroup(ABC):
     """A compact group of matrices, and its arithmetic on whole lattices at once.
@@ -151,6 +153,10 @@ class LieGroup(ABC):
 
         Returns:
             Elements `(*shape, *element_shape)` in double precision.
+
+        Raises:
+            TypeError: if `generator` is no generator.
         """
+        check_draw(generator)
         size = (*shape, *self.noise_shape)
         return self.from_noise(torch.randn(size, generator=generator, dtype=torch.float64, device="cpu"))

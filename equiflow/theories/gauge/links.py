@@ -11,6 +11,7 @@ from torch import Tensor
 from equiflow.runtime.autograd import holds
 from equiflow.runtime.checks import check_type
 from equiflow.runtime.precision import COMPLEX_DTYPES, FIELD_DTYPES
+from equiflow.runtime.randomness import check_draw
 from equiflow.theories.base.lattice import Lattice
 from equiflow.theories.base.space import Space
 from equiflow.theories.gauge.groups import lie_group
@@ -196,6 +197,7 @@ class Links(Space):
         dtype: torch.dtype = torch.float64,
     ) -> Tensor:
         """See `Space.initial`; links are near one. `dtype` is that of their real parts."""
+        check_draw(generator, dtype)
         noise = torch.randn((n, *self.tangent_shape), generator=generator, device=device, dtype=dtype)
         vectors = self.vectors(0.1 * noise)
         return self.from_planes(tuple(self.lie.exp(c) for c in vectors))

@@ -88,6 +88,34 @@ def add_loop_gradient(
         gradient[mu] = gradient[mu] + here if sign > 0 else gradient[mu] - here
 
 
+def loop_rate(
+    lie: LieGroup, planes: Sequence[Tensor], path: Sequence[Step], vectors: Sequence[Tensor]
+) -> Tensor:
+    """Return how loops turn when the links move, `d/dt loop = rate loop` for `dU/dt = v U`.
+
+    This is the transposed of `add_loop_gradient`, for loops from every site.
+
+    Args:
+        lie: group of the links.
+        planes: links of each direction, `(..., batch, *lattice)`.
+        path: the steps of the loop.
+        vectors: coefficients of v for each direction, `(generator, batch, *lattice)`.
+
+    Returns:
+        Coefficients of the rate, `(generator, batch, *lattice)`.
+    """
+    corners, total = _corners(path, len(planes)), None
+    for (mu, sign), corner in zip(reversed(path), reversed(corners[:-1]), strict=True):
+        at = [side - (axis == mu and sign < 0) for axis, side in enumerate(corner)]
+        own, link = shifted(vectors[mu], at), shifted(planes[mu], at)
+        if sign > 0:  # U L: its rate is v + U rate U^-1
+            total = own if total is None else own + lie.adjoint(link, total)
+        else:  # U^-1 L
+            total = lie.adjoint(lie.dagger(link), -own if total is None else total - own)
+    assert total is not None
+    return total
+
+
 def _corners(path: Sequence[Step], dim: int) -> list[tuple[int, ...]]:
     """Return the offset from x before every step, and after the last."""
     at = [0] * dim

@@ -19,12 +19,14 @@ from equiflow.theories.gauge.loops import rectangle, transporter
 Values = Callable[[Tensor], Tensor]
 
 
-def standard(links: Links) -> dict[str, Values]:
+def standard(links: Links) -> dict[str, Values | tuple[Values, Values]]:
     """Return the observables that are measured on links unless told otherwise, by name."""
     polyakov = polyakov_loop(links)
-    named = {"plaquette": plaquette(links)}
+    named: dict[str, Values | tuple[Values, Values]] = {"plaquette": plaquette(links)}
     if min(links.lattice.shape) > 2:
+        named["wilson_loop_1x2"] = wilson_loop(links, 1, 2)
         named["wilson_loop_2x2"] = wilson_loop(links, 2, 2)
+        named["creutz_ratio_2x2"] = loops_of_creutz_ratio(links, 2, 2), creutz_ratio
     named["polyakov_loop_squared"] = lambda phi: polyakov(phi)[:, 2]
     if has_charge(links):
         named["topological_charge"] = topological_charge(links)

@@ -11,6 +11,9 @@ from torch import Tensor
 
 from equiflow.runtime.checks import check_type
 from equiflow.theories.base.action import Action
+from equiflow.theories.base.paths import ActionPath
+from equiflow.theories.base.prior import Prior
+from equiflow.theories.gauge.early_sectors import EarlySectors
 from equiflow.theories.gauge.links import Links
 from equiflow.theories.gauge.loops import Step, add_loop_gradient, rectangle, transporter
 from equiflow.theories.gauge.observables import topological_charge
@@ -42,8 +45,8 @@ class WilsonAction(Action):
     Args:
         links: `Links(lattice, group)`.
         beta: coupling, finite.
-        rectangle: coefficient c1; see `symanzik` and `iwasaki`.
-        imaginary_theta: coefficient of Q.
+        rectangle: coefficient c1 of rectangles, -1/12 by Symanzik, -0.331 by Iwasaki.
+        imaginary_theta: coefficient of the topological charge Q.
 
     Raises:
         TypeError: if an argument has the wrong type.
@@ -141,6 +144,13 @@ class WilsonAction(Action):
         if name == "imaginary_theta":
             return -topological_charge(self.space)(self.space.check(phi))
         raise ValueError(f"{type(self).__name__} has the couplings beta and imaginary_theta, not {name!r}.")
+
+    def path_from(self, prior: Prior) -> ActionPath | None:
+        """See `HasPath.path_from`; for U(1) in two dimensions the sectors are settled early."""
+        has_sectors = self.space.is_flat and self.lattice.dim == 2 and self.lattice.volume > 2
+        if not has_sectors or self.beta <= 0 or self.rectangle or self.imaginary_theta:
+            return None
+        return EarlySectors(prior, self, beta=self.beta)
 
     def extra_repr(self) -> str:
         """Return shape and couplings, for `repr`."""

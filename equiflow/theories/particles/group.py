@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from equiflow.runtime.checks import check_flag, check_type
+from equiflow.runtime.randomness import check_draw
 from equiflow.theories.base.group import Element, Group
 from equiflow.theories.base.rotations import generators_of_rotations, random_rotation
 from equiflow.theories.particles.space import Particles
@@ -65,6 +66,7 @@ class EuclideanGroup(Group):
 
     def random_element(self, generator: torch.Generator | None = None) -> Element:
         """Draw an element uniformly; shifts, which have no uniform measure, are drawn normally."""
+        check_draw(generator)
         n, dim = self.particles.shape
         order = torch.randperm(n, generator=generator)
         matrix = random_rotation(dim, generator)

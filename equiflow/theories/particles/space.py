@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from equiflow.runtime.checks import check_count
+from equiflow.runtime.randomness import check_draw
 from equiflow.theories.base.space import Space
 
 
@@ -60,6 +61,7 @@ class Particles(Space):
 
         Which particle has which place is random.
         """
+        check_draw(generator, dtype)
         places = self._places().to(device, dtype)
         order = torch.rand(n, self.number, generator=generator, device=device).argsort(1)
         return places[order] + super().initial(n, generator, device=device, dtype=dtype)

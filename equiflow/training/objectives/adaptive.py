@@ -12,12 +12,12 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 
-from equiflow.flows import EquivariantCNF, Flow
+from equiflow.flows import Flow, IntegratedFlow
 from equiflow.ode.solver import Solver, SolverError
 from equiflow.runtime import distributed
 from equiflow.runtime.checks import check_count, check_positive, check_type, make_plain
 from equiflow.theories.base.action import Action
-from equiflow.training.objectives.base import ObjectiveValue, with_vector_field
+from equiflow.training.objectives.base import ObjectiveValue, that_integrates
 from equiflow.training.objectives.reverse import PathGradient
 
 #: samples on which the error of the solver is measured
@@ -83,7 +83,7 @@ class AdaptivePathGradient:
 
     def check_suits(self, flow: Flow, action: Action) -> None:
         """See `Selective.check_suits`; the trace must be exact."""
-        with_vector_field(flow, self, instead="ReverseKL()").vector_field.demand_exact_trace()
+        that_integrates(flow, self, instead="ReverseKL()").demand_exact_trace()
 
     def penalty(self, progress: float) -> float:
         """Return the kinetic penalty after a part of the training, from 0 to 1."""
@@ -216,8 +216,8 @@ class Adaptation:
         Raises:
             ValueError: if the trace of the vector field is estimated.
         """
-        continuous = with_vector_field(flow, self.objective, instead="ReverseKL()")
-        continuous.vector_field.demand_exact_trace()  # the noise of an estimate is larger than the error
+        continuous = that_integrates(flow, self.objective, instead="ReverseKL()")
+        continuous.demand_exact_trace()  # the noise of an estimate is larger than the error
         generator = torch.Generator(flow.device).manual_seed(seed % 2**63)
         z = flow.prior.rsample(CHECKED_SAMPLES, generator)
         coarse = replace(self.objective.solver, steps=self.steps)
@@ -264,7 +264,7 @@ class Adaptation:
         self.fewest = state.get("fewest", self.fewest)  # files of the first recipe lack it
 
 
-def _log_weight(flow: EquivariantCNF, action: Action, z: torch.Tensor, solver: Solver) -> torch.Tensor:
+def _log_weight(flow: IntegratedFlow, action: Action, z: torch.Tensor, solver: Solver) -> torch.Tensor:
     """Return `log det - S` of the samples at the end of a solve, up to the constant `log prior(z)`."""
-    phi, log_det = flow.solve(z, 0.0, 1.0, solver=solver).state
+    phi, log_det = flow.transform_by(solver, z)
     return (log_det - action(phi)).double()

@@ -5,7 +5,7 @@ An objective is a callable that works in any training loop. Start with `ReverseK
 | objective | flows | needs | minimises | history.ess |
 |---|---|---|---|---|
 | `ReverseKL` | all | action | `mean_q(log q + S)` | reverse |
-| `PathGradient` | `EquivariantCNF` | action, its gradient | the same | reverse |
+| `PathGradient` | `EquivariantCNF`, `MultiscaleFlow` | action, its gradient | the same | reverse |
 | `AdaptivePathGradient`, the default | the same, exact trace | action, its gradient | the same | reverse |
 | `InversePathGradient` | all, if the inverse is exact | action, its gradient | the same | reverse |
 | `ForwardKL` | all | samples of the target | `-mean_p log q` | forward |
@@ -26,7 +26,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from equiflow.flows import EquivariantCNF, Flow
+from equiflow.flows import EquivariantCNF, Flow, IntegratedFlow
 from equiflow.theories.base.action import Action
 
 
@@ -155,6 +155,25 @@ def check_suits(objective: object, flow: Flow, action: Action) -> None:
         objective.check_suits(flow, action)
 
 
+def that_integrates(flow: Flow, objective: object, *, instead: str) -> IntegratedFlow:
+    """Return a flow that integrates vector fields, or raise.
+
+    Args:
+        flow: any flow.
+        objective: the objective that needs their paths.
+        instead: the objective to use for other flows, as text.
+
+    Returns:
+        The flow itself.
+
+    Raises:
+        TypeError: if the flow is not an `IntegratedFlow`.
+    """
+    if not isinstance(flow, IntegratedFlow):
+        raise _needs("an EquivariantCNF or a MultiscaleFlow", flow, objective, instead)
+    return flow
+
+
 def with_vector_field(flow: Flow, objective: object, *, instead: str) -> EquivariantCNF:
     """Return a flow that has a vector field, or raise.
 
@@ -170,7 +189,10 @@ def with_vector_field(flow: Flow, objective: object, *, instead: str) -> Equivar
         TypeError: if the flow is not an `EquivariantCNF`.
     """
     if not isinstance(flow, EquivariantCNF):
-        raise TypeError(
-            f"{type(objective).__name__} needs an EquivariantCNF, got {type(flow).__name__}; use {instead}."
-        )
+        raise _needs("an EquivariantCNF", flow, objective, instead)
     return flow
+
+
+def _needs(what: str, flow: Flow, objective: object, instead: str) -> TypeError:
+    """Return the error to raise where an objective does not suit a flow."""
+    return TypeError(f"{type(objective).__name__} needs {what}, got {type(flow).__name__}; use {instead}.")

@@ -15,7 +15,7 @@ from equiflow.ode.solver import Solver
 from equiflow.runtime.autograd import as_leaf
 from equiflow.runtime.checks import check_type, make_plain
 from equiflow.theories.base.action import Action
-from equiflow.training.objectives.base import ObjectiveValue, with_vector_field
+from equiflow.training.objectives.base import ObjectiveValue, that_integrates
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class PathGradient:
 
     def check_suits(self, flow: Flow, action: Action) -> None:
         """See `Selective.check_suits`."""
-        with_vector_field(flow, self, instead="ReverseKL()")
+        that_integrates(flow, self, instead="ReverseKL()")
 
     def __call__(
         self, flow: Flow, action: Action, batch_size: int, generator: torch.Generator | None = None
@@ -70,10 +70,10 @@ class PathGradient:
         """See `Objective.__call__`.
 
         Raises:
-            TypeError: if the flow is not an `EquivariantCNF`.
+            TypeError: if the flow is not an `IntegratedFlow`.
         """
         check_type(action, Action, "action")
-        continuous = with_vector_field(flow, self, instead="ReverseKL()")
+        continuous = that_integrates(flow, self, instead="ReverseKL()")
         path = continuous.rsample_path(batch_size, generator=generator, solver=self.solver)
         phi = path.phi.detach()
         force = path.score + action.grad(phi)

@@ -110,9 +110,9 @@ def test_every_option_of_a_class_is_a_key(sections):
 
 
 def test_the_sections_are_of_the_registered_theories():
-    assert set(ACTIONS) == {"phi4", "free", "on", "xy"}
-    assert set(PRIORS) == {"free", "normal", "angles"}
-    assert {"multiplet", "angles", "potential"} < set(FIELDS)
+    assert set(ACTIONS) == {"phi4", "free", "ising", "on", "xy", "wilson"}
+    assert set(PRIORS) == {"free", "normal", "angles", "links"}
+    assert {"multiplet", "angles", "potential", "u1", "sun"} < set(FIELDS)
     assert [next(iter(kinds)) for kinds in KINDS.values()] == [
         "phi4",
         "potential",

@@ -40,7 +40,7 @@ from equiflow import (
 from equiflow.oracles import quadrature, transfer_matrix
 from equiflow.report import Report
 from equiflow.samplers import LatentAction
-from equiflow.samplers.importance import log_weights
+from equiflow.samplers.weighting import log_weights
 from equiflow.testing import check_action
 from equiflow.theories.base.action_values import LARGEST_FIELD
 from equiflow.theories.scalar.external_field import ExternalField

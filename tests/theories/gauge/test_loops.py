@@ -9,7 +9,7 @@ from torch import Tensor
 from equiflow.theories.base.lattice import Lattice
 from equiflow.theories.gauge.group import GaugeGroup
 from equiflow.theories.gauge.links import Links
-from equiflow.theories.gauge.loops import add_loop_gradient, rectangle, shifted, transporter
+from equiflow.theories.gauge.loops import add_loop_gradient, loop_rate, rectangle, shifted, transporter
 from tests.support.gauge import rng
 
 GROUPS = ("U(1)", "SU(2)", "SU(3)")
@@ -47,6 +47,22 @@ def test_derivatives_of_loops_are_those_of_automatic_differentiation(group, name
     add_loop_gradient(lie, planes, path, slope, gradient)
     torch.testing.assert_close(links.from_vectors(tuple(gradient)), exact, rtol=0, atol=1e-13)
     assert float(exact.abs().max()) > 0.1
+
+
+@pytest.mark.parametrize("group", GROUPS)
+@pytest.mark.parametrize("name", LOOPS)
+def test_the_rate_of_loops_is_that_of_small_moves(group, name):
+    links = Links(Lattice((2, 3, 2)), group)
+    lie, path, u = links.lie, LOOPS[name], links.probes(2, rng())
+    v = torch.randn((2, *links.tangent_shape), generator=rng(1), dtype=torch.float64)
+    rate = loop_rate(lie, links.planes(u), path, links.vectors(v))
+    h = 1e-5
+    ahead, behind = (transporter(lie, links.planes(links.move(u, s * v)), path) for s in (h, -h))
+    loop = transporter(lie, links.planes(u), path)
+    expected = (ahead - behind) / (2 * h)
+    moved = lie.product(lie.exp(h * rate), loop) - lie.product(lie.exp(-h * rate), loop)
+    torch.testing.assert_close(moved / (2 * h), expected, rtol=0, atol=1e-8)
+    assert float(expected.abs().max()) > 0.1
 
 
 @pytest.mark.parametrize("group", GROUPS)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from equiflow import HMC, Chain, Lattice, Links, WilsonAction
+from equiflow import HMC, Chain, EquivariantCNF, Lattice, Links, WilsonAction, importance_sample
 from equiflow.analysis import Observable, estimate_observables, measure, measure_standard
 from equiflow.oracles import gauge_torus
 from equiflow.theories.gauge.observables import (
@@ -21,6 +21,7 @@ from equiflow.theories.gauge.observables import (
     topological_susceptibility,
     wilson_loop,
 )
+from equiflow.theories.gauge.sectors import uniform_flux
 from tests.support.gauge import GROUPS, every_links, rng
 
 SHAPE = (3, 4)
@@ -109,15 +110,26 @@ def test_polyakov_loops_are_products_around_the_lattice_and_see_the_centre(group
 @pytest.mark.parametrize("shape", [(4, 5), (5, 5), (7, 3)])
 def test_a_field_made_with_a_charge_has_it(charge, shape):
     links = Links(Lattice(shape), "U(1)")
-    a, b = shape
-    flux = 2 * math.pi * charge / (a * b)
-    u = torch.zeros(1, 2, a, b)
-    u[0, 1] = flux * torch.arange(float(a))[:, None]  # every plaquette has the angle flux ...
-    u[0, 0, -1] = -flux * a * torch.arange(float(b))  # ... across the boundary, too
+    u = uniform_flux(links, torch.tensor([charge]))
+    flux = 2 * math.pi * charge / links.lattice.volume
     assert float(topological_charge(links)(u)) == charge
     torch.testing.assert_close(plaquette(links)(u), torch.tensor([math.cos(flux)]))
-    assert float(topological_susceptibility(links)(u)) == pytest.approx(charge**2 / (a * b))
+    assert float(topological_susceptibility(links)(u)) == pytest.approx(charge**2 / math.prod(shape))
     assert float(theta_factor(links, 0.3)(u)) == pytest.approx(math.cos(0.3 * charge))
+
+
+@pytest.mark.parametrize(
+    ("links", "charge", "error"),
+    [
+        (Links(Lattice((4, 4)), "SU(2)"), torch.tensor([1]), "charge is defined for U"),
+        (Links(Lattice((4, 4)), "U(1)"), torch.tensor([0.5]), "integers"),
+        (Links(Lattice((4, 4)), "U(1)"), torch.tensor([8]), "below 8"),
+        (Links(Lattice((4, 4)), "U(1)"), torch.tensor(1), "integers"),
+    ],
+)
+def test_fields_of_impossible_charges_are_refused(links, charge, error):
+    with pytest.raises(ValueError, match=error):
+        uniform_flux(links, charge)
 
 
 def test_the_charge_is_an_integer_and_ignores_full_turns():
@@ -160,8 +172,62 @@ def test_standard_observables_are_measured_on_chains(group):
     if group == "U(1)":
         chi = found["topological_susceptibility"]
         assert abs(chi.sigmas_from(exact.topological_susceptibility)) < 4
-    with pytest.raises(TypeError, match="measure_standard"):
-        measure(chain)
+
+
+def test_links_are_measured_by_what_they_list():
+    action = WilsonAction(Links(Lattice((3, 3)), "SU(2)"), beta=4.0)
+    chain = HMC(action, step_size=0.3).sample(30, n_chains=16, n_thermalisation=20, generator=rng(5))
+    found = measure_standard(chain)
+    measured = measure(chain, action=action, observables=[Observable("own", plaquette(action.space))])
+    assert {name: measured[name] for name in found} == found
+    assert measured.own.mean == pytest.approx(measured.plaquette.mean, rel=1e-12)
+    # There is a plaquette for each site.
+    assert measured.action_density.mean == pytest.approx(-4.0 * measured.plaquette.mean, rel=1e-12)
+    averages = [found[f"wilson_loop_{rt}"].mean for rt in ("2x2", "1x2")]
+    ratio = -math.log(averages[0] * measured.plaquette.mean / averages[1] ** 2)
+    assert measured.creutz_ratio_2x2.mean == pytest.approx(ratio, rel=1e-9)
+    assert str(measured).startswith("plaquette ")
+    with pytest.raises(AttributeError, match=r"no result 'binder'; known: plaquette"):
+        _ = measured.binder
+    with pytest.raises(TypeError, match="t_min is for the mass of real fields"):
+        measure(chain, t_min=1)
+    # Loops that vanish within noise have no ratio.
+    hot = action.space.probes(100, rng(3))
+    hot = hot[wilson_loop(action.space, 2, 2)(hot) < 0][:24].unflatten(0, (6, 4))
+    hot = Chain(hot, torch.ones(6, 4), space=action.space)
+    assert measure_standard(hot)["creutz_ratio_2x2"].note == "averages too noisy for it"
+
+
+def test_ensembles_of_links_are_measured():
+    links = Links(Lattice((3, 3)), "U(1)")
+    action, flow = WilsonAction(links, beta=0.5), EquivariantCNF(links).double()
+    ensemble = importance_sample(flow, action, 4096, certify=8, generator=rng(1))
+    found, exact = measure(ensemble), gauge_torus(action)
+    for name, expected in (
+        ("plaquette", exact.plaquette),
+        ("wilson_loop_1x2", exact.wilson_loop(2)),
+        ("topological_charge", 0.0),
+        ("topological_susceptibility", exact.topological_susceptibility),
+    ):
+        assert abs(found[name].sigmas_from(expected)) < 4
+        assert 0 < found[name].error < 0.1
+        assert "frozen" not in found[name].note
+    # Without its weights the untrained flow has the average of the Haar measure.
+    assert ensemble.mean(plaquette(links)).mean > 10 * found.plaquette.error
+
+
+def test_a_frozen_charge_is_noted_on_every_result():
+    links = Links(Lattice((8, 8)), "U(1)")
+    # Each chain stays in a sector of its own.
+    cold = uniform_flux(links, torch.tensor([0, 1, -1, 0])) + links.initial(4, rng(2))
+    chain = HMC(WilsonAction(links, beta=9.0), step_size=0.1).sample(
+        30, n_chains=4, initial=cold, generator=rng(2)
+    )
+    measured = measure(chain)
+    assert all("topological charge changed 0 times" in one.note for one in measured.scalars().values())
+    assert str(measured).endswith("frozen")
+    moving = HMC(WilsonAction(links, beta=0.5), step_size=0.3).sample(30, n_chains=4, generator=rng(2))
+    assert not any("frozen" in one.note for one in measure(moving).scalars().values())
 
 
 def test_standard_observables_need_a_theory_that_lists_them():

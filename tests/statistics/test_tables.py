@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from equiflow.analysis.tables import table, without_shared_notes
 from equiflow.statistics import Estimate, noted
+from equiflow.statistics.tables import ShownAsTable, html_table, table, without_shared_notes
 
 
 def test_shared_notes_are_printed_once_and_others_stay_in_their_rows():
@@ -35,3 +35,29 @@ def test_a_note_is_added_once():
     assert one.note == "unadjusted"
     assert noted(one, "unadjusted") == one
     assert noted(one, "short").note == "unadjusted; short"
+
+
+class Result(ShownAsTable):
+    def __init__(self, rows: dict[str, object], below: str = "") -> None:
+        self.rows, self.below = rows, below
+
+    def _rows(self) -> dict[str, object]:
+        return self.rows
+
+    def _below(self) -> str:
+        return self.below
+
+
+def test_a_result_shows_the_same_table_printed_and_at_a_prompt():
+    result = Result({"log Z": Estimate(1.0, 0.1), "nfe": 12}, "warning: few")
+    assert str(result) == repr(result) == "log Z  1.00 ± 0.10\nnfe    12\nwarning: few"
+    assert str(Result({"nfe": 12})) == "nfe  12"
+    assert str(Result({}, "nothing")) == "nothing"
+
+
+def test_a_notebook_shows_the_same_cells_without_markup_from_names():
+    rows = {"<phi^2>": Estimate(1.0, 0.1, note="a & b"), "M": Estimate(2.0, 0.1, note="a & b")}
+    html = Result(rows, "x < y\n")._repr_html_()
+    assert html.startswith("<div><b>Result</b><table><tr><th>&lt;phi^2&gt;</th><td>1.00 ± 0.10</td></tr>")
+    assert html.endswith("</table><pre>note: a &amp; b\nx &lt; y</pre></div>")
+    assert "<pre>" not in html_table("t", {"n": 1})

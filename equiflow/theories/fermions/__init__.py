@@ -1,0 +1,1 @@
+"""Spin-polarised fermions in a harmonic trap: Hamiltonian, Slater determinants, observables."""
