@@ -70,7 +70,10 @@ def work_for(like: Any, now: Any) -> Any:
     n_inner, n_outer, n_ridges = len(now[1]), len(now[2]), len(now[5])
     n, inner, outer = like.size, n_inner * like.size, n_outer * like.size
     most = max(inner, outer)
-    scratch, channels = (aligned(most, like), aligned(most, like)), (aligned(inner, like), aligned(outer, like))
+    scratch, channels = (
+        (aligned(most, like), aligned(most, like)),
+        (aligned(inner, like), aligned(outer, like)),
+    )
     tiles = aligned(n, like), aligned(inner, like), aligned(outer, like)
     vectors = aligned(2 * n_ridges * lanes_of(like), like)
     of_row = aligned(size * columns, like), aligned(size * columns, like)

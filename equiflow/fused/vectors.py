@@ -166,7 +166,9 @@ def _loading(array: Any, marks: dict[str, list[Any]]) -> Any:
 
     def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         pointer = _pointer(context, builder, sig.args[0], *args)
-        loaded = builder.load(builder.bitcast(pointer, context.get_value_type(vector).as_pointer()), align=size)
+        loaded = builder.load(
+            builder.bitcast(pointer, context.get_value_type(vector).as_pointer()), align=size
+        )
         for name, values in marks.items():
             loaded.set_metadata(name, builder.module.add_metadata(values))
         return loaded
@@ -304,7 +306,9 @@ def from_last_bits(typingctx: Any, vector: Any) -> Any:
 
 def _anchor(kind: Any) -> Any:
     """Return 1.5 2^p, where p bits of a number follow its first one: the spacing of numbers is 1 there."""
-    return ir.Constant(kind, [1.5 * 2.0 ** (23 if isinstance(kind.element, ir.FloatType) else 52)] * kind.count)
+    return ir.Constant(
+        kind, [1.5 * 2.0 ** (23 if isinstance(kind.element, ir.FloatType) else 52)] * kind.count
+    )
 
 
 @intrinsic
