@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from equiflow.fused.just_in_time import jit_within
-from equiflow.fused.ridges import add_lanes, add_vector, add_to_configurations, waves, waves_and_bends
+from equiflow.fused.ridges import add_lanes, add_to_configurations, waves, waves_and_bends
 from equiflow.fused.solves import Kernels, pull_back_by, rates_by, solve_by
 from equiflow.fused.transforms import (
     aligned,
@@ -66,14 +66,11 @@ def work_for(like: Any, now: Any) -> Any:
         Scratch memory for any channels, twice; linear, inner and outer kernels for all configurations; inner
         and outer channels; two vectors for each ridge; two numbers for each site of a row.
     """
-    rows, size, columns = like.shape
+    _, size, columns = like.shape
     n_inner, n_outer, n_ridges = len(now[1]), len(now[2]), len(now[5])
     n, inner, outer = like.size, n_inner * like.size, n_outer * like.size
-    most = max(inner, outer)
-    scratch, channels = (
-        (aligned(most, like), aligned(most, like)),
-        (aligned(inner, like), aligned(outer, like)),
-    )
+    most, channels = max(inner, outer), (aligned(inner, like), aligned(outer, like))
+    scratch = aligned(most, like), aligned(most, like)
     tiles = aligned(n, like), aligned(inner, like), aligned(outer, like)
     vectors = aligned(2 * n_ridges * lanes_of(like), like)
     of_row = aligned(size * columns, like), aligned(size * columns, like)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-numba = pytest.importorskip("numba")
+pytest.importorskip("numba")
+
+from numba import njit
 
 from equiflow.fused.just_in_time import jit
 from equiflow.fused.sine import _EXACT_MATH
@@ -48,7 +50,7 @@ def test_arithmetic_is_that_of_each_lane(dtype):
 
 @DTYPES
 def test_signs_follow_the_parity_of_the_nearest_integer(dtype):
-    @numba.njit(fastmath=_EXACT_MATH)
+    @njit(fastmath=_EXACT_MATH)
     def signed(a, out, nearest):
         n = to_last_bits(load(a, 0))
         store(negative_if_odd(load(a, 0), n), out, 0)
