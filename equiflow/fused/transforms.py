@@ -42,7 +42,8 @@ def _second_axis(side: int, dtype: torch.dtype) -> tuple[np.ndarray[Any, Any], .
 
     Rows of a block are filled up with zeros to whole vectors.
     """
-    lanes, folds, bounds, n = BYTES // dtype.itemsize, np.eye(side), [], side
+    bounds: list[tuple[int, int]] = []
+    lanes, folds, n = BYTES // dtype.itemsize, np.eye(side), side
     while n % (2 * lanes) == 0 and n > SHORT:
         half = n // 2
         top, bottom = folds[:half].copy(), folds[half:n].copy()
