@@ -5,7 +5,7 @@ A kernel that is even under the reflection of each axis acts on the modes by a f
 An axis of even length is folded before it is multiplied by a matrix. Modes of even k see the sums of sites
 half an axis apart, modes of odd k their differences; the sums are an axis of half the length, and are folded
 again. Of the differences, cosines see the odd part and sines the even part under reflection about a quarter
-of the axis. What remains are small dense matrices: 21 multiplications per site for an axis of 128, not 128.
+of the axis. What remains are small dense matrices: 22 multiplications per site for an axis of 128, not 128.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from torch import Tensor
 CPU = torch.device("cpu")
 #: sides above this are left to FFTs
 MAX_SIDE = 128
-#: axes of this length are not folded
-SHORT = 4
+#: axes of this length are not folded: passes through memory would cost more than a dense matrix
+SHORT = 8
 
 
 def momenta(side: int) -> Tensor:
@@ -71,7 +71,7 @@ def blocks(side: int) -> list[tuple[int, int]]:
     if not folds(side):
         return [(0, side)]
     half = side // 2
-    odd = [(half, half)] if half % 2 else [(half, half // 2), (half + half // 2, half // 2)]
+    odd = [(half, half // 2), (half + half // 2, half // 2)] if folds(half) else [(half, half)]
     return blocks(half) + odd
 
 

@@ -31,12 +31,10 @@ from equiflow.fused.ridges import add_lanes, add_to_configurations, waves, waves
 from equiflow.fused.solves import Kernels, pull_back_by, rates_by, solve_by
 from equiflow.fused.transforms import (
     aligned,
-    store_exchanged,
-    strips_for,
     to_modes,
     to_sites,
     transform_first,
-    transform_strip,
+    transform_second,
 )
 from equiflow.fused.vectors import lanes_of, load, stay_apart, store
 
@@ -65,17 +63,18 @@ def work_for(like: Any, now: Any) -> Any:
         now: the tables at one time.
 
     Returns:
-        Scratch memory for any channels, inner and outer channels; linear, inner and outer kernels for all
-        configurations; strips, two vectors for each ridge, and two numbers for each site of a row.
+        Scratch memory for any channels, twice; linear, inner and outer kernels for all configurations; inner
+        and outer channels; two vectors for each ridge; two numbers for each site of a row.
     """
-    rows, size, columns = like.shape
+    _, size, columns = like.shape
     n_inner, n_outer, n_ridges = len(now[1]), len(now[2]), len(now[5])
     n, inner, outer = like.size, n_inner * like.size, n_outer * like.size
-    channels = aligned(max(inner, outer), like), aligned(inner, like), aligned(outer, like)
+    most, channels = max(inner, outer), (aligned(inner, like), aligned(outer, like))
+    scratch = aligned(most, like), aligned(most, like)
     tiles = aligned(n, like), aligned(inner, like), aligned(outer, like)
     vectors = aligned(2 * n_ridges * lanes_of(like), like)
     of_row = aligned(size * columns, like), aligned(size * columns, like)
-    return channels, tiles, strips_for(like, rows, columns), vectors, of_row
+    return scratch, tiles, channels, vectors, of_row
 
 
 @jit_within
@@ -113,36 +112,38 @@ def _convolved(modes: Any, kernels: Any, basis: Any, work: Any, out: Any) -> Non
     stay_apart()
     K, period, n_channels = kernels
     rows, size, columns = modes.shape
-    (scratch, _, _), strips = work[0], work[2]
+    scaled, half_way = work[0]
     width, lanes, phi = size * columns, lanes_of(K), modes.reshape(modes.size)
-    for c in range(n_channels):
-        for column in range(0, width, lanes):
-            for x in range(rows):
-                factor = load(K, (c * rows + x) * period + column % period)
-                store(factor * load(phi, x * width + column), strips, x * lanes)
-            transform_strip(strips, rows, basis[0], True)
-            store_exchanged(strips, c * width + column, rows, columns, n_channels * size, scratch)
-    transform_first(scratch, (columns, rows), n_channels * size, basis[1], True, strips, out)
+    scaled, half_way = scaled[: n_channels * phi.size], half_way[: n_channels * phi.size]
+    for x in range(rows):
+        for c in range(n_channels):
+            for first in range(0, width, period):
+                place, to = x * width + first, (x * n_channels + c) * width + first
+                for y in range(0, period, lanes):
+                    store(load(K, (c * rows + x) * period + y) * load(phi, place + y), scaled, to + y)
+    transform_first(scaled, rows, basis[0], True, half_way)
+    transform_second(half_way, columns, basis[1], True, out)
 
 
 @jit_within
 def _mixed(modes: Any, linear: Any, sent: Any, kernels: Any, basis: Any, work: Any, out: Any) -> None:
     """Set `out = K_0 * phi + sum_c K_c * sent_c`, all but `sent` in modes; turn `sent` into modes."""
     stay_apart()
-    (K, period, n_channels), (K_0, period_0, _) = kernels, linear
+    (K, period, n_channels), K_0 = kernels, linear[0]
     rows, size, columns = modes.shape
-    (scratch, _, _), strips, n_fields = work[0], work[2], n_channels * size
-    transform_first(sent, (rows, columns), n_fields, basis[0], False, strips, scratch)
-    transform_first(scratch, (columns, rows), n_fields, basis[1], False, strips, sent)
-    width, lanes, phi, total = size * columns, lanes_of(K), modes.reshape(modes.size), out.reshape(out.size)
+    half_way, width, lanes = work[0][0], size * columns, lanes_of(K)
+    phi, total, half_way = modes.reshape(modes.size), out.reshape(out.size), half_way[: n_channels * out.size]
+    transform_second(sent, columns, basis[1], False, half_way)
+    transform_first(half_way, rows, basis[0], False, sent)
     for x in range(rows):
-        for column in range(0, width, lanes):
-            place = x * width + column
-            mixed = load(K_0, x * period_0 + column % period_0) * load(phi, place)
-            for c in range(n_channels):
-                factor = load(K, (c * rows + x) * period + column % period)
-                mixed += factor * load(sent, (x * n_channels + c) * width + column)
-            store(mixed, total, place)
+        for first in range(0, width, period):
+            place = x * width + first
+            for y in range(0, period, lanes):
+                mixed = load(K_0, x * period + y) * load(phi, place + y)
+                for c in range(n_channels):
+                    factor = load(K, (c * rows + x) * period + y)
+                    mixed += factor * load(sent, (x * n_channels + c) * width + first + y)
+                store(mixed, total, place + y)
 
 
 @jit_within
@@ -177,7 +178,7 @@ def velocity_of(modes: Any, now: Any, ridges: Any, basis: Any, work: Any, out: A
     """
     stay_apart()
     _, _, _, B, _, q, trace, drift = now
-    (_, u, sent), vectors, (bent, _) = work[0], work[3], work[4]
+    (u, sent), vectors, (bent, _) = work[2:]
     linear, inner, outer = _kernels(now, modes.shape[1], work)
     bent[:] = 0
     _convolved(modes, inner, basis, work, u)
@@ -205,7 +206,7 @@ def velocity_and_score_of(
     """
     stay_apart()
     B, B_transposed, q, trace, drift = now[3:]
-    (_, u, sent), vectors, (bent, weight) = work[0], work[3], work[4]
+    (u, sent), vectors, (bent, weight) = work[2:]
     linear, inner, outer = _kernels(now, modes.shape[1], work)
     bent[:], weight[:] = 0, 1
     _convolved(score, outer, basis, work, sent)
@@ -236,7 +237,7 @@ def pull(
     stay_apart()
     B, B_transposed, q = now[3:6]
     of_linear, of_inner, of_outer, of_B, of_q, of_trace, of_drift, of_W, of_phase = sums
-    (_, u, sent), vectors, (bent, weight) = work[0], work[3], work[4]
+    (u, sent), vectors, (bent, weight) = work[2:]
     linear, inner, outer = _kernels(now, modes.shape[1], work)
     _convolved(w, outer, basis, work, sent)
     _convolved(modes, inner, basis, work, u)

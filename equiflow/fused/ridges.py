@@ -11,7 +11,7 @@ from typing import Any
 
 from equiflow.fused.just_in_time import inline, jit_within
 from equiflow.fused.sine import sine_and_cosine
-from equiflow.fused.vectors import lanes_of, load, spread, stay_apart, store
+from equiflow.fused.vectors import lanes_of, load, load_fixed, spread, stay_apart, store
 
 
 @jit_within
@@ -83,13 +83,35 @@ def waves(u: Any, width: int, W: Any, phase: Any, B: Any, q: Any, sines: Any, ou
         bent: `(site,)`, added to.
     """
     stay_apart()
-    (n_ridges, n_inner), n_outer, lanes = W.shape, len(B), lanes_of(u)
+    if W.shape[1] == 3 and len(B) == 3:  # as in default fields: LLVM writes the sums out
+        _waves(u, width, W, phase, B, q, 3, 3, sines, out, bent)
+    else:
+        _waves(u, width, W, phase, B, q, W.shape[1], len(B), sines, out, bent)
+
+
+@inline
+def _waves(
+    u: Any,
+    width: int,
+    W: Any,
+    phase: Any,
+    B: Any,
+    q: Any,
+    n_inner: int,
+    n_outer: int,
+    sines: Any,
+    out: Any,
+    bent: Any,
+) -> None:
+    n_ridges, lanes = len(phase), lanes_of(u)
     weights, slopes = W.reshape(W.size), B.reshape(B.size)
     for row in range(len(u) // (n_inner * width)):
         for x in range(0, width, lanes):
             curved, start = load(bent, x), row * n_inner * width + x
             for j in range(n_ridges):
-                t = spread(phase, j) + combined(weights, j * n_inner, n_inner, u, start, width)
+                t = spread(phase, j)
+                for c in range(n_inner):
+                    t += spread(weights, j * n_inner + c) * load_fixed(u, start + c * width)
                 sine, cosine = sine_and_cosine(t)
                 curved += spread(q, j) * cosine
                 store(sine, sines, j * lanes)
@@ -130,8 +152,30 @@ def waves_and_bends(
         sums: None, or a flat vector for each entry of B^T, W, q and phase, added to.
     """
     stay_apart()
+    if len(ridges[2]) == 3 and len(slopes[0]) == 3:
+        _waves_and_bends(u, w, weight, width, ridges, slopes, q, 3, 3, memory, bent, sums)
+    else:
+        sizes = len(ridges[2]), len(slopes[0])
+        _waves_and_bends(u, w, weight, width, ridges, slopes, q, *sizes, memory, bent, sums)
+
+
+@inline
+def _waves_and_bends(
+    u: Any,
+    w: Any,
+    weight: Any,
+    width: int,
+    ridges: Any,
+    slopes: Any,
+    q: Any,
+    n_inner: int,
+    n_outer: int,
+    memory: Any,
+    bent: Any,
+    sums: Any,
+) -> None:
     (W, phase, steep), (B, transposed) = ridges, slopes
-    (n_ridges, n_inner), n_outer, lanes = W.shape, len(B), lanes_of(u)
+    n_ridges, lanes = len(phase), lanes_of(u)
     of_angles, of_sines, of_w, of_bends = (
         W.reshape(W.size),
         B.reshape(B.size),

@@ -14,7 +14,7 @@ import numpy as np
 from numba import float32, njit
 from numba.extending import overload
 
-from equiflow.fused.vectors import Vector, nearest, negative_if_odd
+from equiflow.fused.vectors import Vector, from_last_bits, negative_if_odd, to_last_bits
 
 # (sin r - r) / r^3 and (cos r - 1 + r^2 / 2) / r^4 for |r| <= pi / 2, as polynomials in r^2.
 _SINE = {
@@ -46,13 +46,14 @@ _COSINE = {
 _EXACT_MATH = {"contract", "nsz"}
 
 
-def _implementation(kind: type[np.floating[Any]], nearest: Any, signed: Any) -> Any:
+def _implementation(kind: type[np.floating[Any]], nearest: Any, number: Any, signed: Any) -> Any:
     """Return the function for one dtype; its constants have that dtype, else numba computes in float64.
 
     Args:
         kind: the dtype.
-        nearest: rounds to integers.
-        signed: takes x and an integer n to `(-1)^n x`.
+        nearest: rounds to integers, in any form.
+        number: turns that form into numbers.
+        signed: takes x and an integer n in that form to `(-1)^n x`.
 
     Returns:
         A function to compile.
@@ -64,11 +65,10 @@ def _implementation(kind: type[np.floating[Any]], nearest: Any, signed: Any) -> 
 
         def sine_and_cosine_32(t: Any) -> tuple[Any, Any]:
             n = nearest(t)
-            r = t - n
+            r = t - number(n)
             x = r * r
-            y = x * x  # short sums of pairs wait less for each other than one long sum
-            sine = r * ((s0 + x * s1) + y * ((s2 + x * s3) + y * s4))
-            cosine = (c0 + x * c1) + y * ((c2 + x * c3) + y * (c4 + x * c5))
+            sine = r * (s0 + x * (s1 + x * (s2 + x * (s3 + x * s4))))
+            cosine = c0 + x * (c1 + x * (c2 + x * (c3 + x * (c4 + x * c5))))
             return signed(sine, n), signed(cosine, n)
 
         return sine_and_cosine_32
@@ -77,7 +77,7 @@ def _implementation(kind: type[np.floating[Any]], nearest: Any, signed: Any) -> 
 
     def sine_and_cosine_64(t: Any) -> tuple[Any, Any]:
         n = nearest(t)
-        r = t - n
+        r = t - number(n)
         x = r * r
         high = s4 + x * (s5 + x * (s6 + x * (s7 + x * s8)))
         sine = r * (s0 + x * (s1 + x * (s2 + x * (s3 + x * high))))
@@ -97,6 +97,11 @@ def _signed(kind: type[np.floating[Any]]) -> Any:
     return njit(signed, fastmath=_EXACT_MATH, error_model="numpy")
 
 
+@njit
+def _same(n: Any) -> Any:
+    return n
+
+
 def _placeholder(t: Any) -> Any:
     raise NotImplementedError("for compiled kernels only")
 
@@ -105,9 +110,9 @@ def _placeholder(t: Any) -> Any:
 def _by_type(t: Any) -> Any:
     if isinstance(t, Vector):
         kind = np.float32 if t.scalar == float32 else np.float64
-        return _implementation(kind, nearest, negative_if_odd)
+        return _implementation(kind, to_last_bits, from_last_bits, negative_if_odd)
     kind = np.float32 if t == float32 else np.float64
-    return _implementation(kind, np.rint, _signed(kind))
+    return _implementation(kind, np.rint, _same, _signed(kind))
 
 
 @njit(fastmath=_EXACT_MATH, error_model="numpy", forceinline=True)

@@ -121,19 +121,18 @@ def of_energies(velocity: Any, factor: Any, of_energy: Any, out: Any) -> None:
 
 
 @jit
-def padded(size: int, rows: int, columns: int, like: Any) -> int:
+def padded(size: int, columns: int, like: Any) -> int:
     """Return the number of configurations of a block that holds `size` of them.
 
     Args:
         size: number of configurations.
-        rows: length of the first axis.
         columns: length of the second axis.
         like: an array of the dtype.
 
     Returns:
         The next multiple of `transforms.configurations_per_vector`.
     """
-    number = configurations_per_vector(rows, columns, like)
+    number = configurations_per_vector(columns, like)
     return (size + number - 1) // number * number
 
 
@@ -164,7 +163,7 @@ def rates_by(field: Kernels) -> Any:
         divergence: Any,
     ) -> None:
         now, (rows, columns) = at_time(tables, 0), shape
-        room = padded(size, rows, columns, phi)
+        room = padded(size, columns, phi)
         blocks = aligned(6 * rows * room * columns, phi).reshape(6, rows, room, columns)
         given, y, s, v, r = blocks[0], blocks[1], blocks[2], blocks[3], blocks[4]
         scratch = blocks[5].reshape(given.size)
@@ -223,7 +222,7 @@ def solve_by(field: Kernels) -> Any:  # noqa: C901 (so does what makes it)
         stages_kept: Any,
     ) -> None:
         (matrix, weights), (rows, columns), n_times = formula, shape, len(tables[-1])
-        n_stages, room = len(weights), padded(size, rows, columns, phi)
+        n_stages, room = len(weights), padded(size, columns, phi)
         block, V = (rows, room, columns), room * rows * columns
         stages = aligned(n_stages * V, phi).reshape(n_stages, V)
         y, at, moved = aligned(V, phi), aligned(V, phi), aligned(V, phi)
@@ -300,7 +299,7 @@ def pull_back_by(field: Kernels) -> Any:
         gradients: Any,
     ) -> None:
         (matrix, weights), (rows, columns), n_times = formula, shape, len(tables[-1])
-        n_stages, room = len(weights), padded(size, rows, columns, of_phi)
+        n_stages, room = len(weights), padded(size, columns, of_phi)
         block, V = (rows, room, columns), room * rows * columns
         pulled = aligned(n_stages * V, of_phi).reshape(n_stages, V)
         end, moved, at, w = aligned(V, of_phi), aligned(V, of_phi), aligned(V, of_phi), aligned(V, of_phi)

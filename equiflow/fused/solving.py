@@ -163,7 +163,7 @@ def _whole_blocks(size: int, shape: tuple[int, int], like: Any) -> int:
     """Return how many configurations blocks have room for that hold `size` of them."""
     from equiflow.fused.solves import padded
 
-    room: int = padded(size, *shape, like)
+    room: int = padded(size, shape[1], like)
     return room
 
 

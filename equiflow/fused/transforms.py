@@ -2,8 +2,9 @@
 
 The kernels work on blocks of a few configurations. Fields of a block have the layout `(first axis, field,
 second axis)`, where `field` runs over channels and, fastest, over configurations. Their numbers in each row
-and in each column fill whole vectors; see `configurations_per_vector`. A transform of the first axis writes
-its result with both axes exchanged, so that the next one finds the second axis first.
+fill whole vectors; see `configurations_per_vector`. The first axis is folded, then each number of a matrix
+multiplies vectors of a row. The second axis is folded while halves are whole vectors, then each number of a
+row multiplies vectors of a matrix.
 """
 
 from __future__ import annotations
@@ -15,41 +16,53 @@ import numpy as np
 import torch
 
 from equiflow.fused import modes
-from equiflow.fused.just_in_time import jit, jit_within
-from equiflow.fused.vectors import (
-    lanes_of,
-    load,
-    side_of_tile,
-    spread,
-    stay_apart,
-    store,
-    store_transposed,
-    zero,
-)
+from equiflow.fused.just_in_time import inline, jit, jit_within
+from equiflow.fused.vectors import BYTES, lanes_of, load, spread, stay_apart, store, store_first, zero
 
 SHORT = modes.SHORT
 
 
 @lru_cache(maxsize=64)
-def _axis(side: int, dtype: torch.dtype) -> tuple[np.ndarray[Any, Any], ...]:
-    """Return the blocks of an axis, `(block, 3)`: first mode, number of modes, first entry; and all entries.
-
-    The entries are those of the matrices from folded sites to modes, and of the transposed ones.
-    """
-    strips = np.zeros((-(-side // 8), side, 8))
-    for x in range(side):
-        strips[x // 8, x, x % 8] = 1
-    for strip in strips:
-        fold(strip.reshape(-1), side)
-    folds = strips.transpose(1, 0, 2).reshape(side, -1)[:, :side]
+def _first_axis(side: int, dtype: torch.dtype) -> tuple[np.ndarray[Any, Any], ...]:
+    """Return what `transform_first` takes: blocks, entries, and those of the transposed matrices."""
+    folds = np.eye(side, -(-side // 8) * 8)  # rows of whole vectors
+    fold(folds.reshape(-1), side)
+    folds = folds[:, :side]
     dense = modes.matrix(side, torch.float64) @ np.linalg.inv(folds)
     bounds = modes.blocks(side)
     parts = [dense[first : first + n, first : first + n] for first, n in bounds]
     starts = np.cumsum([0] + [n * n for _, n in bounds[:-1]])
     blocks = np.array([(first, n, start) for (first, n), start in zip(bounds, starts, strict=True)])
+    return blocks, _joined(parts, dtype), _joined([x.T for x in parts], dtype)
+
+
+@lru_cache(maxsize=64)
+def _second_axis(side: int, dtype: torch.dtype) -> tuple[np.ndarray[Any, Any], ...]:
+    """Return what `transform_second` takes: blocks, entries, and those of the transposed matrices.
+
+    Rows of a block are filled up with zeros to whole vectors.
+    """
+    bounds: list[tuple[int, int]] = []
+    lanes, folds, n = BYTES // dtype.itemsize, np.eye(side), side
+    while n % (2 * lanes) == 0 and n > SHORT:
+        half = n // 2
+        top, bottom = folds[:half].copy(), folds[half:n].copy()
+        folds[:half], folds[half:n] = top + bottom, top - bottom
+        bounds.insert(0, (half, half))
+        n = half
+    bounds.insert(0, (0, n))
+    dense = modes.matrix(side, torch.float64) @ np.linalg.inv(folds)
+    parts = [dense[first : first + n, first : first + n] for first, n in bounds]
+    padding = [(0, 0), (0, -n % lanes)]
+    there, back = [np.pad(x.T, padding) for x in parts], [np.pad(x, padding) for x in parts]
+    starts = np.cumsum([0] + [x.size for x in there[:-1]])
+    blocks = np.array([(first, n, start) for (first, n), start in zip(bounds, starts, strict=True)])
+    return blocks, _joined(there, dtype), _joined(back, dtype)
+
+
+def _joined(parts: list[np.ndarray[Any, Any]], dtype: torch.dtype) -> np.ndarray[Any, Any]:
     kind = torch.empty(0, dtype=dtype).numpy().dtype
-    there, back = (np.concatenate([x.ravel() for x in y]) for y in (parts, [x.T for x in parts]))
-    return blocks, there.astype(kind), back.astype(kind)
+    return np.concatenate([x.ravel() for x in parts]).astype(kind)
 
 
 def axes(shape: tuple[int, int], dtype: torch.dtype) -> tuple[Any, Any]:
@@ -60,25 +73,25 @@ def axes(shape: tuple[int, int], dtype: torch.dtype) -> tuple[Any, Any]:
         dtype: of the fields.
 
     Returns:
-        For each axis where its matrices are, their entries, and those of the transposed ones.
+        For each axis its blocks, `(block, 3)`: first mode, number of modes, first entry; the entries, and
+        those of the way back.
     """
-    return _axis(shape[0], dtype), _axis(shape[1], dtype)
+    return _first_axis(shape[0], dtype), _second_axis(shape[1], dtype)
 
 
 @jit
-def configurations_per_vector(rows: int, columns: int, like: Any) -> int:
+def configurations_per_vector(columns: int, like: Any) -> int:
     """Return the number that divides the configurations of a block, so that vectors fill its rows.
 
     Args:
-        rows: length of the first axis.
         columns: length of the second axis.
         like: an array of the dtype.
 
     Returns:
-        A power of 2; 1 if both sides are multiples of the length of a vector.
+        A power of 2; 1 if the side is a multiple of the length of a vector.
     """
     number = 1
-    while number * rows % lanes_of(like) != 0 or number * columns % lanes_of(like) != 0:
+    while number * columns % lanes_of(like) != 0:
         number *= 2
     return number
 
@@ -100,168 +113,156 @@ def aligned(n: int, like: Any) -> Any:
     return memory[skipped : skipped + n]
 
 
-@jit
-def fold(strip: Any, side: int) -> None:
-    """Fold an axis in place.
+@jit_within
+def transform_first(fields: Any, rows: int, axis: Any, inverse: bool, out: Any) -> None:
+    """Transform the first axis of fields.
 
     Args:
-        strip: `(side, lane)`, flat.
-        side: length of the axis.
+        fields: `(first, field, second)`, flat; overwritten unless `inverse`.
+        rows: length of the first axis.
+        axis: see `axes`.
+        inverse: whether to sites.
+        out: like `fields`, written.
     """
-    lanes, n = lanes_of(strip), side
+    stay_apart()
+    if inverse:
+        _multiply(fields, len(fields) // rows, axis[0], axis[2], out)
+        unfold(out, rows)
+    else:
+        fold(fields, rows)
+        _multiply(fields, len(fields) // rows, axis[0], axis[1], out)
+
+
+@jit
+def fold(fields: Any, rows: int) -> None:
+    """Fold the first axis in place.
+
+    Args:
+        fields: `(first, field, second)`, flat.
+        rows: length of the first axis.
+    """
+    n, width = rows, len(fields) // rows
     while n % 2 == 0 and n > SHORT:
         half = n // 2
         for x in range(half):
-            a, b = load(strip, x * lanes), load(strip, (x + half) * lanes)
-            store(a + b, strip, x * lanes)
-            store(a - b, strip, (x + half) * lanes)
-        if half % 2 == 0:
+            _sum_and_difference(fields, x * width, (x + half) * width, width)
+        if half % 2 == 0 and half > SHORT:
             for x in range(1, half // 2):
-                i, j = (half + x) * lanes, (n - x) * lanes
-                a, b = load(strip, i), load(strip, j)
-                store(a - b, strip, i)
-                store(a + b, strip, j)
+                _sum_and_difference(fields, (n - x) * width, (half + x) * width, width)
         n = half
 
 
 @jit_within
-def unfold(strip: Any, side: int) -> None:
+def unfold(fields: Any, rows: int) -> None:
     """Apply the transposed matrix of `fold` in place.
 
     Args:
-        strip: `(side, lane)`, flat.
-        side: length of the axis.
+        fields: `(first, field, second)`, flat.
+        rows: length of the first axis.
     """
-    lanes, n = lanes_of(strip), side
+    n, width = rows, len(fields) // rows
     while n % 2 == 0 and n > SHORT:
         n //= 2
-    while n < side:
+    while n < rows:
         half, n = n, 2 * n
-        if half % 2 == 0:
+        if half % 2 == 0 and half > SHORT:
             for x in range(1, half // 2):
-                i, j = (half + x) * lanes, (n - x) * lanes
-                a, b = load(strip, i), load(strip, j)
-                store(a + b, strip, i)
-                store(b - a, strip, j)
+                _sum_and_difference(fields, (n - x) * width, (half + x) * width, width)
         for x in range(half):
-            a, b = load(strip, x * lanes), load(strip, (x + half) * lanes)
-            store(a + b, strip, x * lanes)
-            store(a - b, strip, (x + half) * lanes)
+            _sum_and_difference(fields, x * width, (x + half) * width, width)
+
+
+@inline
+def _sum_and_difference(fields: Any, first: int, second: int, n: int) -> None:
+    """Replace n numbers from each of two places on by their sums, and by the first less the second."""
+    for k in range(0, n, lanes_of(fields)):
+        a, b = load(fields, first + k), load(fields, second + k)
+        store(a + b, fields, first + k)
+        store(a - b, fields, second + k)
 
 
 @jit_within
-def _multiply(strip: Any, blocks: Any, entries: Any, out: Any) -> None:
-    """Multiply a strip `(side, lane)` by all blocks of a matrix, four rows at a time."""
-    lanes = lanes_of(strip)
+def _multiply(fields: Any, width: int, blocks: Any, entries: Any, out: Any) -> None:
+    """Multiply fields `(first, width)` from the left by all blocks of a matrix, four rows at a time."""
+    lanes = lanes_of(fields)
     for block in range(len(blocks)):
-        first, n, entry = blocks[block, 0], blocks[block, 1], blocks[block, 2]
+        first, n, start = blocks[block, 0], blocks[block, 1], blocks[block, 2]
         for row in range(0, n - 3, 4):
-            a = b = c = d = zero(strip)
-            for k in range(n):
-                x = load(strip, (first + k) * lanes)
-                a += spread(entries, entry + k) * x
-                b += spread(entries, entry + n + k) * x
-                c += spread(entries, entry + 2 * n + k) * x
-                d += spread(entries, entry + 3 * n + k) * x
-            to = (first + row) * lanes
-            store(a, out, to)
-            store(b, out, to + lanes)
-            store(c, out, to + 2 * lanes)
-            store(d, out, to + 3 * lanes)
-            entry += 4 * n
+            entry, to = start + row * n, (first + row) * width
+            for y in range(0, width, lanes):
+                a = b = c = d = zero(fields)
+                for k in range(n):
+                    x = load(fields, (first + k) * width + y)
+                    a += spread(entries, entry + k) * x
+                    b += spread(entries, entry + n + k) * x
+                    c += spread(entries, entry + 2 * n + k) * x
+                    d += spread(entries, entry + 3 * n + k) * x
+                store(a, out, to + y)
+                store(b, out, to + width + y)
+                store(c, out, to + 2 * width + y)
+                store(d, out, to + 3 * width + y)
         for row in range(n - n % 4, n):
-            a = zero(strip)
-            for k in range(n):
-                a += spread(entries, entry + k) * load(strip, (first + k) * lanes)
-            store(a, out, (first + row) * lanes)
-            entry += n
+            for y in range(0, width, lanes):
+                a = zero(fields)
+                for k in range(n):
+                    a += spread(entries, start + row * n + k) * load(fields, (first + k) * width + y)
+                store(a, out, (first + row) * width + y)
 
 
 @jit_within
-def transform_strip(strips: Any, side: int, axis: Any, inverse: bool) -> None:
-    """Transform the axis of a strip to modes, or back to sites.
+def transform_second(fields: Any, columns: int, axis: Any, inverse: bool, out: Any) -> None:
+    """Transform the second axis of fields.
 
     Args:
-        strips: two strips `(side, lane)`, flat; the first one is taken and overwritten, the second written.
-        side: length of the axis.
+        fields: rows of `columns` numbers, flat; overwritten unless `inverse`.
+        columns: length of the second axis.
         axis: see `axes`.
         inverse: whether to sites.
-    """
-    n = side * lanes_of(strips)
-    if inverse:
-        _multiply(strips, axis[0], axis[2], strips[n:])
-        unfold(strips[n:], side)
-    else:
-        fold(strips, side)
-        _multiply(strips, axis[0], axis[1], strips[n:])
-
-
-@jit_within
-def store_exchanged(strips: Any, column: int, rows: int, columns: int, n_fields: int, out: Any) -> None:
-    """Write the second strip to fields with both axes exchanged.
-
-    Args:
-        strips: two strips `(row, lane)`.
-        column: first column of the strip among all columns of all fields.
-        rows: length of the first axis.
-        columns: length of the second axis.
-        n_fields: number of fields.
-        out: `(column, field, row)`, flat, written.
-    """
-    lanes, side = lanes_of(strips), side_of_tile(strips)
-    stride = n_fields * rows
-    if rows % side == 0 and columns % side == 0:
-        for lane in range(0, lanes, side):
-            field, y = (column + lane) // columns, (column + lane) % columns
-            to = y * stride + field * rows
-            for x in range(0, rows, side):
-                store_transposed(strips, (rows + x) * lanes + lane, lanes, out, to + x, stride)
-    else:
-        for lane in range(lanes):
-            field, y = (column + lane) // columns, (column + lane) % columns
-            to = y * stride + field * rows
-            for x in range(rows):
-                out[to + x] = strips[(rows + x) * lanes + lane]
-
-
-@jit_within
-def transform_first(
-    fields: Any, shape: Any, n_fields: int, axis: Any, inverse: bool, strips: Any, out: Any
-) -> None:
-    """Transform the first axis of fields, and exchange both.
-
-    Args:
-        fields: `(first, field, second)`, flat.
-        shape: lengths of both axes.
-        n_fields: number of fields.
-        axis: of the first axis, see `axes`.
-        inverse: whether to sites.
-        strips: scratch memory, see `strips_for`.
-        out: `(second, field, first)`, flat, written.
+        out: like `fields`, written.
     """
     stay_apart()
-    rows, columns = shape
-    lanes, width = lanes_of(fields), n_fields * columns
-    for column in range(0, width, lanes):
-        for x in range(rows):
-            store(load(fields, x * width + column), strips, x * lanes)
-        transform_strip(strips, rows, axis, inverse)
-        store_exchanged(strips, column, rows, columns, n_fields, out)
+    blocks = axis[0]
+    if inverse:
+        _multiply_rows(fields, columns, blocks, axis[2], out)
+        for block in range(1, len(blocks)):
+            half = blocks[block, 0]
+            for row in range(0, len(out), columns):
+                _sum_and_difference(out, row, row + half, half)
+    else:
+        for block in range(len(blocks) - 1, 0, -1):
+            half = blocks[block, 0]
+            for row in range(0, len(fields), columns):
+                _sum_and_difference(fields, row, row + half, half)
+        _multiply_rows(fields, columns, blocks, axis[1], out)
 
 
 @jit_within
-def strips_for(like: Any, rows: int, columns: int) -> Any:
-    """Return scratch memory for two strips of either axis.
-
-    Args:
-        like: an array of the dtype.
-        rows: length of the first axis.
-        columns: length of the second axis.
-
-    Returns:
-        Flat memory.
-    """
-    return aligned(2 * max(rows, columns) * lanes_of(like), like)
+def _multiply_rows(fields: Any, columns: int, blocks: Any, entries: Any, out: Any) -> None:
+    """Multiply all rows by all blocks of a matrix, four rows at a time."""
+    lanes, n_rows = lanes_of(fields), len(fields) // columns
+    for block in range(len(blocks)):
+        first, n, start = blocks[block, 0], blocks[block, 1], blocks[block, 2]
+        stride = (n + lanes - 1) // lanes * lanes
+        for y in range(0, n, lanes):
+            for row in range(0, n_rows - 3, 4):
+                at = row * columns + first
+                a = b = c = d = zero(fields)
+                for k in range(n):
+                    entry = load(entries, start + k * stride + y)
+                    a += spread(fields, at + k) * entry
+                    b += spread(fields, at + columns + k) * entry
+                    c += spread(fields, at + 2 * columns + k) * entry
+                    d += spread(fields, at + 3 * columns + k) * entry
+                store_first(n - y, a, out, at + y)
+                store_first(n - y, b, out, at + columns + y)
+                store_first(n - y, c, out, at + 2 * columns + y)
+                store_first(n - y, d, out, at + 3 * columns + y)
+            for row in range(n_rows - n_rows % 4, n_rows):
+                at = row * columns + first
+                a = zero(fields)
+                for k in range(n):
+                    a += spread(fields, at + k) * load(entries, start + k * stride + y)
+                store_first(n - y, a, out, at + y)
 
 
 @jit_within
@@ -269,16 +270,12 @@ def to_modes(fields: Any, basis: Any, scratch: Any, out: Any) -> None:
     """Transform fields `(first, field, second)` from sites to modes.
 
     Args:
-        fields: on the sites.
+        fields: on the sites; overwritten.
         basis: see `axes`.
         scratch: at least as many numbers, flat, overwritten.
         out: like `fields`, written.
     """
-    stay_apart()
-    rows, n, columns = fields.shape
-    strips = strips_for(out, rows, columns)
-    transform_first(fields.reshape(fields.size), (rows, columns), n, basis[0], False, strips, scratch)
-    transform_first(scratch, (columns, rows), n, basis[1], False, strips, out.reshape(out.size))
+    _transform(fields, basis, False, scratch, out)
 
 
 @jit_within
@@ -291,11 +288,15 @@ def to_sites(modes: Any, basis: Any, scratch: Any, out: Any) -> None:
         scratch: at least as many numbers, flat, overwritten.
         out: like `modes`, written.
     """
+    _transform(modes, basis, True, scratch, out)
+
+
+@jit_within
+def _transform(fields: Any, basis: Any, inverse: bool, scratch: Any, out: Any) -> None:
     stay_apart()
-    rows, n, columns = modes.shape
-    strips = strips_for(out, rows, columns)
-    transform_first(modes.reshape(modes.size), (rows, columns), n, basis[0], True, strips, scratch)
-    transform_first(scratch, (columns, rows), n, basis[1], True, strips, out.reshape(out.size))
+    rows, size = len(fields), fields.size
+    transform_first(fields.reshape(size), rows, basis[0], inverse, scratch[:size])
+    transform_second(scratch[:size], fields.shape[2], basis[1], inverse, out.reshape(size))
 
 
 @jit_within

@@ -22,8 +22,6 @@ from numba.extending import lower_builtin, lower_cast, models, register_model
 intrinsic: Any = _intrinsic
 #: bytes of a vector
 BYTES = 64
-#: the lanes of a tile that `store_transposed` turns around fill a register of 32 bytes
-LANES_PER_TILE_OF = {4: 8, 8: 4}
 
 
 class Vector(types.Type):
@@ -134,21 +132,6 @@ def lanes_of(typingctx: Any, array: Any) -> Any:
 
 
 @intrinsic
-def side_of_tile(typingctx: Any, array: Any) -> Any:
-    """Return the side of the squares of `store_transposed` for the dtype of an array, a constant.
-
-    Args:
-        typingctx: given by numba.
-        array: any, for its dtype.
-
-    Returns:
-        What numba makes of a call.
-    """
-    side = LANES_PER_TILE_OF[array.dtype.bitwidth // 8]
-    return types.intp(array), lambda context, builder, sig, args: context.get_constant(types.intp, side)
-
-
-@intrinsic
 def load(typingctx: Any, array: Any, index: Any) -> Any:
     """Return the vector that begins at a number of a flat array.
 
@@ -160,11 +143,35 @@ def load(typingctx: Any, array: Any, index: Any) -> Any:
     Returns:
         What numba makes of a call.
     """
+    return _loading(array, {})
+
+
+@intrinsic
+def load_fixed(typingctx: Any, array: Any, index: Any) -> Any:
+    """Do what `load` does, of numbers that the kernel writes nowhere: LLVM may keep them in registers.
+
+    Args:
+        typingctx: given by numba.
+        array: flat.
+        index: of the first number.
+
+    Returns:
+        What numba makes of a call.
+    """
+    return _loading(array, {"invariant.load": []})
+
+
+def _loading(array: Any, marks: dict[str, list[Any]]) -> Any:
     vector, size = Vector(array.dtype), array.dtype.bitwidth // 8
 
     def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         pointer = _pointer(context, builder, sig.args[0], *args)
-        return builder.load(builder.bitcast(pointer, context.get_value_type(vector).as_pointer()), align=size)
+        loaded = builder.load(
+            builder.bitcast(pointer, context.get_value_type(vector).as_pointer()), align=size
+        )
+        for name, values in marks.items():
+            loaded.set_metadata(name, builder.module.add_metadata(values))
+        return loaded
 
     return vector(array, types.intp), code
 
@@ -190,6 +197,44 @@ def store(typingctx: Any, vector: Any, array: Any, index: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(vector, array, types.intp), code
+
+
+@intrinsic
+def store_first(typingctx: Any, n: Any, vector: Any, array: Any, index: Any) -> Any:
+    """Write the first numbers of a vector to a flat array, all of them if there are not as many.
+
+    Args:
+        typingctx: given by numba.
+        n: how many.
+        vector: what to write.
+        array: flat, written.
+        index: where the first number goes.
+
+    Returns:
+        What numba makes of a call.
+    """
+    size = array.dtype.bitwidth // 8
+
+    def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        n, value, *place = args
+        kind, numbers = value.type, ir.IntType(64)
+        pointer = builder.bitcast(_pointer(context, builder, sig.args[2], *place), kind.as_pointer())
+        enough = builder.icmp_signed(">=", n, numbers(kind.count))
+        with builder.if_else(enough) as (whole, part):
+            with whole:
+                builder.store(value, pointer, align=size)
+            with part:
+                lanes = ir.Constant(ir.VectorType(numbers, kind.count), list(range(kind.count)))
+                mask = builder.icmp_signed("<", lanes, _repeated(builder, n, kind.count))
+                name = f"llvm.masked.store.v{kind.count}f{8 * size}.p0"
+                kinds = [kind, kind.as_pointer(), ir.IntType(32), mask.type]
+                function = cgutils.get_or_insert_function(
+                    builder.module, ir.FunctionType(ir.VoidType(), kinds), name
+                )
+                builder.call(function, [value, pointer, ir.IntType(32)(size), mask])
+        return context.get_dummy_value()
+
+    return types.void(types.intp, vector, array, types.intp), code
 
 
 @intrinsic
@@ -230,34 +275,50 @@ def zero(typingctx: Any, array: Any) -> Any:
 
 
 @intrinsic
-def nearest(typingctx: Any, vector: Any) -> Any:
-    """Return the integers nearest to the lanes of a vector.
+def to_last_bits(typingctx: Any, vector: Any) -> Any:
+    """Return numbers of which the last bits are the nearest integers.
+
+    A large number is added. The caller is compiled without `reassoc`, by which LLVM would leave that out.
 
     Args:
         typingctx: given by numba.
-        vector: any.
+        vector: of numbers below 2^22, or 2^51 in float64.
 
     Returns:
         What numba makes of a call.
     """
-
-    def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        kind = args[0].type
-        name = f"llvm.rint.v{kind.count}f{vector.scalar.bitwidth}"
-        function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(kind, [kind]), name)
-        return builder.call(function, args)
-
-    return vector(vector), code
+    return vector(vector), lambda context, builder, sig, args: builder.fadd(args[0], _anchor(args[0].type))
 
 
 @intrinsic
-def negative_if_odd(typingctx: Any, vector: Any, n: Any) -> Any:
-    """Return `(-1)^n` times a vector, for integers n in a vector.
+def from_last_bits(typingctx: Any, vector: Any) -> Any:
+    """Return the integers of `to_last_bits` as numbers.
+
+    Args:
+        typingctx: given by numba.
+        vector: what `to_last_bits` has returned.
+
+    Returns:
+        What numba makes of a call.
+    """
+    return vector(vector), lambda context, builder, sig, args: builder.fsub(args[0], _anchor(args[0].type))
+
+
+def _anchor(kind: Any) -> Any:
+    """Return 1.5 2^p, where p bits of a number follow its first one: the spacing of numbers is 1 there."""
+    return ir.Constant(
+        kind, [1.5 * 2.0 ** (23 if isinstance(kind.element, ir.FloatType) else 52)] * kind.count
+    )
+
+
+@intrinsic
+def negative_if_odd(typingctx: Any, vector: Any, integers: Any) -> Any:
+    """Return `(-1)^n` times a vector.
 
     Args:
         typingctx: given by numba.
         vector: any.
-        n: whole numbers below 2^31, in a vector.
+        integers: n, as `to_last_bits` returns them.
 
     Returns:
         What numba makes of a call.
@@ -265,64 +326,8 @@ def negative_if_odd(typingctx: Any, vector: Any, n: Any) -> Any:
     bits = vector.scalar.bitwidth
 
     def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        value, n = args
-        small, whole = (ir.VectorType(ir.IntType(size), vector.lanes) for size in (32, bits))
-        integers = builder.fptosi(n, small)
-        if bits > 32:
-            integers = builder.zext(integers, whole)
-        sign = builder.shl(integers, ir.Constant(whole, [bits - 1] * vector.lanes))
-        return builder.bitcast(builder.xor(builder.bitcast(value, whole), sign), value.type)
+        value, integers = (builder.bitcast(x, ir.VectorType(ir.IntType(bits), vector.lanes)) for x in args)
+        sign = builder.shl(integers, ir.Constant(integers.type, [bits - 1] * vector.lanes))
+        return builder.bitcast(builder.xor(value, sign), args[0].type)
 
     return vector(vector, vector), code
-
-
-@intrinsic
-def store_transposed(
-    typingctx: Any, tile: Any, first: Any, step: Any, out: Any, index: Any, stride: Any
-) -> Any:
-    """Write a square of an array to another one with rows and columns exchanged.
-
-    Its side is `side_of_tile`. Row i begins at `first + i step`, and becomes a
-    column; row i of what is written begins at `index + i stride`.
-
-    Args:
-        typingctx: given by numba.
-        tile: flat.
-        first: where the first row begins.
-        step: from one row to the next.
-        out: flat, written.
-        index: where the first written row begins.
-        stride: from one written row to the next.
-
-    Returns:
-        What numba makes of a call.
-    """
-    size = tile.dtype.bitwidth // 8
-    side = LANES_PER_TILE_OF[size]
-
-    def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        _, first, step, _, index, stride = args
-        scalar = context.get_value_type(tile.dtype)
-        pointer = ir.VectorType(scalar, side).as_pointer()
-
-        def at(which: int, start: Any, length: Any, i: int) -> Any:
-            place = builder.add(start, builder.mul(length, context.get_constant(types.intp, i)))
-            return builder.bitcast(_pointer(context, builder, sig.args[which], args[which], place), pointer)
-
-        rows = [builder.load(at(0, first, step, i), align=size) for i in range(side)]
-        # Stage by stage, lanes that differ in one bit change places with rows that differ in it.
-        bit = 1
-        while bit < side:
-            for i in range(side):
-                if not i & bit:
-                    a, b = rows[i], rows[i | bit]
-                    low = [lane if not lane & bit else side + lane - bit for lane in range(side)]
-                    high = [lane + bit if not lane & bit else side + lane for lane in range(side)]
-                    rows[i] = builder.shuffle_vector(a, b, _indices(low))
-                    rows[i | bit] = builder.shuffle_vector(a, b, _indices(high))
-            bit *= 2
-        for i, row in enumerate(rows):
-            builder.store(row, at(3, index, stride, i), align=size)
-        return context.get_dummy_value()
-
-    return types.void(tile, types.intp, types.intp, out, types.intp, types.intp), code

@@ -1,4 +1,4 @@
-"""Vectors within kernels do to each lane what numbers do, and tiles are written transposed."""
+"""Vectors within kernels do to each lane what numbers do, and the first of them can be written alone."""
 
 from __future__ import annotations
 
@@ -7,17 +7,20 @@ import pytest
 
 pytest.importorskip("numba")
 
+from numba import njit
+
 from equiflow.fused.just_in_time import jit
+from equiflow.fused.sine import _EXACT_MATH
 from equiflow.fused.vectors import (
     BYTES,
+    from_last_bits,
     lanes_of,
     load,
-    nearest,
     negative_if_odd,
-    side_of_tile,
     spread,
     store,
-    store_transposed,
+    store_first,
+    to_last_bits,
     zero,
 )
 
@@ -47,29 +50,31 @@ def test_arithmetic_is_that_of_each_lane(dtype):
 
 @DTYPES
 def test_signs_follow_the_parity_of_the_nearest_integer(dtype):
-    @jit
-    def signed(a, out):
-        n = nearest(load(a, 0))
+    @njit(fastmath=_EXACT_MATH)
+    def signed(a, out, nearest):
+        n = to_last_bits(load(a, 0))
         store(negative_if_odd(load(a, 0), n), out, 0)
+        store(from_last_bits(n), nearest, 0)
         return lanes_of(a)
 
     lanes = BYTES // np.dtype(dtype).itemsize
-    a, out = (5 * numbers(lanes, dtype)), np.empty(lanes, dtype)
-    assert signed(a, out) == lanes
+    a, out, nearest = (5 * numbers(lanes, dtype)), np.empty(lanes, dtype), np.empty(lanes, dtype)
+    assert signed(a, out, nearest) == lanes
+    np.testing.assert_array_equal(nearest, np.rint(a))
     np.testing.assert_array_equal(out, a * (-1.0) ** (np.rint(a) % 2))
     assert (out != a).any()
 
 
 @DTYPES
-def test_tiles_are_transposed(dtype):
+@pytest.mark.parametrize("n", [0, 1, 5, 40])
+def test_the_first_numbers_of_a_vector_are_written(dtype, n):
     @jit
-    def transposed(a, out, columns):
-        store_transposed(a, 2, columns, out, 1, 11)
-        return side_of_tile(a)
+    def some(a, n, out):
+        store_first(n, load(a, 0), out, 1)
 
-    a, out = numbers(200, dtype), np.zeros(200, dtype)
-    side = transposed(a, out, 13)
-    rows = np.array([a[2 + 13 * i : 2 + 13 * i + side] for i in range(side)])
-    found = np.array([out[1 + 11 * i : 1 + 11 * i + side] for i in range(side)])
-    np.testing.assert_array_equal(found, rows.T)
-    assert np.count_nonzero(out) == side**2
+    lanes = BYTES // np.dtype(dtype).itemsize
+    a, out = numbers(lanes, dtype), np.zeros(lanes + 2, dtype)
+    some(a, n, out)
+    np.testing.assert_array_equal(out[1 : min(n, lanes) + 1], a[:n])
+    assert not out[0]
+    assert not out[min(n, lanes) + 1 :].any()
