@@ -93,6 +93,16 @@ def natural(**options: Any) -> list[Tensor]:
     return [p.detach() for p in one.parameters()]
 
 
+def by_continuity(**options: Any) -> list[Tensor]:
+    """Return the weights after a sweep or two of `fit_by_continuity`."""
+    prior = eq.FreeField(SQUARE, learnable=False)
+    one = eq.EquivariantCNF(SQUARE, vector_field=eq.OrbitConvField(SQUARE), prior=prior)
+    eq.fit_by_continuity(
+        one, ACTION, **{"sweeps": 1, "n_samples": 8, "n_times": 2, "progress": False} | options
+    )
+    return [p.detach() for p in one.parameters()]
+
+
 def learned(**options: Any) -> list[Tensor]:
     """Return the weights after two steps of `fit_trajectories`."""
     lattice = eq.Lattice((3,))
@@ -316,6 +326,10 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
         lambda **o: by_segments(**o),
         {"n_samples": 8, "n_tuning": 2, "seed": 3},
     ),
+    "fit_by_continuity": (
+        lambda **o: by_continuity(**o),
+        {"sweeps": 2, "n_samples": 16, "n_times": 3, "ridge": 0.0009765625, "seed": 3},
+    ),
     "log_weights": (lambda **o: eq.log_weights(flow(), ACTION, target_samples(), **o), {"batch_size": 3}),
     "effective_sample_size": (
         lambda **o: eq.effective_sample_size(target_samples().flatten(), **o),
@@ -468,6 +482,7 @@ SEEDED: dict[str, Callable[[Any], object]] = {
     "fit": lambda seed: trained(**SHORT | {"seed": seed}),
     "fit_ladder": lambda seed: climbed(steps=[1, 1], batch_size=8, seed=seed),
     "NaturalGradient": lambda seed: natural(seed=seed),
+    "fit_by_continuity": lambda seed: by_continuity(seed=seed),
     "fit_segments": lambda seed: by_segments(n_samples=8, n_tuning=1, seed=seed),
     "AttentionField": lambda seed: eq.AttentionField(SQUARE, seed=seed),
     "DeepAttentionField": lambda seed: eq.DeepAttentionField(SQUARE, n_layers=2, seed=seed),
