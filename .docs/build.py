@@ -18,6 +18,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import markdown2
@@ -89,7 +90,8 @@ class Site:
             home = getattr(getattr(module.obj, first, None), "__module__", None)
             if home in self.modules and home != module.modulename:
                 return self.where(".".join([home, first, *others]))
-            return page if hasattr(module.obj, first) else None
+            value = getattr(module.obj, first, None)
+            return page if hasattr(module.obj, first) and not isinstance(value, ModuleType) else None
         return None
 
     def _inherited(self, module: Module, name: str) -> str | None:

@@ -54,7 +54,7 @@ def main() -> None:
     above.suptitle(r"$\phi^4$, 32 × 32, from the free field to the interacting one", fontsize=10)
     limit = float(phi[-1].abs().max())
     for axes, t, field in zip(above.subplots(1, len(times)), times, phi, strict=True):
-        axes.imshow(field, cmap="RdBu_r", vmin=-limit, vmax=limit)
+        axes.imshow(field.numpy(), cmap="RdBu_r", vmin=-limit, vmax=limit)
         axes.set(xticks=[], yticks=[], xlabel=f"t = {float(t):g}")
 
     axes = below.subplots()

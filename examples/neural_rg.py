@@ -100,7 +100,7 @@ def picture(fields: list[Tensor], found: dict[int, dict[int, Estimate]]) -> Figu
     panels = figure.subplots(1, len(fields) + 1)
     for axes, phi in zip(panels, fields, strict=False):
         size = float(phi.abs().max())
-        axes.imshow(phi[0].cpu(), cmap="RdBu", vmin=-size, vmax=size)
+        axes.imshow(phi[0].cpu().numpy(), cmap="RdBu", vmin=-size, vmax=size)
         axes.set(title=f"level of {phi.shape[1]} x {phi.shape[2]}", xticks=[], yticks=[])
     axes = panels[-1]
     for large, values in found.items():

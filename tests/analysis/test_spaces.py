@@ -200,6 +200,7 @@ def test_a_result_says_as_what_bare_fields_were_read(width):
         known = measure(replace(samples, space=Lattice((4, 4))))
         assert known.read_as == ""
         assert "read_as" not in str(known)
-        assert repr(known) == repr(measured)  # NaN is not equal to itself
+        shown = [line for line in repr(measured).splitlines() if not line.startswith("read_as")]
+        assert repr(known).splitlines() == shown  # NaN is not equal to itself
         with pytest.raises(KeyError):
             measured["read_as"]

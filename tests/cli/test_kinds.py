@@ -228,7 +228,10 @@ def test_a_theory_chooses_field_prior_and_symmetry():
         (("action.beta=nan",), r"\[action\]: beta must be finite"),
         (("action.h=0.1",), r"\[action\] h: unknown key; it belongs to kind = \"phi4\" or"),
         (("action.lam=1.0",), r"\[action\] lam: unknown key; it belongs to kind = \"phi4\" or"),
-        (("action.kind=coulomb",), r"\[action\] kind = \"coulomb\": expected phi4 or free or on or xy"),
+        (
+            ("action.kind=coulomb",),
+            r"\[action\] kind = \"coulomb\": expected phi4 or free or ising or on or xy or wilson",
+        ),
     ],
 )
 def test_what_does_not_belong_to_angles_is_refused(overrides, message):

@@ -69,9 +69,9 @@ def test_there_is_an_example_of_each_published_set_up():
     assert rungs == [([8, 8], 6.008), ([16, 16], 4.97)]
 
 
-def test_the_config_of_the_readme_is_one():
-    text = (EXAMPLES.parents[1] / "README.md").read_text().split("```toml\n")[1].split("```")[0]
-    below, last = rungs_of(parse_config(text, source="README"), Path("run"))
+def test_the_config_of_the_guide_is_one():
+    text = (EXAMPLES.parent / "guides" / "runs.md").read_text().split("```toml\n")[1].split("```")[0]
+    below, last = rungs_of(parse_config(text, source="guide"), Path("run"))
     assert below.config.action.lam == 6.008
     assert last.config.action == load_config(EXAMPLES / "L16.toml").action
 
