@@ -75,7 +75,15 @@ def check_type(value: object, expected: type | tuple[type, ...], name: str, reme
     if not any(_is_a(value, kind) for kind in kinds):
         wanted = " or ".join(kind.__name__ for kind in kinds)
         remedy = remedy or getattr(kinds[0], "how_to_give", "")
-        raise TypeError(f"{name} must be of type {wanted}, got {value!r}. {remedy}".rstrip())
+        raise TypeError(f"{name} must be of type {wanted}, got {_named(value)}. {remedy}".rstrip())
+
+
+def _named(value: object) -> str:
+    """Return the text of a value for a message, or its type and shape if it holds many numbers."""
+    shape = getattr(value, "shape", None)
+    if isinstance(shape, tuple) and shape and hasattr(value, "dtype"):
+        return f"{type(value).__name__} of shape {tuple(shape)}"
+    return repr(value)
 
 
 def check_count(value: object, name: str, *, minimum: int = 1) -> int:

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
 from equiflow.runtime.checks import (
     check_count,
@@ -33,6 +34,14 @@ def test_instances_pass(value, expected):
 def test_other_types_are_refused_by_name_with_a_remedy(value, expected):
     with pytest.raises(TypeError, match=r"^batch must be of type int.*, got .*\. Write 3\.$"):
         check_type(value, expected, "batch", "Write 3.")
+
+
+@pytest.mark.parametrize("value", [torch.zeros(2, 40), np.zeros((2, 40))])
+def test_many_numbers_are_named_by_their_shape(value):
+    with pytest.raises(
+        TypeError, match=r"^x must be of type int, got (Tensor|ndarray) of shape \(2, 40\)\.$"
+    ):
+        check_type(value, int, "x")
 
 
 def test_a_count_is_an_integer_that_is_large_enough():

@@ -217,5 +217,5 @@ def theta_factor(links: Links, theta: float) -> Values:
 
 def _checked(links: Links) -> Links:
     """Return `links` if they are a space of links, else raise."""
-    check_type(links, Links, "links", 'Write Links(Lattice((16, 16)), "U(1)").')
+    check_type(links, Links, "links", "An observable is made for its links: ensemble.mean(plaquette(links)).")
     return links
