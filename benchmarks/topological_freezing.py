@@ -93,9 +93,7 @@ class SectorShift(Kernel):
 
 def starts(action: WilsonAction, exact: ExactGauge, n: int, generator: torch.Generator) -> Tensor:
     """Return fields near those of uniform flux, whose charges have the exact probabilities."""
-    largest = max(2, math.ceil(8 * math.sqrt(exact.topological_susceptibility * exact.volume)))
-    weight = torch.from_numpy(exact.charge_probabilities(largest))
-    charge = torch.multinomial(weight, n, replacement=True, generator=generator) - largest
+    charge = exact.draw_charges(n, generator)
     noise = torch.randn((n, *action.space.shape), generator=generator, dtype=torch.float64)
     return uniform_flux(action.space, charge) + 0.3 / math.sqrt(action.beta) * noise
 

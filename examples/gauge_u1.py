@@ -66,9 +66,7 @@ def train(flow: EquivariantCNF, action: WilsonAction, args: argparse.Namespace) 
 
 def target_samples(action: WilsonAction, exact: ExactGauge, n: int, generator: torch.Generator) -> Tensor:
     """Return samples of the target: sectors drawn from their exact probabilities, HMC within them."""
-    largest = max(2, math.ceil(8 * math.sqrt(exact.topological_susceptibility * exact.volume)))
-    weight = torch.from_numpy(exact.charge_probabilities(largest))
-    charge = torch.multinomial(weight, n, replacement=True, generator=generator) - largest
+    charge = exact.draw_charges(n, generator)
     chain = HMC(action).sample(
         1, n_chains=n, n_thermalisation=60, initial=uniform_flux(action.space, charge), generator=generator
     )

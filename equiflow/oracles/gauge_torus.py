@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from equiflow.oracles.characters import Characters, characters, integral_over_angle
 from equiflow.runtime.checks import check_count, check_type, is_number
@@ -106,6 +108,24 @@ class ExactGauge:
         charges = np.arange(-largest, largest + 1)
         found: np.ndarray = np.cos(charges[:, None] * theta) @ factors / n_steps
         return found.clip(min=0.0)
+
+    def draw_charges(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """Draw independent topological charges of U(1) from `charge_probabilities`.
+
+        Args:
+            n: number of charges.
+            generator: source of randomness.
+
+        Returns:
+            `(n,)`, integers.
+
+        Raises:
+            ValueError: if the group is not U(1), or there is an imaginary theta.
+        """
+        chi = self.topological_susceptibility or 0.0  # without one, there are no probabilities either
+        largest = max(2, math.ceil(8 * math.sqrt(chi * self.volume)))
+        weight = torch.from_numpy(self.charge_probabilities(largest))
+        return torch.multinomial(weight, check_count(n, "n"), replacement=True, generator=generator) - largest
 
 
 def gauge_torus(action: WilsonAction) -> ExactGauge:

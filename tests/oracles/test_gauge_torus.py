@@ -220,3 +220,14 @@ def test_numbers_of_numpy_are_as_good():
     assert found.wilson_loop(np.int64(2)) == exact("U(1)", 1.0).wilson_loop(2)
     assert found.theta_factor(np.float64(0.5)) == exact("U(1)", 1.0).theta_factor(0.5)
     assert torch.is_tensor(haar_sample("U(1)", (2, 2))[2])
+
+
+def test_charges_are_drawn_from_their_probabilities():
+    found = exact("U(1)", 2.0)
+    charge = found.draw_charges(20_000, torch.Generator().manual_seed(0)).double()
+    variance = found.topological_susceptibility * found.volume
+    assert abs(float(charge.mean())) < 4 * (variance / 20_000) ** 0.5
+    # Fluctuations of the square are about those of a Gaussian.
+    assert abs(float(charge.square().mean()) / variance - 1) < 5 * (2 / 20_000) ** 0.5
+    with pytest.raises(ValueError, match=r"U\(1\)"):
+        exact("SU(2)", 1.0).draw_charges(3)
