@@ -140,15 +140,20 @@ def measured(args: argparse.Namespace, Z: float) -> tuple[dict[str, object], The
     return result, found
 
 
-def picture(curves: dict[str, ThermalAverages]) -> Figure:
+def picture(curves: dict[str, ThermalAverages], dim: int) -> Figure:
+    """Draw density and pairs for each strength of the repulsion, in units of the oscillator length a."""
     figure = Figure(figsize=(10, 3.6), layout="constrained")
     axes = figure.subplots(1, 2)
     for label, found in curves.items():
         for panel, profile in zip(axes, (found.density, found.pairs), strict=True):
             panel.errorbar(profile.middle, profile.mean, profile.error, label=label, capsize=2)
-    for panel, title in zip(axes, ("density around the centre", "density of pairs"), strict=True):
-        panel.set(xlabel="distance r", title=title, ylim=(0, None))
+    unit = "1 / a" if dim == 1 else f"1 / a$^{dim}$"
+    axes[0].set(xlabel="distance from the centre [a]", ylabel=f"density of electrons [{unit}]")
+    axes[1].set(xlabel="distance of two electrons [a]", ylabel=f"density of pairs [{unit}]")
+    for panel in axes:
+        panel.set(xlim=(0, None), ylim=(0, None))
         panel.legend(frameon=False)
+    figure.suptitle("a: length of the oscillator", fontsize="small")
     return figure
 
 
@@ -157,14 +162,17 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     results, curves = [], {}
     for Z in args.Z:
-        result, curves[f"Z = {Z:g}"] = measured(args, Z)
+        try:
+            result, curves[f"Z = {Z:g}"] = measured(args, Z)
+        except ValueError as error:  # such as a cutoff below the Fermi sea
+            parser.error(str(error))
         results.append(result)
     if args.out is not None:
         args.out.mkdir(parents=True, exist_ok=True)
         # The numbers of the last Z, and those of each under "all".
         text = json.dumps({**results[-1], "all": results}, indent=1)
         (args.out / "results.json").write_text(text + "\n", encoding="utf-8")
-        save_figure(picture(curves), args.out / "densities.png")
+        save_figure(picture(curves, args.dim), args.out / "densities.png")
         print(f"wrote results.json and densities.png to {args.out}")
 
 

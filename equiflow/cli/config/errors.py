@@ -17,6 +17,21 @@ from equiflow.cli.config.render import header, shown
 from equiflow.cli.config.schema import KINDS, LISTS, Config, every_key, sections_named, with_kinds
 from equiflow.cli.config.section import Section
 
+#: what no config describes, by the name that an action or a section may be given: what trains it in Python
+TRAINED_IN_PYTHON = {
+    **dict.fromkeys(
+        ("electrons", "fermions", "thermal"), "fit_thermal_state, as examples/fermions_in_a_trap.py"
+    ),
+    **dict.fromkeys(
+        ("hamiltonian", "chain", "ring", "canonical", "trajectories"),
+        "fit on a CanonicalFlow or fit_trajectories, as examples/slow_modes.py",
+    ),
+    **dict.fromkeys(("path", "segments", "stochastic"), "fit_segments, as benchmarks/stochastic.py"),
+    **dict.fromkeys(
+        ("levels", "multiscale", "hierarchy"), "fit on a MultiscaleFlow, as examples/neural_rg.py"
+    ),
+    **dict.fromkeys(("coulomb", "particles"), "fit, as examples/coulomb_gas.py"),
+}
 #: where in a config something is: names of tables and keys, and indices in lists, from the outside in
 Path = tuple[str | int, ...]
 
@@ -43,7 +58,8 @@ def complaints(content: dict[str, Any]) -> Iterator[Complaint]:
     content = with_kinds(content)
     for name in content:
         if name not in Config.model_fields:
-            yield Complaint((name,), f"{name}: unknown section{_hint(name, Config.model_fields)}")
+            hint = _in_python(name) or _hint(name, Config.model_fields)
+            yield Complaint((name,), f"{name}: unknown section{hint}")
     for name, described in Config.model_fields.items():
         if name in content:
             yield from _in_table((name,), content[name])
@@ -128,9 +144,16 @@ def _missing(path: Path) -> Complaint:
 
 def _unknown_kind(path: Path, kind: object, known: list[str]) -> Complaint:
     """Return the complaint that a table is of none of the known kinds."""
-    hint = _similar(kind if isinstance(kind, str) else "", known) or "."
+    name = kind if isinstance(kind, str) else ""
+    hint = (path == ("action",) and _in_python(name)) or _similar(name, known) or "."
     text = f"{_title(path)} kind = {shown(kind)}: expected {' or '.join(known)}{hint}"
     return Complaint((*path, "kind"), text)
+
+
+def _in_python(name: str) -> str:
+    """Say what trains something that has no config; empty if nothing of this name is known."""
+    what = TRAINED_IN_PYTHON.get(name)
+    return f"; it is trained in Python, by {what} does." if what else ""
 
 
 def _title(path: Path) -> str:

@@ -70,6 +70,23 @@ def test_what_is_missing_is_told(text, message):
         parse_config(text, source="my.toml")
 
 
+@pytest.mark.parametrize(
+    ("text", "function"),
+    [
+        ("[action]\nkind = 'electrons'", "fit_thermal_state"),
+        ("[action]\nkind = 'chain'", "fit_trajectories"),
+        ("[path]\nn = 4", "fit_segments"),
+        ("[levels]\nn = 4", "MultiscaleFlow"),
+    ],
+)
+def test_what_is_trained_in_python_alone_is_named(text, function):
+    with pytest.raises(ConfigError, match=rf"trained in Python, by .*{function}.* as \w+/\w+\.py does"):
+        parse_config(text, source="my.toml")
+    with pytest.raises(ConfigError) as refused:  # a field of such a name is a mistake like any other
+        parse("[field]\nkind = 'chain'")
+    assert "Python" not in str(refused.value)
+
+
 def test_every_mistake_is_told_at_once():
     with pytest.raises(ConfigError) as refused:
         parse("[training]\nsteps = 0\nbach_size = 3\n[run]\nkeep = -1")
