@@ -133,7 +133,7 @@ MUTANTS = (
     ),
     Mutant(
         "histogram of the reweighted model",
-        "report/plots.py",
+        "report/histograms.py",
         'model, bins, weights=weight, density=True, histtype="step"',
         'model, bins, density=True, histtype="step"',
         "the reweighted magnetisation is drawn without its weights, and agrees with the model too well",
@@ -142,8 +142,8 @@ MUTANTS = (
     Mutant(
         "weights about log Z",
         "report/plots.py",
-        "forward = _numpy(forward_log_weight) - log_z",
-        "forward = _numpy(forward_log_weight)",
+        "forward = as_array(forward_log_weight) - log_z",
+        "forward = as_array(forward_log_weight)",
         "the weights of target samples are drawn at another place than those of model samples",
         ("report/test_numbers.py::test_weights_are_shown_about_log_z",),
     ),

@@ -68,7 +68,7 @@ ONLY_IMPORTED_IN = {
     "h5py": {"interop.hdf5"},
     "arviz": {"interop.inference_data"},
     "xarray": {"interop.inference_data"},
-    "matplotlib": {"report.report", "report.plots", "report.page"},
+    "matplotlib": {"report"},
     "jinja2": {"report.page"},
     "rich": {"report.terminal", "cli.watching"},
     "typer": {"cli.app", "cli.endings", "cli.training"},

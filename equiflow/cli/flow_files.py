@@ -106,6 +106,7 @@ class Record:
         evaluations: measurements on fresh samples during training on the last lattice.
         sessions: start and versions of each session of training.
         below: the lattices of a ladder before the last one.
+        minimises_reverse_kl: whether the loss in `history` is `<log q + S>`.
     """
 
     title: str
@@ -116,6 +117,7 @@ class Record:
     evaluations: Sequence[dict[str, Any]] = ()
     sessions: Sequence[dict[str, Any]] = ()
     below: Sequence[Rung] = ()
+    minimises_reverse_kl: bool = True
 
 
 def record_of(run: Run | FlowFile) -> Record:
@@ -140,6 +142,7 @@ def record_of(run: Run | FlowFile) -> Record:
             for rung, history in zip(run.rungs[:-1], below, strict=True)
             if rung.best.exists()
         ],
+        minimises_reverse_kl=run.config.objective.kind in ("path", "reverse"),
     )
 
 

@@ -144,7 +144,10 @@ def report(
     check_place(record.folder / HMC_FILE)
     generator = stream(record.seed, "report", device=flow.device)
     ensemble = importance_sample(flow, action, n_samples, batch_size=512, certify=256, generator=generator)
-    made = Report(flow, action, record.history, ensemble, _chain(record, action, flow, n_hmc))
+    chain = _chain(record, action, flow, n_hmc)
+    made = Report(
+        flow, action, record.history, ensemble, chain, minimises_reverse_kl=record.minimises_reverse_kl
+    )
     made.print()
     settings = {"run": str(run.folder), "flow": source, "seed": record.seed}
     made.save(record.folder / "plots", settings=settings)

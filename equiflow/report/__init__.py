@@ -4,7 +4,8 @@ Start with `Report`. `page.py` makes one HTML page of it. The packages behind bo
 """
 
 from equiflow.report.numbers import write_json
-from equiflow.report.report import Report, comparison_rows
+from equiflow.report.report import Report
 from equiflow.report.terminal import print_line, print_table
+from equiflow.report.words import comparison_rows
 
 __all__ = ["Report", "comparison_rows", "print_line", "print_table", "write_json"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -21,3 +22,8 @@ def write_json(content: Mapping[str, object], path: str | Path) -> None:
     """
     with written_atomically(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2, default=str, allow_nan=False))
+
+
+def finite(value: object) -> object:
+    """Return a value, or None in place of NaN and infinity."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value

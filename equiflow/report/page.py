@@ -12,8 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from equiflow.report import plots
-from equiflow.report.report import Report, comparison_rows
+from equiflow.report.plots import ladder_curve
+from equiflow.report.report import Report
+from equiflow.report.style import FLOW, INK, MUTED, PALETTE, REFERENCE, style
+from equiflow.report.words import comparison_rows
 from equiflow.runtime.storage import written_atomically
 from equiflow.testing import CheckReport
 from equiflow.training import Rung
@@ -22,17 +24,29 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 #: colours of the figures, and the variables that stand for them in the page's light and dark style
-COLOURS = {plots.FLOW: "var(--flow)", plots.REFERENCE: "var(--reference)", plots.MUTED: "var(--muted)"}
-#: a colour that no figure uses; on the page it becomes the colour of the text
-INK = "#010203"
+COLOURS = {
+    **{colour: f"var(--curve-{n})" for n, colour in enumerate(PALETTE)},
+    **{FLOW: "var(--flow)", REFERENCE: "var(--reference)", MUTED: "var(--muted)", INK: "currentColor"},
+}
+#: groups of rows by the first words of their names; what is in no group stands last
+GROUPS = {
+    "Samples that count": ("reverse ess", "forward ess", "acceptance", "tau int"),
+    "Free energy": ("log z", "levels"),
+    "Solver": ("log Z under", "largest change", "round trip", "solver"),
+    "Magnetisation": ("abs magnetisation", "susceptibility", "connected susceptibility", "binder"),
+    "On sites and links": ("phi ", "nearest", "action density"),
+    "Masses and lengths": ("structure", "correlation length", "pole", "mass"),
+}
 #: captions of the figures by name
 CAPTIONS = {
     "training": "Loss, effective sample size and gradient norm along the training. The ESS on the batch is a "
-    "noisy monitor; points with errors are on fresh samples.",
+    "noisy monitor; points with errors are on fresh samples. The loss cannot fall below -log Z.",
     "ladder": "Effective sample size on the batch. Each lattice starts from what the one before learned.",
     "weights": "Distribution of the log weights about log Z. A long left tail wastes samples. A tail of "
     "target samples alone is a part of the target that the flow misses.",
     "two_point": "Zero-momentum two-point function along the first axis, with errors.",
+    "effective_mass": "Effective mass, and the mass of the fit (band) over the times that it takes. Where "
+    "the masses still fall, the fit begins too early; chi2 tells.",
     "magnetisation": "Magnetisation in the model, in the reweighted model and in the reference, if there is "
     "one. Fields of several components are shown by the first one. A dropped mode shows here.",
     "histograms": "Observables in the model, in the reweighted model and in the reference, if there is one. "
@@ -79,9 +93,10 @@ class Page:
         return environment.get_template("page.html").render(
             page=self,
             report=self.report,
-            rows=self._observables(),
-            ladder=self._ladder(),
-            correlator=self._correlator(),
+            quality=grouped(self.report.quality()),
+            rows=grouped(self._observables()),
+            ladder=[("", self._ladder())],
+            correlator=[("", self._correlator())],
             figures={name: inline_svg(figure, name) for name, figure in self._figures().items()},
             captions=CAPTIONS,
         )
@@ -96,11 +111,9 @@ class Page:
     def _figures(self) -> dict[str, Figure]:
         """Return the figures of the page by name."""
         fresh = [(row["step"], row["ess"], row["ess_error"]) for row in self.evaluations if "ess" in row]
-        figures = self.report.figures()
-        if fresh and len(self.report.history):
-            figures["training"] = plots.training_curve(self.report.history, fresh)
+        figures = self.report.figures(fresh)
         if self.rungs:
-            figures["ladder"] = plots.ladder_curve(self.rungs)
+            figures["ladder"] = ladder_curve(self.rungs)
         return figures
 
     def _observables(self) -> list[tuple[str, ...]]:
@@ -137,7 +150,7 @@ def inline_svg(figure: Figure, name: str) -> str:
     """Return a figure as an `<svg>` element that takes its colours from the page.
 
     Args:
-        figure: a figure in the colours of `equiflow.report.plots`.
+        figure: a figure in the colours of `equiflow.report.style`.
         name: name of the figure, unique on the page; the identifiers in the element start with it.
 
     Returns:
@@ -145,10 +158,9 @@ def inline_svg(figure: Figure, name: str) -> str:
     """
     from matplotlib import rc_context
 
-    _ink(figure)
     buffer = io.StringIO()
     # Text is kept as text, so that it can be searched and read aloud, and follows the page's font.
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+    with style(), rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]  # drops the XML declaration and the address of a DTD
@@ -157,20 +169,29 @@ def inline_svg(figure: Figure, name: str) -> str:
     svg = re.sub(r'\bid="', f'id="{name}-', svg)
     svg = re.sub(r'href="#', f'href="#{name}-', svg)
     svg = svg.replace("url(#", f"url(#{name}-")
-    for colour, variable in {**COLOURS, INK: "currentColor"}.items():
+    for colour, variable in COLOURS.items():
         svg = svg.replace(colour, variable)
     label = CAPTIONS[name].split(".")[0]
     return svg.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)
 
 
-def _ink(figure: Figure) -> None:
-    """Give axes and text the colour that becomes the colour of text on the page."""
-    for axes in figure.axes:
-        axes.tick_params(which="both", color=INK, labelcolor=INK)
-        for spine in axes.spines.values():
-            spine.set_edgecolor(INK)
-        for text in (axes.xaxis.label, axes.yaxis.label, axes.xaxis.offsetText, axes.yaxis.offsetText):
-            text.set_color(INK)
-        legend = axes.get_legend()
-        for text in () if legend is None else legend.get_texts():
-            text.set_color(INK)
+def grouped(rows: Sequence[tuple[str, ...]]) -> list[tuple[str, list[tuple[str, ...]]]]:
+    """Return rows by groups of `GROUPS`, for a table with a heading for each group.
+
+    Args:
+        rows: the name of each first.
+
+    Returns:
+        Names of the groups with their rows; a single group is called "Results".
+
+    >>> grouped([("log z", "1"), ("binder", "2"), ("log z bridge", "3"), ("mine", "4")])
+    [('Free energy', [('log z', '1'), ('log z bridge', '3')]), ('Magnetisation', [('binder', '2')]), \
+('Others', [('mine', '4')])]
+    """
+    found: dict[str, list[tuple[str, ...]]] = {name: [] for name in (*GROUPS, "Others")}
+    for row in rows:
+        found[next((name for name, starts in GROUPS.items() if row[0].startswith(starts)), "Others")].append(
+            row
+        )
+    known = [(name, inside) for name, inside in found.items() if inside]
+    return known if len(known) > 1 else [("Results", inside) for _, inside in known]

@@ -27,15 +27,15 @@ from equiflow.analysis import (
     plain_observables,
 )
 from equiflow.flows import Certificate, ExtendedAction, Flow
-from equiflow.report import plots
-from equiflow.report.numbers import write_json
+from equiflow.report import plots, words
+from equiflow.report.numbers import finite, write_json
 from equiflow.report.terminal import print_line, print_table
+from equiflow.report.words import Measured, comparison_rows
 from equiflow.runtime.checks import check_type
 from equiflow.runtime.precision import in_precision
 from equiflow.runtime.progress import progress_as
 from equiflow.samplers import Chain, Ensemble, IndependenceMetropolis, log_weights
 from equiflow.statistics import Estimate
-from equiflow.statistics.tables import without_shared_notes
 from equiflow.theories.base.action import Action
 from equiflow.theories.scalar.observables import susceptibility
 from equiflow.training import History
@@ -46,8 +46,6 @@ if TYPE_CHECKING:
 #: Seed of what a report draws. It differs from any seed that people choose, because the noise of Metropolis
 #: acceptances must be independent of the noise of the samples.
 REPORT_SEED = 0x5EED_0F_4E9047
-#: what `measure` returns
-Measured = Measurements | StandardMeasurements
 
 
 @dataclass(frozen=True)
@@ -61,6 +59,7 @@ class Report:
         ensemble: fresh weighted samples of the flow.
         chain: samples of the target from a Markov chain such as HMC. Without them, results that need both
             directions are left out. For an `ExtendedAction` these are samples of the field alone.
+        minimises_reverse_kl: whether the loss in `history` is `<log q + S>`, which ends at `-log Z`.
 
     Raises:
         TypeError: if `action` is no `Action`, or one of a theory without observables that a report could
@@ -72,6 +71,7 @@ class Report:
     history: History
     ensemble: Ensemble
     chain: Chain | None = None
+    minimises_reverse_kl: bool = True
 
     def __post_init__(self) -> None:
         check_type(self.action, Action, "action")
@@ -238,7 +238,7 @@ class Report:
             "device": str(self.flow.device),
             "threads": torch.get_num_threads(),
         }
-        return {name: _finite(value) for name, value in numbers.items()}
+        return {name: finite(value) for name, value in numbers.items()}
 
     @property
     def n_reference(self) -> int:
@@ -285,22 +285,38 @@ class Report:
         for warning in self.warnings:
             print_line(f"warning: {warning}")
 
-    def figures(self) -> dict[str, Figure]:
-        """Return all plots by name."""
-        figures = {
-            **({"training": plots.training_curve(self.history)} if len(self.history) else {}),
-            "weights": plots.weights(self.ensemble.by_fine_solver(), self.forward_log_weight),
-        }
+    @cached_property
+    def verdict(self) -> tuple[bool, str]:
+        """Whether the flow can be used as it is, and one sentence that says why."""
         flow, reference = self.measurements
+        apart = None if reference is None else words.differences(flow, reference)
+        return words.verdict(self.estimates, self.certificate.log_z_shift, self.warnings, apart)
+
+    def figures(self, fresh: Sequence[tuple[int, float, float]] = ()) -> dict[str, Figure]:
+        """Return all plots by name; `fresh` has step, ESS and its error of measurements during training."""
+        title = words.heading(self.action)
+        flow, reference = self.measurements
+        label = "HMC"
+        if self.chain is not None and reference is not None:
+            label = words.provenance(label, self.chain, words.autocorrelation(reference))
+        figures = {
+            "weights": plots.weights(
+                self.ensemble.by_fine_solver(), self.forward_log_weight, label=label, title=title
+            )
+        }
+        if len(self.history):
+            log_z = self.estimates["log_z"] if self.minimises_reverse_kl else None
+            figures["training"] = plots.training_curve(self.history, fresh, log_z=log_z, title=title)
         if not isinstance(flow, Measurements):
-            figures["histograms"] = plots.histograms(self.observables, *self.scalar)
-            figures["histories"] = plots.histories(self.observables, self.metropolis, self.chain)
+            figures["histograms"] = plots.histograms(self.observables, *self.scalar, label=label, title=title)
+            figures["histories"] = plots.histories(self.observables, self.metropolis, self.chain, title=title)
             return figures
         assert not isinstance(reference, StandardMeasurements)
-        figures["two_point"] = plots.two_point(flow, reference)
-        figures["magnetisation"] = plots.magnetisation(*self.scalar)
+        figures["two_point"] = plots.two_point(flow, reference, label=label, title=title)
+        figures["effective_mass"] = plots.effective_mass(flow, reference, label=label, title=title)
+        figures["magnetisation"] = plots.magnetisation(*self.scalar, label=label, title=title)
         if self.flow.lattice.dim == 2:
-            figures["configurations"] = plots.configurations(self.scalar[0].phi)
+            figures["configurations"] = plots.configurations(self.scalar[0].phi, title=title)
         return figures
 
     def save(
@@ -330,30 +346,8 @@ class Report:
         write_json({**(settings or {}), **self.results()}, folder / "results.json")
 
 
-def comparison_rows(flow: Measured, reference: Measured) -> list[tuple[str, ...]]:
-    """Return rows `observable, flow, reference, difference in sigma` for `print_table`.
-
-    Args:
-        flow: observables from the reweighted flow.
-        reference: the same observables from another sampler.
-
-    Returns:
-        One row of four texts for each observable of the flow.
-    """
-    other, _ = without_shared_notes(reference.scalars())  # `Report.warnings` tells them once
-    return [
-        (name.replace("_", " "), str(value), str(other[name]), f"{value.sigmas_from(other[name]):+.1f}")
-        for name, value in flow.scalars().items()
-    ]
-
-
 def _first_component(phi: Tensor, axes: Sequence[int]) -> Tensor:
     """Return fields at the first index of the axes of their components, which count from the end."""
     for axis in axes:
         phi = phi.select(axis, 0)
     return phi
-
-
-def _finite(value: object) -> object:
-    """Return a value, or None in place of NaN and infinity."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -11,7 +11,7 @@ import torch
 
 from equiflow import HMC, EquivariantCNF, Lattice, OrbitConvField, Phi4, Solver, fit, importance_sample
 from equiflow.report import Report, plots
-from equiflow.report.page import CAPTIONS, Page, inline_svg
+from equiflow.report.page import CAPTIONS, Page, grouped, inline_svg
 from equiflow.testing import Check, CheckReport
 from equiflow.training import History
 
@@ -92,7 +92,7 @@ def test_a_reference_that_leads_nowhere_would_be_noticed(report):
 def test_every_figure_is_there_with_a_caption_and_a_label(html):
     root = parsed(html)
     figures = list(root.iter("figure"))
-    assert len(figures) == 5
+    assert len(figures) == 6
     for figure in figures:
         assert figure.find("figcaption").text in CAPTIONS.values()
         svg = figure.find(f"{SVG}svg")
@@ -115,7 +115,7 @@ def test_figures_follow_light_and_dark(html):
 def test_tables_have_captions_and_header_cells(html):
     root = parsed(html)
     tables = list(root.iter("table"))
-    assert len(tables) == 5
+    assert len(tables) == 7  # three of them on the quality of the flow
     for table in tables:
         assert table.find("caption").text
         assert all(cell.get("scope") == "col" for cell in table.find("thead").iter("th"))
@@ -130,6 +130,26 @@ def test_every_number_is_on_the_page(page, html):
             assert str(estimate) in html
     assert str(page.report.certificate) in html
     assert "All laws hold" in html
+
+
+def test_it_opens_with_the_verdict_in_one_sentence(page, html):
+    root = parsed(html)
+    first = next(root.find("body/header").iter("p"))
+    assert first.text == page.report.verdict[1]
+    assert first.text.count(". ") == 0
+    assert first.text.startswith("Few of its samples count (reverse ESS ")  # after twenty steps
+
+
+def test_rows_stand_in_groups_and_each_once(page):
+    rows = page._observables()
+    groups = dict(grouped(rows))
+    assert list(groups) == ["Magnetisation", "On sites and links", "Masses and lengths"]
+    assert sorted(row for inside in groups.values() for row in inside) == sorted(rows)
+    assert [name for name, _ in grouped(page.report.quality())] == [
+        "Samples that count",
+        "Free energy",
+        "Solver",
+    ]
 
 
 def test_what_is_given_is_escaped(html):

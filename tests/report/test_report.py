@@ -41,7 +41,7 @@ REQUIRED = {
     *("train_seconds", "total_seconds", "nfe", "steps", "seed"),
 }
 PNG = b"\x89PNG\r\n\x1a\n"
-PLOTS = {"training", "two_point", "magnetisation", "weights", "configurations"}
+PLOTS = {"training", "two_point", "effective_mass", "magnetisation", "weights", "configurations"}
 
 
 def make(shape: tuple[int, ...], *, dtype: torch.dtype = torch.float64) -> Report:
