@@ -280,9 +280,10 @@ class Flow(SavedFlow, ABC):
         """Return `phi` if it is a batch of finite configurations in the dtype of the flow, else raise."""
         self.space.check_finite(phi, name)
         if phi.real.dtype != self.dtype:
+            wanted = in_precision(phi[:0], self.dtype).dtype
             raise TypeError(
                 f"{name} has dtype {phi.dtype}, the flow computes in {self.dtype}. "
-                f"Convert one: {name}.to(flow.dtype), or flow.to({phi.dtype})."
+                f"Convert one: {name}.to({wanted}), or flow.to({phi.real.dtype})."
             )
         return phi
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from equiflow.flows import CanonicalFlow, Flow, PhaseSpace, SymplecticFlow
 from equiflow.runtime.checks import check_type
+from equiflow.runtime.precision import in_precision
 from equiflow.runtime.randomness import own_rows
 from equiflow.theories.base.action import Action
 from equiflow.training.history import History
@@ -92,6 +93,10 @@ def as_states(trajectories: Tensor, space: PhaseSpace) -> Tensor:
         trajectories, Tensor, "trajectories", "Give a tensor of floats, such as torch.from_numpy(array)."
     )
     wanted = tuple(space.shape)
+    if trajectories.is_complex():
+        raise TypeError(
+            f"trajectories has dtype {trajectories.dtype}; expected torch.float32 or torch.float64."
+        )
     if trajectories.dim() <= len(wanted) or tuple(trajectories.shape[-len(wanted) :]) != wanted:
         raise ValueError(
             f"trajectories has shape {tuple(trajectories.shape)}; expected (..., "
@@ -126,5 +131,5 @@ class _Likelihood:
         """See `Objective.__call__`."""
         index = torch.randint(len(self.states), (batch_size,), generator=generator, device=flow.device)
         index = own_rows(index, generator).to(self.states.device)
-        log_q = flow.log_prob(self.states[index].to(flow.device, flow.dtype))
+        log_q = flow.log_prob(in_precision(self.states[index], flow.dtype).to(flow.device))
         return ObjectiveValue(-log_q.mean(), None, 0, value=-log_q.detach().mean())

@@ -100,6 +100,7 @@ def test_a_run_goes_on_from_its_checkpoint_and_knows_its_data(tmp_path):
         (torch.zeros(0, 2, 3), ValueError, "shape"),
         (torch.full((5, 2, 3), torch.inf), ValueError, "NaN or infinite"),
         (torch.zeros(5, 2, 3, dtype=torch.int64), TypeError, "int64"),
+        (torch.zeros(5, 2, 3, dtype=torch.complex64), TypeError, "complex64; expected torch.float32"),
         ([[[0.0]]], TypeError, "trajectories must be of type Tensor"),
     ],
 )

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from equiflow.flows import ExtendedAction, Flow
 from equiflow.runtime.checks import check_type
-from equiflow.runtime.precision import FIELD_DTYPES
+from equiflow.runtime.precision import COMPLEX_DTYPES, FIELD_DTYPES, in_precision
 from equiflow.runtime.randomness import own_rows
 from equiflow.theories.base.action import Action
 
@@ -18,13 +18,16 @@ def check_samples(samples: Tensor) -> None:
     """Raise unless `samples` is a non-empty batch of finite configurations, `(n_samples, *lattice)`.
 
     Raises:
-        TypeError: if it is not a float32 or float64 tensor.
+        TypeError: if it is not a tensor of floats or of complex numbers.
         ValueError: if it is empty, is not a batch, or has values that are not finite.
     """
     remedy = "Give chain.configurations, (n_samples, *lattice)."
     check_type(samples, Tensor, "samples", remedy)
-    if samples.dtype not in FIELD_DTYPES:
-        raise TypeError(f"samples has dtype {samples.dtype}; expected torch.float32 or torch.float64.")
+    if samples.dtype not in FIELD_DTYPES + COMPLEX_DTYPES:
+        raise TypeError(
+            f"samples has dtype {samples.dtype}; expected torch.float32 or torch.float64, for links in SU(N) "
+            "torch.complex64 or torch.complex128."
+        )
     if samples.dim() < 2 or not samples.numel():
         raise ValueError(
             f"samples has shape {tuple(samples.shape)}; expected (n_samples, *lattice). {remedy}"
@@ -42,8 +45,12 @@ def check_samples_fit(samples: Tensor, flow: Flow, action: Action) -> None:
         action: its target. An `ExtendedAction` can add momenta to fields.
 
     Raises:
+        TypeError: if the samples are real and the configurations complex, or the other way round.
         ValueError: if the samples are neither.
     """
+    if samples.is_complex() != flow.space.dtypes[0].is_complex:
+        kinds = ", ".join(map(str, flow.space.dtypes))
+        raise TypeError(f"samples has dtype {samples.dtype}; expected one of {kinds}.")
     wanted = flow.space.shape
     if tuple(samples.shape[1:]) != wanted and not _need_momenta(samples, flow, action):
         raise ValueError(
@@ -81,7 +88,7 @@ def draw(
     check_samples_fit(samples, flow, action)
     index = torch.randint(len(samples), (batch_size,), generator=generator, device=flow.device)
     index = own_rows(index, generator)
-    phi = samples.detach()[index.to(samples.device)].to(flow.device, flow.dtype)
+    phi = in_precision(samples.detach()[index.to(samples.device)], flow.dtype).to(flow.device)
     if isinstance(action, ExtendedAction) and _need_momenta(samples, flow, action):
         return action.with_momenta(phi, generator, batch_size=batch_size)
     return phi

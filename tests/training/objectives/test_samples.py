@@ -8,9 +8,13 @@ import pytest
 import torch
 
 from equiflow import (
+    EquivariantCNF,
     ExtendedAction,
     FlowMatching,
     ForwardKL,
+    Lattice,
+    Links,
+    WilsonAction,
     fit,
 )
 from equiflow.training.objectives.samples import draw
@@ -26,6 +30,29 @@ def test_samples_are_brought_to_the_flow_and_get_no_gradient(make, dtype, device
     assert (value.surrogate.dtype, value.surrogate.device.type) == (dtype, device.type)
     value.surrogate.backward()
     assert samples.grad is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_links_stay_complex_in_the_precision_of_the_flow(dtype):
+    links = Links(Lattice((3, 3)), "SU(2)")
+    flow, action = EquivariantCNF(links).to(dtype), WilsonAction(links, beta=1.0)
+    samples = links.probes(20, torch.Generator().manual_seed(1))  # of twice the precision of float32
+    for parameter in flow.parameters():
+        torch.nn.init.constant_(parameter, 0.05)
+    drawn = draw(samples, flow, action, 50, generator())
+    assert drawn.real.dtype == dtype
+    distance = (drawn[:, None] - samples).abs().flatten(2).amax(2).amin(1)
+    assert float(distance.max()) < 1e-6
+    # Without their imaginary parts these are no matrices of the group at all.
+    assert float(links.lie.defect(drawn).max()) < 1e-5 < float(links.lie.defect(samples.real).max())
+    assert math.isfinite(ForwardKL(samples)(flow, action, 4, generator()).loss)
+    with pytest.raises(TypeError, match=r"samples has dtype torch.float64; expected one of torch.complex64"):
+        fit(flow, action, objective=ForwardKL(samples.real), **SHORT)
+
+
+def test_complex_samples_are_refused_by_real_fields():
+    with pytest.raises(TypeError, match=r"samples has dtype torch.complex64; expected one of torch.float32"):
+        fit(build(), ACTION, objective=ForwardKL(PHI.to(torch.complex64)), **SHORT)
 
 
 def test_batches_are_drawn_evenly():
