@@ -80,7 +80,7 @@ from equiflow.theories.scalar.external_field import ExternalField
 from equiflow.theories.scalar.ising import ContinuousIsing
 from equiflow.theories.scalar.mechanics import HarmonicChain, RingPotential
 from equiflow.theories.scalar.phi4 import FreeScalar, Phi4
-from equiflow.theories.scalar.priors import FreeField, StandardNormal
+from equiflow.theories.scalar.priors import FreeField, SmoothFreeField, StandardNormal
 from equiflow.training import (
     FlowMatching,
     ForwardKL,
@@ -195,6 +195,7 @@ __all__ = [
     "RingPotential",
     "SUNField",
     "SlaterStates",
+    "SmoothFreeField",
     "Solver",
     "SolverError",
     "Space",

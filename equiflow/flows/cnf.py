@@ -24,7 +24,7 @@ from equiflow.runtime.compilation import Compiled
 from equiflow.runtime.precision import in_double
 from equiflow.theories.base.group import Group
 from equiflow.theories.base.lattice import Lattice
-from equiflow.theories.base.prior import Prior, default_prior, known_priors
+from equiflow.theories.base.prior import Prior, known_priors
 from equiflow.theories.base.resizing import freeze_as, space_on
 from equiflow.theories.base.space import Space
 from equiflow.vector_fields import VectorField, known_fields
@@ -42,7 +42,7 @@ class EquivariantCNF(IntegratedFlow):
             lattice translations x the full point group x Z2.
         vector_field: any `VectorField` on that space; on a lattice by default a `PotentialField`.
         prior: any `Prior` on that space; on a lattice by default a `FreeField` with a learnable spectrum,
-            tied by the field's group.
+            tied by the field's group, or what suits the field better, see `VectorField.default_prior`.
         solver: how to integrate; by default `Solver("dopri5", rtol=1e-5, atol=1e-5)`.
         compile: whether `torch.compile` compiles the vector field. From L = 16 on this is about twice as
             fast, after seconds to minutes of compiling. If compiling fails, the flow warns and goes on
@@ -71,7 +71,7 @@ class EquivariantCNF(IntegratedFlow):
     ) -> None:
         check_type(space, Space, "space", "Write Lattice((16, 16)).")
         vector_field = field_with(space, group, vector_field)
-        super().__init__(space, default_prior(space, vector_field.group) if prior is None else prior)
+        super().__init__(space, vector_field.default_prior() if prior is None else prior)
         self.vector_field = vector_field
         check_groups(vector_field, self.prior)
         self.solver = Solver() if solver is None else solver

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from equiflow.nn.constants import RoundedConstants
+from equiflow.runtime.constants import RoundedConstants
 from equiflow.theories.base.lattice import Lattice
 
 

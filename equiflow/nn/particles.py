@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from equiflow.nn.constants import RoundedConstants
 from equiflow.nn.irreps.e3nn_kernels import harmonic_ladder
+from equiflow.runtime.constants import RoundedConstants
 
 
 @dataclass(frozen=True)

@@ -28,13 +28,13 @@ from equiflow.theories.particles.prior import TrappedGaussian
 from equiflow.theories.particles.space import Particles
 from equiflow.theories.scalar.ising import ContinuousIsing
 from equiflow.theories.scalar.phi4 import FreeScalar, Phi4
-from equiflow.theories.scalar.priors import FreeField, StandardNormal
+from equiflow.theories.scalar.priors import FreeField, SmoothFreeField, StandardNormal
 
 KINDS = (
     Kind(
         space=Lattice,
         group=SymmetryGroup,
-        priors=(FreeField, StandardNormal),
+        priors=(FreeField, StandardNormal, SmoothFreeField),
         # Vector fields are named, not imported: they live on a higher floor of the package.
         vector_fields=(
             "equiflow.vector_fields.potential.PotentialField",
@@ -51,7 +51,7 @@ KINDS = (
     Kind(
         space=Multiplet,
         group=MultipletGroup,
-        priors=(FreeField, StandardNormal),
+        priors=(FreeField, StandardNormal, SmoothFreeField),
         vector_fields=("equiflow.vector_fields.multiplet.MultipletField",),
         actions={"on": ONModel},
     ),

@@ -18,6 +18,7 @@ from equiflow.runtime.autograd import detached, differentiable
 from equiflow.runtime.options import RecordsOptions
 from equiflow.theories.base.group import Group
 from equiflow.theories.base.lattice import Lattice, lattice_of
+from equiflow.theories.base.prior import Prior, default_prior
 from equiflow.theories.base.resizing import space_on
 from equiflow.theories.base.space import Space
 from equiflow.vector_fields.curvature import CurvatureRates, curvature_by_autograd
@@ -140,6 +141,10 @@ class VectorField(RecordsOptions, nn.Module, ABC):
         it where that was measured.
         """
         return 128
+
+    def default_prior(self) -> Prior:
+        """Return the prior that a flow with this field starts from unless told otherwise."""
+        return default_prior(self.space, self.group)
 
     @property
     def linear_parameters(self) -> tuple[nn.Parameter, ...]:

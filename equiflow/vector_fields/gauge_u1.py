@@ -12,12 +12,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from equiflow.nn.constants import RoundedConstants
 from equiflow.nn.kernels.mixing import mix_fields
 from equiflow.nn.kernels.orbits import OffsetKernel
 from equiflow.nn.pointwise.sines import sine_and_cosine
 from equiflow.nn.time import ChebyshevBasis
 from equiflow.runtime.checks import check_count, check_positive, check_type
+from equiflow.runtime.constants import RoundedConstants
 from equiflow.runtime.precision import full_precision
 from equiflow.theories.base.group import Group
 from equiflow.theories.base.kind import group_on

@@ -9,10 +9,11 @@ from equiflow.nn.kernels.orbits import KernelValues, MomentumKernel
 from equiflow.nn.pointwise.features import SineFeatures
 from equiflow.nn.time import CosineBasis
 from equiflow.theories.base.lattice import Lattice
+from equiflow.theories.base.prior import Prior
 from equiflow.theories.base.symmetry import SymmetryGroup, symmetry_on
 from equiflow.vector_fields.ridge_kernels import FusedOrbitConv, can_use_kernels
 from equiflow.vector_fields.shallow import ShallowField
-from equiflow.vector_fields.sized_kernels import kernel_of_size
+from equiflow.vector_fields.sized_kernels import kernel_of_size, prior_like
 
 
 class OrbitConvField(ShallowField):
@@ -32,6 +33,7 @@ class OrbitConvField(ShallowField):
     Args:
         lattice: where the field lives.
         group: symmetry to build in; by default translations x the full point group x Z2.
+        kernels: what they are made of, "orbits" or "smooth", see `PotentialField`.
         kernel_size: offsets per axis of the kernels, any parity; the whole lattice if None.
         n_frequencies: number of sine features, and without Z2 as many cosine features.
         n_time_modes: number of cosine modes in flow time of each kernel.
@@ -54,6 +56,7 @@ class OrbitConvField(ShallowField):
         lattice: Lattice,
         *,
         group: SymmetryGroup | None = None,
+        kernels: str = "orbits",
         kernel_size: int | tuple[int, ...] | None = None,
         n_frequencies: int = 8,
         n_time_modes: int = 4,
@@ -65,9 +68,15 @@ class OrbitConvField(ShallowField):
         self.time_basis = CosineBasis(n_time_modes)
         self.features = SineFeatures(n_frequencies, lattice.dim, max_frequency=max_frequency, odd=group.z2)
         n_kernels = 1 + len(self.features)
-        self.kernel = kernel_of_size(group, n_time_modes, n_kernels, kernel_size, convolution=convolution)
+        self.kernel = kernel_of_size(
+            group, n_time_modes, n_kernels, kernel_size, kernels=kernels, convolution=convolution
+        )
         # No kernel gives a uniform drift. It is even in phi, so Z2 forbids it.
         self.drift = None if group.z2 else nn.Parameter(torch.zeros(n_time_modes))
+
+    def default_prior(self) -> Prior:
+        """See `VectorField.default_prior`; a spectrum of the same kind as the kernels."""
+        return prior_like(self.kernel) or super().default_prior()
 
     @torch.no_grad()
     def parameter_rates(self, phi: Tensor, t: Tensor | float, score: Tensor) -> Tensor:

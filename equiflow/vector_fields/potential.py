@@ -10,17 +10,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from equiflow.nn.kernels.orbits import MomentumKernel
 from equiflow.nn.kernels.ridge_convolution import RidgeWeights, ridge_convolution, ridge_path
 from equiflow.nn.pointwise.ridges import Ridges
 from equiflow.nn.time import CosineBasis
 from equiflow.runtime.precision import full_precision
 from equiflow.theories.base.lattice import Lattice
+from equiflow.theories.base.prior import Prior
 from equiflow.theories.base.symmetry import SymmetryGroup, symmetry_on
 from equiflow.vector_fields.base import PathRates, VectorField
 from equiflow.vector_fields.chunks import in_chunks, joined
 from equiflow.vector_fields.ridge_kernels import FusedPotential, can_use_kernels
-from equiflow.vector_fields.sized_kernels import kernel_of_size, start_from
+from equiflow.vector_fields.sized_kernels import kernel_of_size, linear_kernel, prior_like, start_from
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,11 @@ class PotentialField(VectorField):
     Args:
         lattice: where the field lives.
         group: symmetry to build in; by default translations x the full point group x Z2.
-        kernel_size: offsets per axis of the kernels K_c, any parity; the whole lattice if None.
+        kernels: what all kernels are made of: "orbits", one number per orbit of momenta (or offsets), or
+            "smooth", a few smooth functions of momentum, see `SmoothFunctions`. The number of weights then
+            does not depend on the size of the lattice, and `resized` keeps the same functions exactly.
+        kernel_size: offsets per axis of the kernels K_c, any parity; the whole lattice if None, which smooth
+            kernels always span.
         n_channels: number of kernels K_c, through which the potential sees the field.
         n_ridges: number of ridges, functions of one combination of the channels each.
         n_time_modes: number of cosine modes in flow time of kernels and amplitudes.
@@ -82,6 +86,7 @@ class PotentialField(VectorField):
         lattice: Lattice,
         *,
         group: SymmetryGroup | None = None,
+        kernels: str = "orbits",
         kernel_size: int | tuple[int, ...] | None = None,
         n_channels: int = 3,
         n_ridges: int = 16,
@@ -96,10 +101,12 @@ class PotentialField(VectorField):
         self.amplitude = nn.Parameter(torch.zeros(n_time_modes, n_ridges))
         self.drift = None if group.z2 else nn.Parameter(torch.zeros(n_time_modes))
         # Symmetric for every group: the antisymmetric part of K_0 gives no gradient.
-        self.linear = MomentumKernel(group, n_time_modes, 1, convolution=convolution, symmetric=True)
+        self.linear = linear_kernel(group, n_time_modes, kernels=kernels, convolution=convolution)
         # All kernels are applied in the same way, since their operands are joined.
         chosen = self.linear.convolution.name
-        self.kernel = kernel_of_size(group, n_time_modes, n_channels, kernel_size, convolution=chosen)
+        self.kernel = kernel_of_size(
+            group, n_time_modes, n_channels, kernel_size, kernels=kernels, convolution=chosen
+        )
         start_from(self.kernel, _modes_of_propagators(lattice, n_channels), kernel_size)
 
     @property
@@ -119,6 +126,10 @@ class PotentialField(VectorField):
     def training_batch_size(self) -> int:
         """See `VectorField.training_batch_size`."""
         return 16
+
+    def default_prior(self) -> Prior:
+        """See `VectorField.default_prior`; a spectrum of the same kind as the kernels."""
+        return prior_like(self.kernel) or super().default_prior()
 
     @full_precision
     def potential(self, phi: Tensor, t: Tensor | float) -> Tensor:

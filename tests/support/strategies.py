@@ -10,6 +10,7 @@ import importlib.util
 import math
 import os
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -32,7 +33,7 @@ from equiflow.theories.multiplets.group import MultipletGroup
 from equiflow.theories.multiplets.space import Multiplet
 from equiflow.theories.particles.prior import TrappedGaussian
 from equiflow.theories.particles.space import Particles
-from equiflow.theories.scalar.priors import FreeField, StandardNormal
+from equiflow.theories.scalar.priors import FreeField, SmoothFreeField, StandardNormal
 from equiflow.vector_fields import (
     AngleField,
     AttentionField,
@@ -157,10 +158,12 @@ def o3_fields(draw: st.DrawFn, group: SymmetryGroup) -> O3Field:
 @st.composite
 def potential_fields(draw: st.DrawFn, group: SymmetryGroup) -> PotentialField:
     """Draw a field of this family with a few ridges."""
+    kernels = draw(st.sampled_from(["orbits", "smooth"]))
     return PotentialField(
         group.lattice,
         group=group,
-        kernel_size=draw(kernel_sizes(group.lattice)),
+        kernels=kernels,
+        kernel_size=draw(kernel_sizes(group.lattice)) if kernels == "orbits" else None,
         n_channels=draw(st.integers(1, 3)),
         n_ridges=draw(st.integers(1, 4)),
         n_time_modes=draw(st.integers(1, 3)),
@@ -243,7 +246,11 @@ FIELDS: dict[str, Callable[[SymmetryGroup], st.SearchStrategy[VectorField]]] = {
 }
 
 #: the priors that a lattice can have
-LATTICE_PRIORS: dict[str, type[Prior]] = {"FreeField": FreeField, "StandardNormal": StandardNormal}
+LATTICE_PRIORS: dict[str, type[Prior]] = {
+    "FreeField": FreeField,
+    "SmoothFreeField": SmoothFreeField,
+    "StandardNormal": StandardNormal,
+}
 
 #: on which lattices a family is drawn, if not on all
 SUITS: dict[str, Callable[[Lattice], bool]] = {
@@ -406,11 +413,13 @@ def vector_fields(
 def priors_of(draw: st.DrawFn, group: SymmetryGroup) -> Prior:
     """Draw a prior with the symmetry `group` and random parameters."""
     name = draw(st.sampled_from(sorted(LATTICE_PRIORS)))
-    if name == "FreeField":
-        m2 = draw(st.floats(0.2, 3.0))
-        prior: Prior = FreeField(group.lattice, m2=m2, group=group, learnable=draw(st.booleans()))
-    else:
-        prior = LATTICE_PRIORS[name](group.lattice, group=group)
+    kind: Any = LATTICE_PRIORS[name]
+    options = (
+        {}
+        if name == "StandardNormal"
+        else {"m2": draw(st.floats(0.2, 3.0)), "learnable": draw(st.booleans())}
+    )
+    prior: Prior = kind(group.lattice, group=group, **options)
     prior.double()
     randomise(prior, seed=draw(seeds))
     return prior

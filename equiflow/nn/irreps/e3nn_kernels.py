@@ -12,8 +12,8 @@ from types import ModuleType
 import torch
 from torch import Tensor, nn
 
-from equiflow.nn.constants import RoundedConstants
 from equiflow.runtime.checks import check_count, check_type
+from equiflow.runtime.constants import RoundedConstants
 from equiflow.runtime.precision import default_dtype
 from equiflow.theories.base.lattice import Lattice
 from equiflow.theories.base.resizing import offsets_on

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from equiflow.nn.constants import RoundedConstants
 from equiflow.nn.kernels.convolution import Convolution, DenseConvolution, DirectConvolution, convolution_for
+from equiflow.runtime.constants import RoundedConstants
 from equiflow.theories.base.resizing import offsets_on
 from equiflow.theories.base.symmetry import SymmetryGroup
 

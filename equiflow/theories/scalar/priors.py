@@ -8,9 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from equiflow.runtime.checks import check_flag, check_type
+from equiflow.runtime.constants import RoundedConstants
 from equiflow.theories.base.group import Group
 from equiflow.theories.base.kind import kind_of
 from equiflow.theories.base.lattice import Lattice
+from equiflow.theories.base.momentum_functions import SmoothFunctions
 from equiflow.theories.base.prior import LOG_2PI, Prior
 from equiflow.theories.base.resizing import momenta_on, space_on
 from equiflow.theories.base.space import Space
@@ -54,32 +56,22 @@ class StandardNormal(Prior):
         return prior.to(self.device, self.dtype)
 
 
-class FreeField(Prior):
-    r"""A free field with one learnable variance per momentum orbit.
+class _FieldOfModes(Prior):
+    """Independent Gaussian modes; a subclass says what `log_sigma` is made of.
 
-    `q(z) = prod_k (2 pi sigma_k^2)^{-1/2} exp(-|z_k|^2 / (2 V sigma_k^2))`, with one `sigma_k` for each orbit
-    of the momenta under the point group. It absorbs everything linear that a flow would otherwise have to
-    learn. At the start `sigma_k^2 = 1 / (2 (k^2 + m2))`, the propagator of `FreeScalar`.
+    `q(z) = prod_k (2 pi sigma_k^2)^{-1/2} exp(-|z_k|^2 / (2 V sigma_k^2))`
 
     Args:
-        space: a lattice, or a multiplet on one, whose components are independent and alike.
+        space: a lattice, or a multiplet on one.
         m2: mass squared of the initial spectrum, > 0.
-        group: ties the spectrum; by default the full point group of the lattice.
+        group: ties the spectrum.
         learnable: whether the spectrum is trained.
-
-    Raises:
-        TypeError: if the configurations are angles or have no lattice, or an argument has the wrong type.
-        ValueError: if `m2` is not positive or the group belongs to another lattice.
     """
 
-    def __init__(
-        self,
-        space: Space,
-        *,
-        m2: float = 1.0,
-        group: Group | None = None,
-        learnable: bool = True,
-    ) -> None:
+    #: `log sigma_k` of each orbit of momenta, `(orbit,)`
+    log_sigma: Tensor
+
+    def __init__(self, space: Space, *, m2: float, group: Group | None, learnable: bool) -> None:
         super().__init__(space, group=group)
         _refuse_windings(space)
         check_type(m2, (float, int), "m2")
@@ -91,8 +83,6 @@ class FreeField(Prior):
         orbits = spatial_part(self.group).momentum_orbits()
         self.register_buffer("_orbit", self.lattice.half(orbits.index).contiguous(), False)
         self.register_buffer("_multiplicity", orbits.multiplicity.clone(), False)
-        log_sigma = orbits.mean(self._free_log_sigma())
-        self.log_sigma = nn.Parameter(log_sigma.to(torch.get_default_dtype()), requires_grad=self.learnable)
 
     _orbit: Tensor
     _multiplicity: Tensor
@@ -121,14 +111,47 @@ class FreeField(Prior):
         return -self.lattice.ifft(self.lattice.fft(z) * (-2 * self.log_sigma).exp()[self._orbit])
 
     @torch.no_grad()
-    def parameter_score(self, z: Tensor) -> Tensor:
-        """Return `sum_{k in orbit} (|z_k|^2 / (V sigma_k^2) - 1)`, see `Prior.parameter_score`."""
-        if not self.log_sigma.requires_grad:
-            return z.new_zeros(len(z), 0)
+    def _score_of_orbits(self, z: Tensor) -> Tensor:
+        """Return `d log q(z) / d log_sigma = sum_{k in orbit} (|z_k|^2 / (V sigma_k^2) - 1)`."""
         power = self.lattice.fft(z).abs().square().reshape(len(z), -1, self._orbit.numel()).sum(1)
         power = power * self.lattice.half_multiplicity().to(z).flatten() / self.lattice.volume
-        total = z.new_zeros(len(z), len(self.log_sigma)).index_add_(1, self._orbit.flatten(), power)
+        total = z.new_zeros(len(z), len(self._multiplicity)).index_add_(1, self._orbit.flatten(), power)
         return total * (-2 * self.log_sigma).exp() - self.space.values_per_site * self._multiplicity
+
+
+class FreeField(_FieldOfModes):
+    r"""A free field with one learnable variance per momentum orbit.
+
+    `q(z) = prod_k (2 pi sigma_k^2)^{-1/2} exp(-|z_k|^2 / (2 V sigma_k^2))`, with one `sigma_k` for each orbit
+    of the momenta under the point group. It absorbs everything linear that a flow would otherwise have to
+    learn. At the start `sigma_k^2 = 1 / (2 (k^2 + m2))`, the propagator of `FreeScalar`.
+
+    Args:
+        space: a lattice, or a multiplet on one, whose components are independent and alike.
+        m2: mass squared of the initial spectrum, > 0.
+        group: ties the spectrum; by default the full point group of the lattice.
+        learnable: whether the spectrum is trained.
+
+    Raises:
+        TypeError: if the configurations are angles or have no lattice, or an argument has the wrong type.
+        ValueError: if `m2` is not positive or the group belongs to another lattice.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        *,
+        m2: float = 1.0,
+        group: Group | None = None,
+        learnable: bool = True,
+    ) -> None:
+        super().__init__(space, m2=m2, group=group, learnable=learnable)
+        log_sigma = spatial_part(self.group).momentum_orbits().mean(self._free_log_sigma())
+        self.log_sigma = nn.Parameter(log_sigma.to(torch.get_default_dtype()), requires_grad=self.learnable)
+
+    def parameter_score(self, z: Tensor) -> Tensor:
+        """See `Prior.parameter_score`; in closed form."""
+        return self._score_of_orbits(z) if self.log_sigma.requires_grad else z.new_zeros(len(z), 0)
 
     @torch.no_grad()
     def resized(self, lattice: Lattice) -> FreeField:
@@ -143,6 +166,72 @@ class FreeField(Prior):
         ratio = momenta_on(own - self._free_log_sigma(), self.lattice, prior.lattice)
         log_sigma = spatial_part(prior.group).momentum_orbits().mean(ratio + prior._free_log_sigma())
         prior.log_sigma.copy_(log_sigma)
+        return prior
+
+
+class SmoothFreeField(_FieldOfModes):
+    r"""A free field whose spectrum is a smooth function of momentum, the same on lattices of all sizes.
+
+    `q(z) = prod_k (2 pi sigma_k^2)^{-1/2} exp(-|z_k|^2 / (2 V sigma_k^2))` as in `FreeField`, but with
+    `log sigma_k = -1/2 log(2 (k^2 + m2)) + sum_j w_j f_j(k)` and the few functions of `SmoothFunctions`. The
+    number of weights does not depend on the size of the lattice. It is the default prior of a
+    `PotentialField` with `kernels="smooth"`.
+
+    Args:
+        space: a lattice, or a multiplet on one, whose components are independent and alike.
+        m2: mass squared of the initial spectrum, > 0.
+        group: symmetry of the density; by default the largest one. The spectrum has all symmetries of the
+            lattice.
+        learnable: whether the spectrum is trained.
+
+    Raises:
+        TypeError: if the configurations are angles or have no lattice, or an argument has the wrong type.
+        ValueError: if `m2` is not positive or the group belongs to another lattice.
+
+    >>> prior = SmoothFreeField(Lattice((16, 16)))
+    >>> prior.weight.shape == prior.resized(Lattice((128, 128))).weight.shape
+    True
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        *,
+        m2: float = 1.0,
+        group: Group | None = None,
+        learnable: bool = True,
+    ) -> None:
+        super().__init__(space, m2=m2, group=group, learnable=learnable)
+        self._functions = RoundedConstants()
+        size = len(SmoothFunctions(self.lattice))
+        self.weight = nn.Parameter(torch.zeros(size), requires_grad=self.learnable)
+
+    @property
+    def log_sigma(self) -> Tensor:  # type: ignore[override]
+        """`log sigma_k` of each orbit of momenta, `(orbit,)`."""
+        free, functions = self._functions.like(self.weight, self._free_and_functions)
+        return free + self.weight @ functions
+
+    def _free_and_functions(self) -> list[Tensor]:
+        """Return the initial `log sigma_k` and the functions of `SmoothFunctions` on each orbit."""
+        mean = spatial_part(self.group).momentum_orbits().mean
+        return [mean(self._free_log_sigma()), mean(SmoothFunctions(self.lattice).values)]
+
+    def parameter_score(self, z: Tensor) -> Tensor:
+        """See `Prior.parameter_score`; in closed form."""
+        if not self.weight.requires_grad:
+            return z.new_zeros(len(z), 0)
+        _, functions = self._functions.like(self.weight, self._free_and_functions)
+        return self._score_of_orbits(z) @ functions.mT
+
+    @torch.no_grad()
+    def resized(self, lattice: Lattice) -> SmoothFreeField:
+        """Return the field with the same spectrum as a function of momentum, exactly."""
+        space = space_on(self.space, lattice)
+        prior = SmoothFreeField(space, group=self.group.on(space), m2=self.m2, learnable=self.learnable)
+        prior.to(self.device, self.dtype)
+        carried = SmoothFunctions(self.lattice).carry(self.weight.double(), prior.lattice)
+        prior.weight.copy_(carried)
         return prior
 
 

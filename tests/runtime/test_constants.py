@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from equiflow import Lattice, OrbitConvField, SymmetryGroup
-from equiflow.nn.constants import RoundedConstants
 from equiflow.nn.irreps.e3nn_kernels import HarmonicBasis
 from equiflow.nn.kernels.convolution import FourierConvolution
 from equiflow.nn.kernels.orbits import MomentumKernel, OffsetKernel, OrbitKernel
 from equiflow.nn.particles import Neighbourhood
+from equiflow.runtime.constants import RoundedConstants
 from equiflow.testing import randomise
 from tests.support.strategies import is_there
 

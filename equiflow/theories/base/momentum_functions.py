@@ -1,0 +1,113 @@
+"""A few smooth functions of lattice momentum, the same on all lattices: `SmoothFunctions`.
+
+Kernels and spectra that are combinations of them carry over to lattices of any size exactly.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import torch
+from torch import Tensor
+
+from equiflow.theories.base.lattice import Lattice
+
+#: masses of the propagators, from the scale of one site to below the smallest momentum of 256 sites
+MASSES = tuple(2.0**-n for n in range(7))
+#: largest offset along each axis of the local functions
+REACH = 2
+#: square of a function below which a lattice hardly sees it
+HARDLY_SEEN = 1e-3
+
+
+class SmoothFunctions:
+    r"""Functions `f_j(p)` on the momenta of a lattice, symmetric under all permutations and reflections.
+
+    With `r_m(p) = m^2 / (phat^2 + m^2)`, `phat^2 = sum_mu 4 sin^2(p_mu / 2)` and masses m = 1, 1/2, ... 1/64:
+
+    - bumps `3 (r_m - r_{m/2})`, each one for the momenta around m, and the last `r_m`, for momentum zero;
+    - local functions, the mean of `prod_mu cos(n_mu p_mu)` over the permutations of n, for offsets
+      `0 <= n_1 <= ... <= n_d <= 2`. They tell directions apart.
+
+    These overlap, and a lattice of side L hardly sees the bumps far below `2 pi / L`. A diagonal optimiser
+    would learn them at unlike rates, and move those that are not seen at random. Weights are therefore those
+    of `g = (G + d)^{-1/2} f / sqrt(n)` with `G_ij = <f_i f_j>`, n functions and a small d: orthogonal
+    functions of like size, but small where f is not seen. In the average each octave of momenta counts
+    alike. The change of basis depends on the lattice, and `carry` undoes it.
+
+    Args:
+        lattice: whose momenta are meant.
+
+    >>> SmoothFunctions(Lattice((16, 16))).values.shape
+    torch.Size([13, 16, 16])
+    """
+
+    def __init__(self, lattice: Lattice) -> None:
+        self.lattice = lattice
+        functions = torch.stack([*_propagators(lattice), *_local(lattice)])
+        weighted = functions.flatten(1) * _share_of_octave(lattice).flatten()
+        eigenvalues, vectors = torch.linalg.eigh(weighted @ functions.flatten(1).mT)
+        size = (eigenvalues.clamp(min=0) + HARDLY_SEEN).sqrt() * len(functions) ** 0.5
+        #: f from g, `(function, function)`, symmetric
+        self._from_orthogonal = (vectors * size) @ vectors.mT
+        self._to_orthogonal = (vectors / size) @ vectors.mT
+        #: `g_j` on the momenta of a full FFT, `(function, *lattice)`, in float64
+        self.values = (self._to_orthogonal @ functions.flatten(1)).view_as(functions)
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def fit(self, values: Tensor) -> Tensor:
+        """Return the weights of the combination that is closest to a function, by least squares.
+
+        Args:
+            values: `(..., *lattice)`, in float64.
+
+        Returns:
+            `(..., function)`; the shortest weights if several do.
+        """
+        matrix, wanted = self.values.flatten(1).mT, values.flatten(-self.lattice.dim)
+        found: Tensor = wanted @ torch.linalg.pinv(matrix, rtol=1e-10).mT
+        return found
+
+    def carry(self, weights: Tensor, lattice: Lattice) -> Tensor:
+        """Return the weights of the same functions on another lattice.
+
+        Args:
+            weights: `(..., function)`, in float64.
+            lattice: of the same dimension.
+
+        Returns:
+            `(..., function)`.
+        """
+        return weights @ self._to_orthogonal @ SmoothFunctions(lattice)._from_orthogonal
+
+
+def _propagators(lattice: Lattice) -> list[Tensor]:
+    """Return the bumps and the last propagator."""
+    squared = lattice.squared_momenta()
+    propagators = [m**2 / (squared + m**2) for m in MASSES]
+    return [3 * (a - b) for a, b in itertools.pairwise(propagators)] + propagators[-1:]
+
+
+def _local(lattice: Lattice) -> list[Tensor]:
+    """Return the local functions."""
+    momenta = [2 * math.pi * torch.arange(side, dtype=torch.float64) / side for side in lattice.shape]
+    grid = torch.meshgrid(*momenta, indexing="ij")
+
+    def of_offset(offset: tuple[int, ...]) -> Tensor:
+        waves = [torch.cos(n * p) for n, p in zip(offset, grid, strict=True)]
+        return torch.stack(waves).prod(0)
+
+    offsets = itertools.combinations_with_replacement(range(REACH + 1), lattice.dim)
+    orbits = (sorted(set(itertools.permutations(offset))) for offset in offsets)
+    return [torch.stack([of_offset(offset) for offset in orbit]).mean(0) for orbit in orbits]
+
+
+def _share_of_octave(lattice: Lattice) -> Tensor:
+    """Return weights of the momenta, `(*lattice)`, which add up to 1 and to like numbers in each octave."""
+    # The smallest momentum stands for zero, or zero would outweigh all others.
+    smallest = 2 * math.sin(math.pi / max(2, *lattice.shape))
+    weight = (lattice.squared_momenta() + smallest**2) ** (-lattice.dim / 2)
+    return weight / weight.sum()
