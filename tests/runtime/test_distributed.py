@@ -59,6 +59,20 @@ def test_three_processes_do_too():
     assert distance(jobs.train("path"), together(jobs.train, "path", n=3)[2]) < 1e-11
 
 
+def test_couplings_with_a_focus_are_the_same_in_all_processes():
+    one, two = jobs.train_with_focus(), together(jobs.train_with_focus)
+    assert distance(one, two[0]) < 1e-10
+    assert same(two[0], two[1])
+    wrong = together(jobs.train_with_a_focus_of_its_own)
+    assert distance(one, wrong[0]) > 1e-6
+
+
+def test_two_processes_climb_a_ladder_like_one():
+    one, two = jobs.climb(), together(jobs.climb)
+    assert distance(one, two[0]) < 1e-7  # Adam amplifies rounding from step to step
+    assert same(two[0], two[1])
+
+
 @pytest.mark.parametrize(
     "mistake",
     [jobs.train_without_sum, jobs.train_with_equal_weights, jobs.train_with_noise_of_its_own],

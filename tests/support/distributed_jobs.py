@@ -39,6 +39,8 @@ from equiflow.interop import sample_shards
 from equiflow.interop import shards as sharded
 from equiflow.runtime import distributed
 from equiflow.testing import randomise
+from equiflow.training import AdaptivePathGradient
+from equiflow.training.objectives.focus import Focus
 from equiflow.training.run import TrainingRun
 from equiflow.vector_fields import DeepAttentionField, OrbitConvField
 from tests.support.cli_runs import TINY
@@ -120,6 +122,33 @@ def train_all() -> dict[str, Any]:
 def train_on(case: str, options: dict[str, Any]) -> Any:
     """Train with options in one positional argument."""
     return train(case, **options)
+
+
+def train_with_focus() -> Any:
+    """Train over couplings that are drawn where log w varies most, through two checks of the solver."""
+    focused = OverCouplings(AdaptivePathGradient(), n_couplings=3, focus=2.0)
+    return train("couplings", objective=focused, steps=12)
+
+
+def train_with_a_focus_of_its_own() -> Any:
+    """Do the same, but let each process learn from its own samples where log w varies."""
+    learn = Focus.learn
+
+    def own(focus: Any, family: Any, points: Any, variance: Tensor) -> None:
+        learn(focus, family, points, variance * torch.arange(1, 1 + len(variance)) ** distributed.rank())
+
+    Focus.learn = own
+    distributed.from_first = lambda make: make()
+    return train_with_focus()
+
+
+def climb() -> Any:
+    """Train on two lattices in turn by default; return history and weights of the last."""
+    actions = [Phi4(Lattice((n, n)), m2=-4.0, lam=8.0) for n in (2, 3)]
+    torch.manual_seed(0)
+    last = fit_ladder(actions, batch_size=UNEVEN_BATCH, steps=8, seed=3, n_fresh=0, progress=False)[-1]
+    columns = {name: column for name, column in vars(last.history).items() if name != "seconds"}
+    return columns, last.flow.state_dict()
 
 
 def train_without_sum() -> Any:

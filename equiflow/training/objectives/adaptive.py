@@ -17,7 +17,7 @@ from equiflow.ode.solver import Solver, SolverError
 from equiflow.runtime import distributed
 from equiflow.runtime.checks import check_count, check_positive, check_type, make_plain
 from equiflow.theories.base.action import Action
-from equiflow.training.objectives.base import ObjectiveValue, that_integrates
+from equiflow.training.objectives.base import Objective, ObjectiveValue, that_integrates
 from equiflow.training.objectives.reverse import PathGradient
 
 #: samples on which the error of the solver is measured
@@ -125,8 +125,8 @@ class AdaptivePathGradient:
 class Adaptive(Protocol):
     """An objective that changes while it trains."""
 
-    def adaptation(self) -> Adaptation:
-        """Return the state with which a training run begins."""
+    def adaptation(self) -> Adaptation | None:
+        """Return the state with which a training run begins; None if this one does not change after all."""
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ class Adaptation:
         self.fewest = objective.fewest_steps(0.0)
         self.due, self.between = FEWEST_BETWEEN, FEWEST_BETWEEN
 
-    def at(self, progress: float) -> PathGradient:
+    def at(self, progress: float) -> Objective:
         """Return what is minimised after a part of the training, from 0 to 1."""
         self.fewest = self.objective.fewest_steps(progress)
         self.steps = max(self.steps, self.fewest)
@@ -199,7 +199,6 @@ class Adaptation:
         self.due = step + self.between
         return Check(error, is_small=error <= tolerance, is_lost=lost)
 
-    @torch.no_grad()
     def error(self, flow: Flow, action: Action, *, seed: int) -> float:
         """Return the standard deviation of the change of log weights in twice the steps.
 
@@ -216,6 +215,23 @@ class Adaptation:
         Raises:
             ValueError: if the trace of the vector field is estimated.
         """
+        return self.error_and_variance(flow, action, seed=seed)[0]
+
+    @torch.no_grad()
+    def error_and_variance(self, flow: Flow, action: Action, *, seed: int) -> tuple[float, float]:
+        """Return the error, see `error`, and the variance of log w in twice the steps.
+
+        Args:
+            flow: what is trained.
+            action: its target.
+            seed: of the samples.
+
+        Returns:
+            Both, each infinite if a solve has no finite end.
+
+        Raises:
+            ValueError: if the trace of the vector field is estimated.
+        """
         continuous = that_integrates(flow, self.objective, instead="ReverseKL()")
         continuous.demand_exact_trace()  # the noise of an estimate is larger than the error
         generator = torch.Generator(flow.device).manual_seed(seed % 2**63)
@@ -224,9 +240,10 @@ class Adaptation:
         try:
             now, finer = (_log_weight(continuous, action, z, by) for by in (coarse, coarse.refined()))
         except SolverError:
-            return math.inf
+            return math.inf, math.inf
         error = float((finer - now).std())
-        return error if math.isfinite(error) else math.inf
+        variance = float((finer - flow.prior.log_prob(z).double()).var())
+        return (error if math.isfinite(error) else math.inf), variance
 
     def coarsened_to(self, error: float, steps: int) -> float:
         """Return the error to be expected in another number of steps.
