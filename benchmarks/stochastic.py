@@ -3,9 +3,10 @@
 Three questions. On the published CRAFT target (phi^4, L = 14, m2 = -4.75, lam = 5.1; arXiv:2201.13117):
 annealing without layers, with resampling and without, stochastic flows of several layers, and one CNF, with
 equal steps of training where they train. Evaluations per sample, of the gradient of the action and of vector
-fields, are counted together. The same in the broken phase in an external field, where the wrong vacuum is
-metastable. And for a CNF that is stopped early: how many updates in its latent space repair its ESS, and what
-more steps of training would have done.
+fields, are counted together and held equal: more updates, steps of annealing or steps of the solver fill the
+budget of all. The same in the broken phase in an external field, where the wrong vacuum is metastable. And
+for a CNF that is stopped early: how many updates in its latent space repair its ESS, and what more steps of
+training would have done.
 """
 
 import argparse
@@ -43,6 +44,7 @@ from equiflow import (
     stochastic_importance_sample,
 )
 from equiflow.report import print_table, write_json
+from equiflow.samplers import LatentAction
 from equiflow.theories.scalar.observables import abs_magnetisation, magnetisation
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
@@ -54,13 +56,16 @@ parser.add_argument(
 )
 parser.add_argument("--samples", type=int, default=2048, help="fresh samples of each method")
 parser.add_argument("--steps", type=int, default=300, help="optimiser steps, shared by all layers of a path")
-parser.add_argument("--early", type=int, default=40, help="optimiser steps of the CNF that is stopped early")
+parser.add_argument("--budget", type=int, default=200, help="evaluations per sample of every method")
+parser.add_argument("--early", type=int, default=30, help="optimiser steps of the CNF that is stopped early")
 parser.add_argument("--annealed-samples", type=int, default=256, help="samples of the CNF stopped early")
 parser.add_argument("--solver-steps", type=int, default=8, help="steps of rk4 of every layer when it samples")
 parser.add_argument("--device", default="cpu", help="where to compute")
 parser.add_argument("--seed", type=int, default=0, help="of training and samples")
 parser.add_argument("--out", type=Path, help="JSON file for the figures")
 
+#: leapfrog step in the latent space of a CNF
+LATENT_STEP = 0.4
 HEADER = (
     "method", "steps", "s of training", "evaluations", "s per 1000", "log Z", "reverse ESS", "forward ESS",
     "<m>",
@@ -155,10 +160,16 @@ def gradients(flow: StochasticFlow) -> float:
     for leg in flow.legs:
         if isinstance(leg.layer, EquivariantCNF):
             total += 4 * (leg.layer.solver.steps or 0)
-        if isinstance(leg.kernel, HMC) and leg.n_updates:
-            assert leg.kernel.step_size is not None
-            total += leg.n_updates * (1 + leg.kernel.trajectory_length / leg.kernel.step_size)
+        total += leg.n_updates * of_update(leg.kernel)
     return total
+
+
+def of_update(kernel: object) -> float:
+    """Return the mean number of gradients of a trajectory."""
+    if not isinstance(kernel, HMC):
+        return 0.0
+    assert kernel.step_size is not None
+    return 1 + kernel.trajectory_length / kernel.step_size
 
 
 def along_path(
@@ -184,16 +195,34 @@ def along_path(
     return flow, timed(train)[1]
 
 
+def filled(flow: StochasticFlow, budget: int) -> StochasticFlow:
+    """Give the actions of a path so many updates that all together take the budget of evaluations."""
+    moving = [leg for leg in flow.legs[:-1] if leg.kernel is not None]
+    for leg in moving:
+        leg.n_updates = 1
+    while True:
+        # Where one update costs the least, relative to those that are there, comes the next.
+        leg = min(moving, key=lambda leg: leg.n_updates * of_update(leg.kernel))
+        if gradients(flow) + of_update(leg.kernel) > budget:
+            return flow
+        leg.n_updates += 1
+
+
 def compare(target: Target) -> Iterator[dict[str, object]]:
-    """Yield the rows of one target."""
+    """Yield the rows of one target, all of them at the same number of evaluations per sample."""
     args = target.args
-    for n in (16, 64):
-        flow, seconds = along_path(target, n, layers=False, n_updates=1)
-        yield from stochastic_rows(target, flow, f"annealing, {n} steps", training=seconds, steps=0)
-    yield cnf_alone(target, args.steps, "CNF alone")[1]
+    pilot, _ = along_path(target, 16, layers=False, n_updates=1)
+    steps = round(16 * args.budget / gradients(pilot))
+    for n, n_updates in ((steps, 1), (max(2, steps // 4), 4)):
+        flow, seconds = along_path(target, n, layers=False, n_updates=n_updates)
+        name = f"annealing, {n} steps" + (f" of {n_updates} updates" if n_updates > 1 else "")
+        yield from stochastic_rows(target, flow, name, training=seconds, steps=0)
+    yield cnf_alone(target, args.steps, "CNF alone", solver_steps=args.budget // 4)[1]
     for n in (2, 4):
         flow, seconds = along_path(target, n, layers=True, n_updates=2)
-        name = f"stochastic flow, {n} layers"
+        name = f"stochastic flow, {n} layers, {{}} updates"
+        filled(flow, args.budget)
+        name = name.format(sum(leg.n_updates for leg in flow.legs))
         yield from stochastic_rows(target, flow, name, training=seconds, steps=args.steps)
 
 
@@ -224,10 +253,13 @@ def stochastic_rows(
         )
 
 
-def cnf_alone(target: Target, steps: int, name: str) -> tuple[EquivariantCNF, dict[str, object]]:
+def cnf_alone(
+    target: Target, steps: int, name: str, *, solver_steps: int | None = None
+) -> tuple[EquivariantCNF, dict[str, object]]:
     """Return a trained CNF and its row."""
     args, flow = target.args, target.flow()
     _, seconds = timed(lambda: fit(flow, target.action, steps=steps, seed=args.seed, progress=False))
+    flow.solver = Solver("rk4", steps=solver_steps or args.solver_steps)
     ensemble, drawing = timed(
         lambda: importance_sample(flow, target.action, args.samples, certify=0, generator=target.generator(4))
     )
@@ -238,11 +270,16 @@ def cnf_alone(target: Target, steps: int, name: str) -> tuple[EquivariantCNF, di
         with_certificate(ensemble, certificate),
         steps=steps,
         training=seconds,
-        evaluations=4 * args.solver_steps,
+        evaluations=4 * (flow.solver.steps or 0),
         drawing=drawing,
         forward=lambda phi: log_weights(flow, target.action, phi),
     )
     return flow, figures
+
+
+def quarter_turn(action: LatentAction) -> HMC:
+    """Return HMC whose trajectories turn white noise by a quarter period, after which it is drawn anew."""
+    return HMC(action, step_size=LATENT_STEP, trajectory_length=math.pi / 2)
 
 
 def stopped_early(target: Target) -> Iterator[dict[str, object]]:
@@ -250,15 +287,22 @@ def stopped_early(target: Target) -> Iterator[dict[str, object]]:
     args = target.args
     flow, first = cnf_alone(target, args.early, f"stopped at {args.early} steps")
     yield first
-    for n in (2, 4, 8, 16):
+    solves = 2 * (1 + math.pi / 2 / LATENT_STEP) + 3
+    for n in (2, 4, 8, 16, 32):
         ensemble, drawing = timed(
             lambda n=n: annealed_importance_sample(
-                flow, target.action, args.annealed_samples, betas=n, certify=0, generator=target.generator(7)
+                flow,
+                target.action,
+                args.annealed_samples,
+                betas=n,
+                kernel=quarter_turn,
+                certify=0,
+                generator=target.generator(7),
             )
         )
-        # A trajectory has three steps and four gradients, each a solve there and one back; its energies and
-        # the next weight need three solves more.
-        evaluations = 4 * args.solver_steps * (1 + (n - 1) * (4 * 2 + 3))
+        # A gradient takes a solve there and one back; the energies of a trajectory and the next weight need
+        # three solves more.
+        evaluations = 4 * args.solver_steps * (1 + (n - 1) * solves)
         yield row(
             f"and {n - 1} updates",
             target,

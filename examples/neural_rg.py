@@ -17,7 +17,17 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from equiflow import ContinuousIsing, Estimate, Lattice, MultiscaleFlow, SpinClusters, fit, importance_sample
+from equiflow import (
+    CheckpointError,
+    ContinuousIsing,
+    Estimate,
+    Lattice,
+    MultiscaleFlow,
+    PotentialField,
+    SpinClusters,
+    fit,
+    importance_sample,
+)
 from equiflow.nn.blocking import Blocking
 from equiflow.oracles import ising_torus
 from equiflow.report import Report, print_table
@@ -38,8 +48,12 @@ parser.add_argument("--T", type=temperature, default="critical", help="temperatu
 parser.add_argument("--levels", type=int, default=3, help="lattices of the hierarchy; 1 is a single scale")
 parser.add_argument("--smallest", type=int, default=8, help="side of the first lattice to train on")
 parser.add_argument("--start", type=Path, help="flow.pt of a smaller lattice, to go on from")
-parser.add_argument("--steps", type=int, default=600, help="optimiser steps on each lattice")
-parser.add_argument("--learning-rate", type=float, help="of Adam; by default what suits the flow")
+parser.add_argument("--ridges", type=int, default=32, help="ridges of the potential of each level")
+parser.add_argument(
+    "--steps", type=int, help="optimiser steps on each lattice; more on larger ones by default"
+)
+parser.add_argument("--batch-size", type=int, help="samples per step; 32, and 16 from L = 32 on, by default")
+parser.add_argument("--learning-rate", type=float, help="of Adam; by default twice that of `fit`")
 parser.add_argument("--samples", type=int, default=8192, help="fresh model samples to measure on")
 parser.add_argument("--accuracy", type=float, default=1e-3, help="largest solver error of log Z")
 parser.add_argument("--threads", type=int, default=1, help="CPU threads")
@@ -54,6 +68,26 @@ def sides_of(args: argparse.Namespace) -> list[int]:
     while sides[0] > args.smallest and sides[0] % 2 == 0 and args.start is None:
         sides.insert(0, sides[0] // 2)
     return sides
+
+
+def recipe(flow: MultiscaleFlow, args: argparse.Namespace) -> dict[str, float]:
+    """Return how to train on a lattice: the larger it is, the better its flow has to be at each site."""
+    side = flow.lattice.shape[0]
+    steps = 800 if side <= 8 else 1500 if side <= 16 else 4500
+    return {
+        "steps": args.steps or steps,
+        "batch_size": args.batch_size or (32 if side < 32 else 16),
+        "learning_rate": args.learning_rate or 2 * flow.learning_rate,
+    }
+
+
+def new_flow(lattice: Lattice, args: argparse.Namespace) -> MultiscaleFlow:
+    """Return an untrained hierarchy."""
+    return MultiscaleFlow(
+        lattice,
+        n_levels=args.levels,
+        vector_field=lambda group: PotentialField(group.lattice, group=group, n_ridges=args.ridges),
+    )
 
 
 def block_spins(action: ContinuousIsing, samples: Samples, seed: int) -> dict[int, Estimate]:
@@ -125,21 +159,26 @@ def main() -> None:
     start = time.perf_counter()
     torch.set_num_threads(args.threads)
     generator = torch.Generator(args.device).manual_seed(args.seed + 1)
-    options = {"steps": args.steps, "learning_rate": args.learning_rate, "seed": args.seed}
     blocks: dict[int, dict[int, Estimate]] = {}
-    flow = None if args.start is None else MultiscaleFlow.load(args.start, device=args.device)
+    try:
+        flow = None if args.start is None else MultiscaleFlow.load(args.start, device=args.device)
+    except (CheckpointError, OSError) as error:
+        parser.error(str(error))
     seconds, few = 0.0, max(64, args.samples // 32)
     for side in sides_of(args):
-        lattice = Lattice((side, side))
         try:
+            lattice = Lattice((side, side))
             action = ContinuousIsing(lattice, args.T)
-            new = MultiscaleFlow(lattice, n_levels=args.levels) if flow is None else flow.resized(lattice)
+            new = new_flow(lattice, args) if flow is None else flow.resized(lattice)
         except ValueError as error:  # such as an odd side
             parser.error(str(error))
         flow = new.to(args.device)
         begin = time.process_time()
-        history = fit(flow, action, **options)
+        history = fit(flow, action, **recipe(flow, args), seed=args.seed)
         seconds += time.process_time() - begin
+        if args.out is not None:
+            args.out.mkdir(parents=True, exist_ok=True)
+            flow.save(args.out / f"flow_L{side}.pt")  # what `--start` takes
         choice = flow.tune_solver(args.accuracy, action=action, n_samples=64, generator=generator)
         ensemble = importance_sample(
             flow, action, args.samples, batch_size=512, certify=few, generator=generator

@@ -131,11 +131,13 @@ def draw_modes(patterns: Tensor, parts: Tensor, frequencies: Tensor, exact: Tens
         left.plot(pattern + 0.8 * k, "o", ms=4, color=line.get_color())
         text = f"  $\\omega$ = {float(frequencies[k]):.4f}"
         left.text(len(pattern) - 1, float(part[-1]) + 0.8 * k, text, va="center")
-    left.set(xlabel="site", yticks=[], xlim=(-1, 1.25 * len(patterns[0])))
+    left.set(xlabel="site", ylabel="displacement, each mode shifted up", yticks=[])
+    left.set(xlim=(-1, 1.25 * len(patterns[0])))
     left.set_title("slowest modes: learned (dots), known (lines)")
     right.plot(exact, "-", label="known")
     right.plot(frequencies, "o", ms=3, label="learned")
-    right.set(xlabel="mode", ylabel=r"$\omega$", title="frequencies")
+    right.set(xlabel="mode, the slowest is 0", ylabel=r"frequency $\omega$ [$\sqrt{k / m}$]")
+    right.set_title("frequencies")
     right.legend(frameon=False)
     return figure
 

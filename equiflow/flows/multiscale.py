@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -57,6 +57,9 @@ class MultiscaleFlow(IntegratedFlow):
         point: name of the point group of every level, see `SymmetryGroup`.
         z2: whether every level is equivariant under phi -> -phi.
         n_levels: number of lattices; by default sides are halved down to 4, once at least.
+        vector_field: makes the field of each level from its symmetry, such as
+            `lambda group: PotentialField(group.lattice, group=group, n_ridges=32)`; by default that of
+            `EquivariantCNF`.
         solver: how all levels integrate; by default that of `EquivariantCNF`.
 
     Raises:
@@ -81,11 +84,12 @@ class MultiscaleFlow(IntegratedFlow):
         point: str = "full",
         z2: bool = True,
         n_levels: int | None = None,
+        vector_field: Callable[[SymmetryGroup], VectorField] | None = None,
         solver: Solver | None = None,
     ) -> None:
         check_type(lattice, Lattice, "lattice", "Write Lattice((16, 16)).")
         lattices = lattices_of(lattice, None if n_levels is None else check_count(n_levels, "n_levels"))
-        levels = [EquivariantCNF(on, group=SymmetryGroup(on, point, z2), solver=solver) for on in lattices]
+        levels = [_level(SymmetryGroup(on, point, z2), vector_field, solver) for on in lattices]
         for level in levels[1:]:
             pass_on(level)
         self._set_up(levels)
@@ -339,3 +343,13 @@ class MultiscaleFlow(IntegratedFlow):
     def extra_repr(self) -> str:
         """Return what `repr` shows besides the modules."""
         return f"lattice={self.lattice.shape}, group={self.group}, solver={self.solver}"
+
+
+def _level(
+    group: SymmetryGroup, vector_field: Callable[[SymmetryGroup], VectorField] | None, solver: Solver | None
+) -> EquivariantCNF:
+    """Return an untrained level of a symmetry."""
+    if isinstance(vector_field, VectorField):
+        raise TypeError("vector_field must make a field for each level: lambda group: PotentialField(...)")
+    field = None if vector_field is None else vector_field(group)
+    return EquivariantCNF(group.lattice, group=group, vector_field=field, solver=solver)

@@ -35,6 +35,17 @@ def test_results_of_two_electrons_are_written(tmp_path, capsys):
     assert "exact free energy 2.792044" in shown
 
 
-def test_a_cutoff_below_the_fermi_sea_is_refused():
-    with pytest.raises(ValueError, match="below the energy 3 of the Fermi sea"):
-        run("--n", "2", "--cutoff", "2")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--cutoff", "2"), "below the energy 3 of the Fermi sea"),
+        (("--n", "0"), "number must be an integer >= 1, got 0"),
+        (("--beta", "-1"), "beta must be positive"),
+        (("--Z", "-1"), "Z must be finite and >= 0"),
+    ],
+)
+def test_impossible_systems_are_refused(arguments, message, capsys):
+    with pytest.raises(SystemExit) as raised:
+        run(*arguments, "--steps", "1", "--samples", "10")
+    assert raised.value.code == 2
+    assert message in capsys.readouterr().err

@@ -227,6 +227,23 @@ def test_the_second_level_starts_as_white_noise_passed_on():
     assert not bool(flow.levels[1].vector_field.velocity(phi, 0.5).any())
 
 
+def test_the_fields_of_all_levels_are_made_by_a_function(tmp_path):
+    lattice = Lattice((8, 8))
+    flow = MultiscaleFlow(
+        lattice,
+        point="rotations",
+        n_levels=3,
+        vector_field=lambda group: PotentialField(group.lattice, group=group, n_ridges=5),
+    )
+    shapes = [(field.lattice.shape[0], len(field.ridges.omega)) for field in flow.vector_fields]
+    assert shapes == [(2, 5), (4, 5), (8, 5)]
+    assert {field.group.point for field in flow.vector_fields} == {"rotations"}
+    flow.save(tmp_path / "flow.pt")
+    again = MultiscaleFlow.load(tmp_path / "flow.pt")
+    assert {len(field.ridges.omega) for field in again.vector_fields} == {5}
+    assert {len(field.ridges.omega) for field in MultiscaleFlow(lattice).vector_fields} == {16}
+
+
 def test_levels_below_can_be_held_fixed_while_the_finest_is_trained():
     flow = hierarchy()
     before = copy.deepcopy(flow.state_dict())
@@ -334,6 +351,18 @@ def test_sides_are_halved_down_to_four():
         (lambda: MultiscaleFlow(Lattice((12, 12)), n_levels=4), ValueError, r"got lattice \(3, 3\)"),
         (lambda: MultiscaleFlow(Lattice((4, 4)), n_levels=0), ValueError, "n_levels"),
         (lambda: MultiscaleFlow((4, 4)), TypeError, "Lattice"),
+        (
+            lambda: MultiscaleFlow(Lattice((4, 4)), vector_field=PotentialField(Lattice((4, 4)))),
+            TypeError,
+            "must make a field for each level",
+        ),
+        (
+            lambda: MultiscaleFlow(
+                Lattice((4, 4)), z2=False, vector_field=lambda group: PotentialField(group.lattice)
+            ),
+            ValueError,
+            "The vector field has the group translations x D4 x Z2, got group=translations x D4",
+        ),
         (lambda: MultiscaleFlow.from_levels([]), ValueError, "at least one level"),
         (lambda: MultiscaleFlow.from_levels([PotentialField(Lattice((2, 2)))]), TypeError, "EquivariantCNF"),
         (
