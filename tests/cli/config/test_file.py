@@ -58,7 +58,7 @@ def test_there_is_an_example_of_each_published_set_up():
         assert (links.action.kind, links.action.group, links.field.kind) == ("wilson", group, field)
         assert links.action.beta == 1.0
     couplings = {"E1": 6.975, "E2": 6.008, "E3": 5.550, "E4": 5.276, "E5": 5.113, "L16": 4.97, "3d": 8.0}
-    couplings |= {"ladder": 4.572, "3d-o3": 8.0, "O2": 8.0}
+    couplings |= {"ladder": 4.572, "L256": 4.28, "3d-o3": 8.0, "O2": 8.0}
     assert {name: config.action.lam for name, config in found.items()} == couplings
     assert all(config.action.m2 == -4.0 for config in found.values())
     sides = [found[f"E{n}"].lattice.shape for n in range(1, 6)]
