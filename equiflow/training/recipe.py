@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from equiflow.flows import ConditionalFlow, Flow, IntegratedFlow
+from equiflow.ode.solver import Solver
 from equiflow.runtime import distributed
 from equiflow.training.objectives.adaptive import AdaptivePathGradient
 from equiflow.training.objectives.base import Objective
@@ -13,10 +14,13 @@ from equiflow.training.objectives.conditional import OverCouplings
 from equiflow.training.objectives.reverse import PathGradient
 
 #: version of what a checkpoint of training means; those of version 0.1 have none
-CHECKPOINT_VERSION = 2
+CHECKPOINT_VERSION = 3
 
 #: model samples per step where none are measured to suffice
 BATCH_SIZE = 128
+#: numbers in a batch from which steps are computed again for their gradients: without kernels, each step of
+#: the solver keeps about 1.8 kB for each (`benchmarks/memory.py`)
+LARGE_BATCH = 2**17
 
 
 @dataclass(frozen=True)
@@ -38,11 +42,20 @@ class Recipe:
     eps: float
 
     @classmethod
-    def of(cls, flow: Flow | ConditionalFlow) -> Recipe:
-        """Return the recipe that suits a flow. `benchmarks/training.py` measures it."""
+    def of(cls, flow: Flow | ConditionalFlow, *, sparing: bool = True) -> Recipe:
+        """Return the recipe that suits a flow. `benchmarks/training.py` measures it.
+
+        Args:
+            flow: what is trained.
+            sparing: whether large batches are trained with checkpoints in the solver. It takes more time and
+                much less memory; kernels need neither.
+        """
         batch_size = max(flow.training_batch_size, distributed.world_size())
         adaptive = isinstance(flow, IntegratedFlow) and flow.trace_is_exact
-        objective = AdaptivePathGradient() if adaptive else _path_gradient(flow)
+        objective: Objective | OverCouplings = _path_gradient(flow)
+        if adaptive:
+            large = batch_size * flow.space.size >= LARGE_BATCH
+            objective = AdaptivePathGradient(Solver("rk4", steps=3, checkpoint=sparing and large))
         return cls(flow.training_steps, batch_size, objective, eps=1e-5)
 
     @classmethod
@@ -61,7 +74,9 @@ class Recipe:
         Returns:
             The recipe of the version that began the run.
         """
-        return cls.of(flow) if saved is None or "version" in saved else cls.of_version_0_1(flow)
+        if saved is not None and "version" not in saved:
+            return cls.of_version_0_1(flow)
+        return cls.of(flow, sparing=saved is None or saved["version"] > 2)
 
 
 def _path_gradient(flow: Flow | ConditionalFlow) -> Objective | OverCouplings:

@@ -70,6 +70,15 @@ def test_the_default_field_takes_as_many_steps_as_the_lattice_is_wide(shape, ste
     assert (flow.training_steps, flow.training_batch_size) == (steps, 16)
 
 
+def test_large_batches_are_trained_with_checkpoints_in_the_solver():
+    for side, sparing in ((64, False), (96, True), (128, True)):
+        flow = EquivariantCNF(Lattice((side, side)))
+        assert Recipe.of(flow).objective.solver == Solver("rk4", steps=3, checkpoint=sparing)
+    # A run of version 2 goes on without, or its settings would differ.
+    assert Recipe.to_go_on(flow, {"version": 2}).objective == AdaptivePathGradient()
+    assert Recipe.to_go_on(flow, {"version": 3}) == Recipe.of(flow) == Recipe.to_go_on(flow, None)
+
+
 def test_what_is_given_wins():
     told = {"steps": 3, "batch_size": 5, "learning_rate": 0.01, "objective": ReverseKL(), "warmup": 0}
     sizes: list[int] = []

@@ -81,7 +81,8 @@ class SmoothFunctions:
         Returns:
             `(..., function)`.
         """
-        return weights @ self._to_orthogonal @ SmoothFunctions(lattice)._from_orthogonal
+        carried: Tensor = weights @ self._to_orthogonal @ SmoothFunctions(lattice)._from_orthogonal
+        return carried
 
 
 def _propagators(lattice: Lattice) -> list[Tensor]:
