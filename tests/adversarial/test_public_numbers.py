@@ -182,6 +182,7 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     ),
     "ActionFamily": (lambda **o: eq.ActionFamily(eq.Phi4, SQUARE, **o), {"m2": 1, "lam": (1.0, 2)}),
     "FreeField": (lambda **o: eq.FreeField(SQUARE, **o), {"m2": 0.5, "learnable": False}),
+    "SmoothFreeField": (lambda **o: eq.SmoothFreeField(SQUARE, **o), {"m2": 0.5, "learnable": False}),
     "TrappedGaussian": (lambda **o: eq.TrappedGaussian(GAS, **o), {"beta": 0.5, "width": 2.0}),
     "OrbitConvField": (lambda **o: eq.OrbitConvField(SQUARE, **o), KERNEL | {"n_frequencies": 2}),
     "PotentialField": (lambda **o: eq.PotentialField(SQUARE, **o), KERNEL | {"n_channels": 2, "n_ridges": 3}),
