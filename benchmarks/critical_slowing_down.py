@@ -39,7 +39,17 @@ from equiflow import (
 )
 from equiflow import observables as obs
 from equiflow.report import print_table
-from equiflow.report.plots import FLOW, MUTED, REFERENCE, save_figure
+from equiflow.report.style import (
+    FLOW,
+    MUTED,
+    PALETTE,
+    REFERENCE,
+    legend_below,
+    new_figure,
+    readable_log,
+    save_figure,
+    styled,
+)
 from equiflow.samplers import LEAPFROG, Integrator
 
 M2, CRITICAL = -4.0, 4.24
@@ -160,18 +170,18 @@ def exponent(rows: list[Row], name: str) -> str:
     return f"{slope:.2f} ± {(rest.square().sum() / (len(rows) - 2) / (x @ x)).sqrt():.2f}"
 
 
+@styled
 def picture(rows: list[Row]) -> Figure:
-    figure = Figure(figsize=(10, 4.6), layout="constrained")
     names = list(dict.fromkeys(row["series"] for row in rows))
     styles = {
         "HMC": (REFERENCE, "o"),
         "cluster + HMC": (MUTED, "D"),
         "flow Metropolis": (FLOW, "s"),
-        "latent HMC": ("#3a9a5b", "^"),
+        "latent HMC": (PALETTE[2], "^"),
     }
-    for panel, series in zip(
-        figure.subplots(1, len(names), squeeze=False, sharey=True)[0], names, strict=True
-    ):
+    title = "phi4 at m2 = -4: cost of an independent sample, |M| (solid) and chi2 (dotted)"
+    figure, panels = new_figure(1, len(names), (10, 5), title=title, squeeze=False, sharey=True)
+    for panel, series in zip(panels[0], names, strict=True):
         for method, (colour, marker) in styles.items():
             mine = [row for row in rows if row["series"] == series and row["method"] == method]
             for name, line in zip(OBSERVABLES, ("-", ":"), strict=True):
@@ -189,14 +199,15 @@ def picture(rows: list[Row]) -> Figure:
                     capsize=2,
                     label=f"{method} ({mine[0]['unit']})" if mine and name == "|M|" else None,
                 )
-        title = f"{series}, solid |M|, dotted chi2" if series != "critical" else f"lam = {CRITICAL}"
-        panel.set(xscale="log", yscale="log", xlabel="side L", title=title)
+        title = f"{series}, lam from L to L" if series != "critical" else f"lam = {CRITICAL}"
+        panel.set(xscale="log", xlabel="side L", title=title)
         sides = sorted({row["L"] for row in rows})
         panel.set_xticks(sides, [str(side) for side in sides])
         panel.minorticks_off()
-        panel.grid(color=MUTED, alpha=0.25, lw=0.5)
+    for panel in panels[0]:
+        readable_log(panel)
     figure.axes[0].set_ylabel(r"evaluations per independent sample")
-    figure.axes[-1].legend(frameon=False, fontsize=8)
+    legend_below(figure, figure.axes[-1], columns=4)
     return figure
 
 

@@ -28,7 +28,6 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 import equiflow
 from equiflow import (
@@ -64,14 +63,16 @@ from equiflow import (
     log_weights,
 )
 from equiflow.report import print_table, write_json
-from equiflow.report.plots import save_figure
+from equiflow.report.style import PALETTE, label_ends, new_figure, save_figure, styled
 from equiflow.testing import divergence_error
 from equiflow.training import Objective
 from equiflow.vector_fields import VECTOR_FIELDS, EstimatedField
 
 M_PL_4 = {4: 8.0, 6: 6.975, 8: 6.008, 10: 5.550, 12: 5.276, 14: 5.113, 16: 4.97, 20: 4.807, 32: 4.572}
 ESS_TICKS = (0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999)
-MARKS, FORWARD = "os^", {"fmt": "o:", "mfc": "white"}
+FORWARD = {"fmt": "o:", "mfc": "white"}
+#: of the picture
+MOST_CURVES = 8
 
 
 def plane(side: int) -> Lattice:
@@ -345,35 +346,42 @@ def nines(ess: Any) -> Any:
     return -np.log10(1 - np.minimum(ess, 1 - 1e-9))
 
 
+@styled
 def draw(rows: list[dict[str, Any]], clock: str) -> Figure:
-    """Draw ESS against training time, one panel per model and size; hollow marks are the forward ESS."""
+    """Draw ESS against training time for the best families of each model and size; hollow marks: forward."""
     sizes = list(dict.fromkeys((row["model"], row["L"]) for row in rows))
-    labels = list(dict.fromkeys(row["family"] for row in rows))
-    figure = Figure(figsize=(4.6 * len(sizes) + 2, 4.4), layout="constrained")
-    panels = figure.subplots(1, len(sizes), squeeze=False, sharey=True)[0]
-    for panel, (model, side) in zip(panels, sizes, strict=True):
-        of_panel = [row for row in rows if (row["model"], row["L"]) == (model, side)]
-        for i, label in enumerate(labels):
-            found = [row for row in of_panel if row["family"] == label and "reverse_ess" in row]
+    known = [row for row in rows if "reverse_ess" in row]
+    best = {row["family"]: 0.0 for row in known}
+    for row in known:
+        best[row["family"]] = max(best[row["family"]], row["reverse_ess"])
+    labels = sorted(best, key=best.__getitem__, reverse=True)
+    shown = {label: PALETTE[n] for n, label in enumerate(labels[:MOST_CURVES])}
+    title = "phi4 at m_p L = 4" if sizes[0][0] == "phi4" else sizes[0][0]
+    figure, panels = new_figure(1, len(sizes), (5.6 * len(sizes), 4.6), title=title, squeeze=False)
+    for panel, (model, side) in zip(panels[0], sizes, strict=True):
+        of_panel = [row for row in known if (row["model"], row["L"]) == (model, side)]
+        ends = []
+        for label, colour in shown.items():
+            found = [row for row in of_panel if row["family"] == label]
+            if not found:
+                continue
             seconds = [row["seconds"] for row in found]
-            for kind, style in (("reverse", {"fmt": f"{MARKS[i // 10]}-"}), ("forward", FORWARD)):
-                values = [row[f"{kind}_ess"] for row in found]
-                errors = [row[f"{kind}_ess_error"] for row in found]
-                panel.errorbar(seconds, values, errors, color=f"C{i % 10}", ms=5, lw=1, capsize=2, **style)
-        panel.set(xscale="log", xlabel=f"{clock} of training / s", title=f"{model}, L = {side}")
+            for kind, style in (("reverse", {"fmt": "o-"}), ("forward", FORWARD)):
+                values, errors = ([row[f"{kind}_ess{end}"] for row in found] for end in ("", "_error"))
+                panel.errorbar(seconds, values, errors, color=colour, **style)
+            ends.append((seconds[-1], min(found[-1]["reverse_ess"], ESS_TICKS[-1]), label, colour))
+        panel.set(xscale="log", xlabel=f"{clock} of training / s", title=f"L = {side}")
         # Stretched towards 1, where good flows differ.
         panel.set_yscale("function", functions=(nines, lambda n: 1 - 10.0 ** (-n)))
         panel.set(ylim=(0, ESS_TICKS[-1]), yticks=ESS_TICKS)
         budgets = sorted({row["budget"] for row in of_panel})
         panel.set_xticks(budgets, [f"{budget:.3g}" for budget in budgets])
         panel.minorticks_off()
-        panel.grid(alpha=0.3, lw=0.5)
-    panels[0].set_ylabel("ESS (hollow: forward)")
-    names = [
-        Line2D([], [], color=f"C{i % 10}", marker=MARKS[i // 10], lw=1, ms=5, label=label)
-        for i, label in enumerate(labels)
-    ]
-    figure.legend(handles=names, frameon=False, fontsize=8, loc="outside right upper")
+        label_ends(panel, ends)
+    panels[0, 0].set_ylabel("ESS (filled: reverse, hollow: forward)")
+    if rest := labels[MOST_CURVES:]:
+        worst = max(best[label] for label in rest)
+        figure.supxlabel(f"not drawn, with an ESS of {worst:.2g} or less: {'; '.join(rest)}", fontsize=8)
     return figure
 
 

@@ -9,21 +9,20 @@ statistical error of 1e-3, from `benchmarks/results/cost.json`, which `benchmark
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import torch
+from matplotlib.figure import Figure
 from torchdiffeq import odeint
 
 from equiflow import EquivariantCNF
+from equiflow.report.style import FLOW, MUTED, save_figure, styled
 
 RESULTS = Path(__file__).parent / "results"
 #: methods of cost.json: how they are called here, colour, marker
 METHODS = {
-    "thermodynamic integration by HMC": ("HMC, integrated from the free field", "#555555", "s"),
-    "flow, two levels for log Z": ("the flow", "#0072b2", "o"),
+    "thermodynamic integration by HMC": ("HMC, integrated from the free field", MUTED, "s"),
+    "flow, two levels for log Z": ("the flow", FLOW, "o"),
 }
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -44,18 +43,20 @@ def snapshots(seed: int, n: int = 6) -> tuple[torch.Tensor, torch.Tensor]:
     )[:, 0]
 
 
-def main() -> None:
-    args = parser.parse_args()
-    sides = json.loads(args.costs.read_text())["sides"]
-    figure = plt.figure(figsize=(9, 4.6), layout="constrained")
+@styled
+def picture(sides: list[dict[str, Any]], seed: int) -> Figure:
+    """Draw the flow at work above, and below what log Z costs."""
+    figure = Figure(figsize=(9, 4.6), layout="constrained")
     above, below = figure.subfigures(2, 1, height_ratios=[1, 1.7])
 
-    times, phi = snapshots(args.seed)
+    times, phi = snapshots(seed)
     above.suptitle(r"$\phi^4$, 32 × 32, from the free field to the interacting one", fontsize=10)
     limit = float(phi[-1].abs().max())
     for axes, t, field in zip(above.subplots(1, len(times)), times, phi, strict=True):
         axes.imshow(field.numpy(), cmap="RdBu_r", vmin=-limit, vmax=limit)
         axes.set(xticks=[], yticks=[], xlabel=f"t = {float(t):g}")
+        axes.grid(visible=False)
+        axes.spines[:].set_visible(False)
 
     axes = below.subplots()
     for method, (label, colour, marker) in METHODS.items():
@@ -76,9 +77,14 @@ def main() -> None:
     axes.set_yticks([0.1, 1, 60, 3600, 86400], ["0.1 s", "1 s", "1 min", "1 h", "1 day"])
     axes.set_ylim(0.02, 2e6)
     axes.minorticks_off()
-    axes.grid(alpha=0.3)
+    return figure
+
+
+def main() -> None:
+    args = parser.parse_args()
+    figure = picture(json.loads(args.costs.read_text())["sides"], args.seed)
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(args.out, dpi=150)
+    save_figure(figure, args.out)
     print(f"written to {args.out}")
 
 

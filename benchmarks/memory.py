@@ -10,6 +10,7 @@ are relative L2 distances from the gradient by backpropagation with as many step
 import argparse
 import gc
 import json
+import math
 import multiprocessing
 import os
 import platform
@@ -27,7 +28,7 @@ from torch import Tensor
 import equiflow
 from equiflow import EquivariantCNF, Estimate, Lattice, OrbitConvField, PathGradient, Phi4, ReverseKL, Solver
 from equiflow.report import print_table, write_json
-from equiflow.report.plots import FLOW, MUTED, REFERENCE, save_figure
+from equiflow.report.style import FLOW, MUTED, REFERENCE, new_figure, readable_log, save_figure, styled
 
 Lines = dict[tuple[str, str], tuple[Estimate, Estimate]]
 
@@ -196,12 +197,11 @@ def state_mb(args: argparse.Namespace) -> float:
     return args.batch_size * fields * (args.L**2 + 1) * getattr(torch, args.dtype).itemsize / MB
 
 
+@styled
 def draw(rows: list[dict[str, Any]], fits: Lines, args: argparse.Namespace) -> "Figure":
     """Draw peak memory, time and error of the gradient against the number of steps."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(13, 4.2), layout="constrained")
-    memory, ratio, error = figure.subplots(1, 3)
+    title = f"a training step on {args.L} x {args.L}, batch {args.batch_size}, {args.dtype}"
+    figure, (memory, ratio, error) = new_figure(1, 3, (13, 4.8), title=title)
     steps = np.array([row["steps"] for row in rows])
     for method, style in STYLE.items():
         column = {key: np.array([row[method][key] for row in rows]) for key in rows[0][method]}
@@ -216,17 +216,19 @@ def draw(rows: list[dict[str, Any]], fits: Lines, args: argparse.Namespace) -> "
             error.errorbar(steps, shown, ms=5, lw=1, label=method + zero, **style)
     rounding = torch.finfo(getattr(torch, args.dtype)).eps
     error.axhline(rounding, color=MUTED, ls="--", lw=1, label=f"rounding of {args.dtype}")
-    memory.set(title="peak memory of a training step", ylabel="MB", yscale="log")
-    memory.plot([], [], "k:", lw=1.2, label="with freed blocks that the heap holds")
-    memory.set_ylim(top=12 * memory.get_ylim()[1])  # room for the legend
-    ratio.set(title="time of a training step", ylabel="relative to backprop", ylim=(0, None))
-    error.set(title="distance from backprop's gradient", ylabel="relative L2", yscale="log")
+    memory.set(title="peak memory", ylabel="MB")
+    if any(math.isfinite(row[method]["resident_mb"]) for row in rows for method in STYLE):
+        memory.plot([], [], "k:", lw=1.2, label="with freed blocks that the heap holds")
+    ratio.set(title="time", ylabel="relative to backprop", ylim=(0, None))
+    error.set(title="distance from backprop's gradient", ylabel="relative L2")
+    readable_log(memory)
+    readable_log(error)
     for panel in (memory, ratio, error):
         panel.set(xscale="log", xlabel="rk5 steps")
         panel.set_xticks(steps, [str(n) for n in steps])
         panel.set_xticks([], minor=True)
-        panel.grid(alpha=0.3, lw=0.5)
-        panel.legend(frameon=False)
+        # Below its own panel, since each has its own words.
+        panel.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16))
     return figure
 
 

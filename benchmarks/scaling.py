@@ -22,7 +22,7 @@ import torch
 import equiflow
 from equiflow import EquivariantCNF, Estimate, Lattice, OrbitConvField, PathGradient, Phi4, Solver
 from equiflow.report import print_table, write_json
-from equiflow.report.plots import FLOW, MUTED, REFERENCE, save_figure
+from equiflow.report.style import MUTED, PALETTE, new_figure, readable_log, save_figure, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -36,7 +36,9 @@ SIDES = {
 BATCH_SIZES = (8, 16, 32, 64, 128, 256, 512, 1024)
 FREQUENCIES = (2, 4, 8, 16, 32)
 QUANTITIES = {"velocity": "velocity and divergence", "sampling": "sampling", "training": "training step"}
-COLOURS = (FLOW, REFERENCE, "#3c8c5a", "#7a4fa3")
+COLOURS = PALETTE[:4]
+#: where legends stand: below their panels
+BELOW = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.15)}
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
 parser.add_argument("--steps", type=int, default=5, help="rk5 steps of a training step and of sampling")
@@ -196,24 +198,26 @@ def power(abscissa: Sequence[float], ordinate: Sequence[float]) -> Estimate:
     return Estimate(float(found), float(np.sqrt(covariance[0, 0])))
 
 
+@styled
 def draw(results: Results, fits: Fits) -> "Figure":
     """Draw times against V above; below, time / (V log V) and times against batch size and features."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(14, 8.5), layout="constrained")
-    above, (flat, *below) = figure.subplots(2, 3)
+    title = "time on one core against volume, batch size and features"
+    figure, (above, (flat, *below)) = new_figure(2, 3, (13, 10), title=title)
     for panel, (quantity, name) in zip(above, QUANTITIES.items(), strict=True):
         for curve, colour in zip(SIDES, COLOURS, strict=True):
             label = f"{curve}, p = {short(fits[curve][quantity])}"
             plot_curve(panel, curve, quantity, results, color=colour, label=label)
         plot_guide(panel, quantity, results)
         panel.set(title=name, xlabel="volume V")
-        panel.legend(frameon=False, title="t ~ (V log V)$^p$", alignment="left")
+        readable_log(panel, "x")
+        readable_log(panel)
+        panel.legend(title="t ~ (V log V)$^p$", ncols=2, **BELOW)
     for curve, colour in zip(SIDES, COLOURS, strict=True):
         plot_curve(flat, curve, "training", results, over_abscissa=True, color=colour, label=curve)
     flat.set(title="training step / (V log V)", xlabel="volume V", ylabel="µs per configuration / (V log V)")
     flat.set(yscale="linear", ylim=(0, None))
-    flat.legend(frameon=False)
+    readable_log(flat, "x")
+    flat.legend(ncols=4, **BELOW)
     for panel, curve in zip(below, ("batch size", "features"), strict=True):
         for (quantity, name), colour in zip(QUANTITIES.items(), COLOURS, strict=False):
             label = f"{name}, p = {short(fits[curve][quantity])}"
@@ -222,8 +226,8 @@ def draw(results: Results, fits: Fits) -> "Figure":
         panel.set(title=f"16 x 16, against {curve}", xlabel=curve)
         panel.set_xticks(sizes, [str(n) for n in sizes])
         panel.set_xticks([], minor=True)
-        panel.set_ylim(top=40 * panel.get_ylim()[1])  # room for the legend
-        panel.legend(frameon=False, title=f"t ~ ({curve})$^p$", alignment="left", loc="upper left")
+        readable_log(panel)
+        panel.legend(title=f"t ~ ({curve})$^p$", **BELOW)
     return figure
 
 
@@ -239,9 +243,8 @@ def plot_curve(
     unit = np.array([1e6 / p.abscissa if over_abscissa else 1e6 for p, _ in found])
     low, median, high = unit * np.array([(t.low, t.median, t.high) for _, t in found]).T
     sizes = [p.size for p, _ in found]
-    panel.errorbar(sizes, median, (median - low, high - median), fmt="o-", ms=4, lw=1, capsize=2, **style)
+    panel.errorbar(sizes, median, (median - low, high - median), fmt="o-", lw=1, **style)
     panel.set(xscale="log", yscale="log", ylabel="µs per configuration")
-    panel.grid(alpha=0.3, lw=0.5)
 
 
 def plot_guide(panel: Any, quantity: str, results: Results) -> None:

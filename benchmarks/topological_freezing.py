@@ -38,7 +38,16 @@ from equiflow import (
 )
 from equiflow.oracles import ExactGauge, gauge_torus
 from equiflow.report import print_table, write_json
-from equiflow.report.plots import FLOW, MUTED, REFERENCE, save_figure
+from equiflow.report.style import (
+    FLOW,
+    MUTED,
+    REFERENCE,
+    legend_below,
+    new_figure,
+    readable_log,
+    save_figure,
+    styled,
+)
 from equiflow.samplers import Kernel
 from equiflow.samplers.acceptance import Outcome, metropolis
 from equiflow.theories.gauge.observables import plaquette, topological_charge, topological_susceptibility
@@ -217,12 +226,12 @@ def finite(value: object) -> object:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+@styled
 def picture(results: dict[str, Any]) -> Figure:
     """Draw tau_int and cost against beta; lower bounds have arrows."""
-    figure = Figure(figsize=(10, 4.6), layout="constrained")
     side = results["settings"]["L"]
-    figure.suptitle(f"Topological charge of U(1) on {side} x {side}")
-    left, right = figure.subplots(1, 2)
+    title = f"topological charge of U(1) on {side} x {side}"
+    figure, (left, right) = new_figure(1, 2, (10, 4.6), title=title)
     for method, (colour, marker) in STYLES.items():
         mine = [one for one in results["rows"] if one["method"] == method]
         beta = [one["beta"] for one in mine]
@@ -234,13 +243,11 @@ def picture(results: dict[str, Any]) -> Figure:
         arrows = [e or 0.3 * t * b for e, t, b in zip(error, tau, bounds, strict=True)]
         left.errorbar(beta, tau, arrows, **style)
         right.errorbar(beta, cost, [c * a / t for c, a, t in zip(cost, arrows, tau, strict=True)], **style)
-    left.set(yscale="log", xlabel="beta", ylabel="tau_int of Q, in updates", title="autocorrelation")
-    right.set(
-        yscale="log", xlabel="beta", ylabel="ms of one core per independent Q", title="cost, without training"
-    )
+    left.set(xlabel="beta", ylabel=r"$\tau_{int}$ of Q, in updates", title="autocorrelation")
+    right.set(xlabel="beta", ylabel="ms of one core per independent Q", title="cost, without training")
     for axes in (left, right):
-        axes.grid(color=MUTED, alpha=0.25, lw=0.5)
-    left.legend(frameon=False)
+        readable_log(axes)
+    legend_below(figure, left, columns=3)
     return figure
 
 

@@ -172,10 +172,10 @@ def save_figure(figure: Figure, path: str | Path) -> None:
 
 
 def _spread(places: Sequence[float], gap: float) -> list[float]:
-    """Return sorted places moved as little as needed to lie `gap` apart.
+    """Return sorted places moved as little as needed to lie `gap` apart and above 0.
 
-    >>> _spread([0.0, 0.0, 1.0], 0.25)
-    [-0.125, 0.125, 1.0]
+    >>> _spread([0.5, 0.5, 1.0], 0.25)
+    [0.375, 0.625, 1.0]
     """
     groups: list[list[float]] = []  # middle and number of labels that stand in one row
     for place in places:
@@ -184,7 +184,8 @@ def _spread(places: Sequence[float], gap: float) -> list[float]:
             middle, number = groups.pop()
             before, others = groups.pop()
             groups.append([(middle * number + before * others) / (number + others), number + others])
-    return [middle + gap * (k - (number - 1) / 2) for middle, number in groups for k in range(int(number))]
+    found = [middle + gap * (k - (number - 1) / 2) for middle, number in groups for k in range(int(number))]
+    return [max(place, 0.02 + n * gap) for n, place in enumerate(found)]  # none below the panel
 
 
 def _plain(value: float) -> str:
