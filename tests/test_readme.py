@@ -1,4 +1,4 @@
-"""What the README and the guides show works as it stands, and the README stays short."""
+"""What the README shows works as it stands, and it stays short; `test_guides.py` runs the guides."""
 
 import re
 from pathlib import Path
@@ -11,7 +11,7 @@ README = ROOT / "README.md"
 PAGES = [README, ROOT / "examples" / "README.md", *sorted((ROOT / "examples" / "guides").glob("*.md"))]
 BLOCKS = [
     pytest.param(block, id=f"{page.stem} {number}")
-    for page in PAGES
+    for page in PAGES[:2]
     for number, block in enumerate(
         re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
     )
