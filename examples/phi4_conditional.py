@@ -19,13 +19,14 @@ from equiflow import (
     EquivariantCNF,
     Estimate,
     Lattice,
-    OrbitConvField,
+    OverCouplings,
     Phi4,
     fit,
 )
 from equiflow import importance_sample as sample
 from equiflow.report import print_table
 from equiflow.report.plots import save_figure
+from equiflow.training import AdaptivePathGradient
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
 parser.add_argument("--L", type=int, default=8, help="side of the periodic square lattice")
@@ -33,7 +34,8 @@ parser.add_argument("--m2", type=float, default=-4.0, help="bare mass squared (S
 parser.add_argument("--lam", type=float, nargs=2, default=[4.0, 6.0], help="range of the quartic coupling")
 parser.add_argument("--degree", type=int, default=3, help="degree of the weights as polynomials in lam")
 parser.add_argument("--steps", type=int, default=500, help="optimiser steps")
-parser.add_argument("--batch-size", type=int, default=128, help="model samples per optimiser step")
+parser.add_argument("--batch-size", type=int, default=16, help="model samples per optimiser step")
+parser.add_argument("--focus", type=float, default=1.0, help="power of var log w in the density of couplings")
 parser.add_argument("--points", type=int, default=9, help="number of couplings to measure at")
 parser.add_argument(
     "--samples", type=int, default=8192, help="fresh model samples at each coupling, drawn twice"
@@ -75,10 +77,12 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     lattice, ranges = Lattice((args.L, args.L)), {"lam": tuple(args.lam)}
     family = ActionFamily(Phi4, lattice, m2=args.m2, **ranges)
-    # Near the critical coupling the default field becomes too stiff to train for many couplings at once.
-    template = EquivariantCNF(lattice, vector_field=OrbitConvField(lattice))
-    conditional = ConditionalFlow(template, ranges, degree=args.degree).to(args.device)
-    history = fit(conditional, family, steps=args.steps, batch_size=args.batch_size, seed=args.seed)
+    conditional = ConditionalFlow(EquivariantCNF(lattice), ranges, degree=args.degree).to(args.device)
+    # The solver is as fine as the hardest coupling needs, and hard couplings are drawn more often.
+    objective = OverCouplings(AdaptivePathGradient(), focus=args.focus)
+    history = fit(
+        conditional, family, steps=args.steps, batch_size=args.batch_size, objective=objective, seed=args.seed
+    )
     print(f"trained in {history.seconds[-1]:.0f} s")
 
     lam = torch.linspace(*args.lam, args.points, dtype=torch.float64).tolist()
