@@ -28,7 +28,8 @@ from equiflow import (
     log_weights,
 )
 from equiflow.report import print_table
-from equiflow.report.plots import save_figure
+from equiflow.report.style import legend_below, new_figure, save_figure, styled
+from equiflow.report.words import provenance
 from equiflow.statistics import jackknife, jackknife_estimate, normalised_weights
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
@@ -71,15 +72,16 @@ def profiles(x: Tensor, weight: Tensor, edges: Tensor) -> list[tuple[Tensor, Ten
     return found
 
 
-def picture(curves: dict[str, list[tuple[Tensor, Tensor]]], edges: Tensor) -> Figure:
-    figure = Figure(figsize=(10, 3.6), layout="constrained")
+@styled
+def picture(curves: dict[str, list[tuple[Tensor, Tensor]]], edges: Tensor, title: str) -> Figure:
+    figure, panels = new_figure(1, 2, (10, 4), title=title)
     titles = ("density around the centre", "density of pairs")
     middle = 0.5 * (edges[1:] + edges[:-1])
-    for n, (axes, title) in enumerate(zip(figure.subplots(1, 2), titles, strict=True)):
+    for n, (axes, title) in enumerate(zip(panels, titles, strict=True)):
         for (label, curve), style in zip(curves.items(), ("-", "o"), strict=True):
             axes.errorbar(middle, *curve[n], fmt=style, ms=4, capsize=2, label=label)
         axes.set(xlabel="distance r", title=title, ylim=(0, None))
-        axes.legend(frameon=False)
+    legend_below(figure, panels[0], columns=2)
     return figure
 
 
@@ -139,9 +141,10 @@ def main() -> None:
             "flow, reweighted": profiles(
                 ensemble.phi.double().cpu(), normalised_weights(ensemble.log_weight).cpu(), edges
             ),
-            "HMC": profiles(reference.cpu(), ones, edges),
+            provenance("HMC", chain, chain.tau_int(gas.hamiltonian)): profiles(reference.cpu(), ones, edges),
         }
-        save_figure(picture(curves, edges), args.out / "coulomb_gas.png")
+        title = f"Coulomb gas: {args.particles} particles in {args.dim} dimensions, beta = {args.beta:g}"
+        save_figure(picture(curves, edges, title), args.out / "coulomb_gas.png")
         print(f"wrote flow.pt and coulomb_gas.png to {args.out}")
 
 

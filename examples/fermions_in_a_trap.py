@@ -29,7 +29,7 @@ from equiflow import (
 )
 from equiflow.analysis import ThermalAverages
 from equiflow.oracles import ideal_fermions, two_fermions
-from equiflow.report.plots import save_figure
+from equiflow.report.style import legend_below, new_figure, save_figure, styled
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--n", type=int, default=2, help="number of electrons (2)")
@@ -140,20 +140,19 @@ def measured(args: argparse.Namespace, Z: float) -> tuple[dict[str, object], The
     return result, found
 
 
-def picture(curves: dict[str, ThermalAverages], dim: int) -> Figure:
+@styled
+def picture(curves: dict[str, ThermalAverages], dim: int, title: str) -> Figure:
     """Draw density and pairs for each strength of the repulsion, in units of the oscillator length a."""
-    figure = Figure(figsize=(10, 3.6), layout="constrained")
-    axes = figure.subplots(1, 2)
+    figure, axes = new_figure(1, 2, (10, 4.2), title=title)
     for label, found in curves.items():
         for panel, profile in zip(axes, (found.density, found.pairs), strict=True):
-            panel.errorbar(profile.middle, profile.mean, profile.error, label=label, capsize=2)
+            panel.errorbar(profile.middle, profile.mean, profile.error, label=label)
     unit = "1 / a" if dim == 1 else f"1 / a$^{dim}$"
     axes[0].set(xlabel="distance from the centre [a]", ylabel=f"density of electrons [{unit}]")
     axes[1].set(xlabel="distance of two electrons [a]", ylabel=f"density of pairs [{unit}]")
     for panel in axes:
         panel.set(xlim=(0, None), ylim=(0, None))
-        panel.legend(frameon=False)
-    figure.suptitle("a: length of the oscillator", fontsize="small")
+    legend_below(figure, axes[0], columns=4)
     return figure
 
 
@@ -172,7 +171,10 @@ def main() -> None:
         # The numbers of the last Z, and those of each under "all".
         text = json.dumps({**results[-1], "all": results}, indent=1)
         (args.out / "results.json").write_text(text + "\n", encoding="utf-8")
-        save_figure(picture(curves, args.dim), args.out / "densities.png")
+        title = (
+            f"{args.n} electrons in {args.dim} dimensions, beta = {args.beta:g}; a: length of the oscillator"
+        )
+        save_figure(picture(curves, args.dim, title), args.out / "densities.png")
         print(f"wrote results.json and densities.png to {args.out}")
 
 

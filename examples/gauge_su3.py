@@ -30,7 +30,16 @@ from equiflow import (
 )
 from equiflow.oracles import ExactGauge, gauge_torus
 from equiflow.report import print_table, write_json
-from equiflow.report.plots import FLOW, MUTED, REFERENCE, save_figure
+from equiflow.report.style import (
+    FLOW,
+    MUTED,
+    REFERENCE,
+    legend_below,
+    new_figure,
+    readable_log,
+    save_figure,
+    styled,
+)
 from equiflow.theories.gauge.observables import plaquette, wilson_loop
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
@@ -66,13 +75,12 @@ def train(flow: EquivariantCNF, action: WilsonAction, args: argparse.Namespace) 
     return time.perf_counter() - start
 
 
+@styled
 def picture(
     log_weight: Tensor, loops: dict[str, dict[int, Estimate]], exact: ExactGauge, title: str
 ) -> Figure:
     """Draw the log weights about the exact log Z, and Wilson loops against their area."""
-    figure = Figure(figsize=(10, 4.2), layout="constrained")
-    figure.suptitle(title)
-    left, right = figure.subplots(1, 2)
+    figure, (left, right) = new_figure(1, 2, (10, 4.6), title=title)
     left.hist(log_weight - exact.log_z, 40, density=True, histtype="step", color=FLOW)
     left.axvline(0, color=MUTED, lw=1)
     left.set(xlabel=r"$\log w - \log Z$", ylabel="density", title="weights of model samples")
@@ -91,8 +99,9 @@ def picture(
         )
     area = range(1, max(loops["HMC"]) + 1)
     right.plot(area, [exact.wilson_loop(a) for a in area], color=MUTED, lw=1, label="exact")
-    right.set(xlabel="area of the loop", ylabel=r"$\langle W \rangle$", yscale="log", title="Wilson loops")
-    right.legend(frameon=False)
+    right.set(xlabel="area of the loop", ylabel=r"$\langle W \rangle$", title="Wilson loops")
+    readable_log(right)
+    legend_below(figure, right, columns=3)
     return figure
 
 

@@ -32,7 +32,8 @@ from equiflow import (
 from equiflow.analysis import frozen_charge
 from equiflow.oracles import ExactGauge, gauge_torus
 from equiflow.report import print_table, write_json
-from equiflow.report.plots import FLOW, MUTED, REFERENCE, save_figure
+from equiflow.report.style import FLOW, MUTED, REFERENCE, legend_below, new_figure, save_figure, styled
+from equiflow.report.words import provenance
 from equiflow.theories.gauge.observables import plaquette, topological_charge, topological_susceptibility
 from equiflow.theories.gauge.sectors import uniform_flux
 
@@ -73,34 +74,34 @@ def target_samples(action: WilsonAction, exact: ExactGauge, n: int, generator: t
     return chain.configurations
 
 
-def picture(hmc: Tensor, flow: Tensor, sectors: dict[str, Tensor], exact: ExactGauge, title: str) -> Figure:
+@styled
+def picture(
+    hmc: Tensor, flow: Tensor, sectors: dict[str, Tensor], exact: ExactGauge, title: str, source: str
+) -> Figure:
     """Draw the charge along chains of HMC and of the flow, and how often each charge occurs."""
-    figure = Figure(figsize=(10, 6.5), layout="constrained")
-    figure.suptitle(title)
-    panels = figure.subplots(2, 2)
+    figure, panels = new_figure(2, 2, (10, 7), title=title)
     reach = int(max(hmc.abs().max(), flow.abs().max())) + 1
     for axes, series, colour, name, step in (
-        (panels[0, 0], hmc, REFERENCE, "HMC from cold starts", "trajectory"),
+        (panels[0, 0], hmc, REFERENCE, source, "trajectory"),
         (panels[0, 1], flow, FLOW, "flow with Metropolis", "proposal"),
     ):
         for chain in range(min(3, series.shape[1])):
             axes.plot(series[:, chain], color=colour, lw=0.8, alpha=1 - 0.25 * chain)
-        axes.set(title=f"{name}: three chains", xlabel=step, ylabel="charge Q", ylim=(-reach, reach))
+        axes.set(title=name, xlabel=f"{step} of three chains", ylabel="charge Q", ylim=(-reach, reach))
     charges = torch.arange(-reach, reach + 1)
     axes = panels[1, 0]
     for name, (colour, values, weight) in sectors.items():
         share = [float(weight[values == q].sum() / weight.sum()) for q in charges.tolist()]
         axes.stairs(share, torch.arange(-reach, reach + 2) - 0.5, color=colour, label=name)
-    axes.plot(charges, exact.charge_probabilities(reach), "k_", ms=12, label="exact")
+    axes.plot(charges, exact.charge_probabilities(reach), "k_", ms=12, label="exact (dash, dashed line)")
     axes.set(xlabel="charge Q", ylabel="probability", title="sectors")
-    axes.legend(frameon=False, fontsize=8)
+    legend_below(figure, axes, columns=4)
     axes = panels[1, 1]
     for series, colour, name in ((hmc, REFERENCE, "HMC"), (flow, FLOW, "flow with Metropolis")):
         running = (series.square().mean(1).cumsum(0) / torch.arange(1, len(series) + 1)) / exact.volume
         axes.plot(running, color=colour, label=name)
     axes.axhline(exact.topological_susceptibility, color=MUTED, ls="--", label="exact")
     axes.set(xlabel="step of all chains", ylabel=r"running mean of $Q^2 / V$", title="susceptibility")
-    axes.legend(frameon=False, fontsize=8)
     return figure
 
 
@@ -155,7 +156,8 @@ def main() -> None:
         "HMC": (REFERENCE, charge(hmc.configurations), torch.ones(hmc.samples.shape[:2].numel())),
     }
     title = f"U(1) at beta = {args.beta:g} on {args.L} x {args.L}: reverse ESS {ess}"
-    figure = picture(hmc.series(charge), steps.series(charge), sectors, exact, title)
+    source = provenance("HMC from cold starts", hmc, of_hmc)
+    figure = picture(hmc.series(charge), steps.series(charge), sectors, exact, title, source)
     save_figure(figure, args.out / "gauge_u1.png")
     numbers = {name: value for name, value in vars(args).items() if name != "out"}
     for name, value in (

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from equiflow import (
+    AdaptivePathGradient,
     CheckpointError,
     ContinuousIsing,
     Estimate,
@@ -31,7 +32,7 @@ from equiflow import (
 from equiflow.nn.blocking import Blocking
 from equiflow.oracles import ising_torus
 from equiflow.report import Report, print_table
-from equiflow.report.plots import save_figure
+from equiflow.report.style import new_figure, save_figure, styled
 from equiflow.samplers import Samples
 from equiflow.statistics import error_of_fluctuations
 from equiflow.theories.scalar.ising import CRITICAL_TEMPERATURE
@@ -70,7 +71,7 @@ def sides_of(args: argparse.Namespace) -> list[int]:
     return sides
 
 
-def recipe(flow: MultiscaleFlow, args: argparse.Namespace) -> dict[str, float]:
+def recipe(flow: MultiscaleFlow, args: argparse.Namespace, *, is_new: bool) -> dict[str, object]:
     """Return how to train on a lattice: the larger it is, the better its flow has to be at each site."""
     side = flow.lattice.shape[0]
     steps = 800 if side <= 8 else 1500 if side <= 16 else 4500
@@ -78,6 +79,8 @@ def recipe(flow: MultiscaleFlow, args: argparse.Namespace) -> dict[str, float]:
         "steps": args.steps or steps,
         "batch_size": args.batch_size or (32 if side < 32 else 16),
         "learning_rate": args.learning_rate or 2 * flow.learning_rate,
+        # A strong penalty would undo what a flow has learned on the lattice before.
+        "objective": AdaptivePathGradient(first_penalty=1e-2 if is_new else 1e-3),
     }
 
 
@@ -128,14 +131,17 @@ def exponents(blocks: dict[int, dict[int, Estimate]]) -> dict[int, dict[int, Est
     return found
 
 
+@styled
 def picture(fields: list[Tensor], found: dict[int, dict[int, Estimate]]) -> Figure:
     """Draw a configuration as each level of the flow sees it, and eta / 2 after each step of coarsening."""
-    figure = Figure(figsize=(3 * len(fields) + 4.5, 3.4), layout="constrained")
-    panels = figure.subplots(1, len(fields) + 1)
+    title = "Ising model at its critical point: a configuration on each level, and the exponent"
+    figure, panels = new_figure(1, len(fields) + 1, (3 * len(fields) + 4.5, 3.8), title=title)
     for axes, phi in zip(panels, fields, strict=False):
         size = float(phi.abs().max())
-        axes.imshow(phi[0].cpu().numpy(), cmap="RdBu", vmin=-size, vmax=size)
+        axes.imshow(phi[0].cpu().numpy(), cmap="RdBu_r", vmin=-size, vmax=size)
         axes.set(title=f"level of {phi.shape[1]} x {phi.shape[2]}", xticks=[], yticks=[])
+        axes.grid(visible=False)
+        axes.spines[:].set_visible(False)
     axes = panels[-1]
     for large, values in found.items():
         steps = sorted((round(math.log2(large / side)), value) for side, value in values.items())
@@ -145,12 +151,12 @@ def picture(fields: list[Tensor], found: dict[int, dict[int, Estimate]]) -> Figu
             [value.error for _, value in steps],
             fmt="o-",
             capsize=3,
-            label=f"{large // 2} and {large}",
+            label=f"sides {large // 2} and {large}",
         )
     axes.axhline(0.125, color="black", linestyle=":", label="1/8")
     longest = max((len(values) for values in found.values()), default=0)
     axes.set(xlabel="steps of coarsening", ylabel="eta / 2", xticks=range(1, longest + 1))
-    axes.legend()
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2)
     return figure
 
 
@@ -169,12 +175,13 @@ def main() -> None:
         try:
             lattice = Lattice((side, side))
             action = ContinuousIsing(lattice, args.T)
-            new = new_flow(lattice, args) if flow is None else flow.resized(lattice)
+            is_new = flow is None
+            new = new_flow(lattice, args) if is_new else flow.resized(lattice)
         except ValueError as error:  # such as an odd side
             parser.error(str(error))
         flow = new.to(args.device)
         begin = time.process_time()
-        history = fit(flow, action, **recipe(flow, args), seed=args.seed)
+        history = fit(flow, action, **recipe(flow, args, is_new=is_new), seed=args.seed)
         seconds += time.process_time() - begin
         if args.out is not None:
             args.out.mkdir(parents=True, exist_ok=True)

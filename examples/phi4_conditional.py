@@ -25,7 +25,7 @@ from equiflow import (
 )
 from equiflow import importance_sample as sample
 from equiflow.report import print_table
-from equiflow.report.plots import save_figure
+from equiflow.report.style import REFERENCE, legend_below, new_figure, save_figure, styled
 from equiflow.training import AdaptivePathGradient
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
@@ -57,18 +57,19 @@ def measure(
     return one.effective_sample_size(), one.log_z(), phi4
 
 
-def picture(lam: list[float], rows: list[tuple[Estimate, ...]]) -> Figure:
-    figure = Figure(figsize=(10, 3.2), layout="constrained")
+@styled
+def picture(lam: list[float], rows: list[tuple[Estimate, ...]], title: str) -> Figure:
+    figure, panels = new_figure(1, 3, (10, 3.8), title=title)
     labels = ("effective sample size", r"$\log Z$", r"$\langle\sum_x \phi^4\rangle = -d \log Z / d \lambda$")
-    for axes, label, column in zip(figure.subplots(1, 3), labels, zip(*rows, strict=True), strict=True):
-        axes.errorbar(lam, [e.mean for e in column], [e.error for e in column], fmt="o-", ms=4, capsize=2)
+    for axes, label, column in zip(panels, labels, zip(*rows, strict=True), strict=True):
+        axes.errorbar(lam, [e.mean for e in column], [e.error for e in column], fmt="o-", label="one flow")
         axes.set(xlabel=r"$\lambda$", title=label)
     # Between two points, the slope of log Z must equal the expectation value.
     middle = [(a + b) / 2 for a, b in pairwise(lam)]
     steps = zip(pairwise(rows), pairwise(lam), strict=True)
     slopes = [(a[1].mean - b[1].mean) / (y - x) for (a, b), (x, y) in steps]
-    figure.axes[2].plot(middle, slopes, "x", color="C3", label=r"differences of $\log Z$")
-    figure.axes[2].legend(frameon=False)
+    panels[2].plot(middle, slopes, "x", color=REFERENCE, label=r"differences of $\log Z$")
+    legend_below(figure, panels[2], columns=2)
     return figure
 
 
@@ -101,7 +102,8 @@ def main() -> None:
     if args.out is not None:
         args.out.mkdir(parents=True, exist_ok=True)
         conditional.save(args.out / "flow.pt")
-        save_figure(picture(lam, rows), args.out / "conditional.png")
+        title = f"phi4 on {args.L} x {args.L}, m2 = {args.m2:g}: one flow for all couplings"
+        save_figure(picture(lam, rows, title), args.out / "conditional.png")
         print(f"wrote flow.pt and conditional.png to {args.out}")
 
 

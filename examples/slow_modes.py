@@ -37,7 +37,7 @@ from equiflow import (
 from equiflow.interop import load_trajectories
 from equiflow.oracles import normal_modes, self_consistent_phonons, transfer_matrix
 from equiflow.report import print_table
-from equiflow.report.plots import save_figure
+from equiflow.report.style import new_figure, save_figure, styled
 from equiflow.statistics import jackknife_estimate
 from equiflow.training.trainer import adam
 
@@ -122,10 +122,11 @@ def projected(patterns: Tensor, exact: Tensor, modes: Tensor) -> Tensor:
     return torch.stack(parts)
 
 
+@styled
 def draw_modes(patterns: Tensor, parts: Tensor, frequencies: Tensor, exact: Tensor) -> Figure:
     """Draw the slowest patterns over the known ones, and all frequencies."""
-    figure = Figure(figsize=(11, 4), layout="constrained")
-    left, right = figure.subplots(1, 2, width_ratios=(3, 2))
+    title = f"harmonic chain of {len(exact)} sites"
+    figure, (left, right) = new_figure(1, 2, (11, 4), title=title, width_ratios=(3, 2))
     for k, (pattern, part) in enumerate(zip(patterns, parts, strict=True)):
         (line,) = left.plot(part + 0.8 * k, "-", lw=1)
         left.plot(pattern + 0.8 * k, "o", ms=4, color=line.get_color())
@@ -138,14 +139,14 @@ def draw_modes(patterns: Tensor, parts: Tensor, frequencies: Tensor, exact: Tens
     right.plot(frequencies, "o", ms=3, label="learned")
     right.set(xlabel="mode, the slowest is 0", ylabel=r"frequency $\omega$ [$\sqrt{k / m}$]")
     right.set_title("frequencies")
-    right.legend(frameon=False)
+    right.legend(loc="lower right")
     return figure
 
 
+@styled
 def draw_ring(q: Tensor, latent: Tensor) -> Figure:
     """Draw samples of the ring in the colours of the slow latent, and both latents over angle and radius."""
-    figure = Figure(figsize=(12, 3.8), layout="constrained")
-    plane, slow, fast = figure.subplots(1, 3)
+    figure, (plane, slow, fast) = new_figure(1, 3, (12, 3.8), title="a particle in a ring-shaped valley")
     points = plane.scatter(*q.T, c=latent[:, 0], s=3, cmap="twilight")
     figure.colorbar(points, ax=plane, label="slow latent $Q_1$")
     plane.set(aspect="equal", xlabel="$q_1$", ylabel="$q_2$", title="states")

@@ -25,7 +25,7 @@ from equiflow import (
     log_weights,
 )
 from equiflow.report import print_table
-from equiflow.report.plots import save_figure
+from equiflow.report.style import REFERENCE, new_figure, save_figure, styled
 from equiflow.theories.angles.observables import (
     abs_magnetisation,
     energy,
@@ -52,18 +52,21 @@ parser.add_argument("--seed", type=int, default=0, help="seed of training, sampl
 parser.add_argument("--out", type=Path, help="folder for the flows and the picture")
 
 
+@styled
 def picture(samples: dict[float, Tensor]) -> Figure:
     """Draw a configuration for each beta, with its vortices (+) and antivortices (-)."""
-    figure = Figure(figsize=(3.6 * len(samples), 3.8), layout="constrained")
-    panels = figure.subplots(1, len(samples), squeeze=False)[0]
-    for axes, (beta, theta) in zip(panels, samples.items(), strict=True):
+    side = len(next(iter(samples.values())))
+    title = f"XY model on {side} x {side}: vortices (+), antivortices (-)"
+    figure, panels = new_figure(1, len(samples), (3.6 * len(samples), 4), title=title, squeeze=False)
+    for axes, (beta, theta) in zip(panels[0], samples.items(), strict=True):
         axes.quiver(
             theta.cos().T, theta.sin().T, theta.T, cmap="twilight", pivot="middle", clim=(-3.15, 3.15)
         )
         for sign, mark in ((1, "+"), (-1, "_")):
             x, y = (vorticity(theta[None])[0] == sign).nonzero(as_tuple=True)
-            axes.scatter(x + 0.5, y + 0.5, marker=mark, s=90, color="#c8501e")
+            axes.scatter(x + 0.5, y + 0.5, marker=mark, s=90, color=REFERENCE)
         axes.set(title=f"beta = {beta:g}", aspect="equal", xticks=[], yticks=[])
+        axes.spines[:].set_visible(False)
     return figure
 
 
