@@ -3,7 +3,9 @@
 Runs `examples/fermions_in_a_trap.py` for each inverse temperature, and draws free energy and energy beside
 those of FermiFlow (arXiv:2105.08644) and the energies of path integral Monte Carlo, all for Z = 0.5.
 
-    python benchmarks/fermions.py --out benchmarks/results/fermions_six.json
+Rows of a file that is there are kept unless they are measured anew; `--beta` without numbers only draws.
+
+    python benchmarks/fermions.py --beta 2 3 --out benchmarks/results/fermions_six.json
 """
 
 import argparse
@@ -39,7 +41,7 @@ PUBLISHED_SAMPLES = 8000
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument(
-    "--beta", type=float, nargs="+", default=list(FERMIFLOW), help="inverse temperatures (those published)"
+    "--beta", type=float, nargs="*", default=list(FERMIFLOW), help="inverse temperatures (those published)"
 )
 parser.add_argument("--steps", type=int, default=300, help="optimiser steps (300)")
 parser.add_argument("--samples", type=int, default=10_000, help="fresh samples of each state (10000)")
@@ -115,7 +117,10 @@ def picture(found: list[dict]) -> Figure:
 
 def main() -> None:
     args = parser.parse_args()
-    found = [measured(beta, args) for beta in args.beta]
+    rows = {beta: measured(beta, args) for beta in args.beta}
+    if args.out is not None and args.out.exists():
+        rows = {one["beta"]: one for one in json.loads(args.out.read_text())["rows"]} | rows
+    found = [rows[beta] for beta in sorted(rows)]
     header = ["beta", "F", "FermiFlow", "E", "FermiFlow", "path integrals", "entropy", "determinants", "s"]
     print_table("six electrons, Z = 0.5", header, [shown(one) for one in found])
     if args.out is not None:

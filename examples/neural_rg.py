@@ -18,7 +18,6 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from equiflow import (
-    AdaptivePathGradient,
     CheckpointError,
     ContinuousIsing,
     Estimate,
@@ -36,6 +35,7 @@ from equiflow.report.style import new_figure, save_figure, styled
 from equiflow.samplers import Samples
 from equiflow.statistics import error_of_fluctuations
 from equiflow.theories.scalar.ising import CRITICAL_TEMPERATURE
+from equiflow.training import AdaptivePathGradient
 
 
 def temperature(text: str) -> float:
