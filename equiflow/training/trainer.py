@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -10,7 +11,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from equiflow.flows import ConditionalFlow, Flow
+from equiflow.flows import ConditionalFlow, EquivariantCNF, Flow
 from equiflow.ode.solver import SolverError
 from equiflow.runtime import distributed
 from equiflow.runtime.precision import full_precision
@@ -131,6 +132,7 @@ def fit(
         ElsewhereError: if another process failed outside of the objective.
     """
     check_target(flow, action)
+    _warn_of_a_poor_start(flow)
     fresh, callbacks = FreshSamples(n_fresh, target_ess), _callbacks(callback)
     saved = distributed.from_first(lambda: read_checkpoint(checkpoint))
     recipe = Recipe.to_go_on(flow, saved)
@@ -179,6 +181,19 @@ def fit(
     run.history.notes += [found] if isinstance(found, str) else []
     run.history.fresh_ess = None if isinstance(found, str) else found
     return run.history
+
+
+def _warn_of_a_poor_start(flow: Flow | ConditionalFlow) -> None:
+    """Warn if gradients train a flow poorly from nothing."""
+    field = flow.vector_field if isinstance(flow, EquivariantCNF) else None
+    if field is None or not field.wants_least_squares:
+        return
+    if not any(bool(parameter.any()) for parameter in field.linear_parameters):
+        warnings.warn(
+            f"fit alone trains an untrained {type(field).__name__} poorly. Begin with "
+            "fit_by_continuity(flow, action), which takes less time; fit can go on from there.",
+            stacklevel=4,
+        )
 
 
 def _callbacks(given: Callback | Sequence[Callback] | None) -> Sequence[Callback]:

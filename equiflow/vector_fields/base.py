@@ -114,6 +114,9 @@ class VectorField(RecordsOptions, nn.Module, ABC):
     #: suffice for training to climb smoothly. Results never depend on it.
     training_solver = Solver("rk5", steps=5)
 
+    #: whether `fit_by_continuity` trains an untrained field well, and `fit` alone does not
+    wants_least_squares: ClassVar[bool] = False
+
     def __init__(self, group: Group) -> None:
         super().__init__()
         self.group = group

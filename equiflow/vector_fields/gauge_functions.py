@@ -50,15 +50,13 @@ class LoopFunctions:
         Returns:
             The functions.
         """
-        casimir = (lie.n**2 - 1) / (2 * lie.n)
-        vectors: tuple[Tensor, ...]
+        casimir, vectors = (lie.n**2 - 1) / (2 * lie.n), slopes_of(lie, loop, sign=sign)
         if lie.n == 2:
-            w, vectors = lie.trace(loop), (-sign * lie.slope(loop),)
+            w = lie.trace(loop)
             z = torch.zeros_like(w)
         else:
             trace = lie.complex_trace(loop)
             w, z = trace.real, trace.imag
-            vectors = (-sign * lie.slope(loop), -sign * lie.slope(-1j * loop))
         products = [[(a * b).sum(0) for b in vectors] for a in vectors]
         values, slopes, bends = [], [], []
         for j, k in powers:
@@ -101,6 +99,21 @@ class LoopFunctions:
                 value = value + overlap * slope
             found.append(value.flatten(1).sum(1))
         return found
+
+
+def slopes_of(lie: LieGroup, loop: Tensor, *, sign: float = 1.0) -> tuple[Tensor, ...]:
+    """Return the derivatives of w and, for N > 2, of z when a loop is turned at its beginning.
+
+    Args:
+        lie: group of the links.
+        loop: planes of the loops.
+        sign: -1.0 if it is turned the other way.
+
+    Returns:
+        `(generator, batch, *lattice)` each.
+    """
+    of_w = -sign * lie.slope(loop)
+    return (of_w,) if lie.n == 2 else (of_w, -sign * lie.slope(-1j * loop))
 
 
 def powers_up_to(degree: int, *, with_imaginary: bool) -> list[tuple[int, int]]:

@@ -2,75 +2,119 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from equiflow.vector_fields.gauge_functions import LoopFunctions
+from equiflow.vector_fields.gauge_functions import LoopFunctions, slopes_of
 from equiflow.vector_fields.gauge_ladders import Ladders
 
 #: powers of w that rungs look at
 LOOKS = (1, 2)
-#: profiles in the distance of what is sent to rungs that look
-N_PROFILES = 2
+#: products of looks, by the powers of both: of two means, and of a mean and a sawtooth
+MEANS, TEETH = ((1, 1),), ((1, 1),)
+#: profiles in the distance of what is sent
+N_PROFILES = 3
+
+
+@dataclass(frozen=True)
+class _Look:
+    """A number S at every rung h, with its derivative by the rung, `own(h) V(h) - next(h - 1) V(h - 1)`.
+
+    V is the derivative of w of the plaquette ahead of the rung. All are `(batch, *lattice)`; `next` is kept
+    at the rung h.
+    """
+
+    value: Tensor
+    own: Tensor
+    next: Tensor
+
+    def __mul__(self, other: _Look) -> _Look:
+        """Return the product of two numbers."""
+        return _Look(
+            self.value * other.value,
+            self.value * other.own + other.value * self.own,
+            self.value * other.next + other.value * self.next,
+        )
 
 
 class LadderTerms:
     """What plaquettes send along the ladders in one direction: `v_h = sum_s S_s(h) B_s(h)` at every rung h.
 
-    B is a sum of vectors `dF` of functions F of plaquettes, sent as `Ladders` say, with a profile in the
-    distance. S is one, or looks at all plaquettes of the ladder: it is the mean of w or `w^2`, or their sum
-    with the kernel `1/2 - d / L` of the distance d behind the rung, and the opposite of it ahead. So the
-    plaquettes of a ladder do not all turn alike by what the others send, but as their density lets them.
+    B is a sum of vectors `dF` of functions F of plaquettes, sent as `Ladders` say. Its profile in the
+    distance d is a polynomial in `1 - (d - 1/2) / reach`. S is one, or looks at all plaquettes of the ladder:
+    it is their mean of w or `w^2`, or the mean with the kernel `1/2 - d / L` of the distance d behind the
+    rung, and the opposite of it ahead, or a product of such means. So the plaquettes of a ladder do not all
+    turn alike by what the others send, but as their density lets them.
 
     Args:
         seen: functions of the plaquettes, with derivatives when the rung behind them is turned.
+        plaquette: planes of the plaquettes.
         ladders: the ladders.
+        sign: see `LoopFunctions.of`.
     """
 
-    def __init__(self, seen: LoopFunctions, ladders: Ladders) -> None:
+    def __init__(self, seen: LoopFunctions, plaquette: Tensor, ladders: Ladders, *, sign: float) -> None:
         self.seen, self.ladders = seen, ladders
-        self.sides = [ladders.sides(vector) for vector in seen.vectors]
+        #: derivatives of w and z in frames, `(generator, side, batch, *lattice)` each
+        self.vectors = slopes_of(ladders.lie, ladders.framed(plaquette), sign=sign)
         options: dict[str, Any] = {"dtype": seen.w.dtype, "device": seen.w.device}
-        n = ladders.n_sites
-        mean, sawtooth = torch.full((n,), 1 / n, **options), 0.5 - (torch.arange(n, **options) - 0.5) / n
+        n, reach = ladders.n_sites, ladders.reach
+        left = 1 - (torch.arange(reach, **options) + 0.5) / reach
+        profiles = torch.stack([left**i for i in range(N_PROFILES)])  # (profile, distance)
+        #: of the rungs beside a plaquette, `(profile,)`
+        self.beside = profiles[:, 0]
+        odd, even = (torch.einsum("pd,dhe->phe", profiles, ladders.basis(s, seen.w)) for s in (-1.0, 1.0))
+        sawtooth = 0.5 - (torch.arange(n, **options) - 0.5) / n
         sawtooth[0] = 0.5 / n - 0.5  # of the plaquette ahead
-        #: kernel and power of each S but the first, and what rungs ahead turn by, see `Ladders.send`
-        self.looks = [(kernel, i, sign) for kernel, sign in ((mean, -1.0), (sawtooth, 1.0)) for i in LOOKS]
-        distance = (torch.arange(ladders.reach, **options) + 0.5) / ladders.reach
-        self.profiles = torch.stack([torch.ones_like(distance), 1 - distance])  # (profile, distance)
+        mean = self._looks(torch.full((n,), 1 / n, **options))
+        # What a plaquette sends, all others share.
+        tooth = self._looks(sawtooth / n)
+        means = [*mean.values(), *(mean[i] * mean[j] for i, j in MEANS)]
+        teeth = [*tooth.values(), *(mean[i] * tooth[j] for i, j in TEETH)]
+        #: all S but the first
+        self.looks = means + teeth
+        #: for each S, how what is sent by plaquettes e arrives at rungs h, `(profile, h, e)`
+        self.bases = [odd] * (1 + len(means)) + [even] * len(teeth)
+        #: for each S, what multiplies the Laplacian of a plaquette that sends to the rungs beside it
+        self.near: list[Any] = [2.0]
+        self.near += [look.value + ladders.ahead(look.value) for look in means]
+        self.near += [look.value - ladders.ahead(look.value) for look in teeth]
 
     @staticmethod
-    def n_features(reach: int) -> int:
-        """Return the number of weights for each function.
+    def n_features() -> int:
+        """Return the number of weights for each function."""
+        return (1 + 2 * len(LOOKS) + len(MEANS) + len(TEETH)) * N_PROFILES
 
-        With S = 1 each distance from two on has its own. Distance one is the gradient of the function.
-        """
-        return reach - 1 + 2 * len(LOOKS) * N_PROFILES
-
-    def velocity(self, weights: Tensor) -> tuple[Tensor, Tensor]:
+    def velocity(self, weights: Tensor, *, alone: bool = False) -> tuple[Tensor, Tensor]:
         """Return how the rungs turn, and the divergence.
 
         Args:
             weights: `(n_features, function)`.
+            alone: whether the divergence is left out.
 
         Returns:
             Coefficients `(generator, batch, *lattice)`, and `(batch,)`.
         """
-        seen, ladders = self.seen, self.ladders
-        own, others = weights[: ladders.reach - 1], weights[ladders.reach - 1 :]
-        factors = [seen.factors(w) for w in torch.cat([torch.zeros_like(weights[:1]), own])]
-        total, divergence = ladders.send(self.sides, factors, -1.0), seen.w.new_zeros(len(seen.w))
-        for (kernel, power, sign), its in zip(self.looks, others.unflatten(0, (-1, N_PROFILES)), strict=True):
-            by_distance = self.profiles.mT @ its
-            sent = ladders.send(self.sides, [seen.factors(w) for w in by_distance], sign)
-            S, gradient = self._looked(kernel, power)
-            bend = seen.bend(by_distance[0])
-            divergence = divergence + (S * (bend - sign * ladders.behind(bend))).flatten(1).sum(1)
-            divergence = divergence + (sent * gradient).sum(0).flatten(1).sum(1)
-            total = total + S * sent
-        return total, divergence
+        parts, ladders = weights.to(self.seen.w).unflatten(0, (-1, N_PROFILES)), self.ladders
+        kernels = [torch.einsum("pf,phe->feh", its, b) for its, b in zip(parts, self.bases, strict=True)]
+        # All functions and positions of a ladder at once, for all S: one product of matrices.
+        arrived = self._functions() @ torch.stack(kernels, 2).flatten(0, 1).flatten(1)
+        arrived = arrived.unflatten(-1, (len(parts), ladders.n_sites))
+        sent = [each.movedim(-1, ladders.axis) for each in arrived.unbind(-2)]
+        total, divergence = sent[0], self.seen.w.new_zeros(len(self.seen.w))
+        for look, arriving in zip(self.looks, sent[1:], strict=True):
+            total = total + look.value * arriving
+        if not alone:
+            ahead, behind = (ladders.inside(self.vectors[0], at) for at in (0, -1))
+            for look, arriving in zip(self.looks, sent[1:], strict=True):
+                change = look.own * (ahead * arriving).sum(0) - look.next * (behind * arriving).sum(0)
+                divergence = divergence + change.mean(0).flatten(1).sum(1)
+            for near, its in zip(self.near, parts, strict=True):
+                divergence = divergence + (near * self.seen.bend(self.beside @ its)).flatten(1).sum(1)
+        return ladders.out_of_frames(total), divergence
 
     def rates(self, score: Tensor) -> Tensor:
         """Return `d/dweights (div v + v . score)`.
@@ -81,20 +125,37 @@ class LadderTerms:
         Returns:
             `(batch, n_features, function)`.
         """
-        rows = [
-            self.seen.rates(overlaps, 0.0) for overlaps in self.ladders.overlaps(score, self.sides, -1.0)[1:]
-        ]
-        for kernel, power, sign in self.looks:
-            S, gradient = self._looked(kernel, power)
-            by_distance = self.ladders.overlaps(S * score + gradient, self.sides, sign)
-            near = S - sign * self.ladders.ahead(S)
-            for profile in self.profiles:
-                overlaps = torch.einsum("d,dv...->v...", profile, by_distance)
-                rows.append(self.seen.rates(tuple(overlaps), profile[0] * near))
-        return torch.stack([torch.stack(row, 1) for row in rows], 1)
+        ladders, rows = self.ladders, []
+        pull = ladders.into_frames(score)
+        ahead, behind = (ladders.inside(self.vectors[0], at) for at in (0, -1))
+        pulls = [pull] + [look.value * pull + look.own * ahead - look.next * behind for look in self.looks]
+        slopes = [[ladders.around(slope) for slope in its] for its in self.seen.slopes]
+        for pulled, near, basis in zip(pulls, self.near, self.bases, strict=True):
+            gathered = pulled.movedim(ladders.axis, -1) @ basis.movedim(1, 0).flatten(1)
+            gathered = gathered.unflatten(-1, basis.shape[::2])
+            bends = [(near * bend).flatten(1).sum(1) for bend in self.seen.bends]
+            for p, beside in enumerate(self.beside):
+                arrived = gathered[..., p, :].movedim(-1, ladders.axis)
+                overlaps = [(vector * arrived).sum(0).mean(0) for vector in self.vectors]
+                for its, bend in zip(slopes, bends, strict=True):
+                    value = torch.stack([o * slope for o, slope in zip(overlaps, its, strict=True)]).sum(0)
+                    rows.append(value.flatten(1).sum(1) + beside * bend)
+        return torch.stack(rows, 1).unflatten(1, (-1, len(slopes)))
 
-    def _looked(self, kernel: Tensor, power: int) -> tuple[Tensor, Tensor]:
-        """Return S at every rung and its derivative by the rung."""
-        w, ladders = self.seen.w, self.ladders
-        slope = power * w ** (power - 1) * self.seen.vectors[0]
-        return ladders.spread(w**power, kernel), kernel[0] * slope - kernel[1] * ladders.carried_ahead(slope)
+    def _functions(self) -> Tensor:
+        """Return the vectors dF in frames, `(generator, side, batch, *others, function position)`."""
+        found = []
+        for slopes in self.seen.slopes:
+            pairs = zip(self.vectors, slopes, strict=True)
+            total = torch.stack([vector * self.ladders.around(slope) for vector, slope in pairs]).sum(0)
+            found.append(total.movedim(self.ladders.axis, -1))
+        return torch.stack(found, -2).flatten(-2)
+
+    def _looks(self, kernel: Tensor) -> dict[int, _Look]:
+        """Return what rungs see with a kernel, by the power of w."""
+        w, found = self.seen.w, {}
+        for power in LOOKS:
+            slope = power * w ** (power - 1)
+            value = self.ladders.spread(w**power, kernel)
+            found[power] = _Look(value, kernel[0] * slope, kernel[1] * self.ladders.behind(slope))
+        return found

@@ -12,12 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from equiflow.nn.kernels.orbits import carry_over
 from equiflow.nn.time import ChebyshevBasis
 from equiflow.runtime.checks import check_count, check_type
 from equiflow.runtime.precision import full_precision
 from equiflow.theories.base.group import Group
 from equiflow.theories.base.kind import group_on
 from equiflow.theories.base.lattice import Lattice
+from equiflow.theories.base.resizing import space_on
 from equiflow.theories.base.space import Space
 from equiflow.theories.gauge.links import Links
 from equiflow.theories.gauge.loops import Step, add_loop_gradient, loop_rate, rectangle, transporter
@@ -82,6 +84,7 @@ class SUNField(VectorField):
     """
 
     space: Links
+    wants_least_squares = True
 
     def __init__(
         self,
@@ -110,7 +113,7 @@ class SUNField(VectorField):
         self.amplitude = nn.Parameter(torch.zeros(n_time_modes, len(self.shapes), len(self.powers)))
         self.ladder: nn.Parameter | None = None
         if self.reach:
-            n_features = LadderTerms.n_features(self.reach)
+            n_features = LadderTerms.n_features()
             self.ladder = nn.Parameter(torch.zeros(n_time_modes, n_features, len(self.powers)))
 
     @classmethod
@@ -151,8 +154,19 @@ class SUNField(VectorField):
         return total
 
     @full_precision
+    def velocity(self, phi: Tensor, t: Tensor | float) -> Tensor:
+        """See `VectorField.velocity`."""
+        return self._velocity_and_divergence(phi, t, alone=True)[0]
+
+    @full_precision
     def velocity_and_divergence(self, phi: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
         """See `VectorField.velocity_and_divergence`."""
+        return self._velocity_and_divergence(phi, t, alone=False)
+
+    def _velocity_and_divergence(
+        self, phi: Tensor, t: Tensor | float, *, alone: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Return the velocity, and the divergence if the velocity is not asked for alone."""
         lie, planes = self.space.lie, self.space.planes(self.space.check(phi))
         gradient: list[Any] = [0.0] * len(planes)
         divergence = phi.real.new_zeros(len(phi))
@@ -162,11 +176,12 @@ class SUNField(VectorField):
                 pairs = zip(seen.factors(weights), seen.vectors, strict=True)
                 vector = torch.stack([factor * vector for factor, vector in pairs]).sum(0)
                 add_loop_gradient(lie, planes, path, vector, gradient)
-                divergence = divergence + len(path) * seen.bend(weights).flatten(1).sum(1)
+                if not alone:
+                    divergence = divergence + len(path) * seen.bend(weights).flatten(1).sum(1)
         if self.ladder is not None:
             weights = self._at(t, self.ladder)
             for rung, terms in self._ladders(planes):
-                moved, its_divergence = terms.velocity(weights)
+                moved, its_divergence = terms.velocity(weights, alone=alone)
                 gradient[rung] = gradient[rung] + moved
                 divergence = divergence + its_divergence
         return self.space.from_vectors(tuple(gradient)), divergence
@@ -192,8 +207,16 @@ class SUNField(VectorField):
         return torch.cat([torch.einsum("j,bsp->bjsp", time, part).flatten(1) for part in every], 1)
 
     def resized(self, lattice: Lattice) -> SUNField:
-        """See `VectorField.resized`; the coefficients are the same on every lattice."""
-        field: SUNField = self._rebuilt_on(lattice)
+        """See `VectorField.resized`; the coefficients are the same on every lattice.
+
+        Ladders that reach half of the shortest side do so on the new lattice, too.
+        """
+        whole = self.reach == min(self.lattice.shape) // 2
+        reach = min(lattice.shape) // 2 if whole else self.reach
+        links: Any = space_on(self.space, lattice)
+        options: dict[str, Any] = self.config() | {"reach": reach}
+        field = SUNField(links, group=self.group.on(links), **options)
+        carry_over(self, field.to(self.amplitude.device, self.amplitude.dtype))
         return field
 
     def _at(self, t: Tensor | float, weights: Tensor) -> Tensor:
@@ -211,7 +234,8 @@ class SUNField(VectorField):
             plaquette = transporter(lie, planes, rectangle(mu, nu))
             for rung, along, sign in ((mu, nu, 1.0), (nu, mu, -1.0)):
                 seen = LoopFunctions.of(lie, plaquette, self.powers, sign=sign)
-                yield rung, LadderTerms(seen, Ladders(lie, planes, rung, along, self.reach))
+                ladders = Ladders(lie, planes, rung, along, self.reach)
+                yield rung, LadderTerms(seen, plaquette, ladders, sign=sign)
 
 
 def _loops(lattice: Lattice, shape: str) -> list[tuple[Step, ...]]:

@@ -114,6 +114,7 @@ class U1Field(VectorField):
     """
 
     space: Links
+    wants_least_squares = True
 
     def __init__(
         self,
