@@ -19,7 +19,7 @@ from equiflow.cli.config.derived import DerivedSection
 from equiflow.cli.config.errors import ConfigError
 from equiflow.cli.config.fields import families_of
 from equiflow.cli.config.objectives import MixtureSection, SolvedSection
-from equiflow.cli.config.schema import AdamSection, Config
+from equiflow.cli.config.schema import AdamSection, Config, GradientSection, LeastSquaresSection
 from equiflow.cli.config.theories import priors_of
 from equiflow.flows.tangents import trained_parameters
 from equiflow.interop import describe_samples, load_chain
@@ -213,6 +213,26 @@ def _samples(config: Config, path: str) -> Tensor:
     return load_chain(path).configurations
 
 
+def check_training(config: Config, flow: EquivariantCNF) -> None:
+    """Refuse objectives and optimisers that cannot train a flow.
+
+    Args:
+        config: of the run.
+        flow: to be trained.
+
+    Raises:
+        ConfigError: if something does not belong together.
+    """
+    if not isinstance(config.optimiser, LeastSquaresSection):
+        build_optimiser(config, flow)
+        build_objective(config)
+    elif not flow.vector_field.linear_parameters:
+        raise ConfigError(
+            '[optimiser]: kind = "least_squares" needs a field with linear weights, such as u1 or orbit; '
+            f"{config.field.kind!r} has none."
+        )
+
+
 def build_optimiser(config: Config, flow: EquivariantCNF) -> Callable[[list[nn.Parameter], float], Optimizer]:
     """Return what `fit` makes its optimiser with.
 
@@ -228,6 +248,7 @@ def build_optimiser(config: Config, flow: EquivariantCNF) -> Callable[[list[nn.P
     """
     if isinstance(config.optimiser, AdamSection):
         return adam
+    assert isinstance(config.optimiser, GradientSection)
     if not flow.vector_field.trace_is_exact:
         raise ConfigError('[optimiser]: kind = "natural" needs field.trace = "dense"; "adam" takes any.')
     make = NaturalGradient.of(flow, seed=config.training.seed, **config.optimiser.options())

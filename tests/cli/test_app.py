@@ -167,6 +167,8 @@ def test_presets_are_listed_and_printed():
     assert "lam" in listed
     assert all(name in listed for name in names())
     assert "[lattice]" in succeed("presets", names()[0])
+    assert "bacchio-su3-beta6" in listed
+    assert 'group = "SU(3)"' in succeed("presets", "bacchio-su3-beta6")
     assert invoke("presets", "E99").exit_code == 1
 
 

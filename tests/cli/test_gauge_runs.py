@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 
 from equiflow import HaarPrior, Lattice, Links, SUNField, U1Field, WilsonAction
 from equiflow.cli import building
@@ -28,13 +29,12 @@ kind = "wilson"
 group = "U(1)"
 beta = 1.0
 
-[objective]
-method = "rk4"
-steps = 2
-
 [training]
 steps = 4
-batch_size = 8
+batch_size = 64
+
+[optimiser]
+n_times = 4
 
 [compute]
 dtype = "float64"
@@ -108,6 +108,47 @@ def test_what_does_not_belong_to_links_is_refused(overrides, message):
 
     with pytest.raises(ConfigError, match=message):
         build()
+
+
+def test_links_are_trained_by_least_squares_unless_an_objective_is_given():
+    chosen = parse_config(WILSON.split("[training]")[0], source="my.toml")
+    assert (chosen.optimiser.kind, chosen.training.steps, chosen.training.batch_size) == (
+        "least_squares",
+        3,
+        1024,
+    )
+    assert chosen.run.checkpoint_every == 1
+    text = WILSON.replace("[optimiser]\nn_times = 4\n", '[objective]\nkind = "path"\n')
+    assert parse_config(text, source="my.toml").optimiser.kind == "adam"
+    scalar = parse_config("[lattice]\nshape = [4, 4]\n[action]\nm2 = 1.0\nlam = 1.0\n", source="s.toml")
+    assert (scalar.optimiser.kind, scalar.training.steps, scalar.run.checkpoint_every) == ("adam", 600, 50)
+
+
+def test_least_squares_need_linear_weights(tmp_path):
+    text = '[lattice]\nshape = [4, 4]\n[action]\nm2 = 1.0\nlam = 1.0\n[optimiser]\nkind = "least_squares"\n'
+    with pytest.raises(
+        ConfigError, match=r"\[optimiser\]: .* linear weights, such as u1 or orbit; 'potential'"
+    ):
+        Run.create(tmp_path / "run", parse_config(text, source="s.toml"))
+
+
+def test_a_run_by_least_squares_goes_on_bit_for_bit(tmp_path):
+    histories = []
+    for name, stops in (("whole", False), ("stopped", True)):
+        run = Run.create(tmp_path / name, config("run.evaluation_samples=16", "training.steps=2"))
+        if stops:  # as if it had been killed after the first sweep
+            run.train(progress=False)
+            kept = run.checkpoints / "step-000001.pt"
+            assert kept.exists()
+            kept.replace(run.latest)
+            (run.folder / "flow.pt").unlink()
+            run = Run.open(run.folder)
+        run.train(progress=False)
+        histories.append(run.histories()[0])
+    assert histories[0].loss == histories[1].loss
+    assert [history.step for history in histories] == [[1, 2], [1, 2]]
+    one, other = (Run.open(tmp_path / name).trained()[0].vector_field for name in ("whole", "stopped"))
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
 
 
 def test_a_missing_group_is_told():

@@ -20,10 +20,12 @@ from equiflow import (
     SUNField,
     U1Field,
     WilsonAction,
+    fit,
     fit_by_continuity,
     importance_sample,
 )
 from equiflow.oracles import gauge_torus
+from equiflow.runtime.storage import CheckpointError
 from equiflow.theories.base.paths import StraightPath
 from equiflow.training import TrainingDivergedError
 
@@ -142,6 +144,49 @@ def test_results_depend_on_the_seed_alone_and_other_weights_stay():
         weights.append(field.kernel.weight.detach().clone())
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
+
+
+def small_u1(seed: int = 0) -> EquivariantCNF:
+    torch.manual_seed(seed)
+    links = Links(Lattice((2, 3)), "U(1)")
+    field = U1Field(links, n_local=2, n_mixed=1, n_frequencies=1, n_time_modes=2)
+    return EquivariantCNF(links, vector_field=field)
+
+
+def test_a_run_goes_on_from_its_checkpoint_bit_for_bit(tmp_path):
+    options = {"n_samples": 32, "n_times": 3}
+    whole, parts, other = small_u1(), small_u1(), small_u1()
+    action = WilsonAction(whole.space, beta=1.0)
+    expected = fitted(whole, action, sweeps=3, **options)
+    fitted(parts, action, sweeps=1, checkpoint=tmp_path / "run.pt", **options)
+    parts, seen = small_u1(), []
+    history = fitted(
+        parts,
+        action,
+        sweeps=3,
+        checkpoint=tmp_path / "run.pt",
+        callback=lambda h: seen.append(len(h)),
+        **options,
+    )
+    assert (seen, history.loss) == ([2, 3], expected.loss)
+    weights = [flow.vector_field.kernel.weight for flow in (whole, parts, other)]
+    assert torch.equal(weights[0], weights[1])
+    # Another state of the generator would have led elsewhere.
+    fitted(other, action, sweeps=3, **options, seed=1)
+    assert not torch.equal(weights[0], weights[2])
+    with pytest.raises(CheckpointError, match="another run: seed was 0, now 1"):
+        fitted(small_u1(), action, sweeps=3, checkpoint=tmp_path / "run.pt", **options, seed=1)
+    with pytest.raises(CheckpointError, match="n_samples=32"):
+        fitted(small_u1(), action, checkpoint=tmp_path / "run.pt", n_samples=16, n_times=3)
+
+
+def test_gradients_alone_are_advised_against_on_untrained_links():
+    flow = small_u1()
+    action, options = WilsonAction(flow.space, beta=1.0), {"steps": 1, "batch_size": 4, "n_fresh": 0}
+    with pytest.warns(UserWarning, match="untrained U1Field poorly. Begin with fit_by_continuity"):
+        fit(flow, action, progress=False, **options)
+    fitted(flow, action, n_samples=16, n_times=2, sweeps=1)
+    fit(flow, action, progress=False, **options)  # warnings are errors here
 
 
 def test_wrong_arguments_are_explained():

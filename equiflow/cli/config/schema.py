@@ -34,7 +34,7 @@ ACTIONS = action_sections(THEORIES)
 FIELDS = field_sections(THEORIES)
 PRIORS = prior_sections(THEORIES)
 
-ABOUT_OPTIMISER = "optimiser: adam or natural"
+ABOUT_OPTIMISER = "optimiser: adam, natural or least_squares, which suits gauge theories"
 ABOUT_FINE_TUNING = "factor on learning_rate on the rungs of a ladder after the first"
 
 
@@ -67,7 +67,11 @@ class SolverSection(Section):
 
 
 class OptimiserSection(DerivedSection):
-    """The keys of all optimisers."""
+    """What trains the flow."""
+
+
+class GradientSection(OptimiserSection):
+    """The keys of all optimisers that follow gradients of an objective."""
 
     learning_rate: float | None = key(
         None, "at the top of the schedule; what suits the field and the lattice unless given", gt=0
@@ -77,20 +81,32 @@ class OptimiserSection(DerivedSection):
     fine_tuning: float = key(FINE_TUNING, ABOUT_FINE_TUNING, gt=0)
 
 
-class AdamSection(OptimiserSection):
+class AdamSection(GradientSection):
     """Adam with a short memory of the squared gradient."""
 
     kind: Literal["adam"] = key("adam", ABOUT_OPTIMISER)
 
 
-class _NaturalBase(OptimiserSection):
+class LeastSquaresSection(OptimiserSection):
+    """`fit_by_continuity`: least squares for the continuity equation, without an objective."""
+
+    kind: Literal["least_squares"] = key("least_squares", ABOUT_OPTIMISER)
+    n_times: int = key(20, "times in a sweep through flow time", ge=2)
+    ridge: float = key(1e-6, "weight of the squared changes of the weights, relative to their effect", gt=0)
+
+
+#: what [training] and [run] hold for least squares unless they say otherwise
+OF_LEAST_SQUARES = {"training": {"steps": 3, "batch_size": 1024}, "run": {"checkpoint_every": 1}}
+
+
+class _NaturalBase(GradientSection):
     learning_rate: float = key(1.0, "1 is the full step", gt=0)
     warmup: int = key(5, "steps of the linear warm-up", ge=0)
     clip_norm: float = key(math.inf, "gradients with a larger norm are scaled down to it", gt=0)
     fine_tuning: float = key(1.0, ABOUT_FINE_TUNING, gt=0)
 
 
-#: both optimisers, the default first
+#: all optimisers, the default first
 OPTIMISERS: dict[str, type[OptimiserSection]] = {
     "adam": AdamSection,
     "natural": section_of(
@@ -100,14 +116,17 @@ OPTIMISERS: dict[str, type[OptimiserSection]] = {
         about=ABOUT_OPTIMISER,
         without=("parameters", "lr", "seed"),
     ),
+    "least_squares": LeastSquaresSection,
 }
 
 
 class TrainingSection(Section):
     """Length of the training, and its samples."""
 
-    steps: int = key(600, "optimiser steps; with a ladder, those on the last lattice", ge=1)
-    batch_size: int = key(128, "model samples per step", ge=1)
+    steps: int = key(
+        600, "optimiser steps, or sweeps of least squares; with a ladder, on the last lattice", ge=1
+    )
+    batch_size: int = key(128, "model samples per step, or per sweep", ge=1)
     seed: int = key(0, "seed of everything that is random in the run", ge=0, le=2**64 - 1)
 
 
@@ -223,6 +242,21 @@ def with_kinds(content: dict[str, Any]) -> dict[str, Any]:
         missing = section not in content
         if isinstance(table, dict) and default != next(iter(KINDS[section])) and not (missing and started):
             completed[section] = {"kind": default, **table}
+    wants = FIELDS[next(iter(families))].stands_for.wants_least_squares
+    return _with_optimiser(completed, by_least_squares=wants and "objective" not in content)
+
+
+def _with_optimiser(content: dict[str, Any], *, by_least_squares: bool) -> dict[str, Any]:
+    """Return content with least squares as the default if asked for, and with what suits least squares."""
+    completed, optimiser = dict(content), content.get("optimiser", {})
+    if not isinstance(optimiser, dict):
+        return completed
+    if by_least_squares:
+        completed["optimiser"] = optimiser = {"kind": "least_squares", **optimiser}
+    if optimiser.get("kind") == "least_squares":
+        for section, defaults in OF_LEAST_SQUARES.items():
+            table = content.get(section, {})
+            completed[section] = {**defaults, **table} if isinstance(table, dict) else table
     return completed
 
 

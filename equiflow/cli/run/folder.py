@@ -28,7 +28,7 @@ from typing import Any
 
 import torch
 
-from equiflow import Action, EquivariantCNF, SolverError, TrainingDivergedError, fit
+from equiflow import Action, EquivariantCNF, SolverError, TrainingDivergedError
 from equiflow.cli import building
 from equiflow.cli.config.errors import ConfigError
 from equiflow.cli.config.file import load_config
@@ -37,9 +37,9 @@ from equiflow.cli.config.schema import Config
 from equiflow.cli.run.errors import RunError
 from equiflow.cli.run.journal import of_rung, read_lines
 from equiflow.cli.run.locking import is_locked, locked
-from equiflow.cli.run.recorder import Recorder
 from equiflow.cli.run.rewinding import rewind
 from equiflow.cli.run.rungs import RunRung, check_shares, rungs_of
+from equiflow.cli.run.training import train_on
 from equiflow.cli.versions import versions
 from equiflow.runtime import distributed
 from equiflow.runtime.randomness import stream
@@ -81,8 +81,7 @@ class Run:
         check_shares(config)
         start, run = start_flow(config), cls(folder, config)
         for rung, flow in zip(run.rungs, run._flows(start), strict=True):
-            building.build_optimiser(rung.config, flow)
-            building.build_objective(rung.config)
+            building.check_training(rung.config, flow)
             building.build_action(rung.config)
             building.check_memory_for(rung.config, flow)
         folder.mkdir(parents=True, exist_ok=True)
@@ -254,38 +253,11 @@ class Run:
                 # The bar of a rung that was climbed before would only flash by.
                 shown = progress if steps < rung.config.training.steps or rung.number == len(done) else False
                 try:
-                    history = self._fit(rung, flow, shown)
+                    history = train_on(rung, flow, self.folder, shown)
                 except TrainingDivergedError as error:
                     raise TrainingDivergedError(f"On {rung.shape}: {error}", error.history) from error
             distributed.by_first(self._finish)
         return history
-
-    def _fit(self, rung: RunRung, flow: EquivariantCNF, progress: bool | None) -> History:
-        """Train on one lattice. If its last step is done already, only fill in the weights."""
-        config, action = rung.config, building.build_action(rung.config)
-        with distributed.all_or_none():  # one process may lack a file of samples
-            objective = building.build_objective(config)
-        with ExitStack() as stack:
-            recorder = distributed.by_first(
-                lambda: stack.enter_context(Recorder(self.folder, rung, flow, action))
-            )
-            return fit(
-                flow,
-                action,
-                steps=config.training.steps,
-                batch_size=config.training.batch_size,
-                seed=config.training.seed,
-                learning_rate=rung.learning_rate(flow),
-                warmup=config.optimiser.warmup,
-                clip_norm=config.optimiser.clip_norm,
-                objective=objective,
-                optimiser=building.build_optimiser(config, flow),
-                checkpoint=rung.latest,
-                checkpoint_every=config.run.checkpoint_every,
-                callback=recorder,
-                n_fresh=0,  # the recorder has measured it
-                progress=progress,
-            )
 
     def _finish(self) -> None:
         """Write `flow.pt`: the flow of the best evaluation with a solver of the accuracy asked for."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from equiflow import EquivariantCNF
 from equiflow.cli.config.errors import ConfigError
-from equiflow.cli.config.schema import COUPLINGS, Config, RungSection
+from equiflow.cli.config.schema import COUPLINGS, Config, GradientSection, LeastSquaresSection, RungSection
 from equiflow.runtime import distributed
 
 
@@ -37,6 +37,7 @@ class RunRung:
         by `fine_tuning` after the first rung.
         """
         optimiser = self.config.optimiser
+        assert isinstance(optimiser, GradientSection)
         rate = flow.learning_rate if optimiser.learning_rate is None else optimiser.learning_rate
         tuned = rate * (optimiser.fine_tuning if self.number > 1 else 1)
         return tuned if self.rate is None else self.rate
@@ -87,6 +88,8 @@ def check_shares(config: Config) -> None:
     Raises:
         ConfigError: if there are more processes than samples.
     """
+    if isinstance(config.optimiser, LeastSquaresSection) and distributed.world_size() > 1:
+        raise ConfigError('[optimiser]: kind = "least_squares" trains in one process; start one.')
     batches = {"training.batch_size": config.training.batch_size}
     for number, entry in enumerate(config.ladder, 1):
         if entry.batch_size is not None:
