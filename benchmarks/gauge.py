@@ -48,8 +48,14 @@ parser.add_argument("--seed", type=int, default=0, help="of training and samplin
 parser.add_argument("--sweeps", type=int, default=3, help="see fit_by_continuity")
 parser.add_argument("--training-samples", type=int, default=1024, help="per sweep")
 parser.add_argument("--times", type=int, default=20, help="per sweep")
+parser.add_argument(
+    "--method", default="rk4", help="of the step from one time to the next: rk4, midpoint, ..."
+)
 parser.add_argument("--modes", type=int, default=8, help="polynomials in flow time")
-parser.add_argument("--samples", type=int, default=2048, help="fresh samples of the flow, and of the target")
+parser.add_argument("--degree", type=int, default=3, help="of functions of Wilson loops, for SU(N)")
+parser.add_argument("--samples", type=int, default=2048, help="fresh samples of the flow")
+parser.add_argument("--target-samples", type=int, default=2048, help="samples of the target")
+parser.add_argument("--certify", type=int, default=64, help="samples that are solved again, finely")
 parser.add_argument("--steps", type=int, default=16, help="of rk4, for fresh samples")
 parser.add_argument("--threads", type=int, default=1, help="CPU threads")
 parser.add_argument("--out", type=Path, help="JSON file for the figures, to which cases are added")
@@ -94,16 +100,26 @@ def flow_for(action: WilsonAction, args: argparse.Namespace) -> EquivariantCNF:
     if links.is_flat:
         vector_field = U1Field(links, n_time_modes=args.modes)
     else:
-        vector_field = SUNField(links, reach=args.side // 2, n_time_modes=args.modes)
+        # Rectangles add nothing to plaquettes that move alone.
+        vector_field = SUNField(
+            links, shapes=("plaquette",), reach=args.side // 2, n_time_modes=args.modes, degree=args.degree
+        )
     return EquivariantCNF(links, vector_field=vector_field, solver=Solver("rk4", steps=args.steps))
 
 
 def target_samples(action: WilsonAction, n: int, generator: torch.Generator) -> Tensor:
-    """Return samples of the target: independent ones for U(1), else by HMC from many hot starts."""
+    """Return samples of the target: independent ones for U(1), else by HMC from many starts."""
     if action.space.is_flat:
         return links_with(plaquettes_of_u1(action, n, generator), action.space, generator)
     chain = HMC(action).sample(
-        math.ceil(n / 64), n_chains=64, thin=4, certify=0, generator=generator, progress=False
+        math.ceil(n / 64),
+        n_chains=64,
+        n_thermalisation=50,
+        thin=2,
+        certify=0,
+        dtype=torch.float32,
+        generator=generator,
+        progress=False,
     )
     return chain.configurations[:n]
 
@@ -157,13 +173,16 @@ def trained(case: str, args: argparse.Namespace) -> Result:
         sweeps=args.sweeps,
         n_samples=args.training_samples,
         n_times=args.times,
+        solver=Solver(args.method, steps=1),
         seed=args.seed,
         callback=lambda h: start.append(time.process_time() - before),
         progress=False,
     )
     generator = torch.Generator().manual_seed(1000 + args.seed)
-    ensemble = importance_sample(flow, action, args.samples, batch_size=256, certify=64, generator=generator)
-    phi = target_samples(action.double(), args.samples, generator).to(ensemble.phi.dtype)
+    ensemble = importance_sample(
+        flow, action, args.samples, batch_size=256, certify=args.certify, generator=generator
+    )
+    phi = target_samples(action.double(), args.target_samples, generator).to(ensemble.phi.dtype)
     log_q = torch.cat([flow.log_prob(part) for part in phi.split(256)])
     forward = forward_effective_sample_size((-action(phi) - log_q).double())
     reverse, log_z = ensemble.effective_sample_size(), ensemble.log_z()
