@@ -46,13 +46,8 @@ M_PL_4 = {
     64: 4.398,
     128: 4.316,
 }
-#: L -> optimiser steps, learning rate and solver steps of fresh samples, of the recipe
-RECIPE = {
-    16: (3600, 8e-2),
-    32: (1200, 1e-2),
-    64: (800, 4e-3),
-    128: (400, 2e-3),
-}
+#: L -> optimiser steps and learning rate
+RECIPE = {16: (1200, 8e-2), 32: (1000, 1.5e-2), 64: (500, 6e-3), 128: (200, 3e-3)}
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--L", type=int, nargs="+", default=[16, 32, 64, 128], choices=list(M_PL_4), help="sides")

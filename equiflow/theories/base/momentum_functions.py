@@ -13,42 +13,46 @@ from torch import Tensor
 
 from equiflow.theories.base.lattice import Lattice
 
-#: masses of the propagators, from the scale of one site to below the smallest momentum of 256 sites
-MASSES = tuple(2.0**-n for n in range(7))
+#: masses of the propagators; the local functions care for larger momenta
+MASSES = (1 / 2, 1 / 8, 1 / 32)
 #: largest offset along each axis of the local functions
 REACH = 2
-#: square of a function below which a lattice hardly sees it
-HARDLY_SEEN = 1e-3
+#: mean square of a function below which a lattice hardly sees it
+HARDLY_SEEN = 2e-3
+#: the same for what `carry` can still undo
+NOT_SEEN = 1e-10
 
 
 class SmoothFunctions:
     r"""Functions `f_j(p)` on the momenta of a lattice, symmetric under all permutations and reflections.
 
-    With `r_m(p) = m^2 / (phat^2 + m^2)`, `phat^2 = sum_mu 4 sin^2(p_mu / 2)` and masses m = 1, 1/2, ... 1/64:
+    With `r_m(p) = m^2 / (phat^2 + m^2)`, `phat^2 = sum_mu 4 sin^2(p_mu / 2)` and masses m = 1/2, 1/8, 1/32:
 
-    - bumps `3 (r_m - r_{m/2})`, each one for the momenta around m, and the last `r_m`, for momentum zero;
+    - bumps `5/3 (r_m - r_{m/4})`, each one for the momenta around m, and the last `r_m`, for momentum zero;
     - local functions, the mean of `prod_mu cos(n_mu p_mu)` over the permutations of n, for offsets
       `0 <= n_1 <= ... <= n_d <= 2`. They tell directions apart.
 
     These overlap, and a lattice of side L hardly sees the bumps far below `2 pi / L`. A diagonal optimiser
     would learn them at unlike rates, and move those that are not seen at random. Weights are therefore those
-    of `g = (G + d)^{-1/2} f / sqrt(n)` with `G_ij = <f_i f_j>`, n functions and a small d: orthogonal
-    functions of like size, but small where f is not seen. In the average each octave of momenta counts
-    alike. The change of basis depends on the lattice, and `carry` undoes it.
+    of `g = G^{1/2} (G + d)^{-1} f / sqrt(n)` with `G_ij = <f_i f_j>`, n functions and a small d: orthogonal
+    functions of like size, but small combinations of f where these are hardly seen. In half of the average each
+    octave of momenta counts alike, in the other half each momentum. The change of basis depends on the
+    lattice, and `carry` undoes it.
 
     Args:
         lattice: whose momenta are meant.
 
     >>> SmoothFunctions(Lattice((16, 16))).values.shape
-    torch.Size([13, 16, 16])
+    torch.Size([9, 16, 16])
     """
 
     def __init__(self, lattice: Lattice) -> None:
         self.lattice = lattice
         functions = torch.stack([*_propagators(lattice), *_local(lattice)])
-        weighted = functions.flatten(1) * _share_of_octave(lattice).flatten()
+        weighted = functions.flatten(1) * _share(lattice).flatten()
         eigenvalues, vectors = torch.linalg.eigh(weighted @ functions.flatten(1).mT)
-        size = (eigenvalues.clamp(min=0) + HARDLY_SEEN).sqrt() * len(functions) ** 0.5
+        seen = eigenvalues.clamp(min=0) + NOT_SEEN
+        size = (seen + HARDLY_SEEN) / seen.sqrt() * len(functions) ** 0.5
         #: f from g, `(function, function)`, symmetric
         self._from_orthogonal = (vectors * size) @ vectors.mT
         self._to_orthogonal = (vectors / size) @ vectors.mT
@@ -65,10 +69,10 @@ class SmoothFunctions:
             values: `(..., *lattice)`, in float64.
 
         Returns:
-            `(..., function)`; the shortest weights if several do.
+            `(..., function)`; the shortest weights if several do, or nearly so.
         """
         matrix, wanted = self.values.flatten(1).mT, values.flatten(-self.lattice.dim)
-        found: Tensor = wanted @ torch.linalg.pinv(matrix, rtol=1e-10).mT
+        found: Tensor = wanted @ torch.linalg.pinv(matrix, rtol=1e-3).mT
         return found
 
     def carry(self, weights: Tensor, lattice: Lattice) -> Tensor:
@@ -89,7 +93,7 @@ def _propagators(lattice: Lattice) -> list[Tensor]:
     """Return the bumps and the last propagator."""
     squared = lattice.squared_momenta()
     propagators = [m**2 / (squared + m**2) for m in MASSES]
-    return [3 * (a - b) for a, b in itertools.pairwise(propagators)] + propagators[-1:]
+    return [5 / 3 * (a - b) for a, b in itertools.pairwise(propagators)] + propagators[-1:]
 
 
 def _local(lattice: Lattice) -> list[Tensor]:
@@ -106,9 +110,9 @@ def _local(lattice: Lattice) -> list[Tensor]:
     return [torch.stack([of_offset(offset) for offset in orbit]).mean(0) for orbit in orbits]
 
 
-def _share_of_octave(lattice: Lattice) -> Tensor:
-    """Return weights of the momenta, `(*lattice)`, which add up to 1 and to like numbers in each octave."""
+def _share(lattice: Lattice) -> Tensor:
+    """Return weights of the momenta, `(*lattice)`, which add up to 1: half by octaves, half alike."""
     # The smallest momentum stands for zero, or zero would outweigh all others.
     smallest = 2 * math.sin(math.pi / max(2, *lattice.shape))
     weight = (lattice.squared_momenta() + smallest**2) ** (-lattice.dim / 2)
-    return weight / weight.sum()
+    return 0.5 * weight / weight.sum() + 0.5 / lattice.volume
