@@ -35,8 +35,8 @@ class SmoothFunctions:
     These overlap, and a lattice of side L hardly sees the bumps far below `2 pi / L`. A diagonal optimiser
     would learn them at unlike rates, and move those that are not seen at random. Weights are therefore those
     of `g = G^{1/2} (G + d)^{-1} f / sqrt(n)` with `G_ij = <f_i f_j>`, n functions and a small d: orthogonal
-    functions of like size, but small combinations of f where these are hardly seen. In half of the average each
-    octave of momenta counts alike, in the other half each momentum. The change of basis depends on the
+    functions of like size, but small combinations of f where these are hardly seen. In half of the average
+    each octave of momenta counts alike, in the other half each momentum. The change of basis depends on the
     lattice, and `carry` undoes it.
 
     Args:
