@@ -214,6 +214,16 @@ MUTANTS = (
         ("vector_fields/test_gauge_sun.py::test_the_field_obeys_every_law",),
     ),
     Mutant(
+        "looks along ladders",
+        "vector_fields/gauge_ladder_terms.py",
+        "self.near += [look.value - ladders.ahead(look.value) for look in teeth]",
+        "self.near += [look.value + ladders.ahead(look.value) for look in teeth]",
+        "the divergence of ladders counts the rung ahead of a plaquette with the wrong sign",
+        (
+            "vector_fields/test_gauge_sun.py::test_ladders_of_su3_are_equivariant_and_have_the_divergence_of_small_moves",
+        ),
+    ),
+    Mutant(
         "staples of links against a loop",
         "theories/gauge/loops.py",
         "gradient[mu] = gradient[mu] + here if sign > 0 else gradient[mu] - here",
