@@ -20,6 +20,7 @@ from equiflow import (
     Estimate,
     Lattice,
     Links,
+    Solver,
     SUNField,
     WilsonAction,
     fit,
@@ -49,7 +50,7 @@ parser.add_argument("--beta", type=float, default=4.0, help="coupling")
 parser.add_argument(
     "--reach", type=int, help="rungs on each side that a plaquette turns; half of the lattice unless given"
 )
-parser.add_argument("--sweeps", type=int, default=3, help="sweeps of least squares through time")
+parser.add_argument("--sweeps", type=int, default=2, help="sweeps of least squares through time")
 parser.add_argument("--sweep-samples", type=int, default=512, help="samples of a sweep")
 parser.add_argument("--steps", type=int, default=0, help="steps of gradient descent that follow")
 parser.add_argument("--batch-size", type=int, default=32, help="model samples per such step")
@@ -66,9 +67,8 @@ SIDES = ((1, 1), (1, 2), (1, 3), (2, 2), (2, 3), (3, 3))
 def train(flow: EquivariantCNF, action: WilsonAction, args: argparse.Namespace) -> float:
     """Train by least squares, then by gradient descent if asked for; return the seconds it took."""
     start = time.perf_counter()
-    fit_by_continuity(
-        flow, action, sweeps=args.sweeps, n_samples=args.sweep_samples, n_times=16, seed=args.seed
-    )
+    options = {"sweeps": args.sweeps, "n_samples": args.sweep_samples, "n_times": 12, "seed": args.seed}
+    fit_by_continuity(flow, action, solver=Solver("midpoint", steps=1), **options)
     if args.steps:
         options = {"batch_size": args.batch_size, "learning_rate": 1e-3, "seed": args.seed}
         fit(flow, action, steps=args.steps, **options)
@@ -114,7 +114,7 @@ def main() -> None:
     action = WilsonAction(links, beta=args.beta)
     exact = gauge_torus(action)
     reach = args.L // 2 if args.reach is None else args.reach
-    flow = EquivariantCNF(links, vector_field=SUNField(links, reach=reach))
+    flow = EquivariantCNF(links, vector_field=SUNField(links, shapes=("plaquette",), reach=reach))
     seconds = train(flow, action, args)
 
     generator = torch.Generator().manual_seed(args.seed + 1)
