@@ -58,6 +58,7 @@ parser.add_argument("--target-samples", type=int, default=2048, help="samples of
 parser.add_argument("--certify", type=int, default=64, help="samples that are solved again, finely")
 parser.add_argument("--steps", type=int, default=16, help="of rk4, for fresh samples")
 parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+parser.add_argument("--save", type=Path, help="folder for the flows, named as those in the package")
 parser.add_argument("--out", type=Path, help="JSON file for the figures, to which cases are added")
 
 
@@ -188,7 +189,7 @@ def trained(case: str, args: argparse.Namespace) -> Result:
     reverse, log_z = ensemble.effective_sample_size(), ensemble.log_z()
     energy = ensemble.mean(plaquette(action.space))
     certificate = ensemble.certificate
-    return Result(
+    result = Result(
         case=case,
         side=args.side,
         seed=args.seed,
@@ -212,6 +213,18 @@ def trained(case: str, args: argparse.Namespace) -> Result:
         plaquette_exact=exact.plaquette,
         **(susceptibilities(ensemble, action, exact.topological_susceptibility) if group == "U(1)" else {}),
     )
+    if args.save is not None:
+        save(flow, action, result, args.save)
+    return result
+
+
+def save(flow: EquivariantCNF, action: WilsonAction, result: Result, folder: Path) -> None:
+    """Write a flow with what is known about it, such as `u1-2d-L8-beta5.5.pt`."""
+    known = {name: value for name, value in asdict(result).items() if isinstance(value, int | float)}
+    flow.about = {"action": repr(action), "group": action.space.group, "beta": action.beta, **known}
+    name = action.space.group.lower().replace("(", "").replace(")", "")
+    folder.mkdir(parents=True, exist_ok=True)
+    flow.save(folder / f"{name}-{action.lattice.dim}d-L{result.side}-beta{action.beta:g}.pt")
 
 
 def susceptibilities(ensemble: Ensemble, action: WilsonAction, exact: float) -> dict[str, float]:
