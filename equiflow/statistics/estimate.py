@@ -50,6 +50,8 @@ class Estimate:
             return f"{self.mean:.6g} ± {self.error:.2g}"
         # Two significant digits of the error, and as many decimals of the mean.
         digits = max(0, 1 - math.floor(math.log10(self.error)))
+        if digits > 8 and abs(self.mean) < 1e-6:  # twenty zeros say less than a power of ten
+            return f"{self.mean:.1e} ± {self.error:.1e}"
         return f"{self.mean:.{digits}f} ± {self.error:.{digits}f}"
 
     def sigmas_from(self, other: Estimate | float) -> float:
