@@ -1,8 +1,9 @@
 """Build the site of the API: an overview by task, a page for each module, search, guides and examples.
 
-`python .docs/build.py site` writes it to the folder `site`; open `site/index.html`. Nothing is loaded from
-elsewhere. Formulas stay code, as docstrings write them. A warning, a link that leads nowhere, and a name in a
-docstring that does not exist are errors.
+`python .docs/build.py site` writes it to the folder `site`; with `--open` a browser shows it. Nothing is loaded
+from elsewhere. Formulas stay code, as docstrings write them: the same text is read in `help()`, in an editor and
+here, where MathJax would want a network or two megabytes of scripts and turn none of them into more than it is. A
+warning, a link that leads nowhere, and a name in a docstring that does not exist are errors.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import pkgutil
 import re
 import sys
 import warnings
+import webbrowser
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
@@ -188,7 +190,7 @@ class Site:
     def overview(self) -> tuple[str, str]:
         """Return the main page and its table of contents: tasks, examples, and all modules."""
         lines = [(DOCS / "overview.md").read_text(encoding="utf-8"), "\n## Guides\n"]
-        for path in sorted(GUIDES.glob("*.md")):
+        for path in _guides():
             lines.append(f"- [{_heading(path)}](guides/{path.stem}.html)")
         lines.append("\n## Examples\n")
         for path in sorted([*EXAMPLES.glob("*.ipynb"), *EXAMPLES.glob("*.py")]):
@@ -319,6 +321,12 @@ def _first_sentence(documented: Any) -> str:
     return re.split(r"(?<=[.:])\s", " ".join(text.split()))[0]
 
 
+def _guides() -> list[Path]:
+    """Return the guides in the order in which the gallery names them."""
+    gallery = (EXAMPLES / "README.md").read_text(encoding="utf-8")
+    return sorted(GUIDES.glob("*.md"), key=lambda path: gallery.find(f"(guides/{path.name})"))
+
+
 def _heading(path: Path) -> str:
     """Return the title of a guide."""
     lines = path.read_text(encoding="utf-8").splitlines()
@@ -400,13 +408,17 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("out", nargs="?", type=Path, default=Path("site"), help="folder; site unless given")
-    folder = parser.parse_args().out
+    parser.add_argument("--open", action="store_true", help="show it in a browser when it is built")
+    args = parser.parse_args()
+    folder = args.out
     faults = build(folder)
     for fault in faults:
         print(fault, file=sys.stderr)
     if faults:
         sys.exit(f"{len(faults)} faults")
     print(f"open {folder / 'index.html'}")
+    if args.open:
+        webbrowser.open((folder / "index.html").resolve().as_uri())
 
 
 if __name__ == "__main__":

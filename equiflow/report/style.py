@@ -1,6 +1,6 @@
 """How figures look: one style sheet, a palette for all eyes, and axes that can be read (extra `report`).
 
-`styled` draws a function's figure by the sheet `equiflow.mplstyle`, `new_figure` makes one, `save_figure`
+`styled` draws a function's figure by the style sheet in this folder, `new_figure` makes one, `save_figure`
 writes it to a file. Plots of the package, of its examples and of its benchmarks are made by these.
 """
 
@@ -18,8 +18,8 @@ from equiflow.runtime.storage import written_atomically
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-P = ParamSpec("P")
-R = TypeVar("R")
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 #: the style sheet of matplotlib by which all figures are drawn
 SHEET = Path(__file__).with_name("equiflow.mplstyle")
@@ -46,7 +46,7 @@ def style() -> Iterator[None]:
         yield
 
 
-def styled(draw: Callable[P, R]) -> Callable[P, R]:
+def styled(draw: Callable[_P, _R]) -> Callable[_P, _R]:
     """Return a function that draws by the style sheet of the package.
 
     Args:
@@ -57,7 +57,7 @@ def styled(draw: Callable[P, R]) -> Callable[P, R]:
     """
 
     @functools.wraps(draw)
-    def drawn(*args: P.args, **options: P.kwargs) -> R:
+    def drawn(*args: _P.args, **options: _P.kwargs) -> _R:
         with style():
             return draw(*args, **options)
 
