@@ -33,6 +33,8 @@ from equiflow import (
     Lattice,
     OverCouplings,
     Phi4,
+    PotentialField,
+    Solver,
     Wolff,
     fit,
     importance_sample,
@@ -50,13 +52,14 @@ parser.add_argument("--steps", type=int, nargs="+", default=[600, 900], help="pe
 parser.add_argument("--batch-size", type=int, nargs="+", default=[16, 16], help="per side")
 parser.add_argument("--couplings", type=int, default=4, help="per step")
 parser.add_argument("--lam", type=float, nargs=2, default=[4.0, 6.0], help="range")
+parser.add_argument("--kernels", default="orbits", choices=["smooth", "orbits"], help="of PotentialField")
 parser.add_argument("--degree", type=int, default=3, help="of the weights as polynomials in lam")
-parser.add_argument("--focus", type=float, default=1.0, help="power of var log w in the density of couplings")
+parser.add_argument("--focus", type=float, nargs="+", default=[1.0, 1.0], help="power of var log w, per side")
 parser.add_argument("--points", type=int, default=11, help="couplings to measure at")
 parser.add_argument("--samples", type=int, default=1024, help="fresh samples at each coupling")
 parser.add_argument("--forward", type=int, nargs="*", default=[0, 5, 10], help="points with a forward ESS")
 parser.add_argument("--chain", type=int, default=1024, help="target samples there, of 64 chains")
-parser.add_argument("--accuracy", type=float, default=5e-3, help="largest solver error of log Z")
+parser.add_argument("--solver-steps", type=int, default=8, help="of rk5, for sampling")
 parser.add_argument("--threads", type=int, default=1, help="CPU threads")
 parser.add_argument("--seed", type=int, default=0, help="of training and samples")
 parser.add_argument("--flows", type=Path, help="folder for the flow of each side, used again if it is there")
@@ -68,16 +71,19 @@ def trained(args: argparse.Namespace) -> tuple[ConditionalFlow, list[dict[str, A
     torch.manual_seed(args.seed)
     flow: ConditionalFlow | None = None
     rungs, ranges = [], {"lam": tuple(args.lam)}
-    for side, steps, batch_size in zip(args.L, args.steps, args.batch_size, strict=True):
+    settings = zip(args.L, args.steps, args.batch_size, args.focus, strict=True)
+    for rung, (side, steps, batch_size, focus) in enumerate(settings):
         lattice = Lattice((side, side))
-        path = None if args.flows is None else args.flows / f"conditional-{side}-{args.focus:g}.pt"
+        path = None if args.flows is None else args.flows / f"conditional-{rung}-{side}-{focus:g}.pt"
         if path is not None and path.exists():
             flow = ConditionalFlow.load(path)
             rungs.append(flow.about)
             continue
         rate = None
         if flow is None:
-            flow = ConditionalFlow(EquivariantCNF(lattice), ranges, degree=args.degree)
+            field = PotentialField(lattice, kernels=args.kernels)
+            template = EquivariantCNF(lattice, vector_field=field)
+            flow = ConditionalFlow(template, ranges, degree=args.degree)
         else:
             flow = flow.resized(lattice)
             rate = flow.learning_rate / 2
@@ -88,7 +94,7 @@ def trained(args: argparse.Namespace) -> tuple[ConditionalFlow, list[dict[str, A
             steps=steps,
             batch_size=batch_size,
             learning_rate=rate,
-            objective=OverCouplings(AdaptivePathGradient(), n_couplings=args.couplings, focus=args.focus),
+            objective=OverCouplings(AdaptivePathGradient(), n_couplings=args.couplings, focus=focus),
             seed=args.seed,
             n_fresh=0,
             progress=False,
@@ -117,9 +123,9 @@ def measure(
     """Measure at one coupling."""
     action, flow = Phi4(conditional.template.lattice, m2=M2, lam=lam), conditional.at(lam=lam)
     generator = torch.Generator().manual_seed(args.seed + round(1e4 * lam))
-    flow.tune_solver(args.accuracy, action=action, n_samples=32, generator=generator)
+    flow.solver = Solver("rk5", steps=args.solver_steps)
     size = max(16, 2**17 // action.lattice.volume)
-    ensemble = importance_sample(flow, action, args.samples, batch_size=size, certify=64, generator=generator)
+    ensemble = importance_sample(flow, action, args.samples, batch_size=size, certify=32, generator=generator)
 
     def quartic(phi: torch.Tensor) -> torch.Tensor:
         return action.coupling_grad(phi, "lam")
