@@ -74,7 +74,7 @@ def sides_of(args: argparse.Namespace) -> list[int]:
 def recipe(flow: MultiscaleFlow, args: argparse.Namespace, *, is_new: bool) -> dict[str, object]:
     """Return how to train on a lattice: the larger it is, the better its flow has to be at each site."""
     side = flow.lattice.shape[0]
-    steps = 800 if side <= 8 else 1500 if side <= 16 else 4500
+    steps = 800 if side <= 8 else 1500 if side <= 16 else 3000
     return {
         "steps": args.steps or steps,
         "batch_size": args.batch_size or (32 if side < 32 else 16),
@@ -135,13 +135,18 @@ def exponents(blocks: dict[int, dict[int, Estimate]]) -> dict[int, dict[int, Est
 def picture(fields: list[Tensor], found: dict[int, dict[int, Estimate]]) -> Figure:
     """Draw a configuration as each level of the flow sees it, and eta / 2 after each step of coarsening."""
     title = "Ising model at its critical point: a configuration on each level, and the exponent"
-    figure, panels = new_figure(1, len(fields) + 1, (3 * len(fields) + 4.5, 3.8), title=title)
+    if not found:  # on one lattice alone there is nothing to compare
+        title = title.removesuffix(", and the exponent")
+    n_panels = len(fields) + bool(found)
+    figure, panels = new_figure(1, n_panels, (3 * n_panels + 1.5, 3.8), title=title)
     for axes, phi in zip(panels, fields, strict=False):
         size = float(phi.abs().max())
         axes.imshow(phi[0].cpu().numpy(), cmap="RdBu_r", vmin=-size, vmax=size)
         axes.set(title=f"level of {phi.shape[1]} x {phi.shape[2]}", xticks=[], yticks=[])
         axes.grid(visible=False)
         axes.spines[:].set_visible(False)
+    if not found:
+        return figure
     axes = panels[-1]
     for large, values in found.items():
         steps = sorted((round(math.log2(large / side)), value) for side, value in values.items())
@@ -154,7 +159,7 @@ def picture(fields: list[Tensor], found: dict[int, dict[int, Estimate]]) -> Figu
             label=f"sides {large // 2} and {large}",
         )
     axes.axhline(0.125, color="black", linestyle=":", label="1/8")
-    longest = max((len(values) for values in found.values()), default=0)
+    longest = max(len(values) for values in found.values())
     axes.set(xlabel="steps of coarsening", ylabel="eta / 2", xticks=range(1, longest + 1))
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2)
     return figure

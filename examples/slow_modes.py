@@ -54,8 +54,10 @@ parser.add_argument("--beta", type=float, help="inverse temperature; by default 
 parser.add_argument(
     "--trajectories", type=Path, help="file of states to learn from, instead of the Hamiltonian"
 )
-parser.add_argument("--steps", type=int, default=3000, help="optimiser steps")
-parser.add_argument("--batch-size", type=int, default=256, help="states per optimiser step")
+parser.add_argument("--steps", type=int, help="optimiser steps; by default 2000, and 3000 for the ring")
+parser.add_argument(
+    "--batch-size", type=int, help="states per step; by default 2048, and 256 for the ring and trajectories"
+)
 parser.add_argument("--learning-rate", type=float, help="of Adam; by default 0.03, and 0.01 for the ring")
 parser.add_argument("--samples", type=int, default=4096, help="fresh model samples to measure on")
 parser.add_argument("--threads", type=int, default=1, help="CPU threads")
@@ -172,8 +174,14 @@ def main() -> None:
     start = time.perf_counter()
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
+    is_ring = args.system == "ring"
     if args.learning_rate is None:
-        args.learning_rate = 0.01 if args.system == "ring" else 0.03
+        args.learning_rate = 0.01 if is_ring else 0.03
+    if args.steps is None:
+        args.steps = 3000 if is_ring else 2000
+    if args.batch_size is None:
+        # The noise of small batches mixes modes whose frequencies are close.
+        args.batch_size = 256 if is_ring or args.trajectories else 2048
     processor = time.process_time()
     try:
         hamiltonian, flow = build(args)
@@ -215,6 +223,7 @@ def main() -> None:
         "train_seconds": history.seconds[-1],
         "train_processor_seconds": processor,
         "steps": args.steps,
+        "batch_size": args.batch_size,
         "seed": args.seed,
     }
     print(
