@@ -268,7 +268,10 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
         lambda **o: eq.Mixture((eq.ReverseKL(), o["parts"]), (eq.PathGradient(), 0.5)),
         {"parts": 0.5},
     ),
-    "OverCouplings": (lambda **o: eq.OverCouplings(eq.ReverseKL(), **o), {"n_couplings": 2}),
+    "OverCouplings": (
+        lambda **o: eq.OverCouplings(eq.training.AdaptivePathGradient(), **o),
+        {"n_couplings": 2, "focus": 0.5},
+    ),
     "HMC": (
         lambda **o: chain(eq.HMC(ACTION, **o)),
         {"step_size": 0.25, "trajectory_length": 0.5, "target_acceptance": 0.5, "first_step": 0.25},
