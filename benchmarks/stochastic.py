@@ -288,7 +288,7 @@ def stopped_early(target: Target) -> Iterator[dict[str, object]]:
     flow, first = cnf_alone(target, args.early, f"stopped at {args.early} steps")
     yield first
     solves = 2 * (1 + math.pi / 2 / LATENT_STEP) + 3
-    for n in (2, 4, 8, 16, 32):
+    for n in (2, 4, 8, 16, 32, 64):
         ensemble, drawing = timed(
             lambda n=n: annealed_importance_sample(
                 flow,

@@ -138,7 +138,7 @@ def picture(fields: list[Tensor], found: dict[int, dict[int, Estimate]]) -> Figu
     if not found:  # on one lattice alone there is nothing to compare
         title = title.removesuffix(", and the exponent")
     n_panels = len(fields) + bool(found)
-    figure, panels = new_figure(1, n_panels, (3 * n_panels + 1.5, 3.8), title=title)
+    figure, [panels] = new_figure(1, n_panels, (3 * n_panels + 1.5, 3.8), title=title, squeeze=False)
     for axes, phi in zip(panels, fields, strict=False):
         size = float(phi.abs().max())
         axes.imshow(phi[0].cpu().numpy(), cmap="RdBu_r", vmin=-size, vmax=size)
