@@ -16,6 +16,7 @@ finished is only read.
 """
 
 import argparse
+import copy
 import json
 import platform
 import time
@@ -46,8 +47,14 @@ M_PL_4 = {
     64: 4.398,
     128: 4.316,
 }
-#: L -> optimiser steps and learning rate
-RECIPE = {16: (1200, 8e-2), 32: (1000, 1.5e-2), 64: (500, 6e-3), 128: (200, 3e-3)}
+#: L -> side, optimiser steps and learning rate of what is trained for it in turn, all at the lam of L. What
+#: depends on lam is local and is learned on half the side, at a quarter of the cost
+RECIPE = {
+    16: [(16, 1200, 8e-2)],
+    32: [(32, 1000, 1.5e-2)],
+    64: [(32, 1200, 1.5e-2), (64, 150, 4e-3)],
+    128: [(64, 200, 5e-3), (128, 100, 2e-3)],
+}
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--L", type=int, nargs="+", default=[16, 32, 64, 128], choices=list(M_PL_4), help="sides")
@@ -72,20 +79,23 @@ parser.add_argument("--out", type=Path, help="folder for flows, figures and chec
 
 
 class Clock:
-    """Processor time of one rung, kept in a file so that it counts across interruptions."""
+    """Processor time of a training, kept in a file so that it counts across interruptions."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.before = float(path.read_text()) if path.exists() else 0.0
-        self.start = time.process_time()
-
-    @property
-    def seconds(self) -> float:
-        return self.before + time.process_time() - self.start
+        self.seconds = float(path.read_text()) if path.exists() else 0.0
+        self.last: float | None = None
 
     def __call__(self, history: History) -> None:
+        # After resuming, it is called for earlier steps at once, which takes no time.
+        now = time.process_time()
+        self.seconds += now - (now if self.last is None else self.last)
+        self.last = now
         if len(history) % 50 == 0:
-            self.path.write_text(str(self.seconds))
+            self.stop()
+
+    def stop(self) -> None:
+        self.path.write_text(str(self.seconds))
 
 
 def first_flow(args: argparse.Namespace) -> EquivariantCNF:
@@ -113,8 +123,10 @@ def chain_of(action: Phi4, n_samples: int, args: argparse.Namespace, **options: 
     )
 
 
-def measure_rung(rung: Rung, seconds: float, args: argparse.Namespace) -> dict[str, Any]:
-    flow, action, side = rung.flow, rung.action, rung.flow.lattice.shape[0]
+def measure_rung(stages: list[Rung], seconds: float, args: argparse.Namespace) -> dict[str, Any]:
+    rung = stages[-1]
+    # The next rung starts with the solver that training had, whether this one is measured or read.
+    flow, action, side = copy.deepcopy(rung.flow), rung.action, rung.flow.lattice.shape[0]
     generator = torch.Generator(args.device).manual_seed(args.seed + 1)
     flow.tune_solver(args.accuracy, action=action, n_samples=16, generator=generator)
     batch_size = max(16, min(512, 2**17 // flow.lattice.volume))
@@ -127,11 +139,11 @@ def measure_rung(rung: Rung, seconds: float, args: argparse.Namespace) -> dict[s
     chain = chain_of(action, args.hmc, args, dtype=flow.dtype)
     diagnosis = diagnose(flow, action, ensemble, chain)
     log_z = ensemble.log_z()
-    return {
+    row = {
         "L": side,
         "lam": M_PL_4[side],
         "parameters": sum(p.numel() for p in flow.parameters()),
-        "steps": len(rung.history),
+        "steps": [f"{len(s.history)} on {s.flow.lattice.shape[0]}" for s in stages],
         "training_seconds": seconds,
         "reverse_ess": diagnosis.reverse_ess.mean,
         "reverse_ess_error": diagnosis.reverse_ess.error,
@@ -150,24 +162,33 @@ def measure_rung(rung: Rung, seconds: float, args: argparse.Namespace) -> dict[s
         "sampling_and_certificate_seconds": sampling,
         "warnings": list(diagnosis.warnings),
     }
+    flow.about = {"action": repr(action), "m2": -4.0, **row}
+    flow.save(args.out / f"phi4-2d-L{side}.pt")
+    return row
 
 
-def train(rung: int, flow: EquivariantCNF, args: argparse.Namespace) -> tuple[Rung, float]:
-    """Train on one lattice, or go on with it, and return its processor time too."""
+def train(rung: int, flow: EquivariantCNF, args: argparse.Namespace) -> tuple[list[Rung], float]:
+    """Train for one lattice, or go on with it, and return its processor time too."""
     side = args.L[rung]
-    steps, rate = RECIPE.get(side, (None, None))
-    clock = Clock(args.out / f"seconds-{side}.txt")
-    (done,) = fit_ladder(
-        [Phi4(Lattice((side, side)), m2=-4.0, lam=M_PL_4[side])],
-        flow=flow if flow.lattice.shape[0] == side else flow.resized(Lattice((side, side))),
-        steps=args.steps[rung] if args.steps else steps,
-        batch_size=args.batch_size[min(rung, len(args.batch_size) - 1)],
-        learning_rate=args.learning_rate[rung] if args.learning_rate else rate,
-        checkpoint=args.out / "training.pt",
-        callback=clock,
-        seed=args.seed,
-    )
-    return done, clock.seconds
+    own = args.steps[rung] if args.steps else None, args.learning_rate[rung] if args.learning_rate else None
+    stages = [(side, *own)] if any(own) else RECIPE.get(side, [(side, None, None)])
+    done: list[Rung] = []
+    seconds = 0.0
+    for on, steps, rate in stages:
+        clock = Clock(args.out / f"seconds-{M_PL_4[side]}-{on}.txt")
+        done += fit_ladder(
+            [Phi4(Lattice((on, on)), m2=-4.0, lam=M_PL_4[side])],
+            flow=flow if flow.lattice.shape[0] == on and not rung else flow.resized(Lattice((on, on))),
+            steps=steps,
+            batch_size=args.batch_size[min(rung, len(args.batch_size) - 1)],
+            learning_rate=rate,
+            checkpoint=args.out / f"training-{M_PL_4[side]}.pt",
+            callback=clock,
+            seed=args.seed,
+        )
+        clock.stop()
+        flow, seconds = done[-1].flow, seconds + clock.seconds
+    return done, seconds
 
 
 def print_masses(args: argparse.Namespace) -> None:
@@ -197,18 +218,16 @@ def main() -> None:
     rungs: list[Rung] = []
     flow = first_flow(args)
     for n, side in enumerate(args.L):
-        rung, seconds = train(n, flow, args)
-        flow = rung.flow
-        rungs.append(rung)
+        stages, seconds = train(n, flow, args)
+        flow = stages[-1].flow
+        rungs += stages
         row = args.out / f"row-{side}.json"
         if not row.exists():
-            write_json(measure_rung(rung, seconds, args), row)
+            write_json(measure_rung(stages, seconds, args), row)
         before = rows[-1]["ladder_seconds"] if rows else 0.0
         rows.append(json.loads(row.read_text()))
         rows[-1]["ladder_seconds"] = before + rows[-1]["training_seconds"]
-        rung.flow.about = {"action": repr(rung.action), "m2": -4.0, **rows[-1]}
-        rung.flow.save(args.out / f"phi4-2d-L{side}.pt")
-        curves = {str(r.flow.lattice.shape): r.history.to_dict() for r in rungs}
+        curves = {repr(r.action): r.history.to_dict() for r in rungs}
         write_json({"machine": machine, "rows": rows, "curves": curves}, args.out / "ladder.json")
     print(json.dumps(machine))
     shown = [[name, *(_text(row[name]) for row in rows)] for name in rows[0]]
