@@ -1,9 +1,9 @@
 """Build the site of the API: an overview by task, a page for each module, search, guides and examples.
 
-`python .docs/build.py site` writes it to the folder `site`; with `--open` a browser shows it. Nothing is loaded
-from elsewhere. Formulas stay code, as docstrings write them: the same text is read in `help()`, in an editor and
-here, where MathJax would want a network or two megabytes of scripts and turn none of them into more than it is. A
-warning, a link that leads nowhere, and a name in a docstring that does not exist are errors.
+`python .docs/build.py site` writes it to the folder `site`; with `--open` a browser shows it. Nothing is
+loaded from elsewhere. Formulas stay code, as docstrings write them: the same text is read in `help()`, in an
+editor and here, while MathJax would want a network or two megabytes of scripts. A warning, a link that leads
+nowhere, and a name in a docstring that does not exist are errors.
 """
 
 from __future__ import annotations

@@ -4,8 +4,9 @@
     python .docs/guides.py gauge couplings  # some
 
 The blocks of a guide are one session: they run in order, in a folder of their own, from seed 0. What a
-block of Python or bash prints stands in a block of `text` right below it. Tests run the same blocks and compare, by
-`difference`: words must be the same, and numbers with errors must agree within them. A comment above a block
+block of Python or bash prints stands in a block of `text` right below it. Tests run the same blocks and
+compare, by `difference`: words must be the same, and numbers with errors must agree within them. A comment
+above a block
 
     <!-- in tests: steps=600 -> steps=60; 4096 -> 512 -->
 

@@ -56,8 +56,10 @@ parser.add_argument("--out", type=Path, help="folder for the flows and the pictu
 def picture(samples: dict[float, Tensor]) -> Figure:
     """Draw a configuration for each beta, with its vortices (+) and antivortices (-)."""
     side = len(next(iter(samples.values())))
-    title = f"XY model on {side} x {side}: vortices (+), antivortices (-)"
-    figure, panels = new_figure(1, len(samples), (3.6 * len(samples), 4), title=title, squeeze=False)
+    title = f"XY model, {side} x {side}: vortices +, antivortices -"
+    figure, panels = new_figure(
+        1, len(samples), (max(4.6, 3.6 * len(samples)), 4), title=title, squeeze=False
+    )
     for axes, (beta, theta) in zip(panels[0], samples.items(), strict=True):
         axes.quiver(
             theta.cos().T, theta.sin().T, theta.T, cmap="twilight", pivot="middle", clim=(-3.15, 3.15)
