@@ -60,7 +60,8 @@ class Ladders:
         place = torch.arange(self.n_sites + 2 * self.reach, device=like.device) - self.reach
         ahead = place - torch.arange(self.n_sites, device=like.device)[:, None]  # e - h
         distance = torch.arange(1, self.reach + 1, device=like.device)[:, None, None]
-        return (ahead == distance - 1).to(like.real.dtype) + sign * (ahead == -distance)
+        before, behind = ((ahead == at).to(like.real.dtype) for at in (distance - 1, -distance))
+        return before + sign * behind
 
     def framed(self, planes: Tensor) -> Tensor:
         """Return plaquettes, or other matrices at the beginning of rungs, in the frames of both sides.
