@@ -160,7 +160,8 @@ def gradients(flow: StochasticFlow) -> float:
     for leg in flow.legs:
         if isinstance(leg.layer, EquivariantCNF):
             total += 4 * (leg.layer.solver.steps or 0)
-        total += leg.n_updates * of_update(leg.kernel)
+        if leg.n_updates:  # a kernel that is not used is not tuned
+            total += leg.n_updates * of_update(leg.kernel)
     return total
 
 
@@ -213,16 +214,16 @@ def compare(target: Target) -> Iterator[dict[str, object]]:
     args = target.args
     pilot, _ = along_path(target, 16, layers=False, n_updates=1)
     steps = round(16 * args.budget / gradients(pilot))
-    for n, n_updates in ((steps, 1), (max(2, steps // 4), 4)):
-        flow, seconds = along_path(target, n, layers=False, n_updates=n_updates)
-        name = f"annealing, {n} steps" + (f" of {n_updates} updates" if n_updates > 1 else "")
-        yield from stochastic_rows(target, flow, name, training=seconds, steps=0)
+    for n in (steps, max(2, steps // 4)):
+        flow, seconds = along_path(target, n, layers=False, n_updates=1)
+        yield from stochastic_rows(
+            target, filled(flow, args.budget), f"annealing, {n} steps", training=seconds, steps=0
+        )
     yield cnf_alone(target, args.steps, "CNF alone", solver_steps=args.budget // 4)[1]
     for n in (2, 4):
         flow, seconds = along_path(target, n, layers=True, n_updates=2)
-        name = f"stochastic flow, {n} layers, {{}} updates"
         filled(flow, args.budget)
-        name = name.format(sum(leg.n_updates for leg in flow.legs))
+        name = f"stochastic flow, {n} layers, {sum(leg.n_updates for leg in flow.legs)} updates"
         yield from stochastic_rows(target, flow, name, training=seconds, steps=args.steps)
 
 
