@@ -36,6 +36,7 @@ from equiflow.runtime.precision import in_precision
 from equiflow.runtime.progress import progress_as
 from equiflow.samplers import Chain, Ensemble, IndependenceMetropolis, log_weights
 from equiflow.statistics import Estimate
+from equiflow.statistics.tables import ShownAsTable
 from equiflow.theories.base.action import Action
 from equiflow.theories.scalar.observables import susceptibility
 from equiflow.training import History
@@ -48,9 +49,9 @@ if TYPE_CHECKING:
 REPORT_SEED = 0x5EED_0F_4E9047
 
 
-@dataclass(frozen=True)
-class Report:
-    """Everything worth looking at after training a flow.
+@dataclass(frozen=True, repr=False)
+class Report(ShownAsTable):
+    """Everything worth looking at after training a flow; `Report.print` shows its numbers.
 
     Attributes:
         flow: the trained flow.
@@ -81,6 +82,11 @@ class Report:
                 "A report shows observables of real fields on a lattice, or those that a theory lists; got "
                 f"{action.space}, which lists none. Use equiflow.analysis.estimate_observables."
             )
+
+    def _rows(self) -> dict[str, object]:
+        number = 0 if self.chain is None else self.chain.samples.shape[:2].numel()
+        rows = {"report": words.heading(self.action), "flow": type(self.flow).__name__}
+        return rows | {"steps": len(self.history), "samples": len(self.ensemble.phi), "of HMC": number}
 
     @property
     def certificate(self) -> Certificate:

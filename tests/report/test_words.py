@@ -24,6 +24,7 @@ from equiflow import (
 from equiflow.report.words import autocorrelation, heading, provenance, verdict
 from equiflow.samplers import Chain
 from equiflow.theories.base.action import Action
+from tests.report.test_numbers import report  # noqa: F401
 
 GOOD = {
     "reverse_ess": Estimate(0.95, 0.01),
@@ -96,3 +97,9 @@ def test_the_verdict_follows_from_the_numbers(estimates, shift, warnings, apart,
     assert words in sentence
     assert sentence.endswith(".")
     assert sentence.count(". ") == 0
+
+
+def test_a_report_shows_itself_in_five_lines(report):  # noqa: F811
+    assert str(report).splitlines()[0].split(maxsplit=1)[1] == "Phi4 on 3 x 4, m2 = 1, lam = 0.1"
+    assert len(repr(report).splitlines()) == 5
+    assert "tensor" not in report._repr_html_()
