@@ -10,7 +10,8 @@ above a block
 
     <!-- in tests: steps=600 -> steps=60; 4096 -> 512 -->
 
-makes it shorter there; then words alone are compared. `<!-- not run -->` says that a block is not run at all.
+makes it shorter there; from there on, words alone are compared, up to the first number of a line.
+`<!-- not run -->` says that a block is not run at all.
 """
 
 from __future__ import annotations
@@ -145,18 +146,22 @@ def difference(shown: str, printed: str, *, words_alone: bool = False) -> str:
     Args:
         shown: in the guide.
         printed: by a run.
-        words_alone: whether numbers may differ as they like.
+        words_alone: whether it is enough that each shown line has one that begins alike, up to its numbers.
 
     Returns:
         A sentence, or nothing.
     """
     here, there = _lines(shown), _lines(printed)
+    if words_alone:  # a flow that is hardly trained may be warned of
+        heads = [re.split(rf"\s{{2,}}|{NUMBER}", line.strip())[0].strip() for line in here]
+        missing = [head for head in heads if head and not any(head in other for other in there)]
+        return f"{', '.join(missing)} is shown and not printed in:\n{printed}" if missing else ""
     if len(here) != len(there):
         return f"{len(here)} lines are shown and {len(there)} are printed:\n{printed}"
     for one, other in zip(here, there, strict=True):
         if _words(one) != _words(other):
             return f"shown:   {one}\nprinted: {other}"
-        pairs = [] if words_alone else zip(ESTIMATE.findall(one), ESTIMATE.findall(other), strict=True)
+        pairs = zip(ESTIMATE.findall(one), ESTIMATE.findall(other), strict=True)
         for (a, error), (b, other_error) in pairs:
             allowed = ERRORS * (float(error) + float(other_error)) + SHARE * abs(float(a))
             if not abs(float(a) - float(b)) <= allowed:

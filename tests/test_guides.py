@@ -94,6 +94,8 @@ def test_what_has_gone_stale_is_noticed(guides, printed, fault):
 
 
 def test_a_shorter_run_has_other_numbers_and_the_same_words(guides):
+    warned = SHOWN + "warning: few effective samples\n"
+    assert guides.difference(SHOWN, warned, words_alone=True) == ""
     assert guides.difference(SHOWN, SHOWN.replace("0.9938", "0.5"), words_alone=True) == ""
     assert guides.difference(SHOWN, SHOWN.replace("ESS", "log Z"), words_alone=True) != ""
 
