@@ -49,6 +49,9 @@ class Recipe:
             flow: what is trained.
             sparing: whether large batches are trained with checkpoints in the solver. It takes more time and
                 much less memory; kernels need neither.
+
+        Returns:
+            The recipe.
         """
         batch_size = max(flow.training_batch_size, distributed.world_size())
         adaptive = isinstance(flow, IntegratedFlow) and flow.trace_is_exact
