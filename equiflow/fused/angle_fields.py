@@ -42,7 +42,7 @@ from equiflow.fused.angle_waves import angle_waves
 from equiflow.fused.just_in_time import jit_within
 from equiflow.fused.ridges import add_to_configurations
 from equiflow.fused.transforms import aligned
-from equiflow.fused.vectors import lanes_of
+from equiflow.fused.vectors import flat, lanes_of
 
 #: Sites whose ridges are computed together; their energies stay in the fastest cache.
 SITES_PER_CHUNK = 256
@@ -265,18 +265,18 @@ def angle_rates_of(
     for first in range(0, rows, len(bent)):
         write_energies(first, powers, pulled, kernels, n_harmonics - 1, of_chunk)
         angle_waves(
-            energies.reshape(energies.size),
-            grams.reshape(grams.size),
-            ridges[0].reshape(ridges[0].size),
+            flat(energies),
+            flat(grams),
+            flat(ridges[0]),
             ridges[1],
-            B.reshape(B.size),
-            D.reshape(D.size),
+            flat(B),
+            flat(D),
             vectors,
-            slopes.reshape(slopes.size),
-            bent.reshape(sites),
+            flat(slopes),
+            flat(bent),
         )
         write_rates(first, powers, pulled, at_origin, n_harmonics - 1, of_chunk, sent, velocity)
-        add_to_configurations(bent.reshape(sites), columns, divergence)
+        add_to_configurations(flat(bent), columns, divergence)
     q = _finish(powers, modes, sent, tiles_of_rows, n_harmonics, columns, basis, memory)
     for x in range(rows):
         for k in range(width):

@@ -43,7 +43,7 @@ from equiflow.fused.angle_waves import turn_waves
 from equiflow.fused.just_in_time import jit_within
 from equiflow.fused.ridges import add_lanes, add_to_configurations
 from equiflow.fused.transforms import aligned
-from equiflow.fused.vectors import lanes_of
+from equiflow.fused.vectors import flat, lanes_of
 
 
 @jit_within
@@ -196,13 +196,13 @@ def angle_pull_of(
     few = len(bent)
     of_slopes = np.empty((n_channels, few, width), w.dtype)
     tables = (
-        ridges[0].reshape(ridges[0].size),
-        ridges[2].reshape(ridges[2].size),
+        flat(ridges[0]),
+        flat(ridges[2]),
         ridges[1],
-        B.reshape(B.size),
-        np.ascontiguousarray(B.T).reshape(B.size),
-        D.reshape(D.size),
-        np.ascontiguousarray(D.T).reshape(D.size),
+        flat(B),
+        flat(np.ascontiguousarray(B.T)),
+        flat(D),
+        flat(np.ascontiguousarray(D.T)),
     )
     # Nobody wants gradients if there is no room for them.
     lanes = lanes_of(w) if len(of_kernels) else 0
@@ -218,20 +218,20 @@ def angle_pull_of(
         write_energies(first, powers, pulled, kernels, n_harmonics - 1, of_chunk)
         of_slopes_in(first, powers, of_sent, along, weight, at_origin, of_chunk, of_slopes)
         turn_waves(
-            energies.reshape(energies.size),
-            grams.reshape(grams.size),
-            of_slopes.reshape(of_slopes.size),
+            flat(energies),
+            flat(grams),
+            flat(of_slopes),
             of_sites,
             tables,
             vectors,
-            slopes.reshape(slopes.size),
-            of_energies.reshape(of_energies.size),
-            of_grams.reshape(of_grams.size),
-            bent.reshape(sites),
+            flat(slopes),
+            flat(of_energies),
+            flat(of_grams),
+            flat(bent),
             by_lane,
         )
         write_rates(first, powers, pulled, at_origin, n_harmonics - 1, of_chunk, fields, rate)
-        add_to_configurations(bent.reshape(sites), columns, divergence)
+        add_to_configurations(flat(bent), columns, divergence)
         by_row = of_grams.reshape(n_pairs, few, width)
         of_e = of_energies.reshape(n_channels, few, width)
         of_channels(first, powers, of_sent, along, weight, of_chunk, of_e, by_row, fields, of_theta)
@@ -239,9 +239,9 @@ def angle_pull_of(
         of_pairs(first, powers, pulled, along, weight, n_skipped, n_channels, by_row, fields, of_theta)
         _add_sums(weight, slopes, of_grams, n_harmonics + n_channels, of_origin, of_kernels)
     if lanes:
-        add_lanes(by_lane[0], of_B.reshape(of_B.size))
-        add_lanes(by_lane[1], of_W.reshape(of_W.size))
-        add_lanes(by_lane[2], of_D.reshape(of_D.size))
+        add_lanes(by_lane[0], flat(of_B))
+        add_lanes(by_lane[1], flat(of_W))
+        add_lanes(by_lane[2], flat(of_D))
         add_lanes(by_lane[3], of_phase)
     mixed = _mix_back(modes, of_powers, fields, K, n_harmonics, size, columns, basis, memory, of_kernels)
     _close(powers, mixed, along, weight, columns, bent, rate, divergence, of_theta)

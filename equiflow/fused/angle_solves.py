@@ -14,12 +14,13 @@ from equiflow.fused.angle_pulls import angle_pull_of, angle_pull_work_for
 from equiflow.fused.just_in_time import jit_within
 from equiflow.fused.ridges import copy
 from equiflow.fused.solves import Kernels, pull_back_by, rates_by, solve_by
+from equiflow.fused.vectors import flat
 
 
 @jit_within
 def _same(fields: Any, basis: Any, scratch: Any, out: Any) -> None:
     """Copy angles: their state is on the sites."""
-    copy(fields.reshape(fields.size), out.reshape(out.size))
+    copy(flat(fields), flat(out))
 
 
 @jit_within

@@ -36,7 +36,7 @@ from equiflow.fused.transforms import (
     transform_first,
     transform_second,
 )
-from equiflow.fused.vectors import lanes_of, load, stay_apart, store
+from equiflow.fused.vectors import flat, lanes_of, load, stay_apart, store
 
 
 @jit_within
@@ -80,13 +80,13 @@ def work_for(like: Any, now: Any) -> Any:
 @jit_within
 def _for_vectors(kernels: Any, size: int, tile: Any) -> Any:
     """Return kernels, flat, so that vectors do not cross the ends of rows, and the length of a row."""
-    columns, flat = kernels.shape[-1], kernels.reshape(kernels.size)
-    if columns % lanes_of(flat) == 0:
-        return flat, columns
-    for row in range(len(flat) // columns):
+    columns, values = kernels.shape[-1], flat(kernels)
+    if columns % lanes_of(values) == 0:
+        return values, columns
+    for row in range(len(values) // columns):
         for n in range(size):
             for y in range(columns):
-                tile[(row * size + n) * columns + y] = flat[row * columns + y]
+                tile[(row * size + n) * columns + y] = values[row * columns + y]
     return tile, size * columns
 
 
@@ -113,7 +113,7 @@ def _convolved(modes: Any, kernels: Any, basis: Any, work: Any, out: Any) -> Non
     K, period, n_channels = kernels
     rows, size, columns = modes.shape
     scaled, half_way = work[0]
-    width, lanes, phi = size * columns, lanes_of(K), modes.reshape(modes.size)
+    width, lanes, phi = size * columns, lanes_of(K), flat(modes)
     scaled, half_way = scaled[: n_channels * phi.size], half_way[: n_channels * phi.size]
     for x in range(rows):
         for c in range(n_channels):
@@ -132,7 +132,7 @@ def _mixed(modes: Any, linear: Any, sent: Any, kernels: Any, basis: Any, work: A
     (K, period, n_channels), K_0 = kernels, linear[0]
     rows, size, columns = modes.shape
     half_way, width, lanes = work[0][0], size * columns, lanes_of(K)
-    phi, total, half_way = modes.reshape(modes.size), out.reshape(out.size), half_way[: n_channels * out.size]
+    phi, total, half_way = flat(modes), flat(out), half_way[: n_channels * out.size]
     transform_second(sent, columns, basis[1], False, half_way)
     transform_first(half_way, rows, basis[0], False, sent)
     for x in range(rows):
@@ -255,15 +255,15 @@ def pull(
         np.zeros(lanes * len(q), weight.dtype),
     )
     waves_and_bends(u, sent, weight, len(bent), ridges, (B, B_transposed), q, vectors, bent, by_lane)
-    add_lanes(by_lane[0], of_B.reshape(of_B.size))
-    add_lanes(by_lane[1], of_W.reshape(of_W.size))
+    add_lanes(by_lane[0], flat(of_B))
+    add_lanes(by_lane[1], flat(of_W))
     add_lanes(by_lane[2], of_q)
     add_lanes(by_lane[3], of_phase)
     to_modes(sent.reshape(len(modes), -1, columns), basis, work[0][0], sent.reshape(len(modes), -1, columns))
     _add_products(w, sent, of_outer)
     _mixed(w, linear, u, inner, basis, work, out)
     _add_products(modes, u, of_inner)
-    _add_products(w, modes.reshape(modes.size), of_linear.reshape(1, *of_linear.shape))
+    _add_products(w, flat(modes), of_linear.reshape(1, *of_linear.shape))
 
 
 @jit_within

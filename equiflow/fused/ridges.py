@@ -10,8 +10,8 @@ from __future__ import annotations
 from typing import Any
 
 from equiflow.fused.just_in_time import inline, jit_within
-from equiflow.fused.sine import sine_and_cosine
-from equiflow.fused.vectors import lanes_of, load, load_fixed, spread, stay_apart, store
+from equiflow.fused.sine import sine_and_cosine, sine_and_cosine_of, split
+from equiflow.fused.vectors import flat, lanes_of, load, load_fixed, spread, stay_apart, store, zero
 
 
 @jit_within
@@ -83,10 +83,52 @@ def waves(u: Any, width: int, W: Any, phase: Any, B: Any, q: Any, sines: Any, ou
         bent: `(site,)`, added to.
     """
     stay_apart()
-    if W.shape[1] == 3 and len(B) == 3:  # as in default fields: LLVM writes the sums out
-        _waves(u, width, W, phase, B, q, 3, 3, sines, out, bent)
+    if W.shape[1] == 3 and len(B) == 3:  # as in default fields
+        _waves_of_three(u, width, W, phase, B, q, sines, out, bent)
     else:
         _waves(u, width, W, phase, B, q, W.shape[1], len(B), sines, out, bent)
+
+
+@inline
+def _waves_of_three(
+    u: Any, width: int, W: Any, phase: Any, B: Any, q: Any, memory: Any, out: Any, bent: Any
+) -> None:
+    """Do what `waves` does for three inner and outer channels, with all sums in registers.
+
+    The angle of the next ridge is computed beside the polynomials of this one. One after the other they would
+    make a chain so long that processors, which look ahead by some hundred operations, wait for it.
+    """
+    n_ridges, lanes = len(phase), lanes_of(u)
+    for j in range(n_ridges):  # what belongs to a ridge side by side, for one pointer
+        for c in range(3):
+            memory[8 * j + c], memory[8 * j + 5 + c] = W[j, c], B[c, j]
+        memory[8 * j + 3], memory[8 * j + 4] = phase[j], q[j]
+    memory[8 * n_ridges : 8 * n_ridges + 8] = 0
+    for row in range(len(u) // (3 * width)):
+        start = 3 * row * width
+        for x in range(start, start + width, lanes):
+            u_0, u_1, u_2 = load(u, x), load(u, x + width), load(u, x + 2 * width)
+            curved, first, second, third = load(bent, x - start), zero(u), zero(u), zero(u)
+            n, r = split(_angle_of_three(memory, 0, u_0, u_1, u_2))
+            for j in range(0, 8 * n_ridges, 8):
+                next_n, next_r = split(_angle_of_three(memory, j + 8, u_0, u_1, u_2))
+                sine, cosine = sine_and_cosine_of(n, r)
+                n, r = next_n, next_r
+                curved += spread(memory, j + 4) * cosine
+                first += spread(memory, j + 5) * sine
+                second += spread(memory, j + 6) * sine
+                third += spread(memory, j + 7) * sine
+            store(curved, bent, x - start)
+            store(first, out, x)
+            store(second, out, x + width)
+            store(third, out, x + 2 * width)
+
+
+@inline
+def _angle_of_three(memory: Any, place: int, u_0: Any, u_1: Any, u_2: Any) -> Any:
+    t = spread(memory, place + 3) + spread(memory, place) * u_0
+    t += spread(memory, place + 1) * u_1
+    return t + spread(memory, place + 2) * u_2
 
 
 @inline
@@ -104,7 +146,7 @@ def _waves(
     bent: Any,
 ) -> None:
     n_ridges, lanes = len(phase), lanes_of(u)
-    weights, slopes = W.reshape(W.size), B.reshape(B.size)
+    weights, slopes = flat(W), flat(B)
     for row in range(len(u) // (n_inner * width)):
         for x in range(0, width, lanes):
             curved, start = load(bent, x), row * n_inner * width + x
@@ -176,12 +218,7 @@ def _waves_and_bends(
 ) -> None:
     (W, phase, steep), (B, transposed) = ridges, slopes
     n_ridges, lanes = len(phase), lanes_of(u)
-    of_angles, of_sines, of_w, of_bends = (
-        W.reshape(W.size),
-        B.reshape(B.size),
-        transposed.reshape(B.size),
-        steep.reshape(W.size),
-    )
+    of_angles, of_sines, of_w, of_bends = flat(W), flat(B), flat(transposed), flat(steep)
     behind = n_ridges * lanes
     for row in range(len(u) // (n_inner * width)):
         for x in range(0, width, lanes):

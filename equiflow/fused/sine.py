@@ -46,14 +46,12 @@ _COSINE = {
 _EXACT_MATH = {"contract", "nsz"}
 
 
-def _implementation(kind: type[np.floating[Any]], nearest: Any, number: Any, signed: Any) -> Any:
+def _implementation(kind: type[np.floating[Any]], signed: Any) -> Any:
     """Return the function for one dtype; its constants have that dtype, else numba computes in float64.
 
     Args:
         kind: the dtype.
-        nearest: rounds to integers, in any form.
-        number: turns that form into numbers.
-        signed: takes x and an integer n in that form to `(-1)^n x`.
+        signed: takes x and an integer n, in any form, to `(-1)^n x`.
 
     Returns:
         A function to compile.
@@ -63,9 +61,7 @@ def _implementation(kind: type[np.floating[Any]], nearest: Any, number: Any, sig
     c0, c1, c2, c3, c4, c5, *c_high = (kind(a * math.pi ** (2 * n)) for n, a in enumerate(c))
     if kind is np.float32:
 
-        def sine_and_cosine_32(t: Any) -> tuple[Any, Any]:
-            n = nearest(t)
-            r = t - number(n)
+        def sine_and_cosine_32(n: Any, r: Any) -> tuple[Any, Any]:
             x = r * r
             sine = r * (s0 + x * (s1 + x * (s2 + x * (s3 + x * s4))))
             cosine = c0 + x * (c1 + x * (c2 + x * (c3 + x * (c4 + x * c5))))
@@ -75,9 +71,7 @@ def _implementation(kind: type[np.floating[Any]], nearest: Any, number: Any, sig
     s5, s6, s7, s8 = s_high
     c6, c7, c8 = c_high
 
-    def sine_and_cosine_64(t: Any) -> tuple[Any, Any]:
-        n = nearest(t)
-        r = t - number(n)
+    def sine_and_cosine_64(n: Any, r: Any) -> tuple[Any, Any]:
         x = r * r
         high = s4 + x * (s5 + x * (s6 + x * (s7 + x * s8)))
         sine = r * (s0 + x * (s1 + x * (s2 + x * (s3 + x * high))))
@@ -97,25 +91,53 @@ def _signed(kind: type[np.floating[Any]]) -> Any:
     return njit(signed, fastmath=_EXACT_MATH, error_model="numpy")
 
 
-@njit
-def _same(n: Any) -> Any:
-    return n
-
-
-def _placeholder(t: Any) -> Any:
+def _placeholder(n: Any, r: Any) -> Any:
     raise NotImplementedError("for compiled kernels only")
 
 
 @overload(_placeholder, jit_options={"fastmath": _EXACT_MATH, "error_model": "numpy"})
-def _by_type(t: Any) -> Any:
+def _by_type(n: Any, r: Any) -> Any:
+    if isinstance(r, Vector):
+        return _implementation(np.float32 if r.scalar == float32 else np.float64, negative_if_odd)
+    kind = np.float32 if r == float32 else np.float64
+    return _implementation(kind, _signed(kind))
+
+
+def _split(t: Any) -> Any:
+    raise NotImplementedError("for compiled kernels only")
+
+
+@overload(_split, jit_options={"fastmath": _EXACT_MATH, "error_model": "numpy"})
+def _split_by_type(t: Any) -> Any:
     if isinstance(t, Vector):
-        kind = np.float32 if t.scalar == float32 else np.float64
-        return _implementation(kind, to_last_bits, from_last_bits, negative_if_odd)
-    kind = np.float32 if t == float32 else np.float64
-    return _implementation(kind, np.rint, _same, _signed(kind))
+
+        def split_vector(t: Any) -> Any:
+            n = to_last_bits(t)
+            return n, t - from_last_bits(n)
+
+        return split_vector
+
+    def split_number(t: Any) -> Any:
+        n = np.rint(t)
+        return n, t - n
+
+    return split_number
+
+
+@njit(fastmath=_EXACT_MATH, error_model="numpy", forceinline=True)
+def split(t: Any) -> Any:
+    """Return the nearest integer n, in the form that `sine_and_cosine_of` takes, and `r = t - n`."""
+    return _split(t)
+
+
+@njit(fastmath=_EXACT_MATH, error_model="numpy", forceinline=True)
+def sine_and_cosine_of(n: Any, r: Any) -> Any:
+    """Return `(sin(pi t), cos(pi t))` from what `split` makes of t, for use within kernels."""
+    return _placeholder(n, r)
 
 
 @njit(fastmath=_EXACT_MATH, error_model="numpy", forceinline=True)
 def sine_and_cosine(t: Any) -> Any:
     """Return `(sin(pi t), cos(pi t))` of a number or a `Vector`, for use within kernels."""
-    return _placeholder(t)
+    n, r = split(t)
+    return sine_and_cosine_of(n, r)

@@ -15,6 +15,7 @@ import numpy as np
 from equiflow.fused.just_in_time import jit, jit_as, jit_within
 from equiflow.fused.ridges import copy
 from equiflow.fused.transforms import aligned, configurations_per_vector, load_block, store_block
+from equiflow.fused.vectors import flat, lanes_of, load, store, zero
 
 
 @dataclass(frozen=True)
@@ -54,19 +55,28 @@ def advanced(y: Any, row: Any, stages: Any, n: int, h: Any, out: Any) -> None:
     """Set `out = y + h sum_{i<n} row_i stages_i`, all flat; two stages are added in one pass.
 
     Args:
-        y: `(n,)`.
+        y: `(n,)`, another array than `out`.
         row: coefficients, of which the first n count.
         stages: `(stage, n)`.
         n: number of stages to add.
         h: length of the step.
         out: like `y`, written.
     """
-    copy(y, out)
-    for i in range(0, n - 1, 2):
+    if n == 0:
+        copy(y, out)
+    elif n == 1:
+        a, first = h * row[0], stages[0]
+        for k in range(len(y)):
+            out[k] = y[k] + a * first[k]
+    else:
+        a, b, first, second = h * row[0], h * row[1], stages[0], stages[1]
+        for k in range(len(y)):
+            out[k] = y[k] + a * first[k] + b * second[k]
+    for i in range(2, n - 1, 2):
         a, b, first, second = h * row[i], h * row[i + 1], stages[i], stages[i + 1]
         for k in range(len(y)):
             out[k] += a * first[k] + b * second[k]
-    if n % 2 == 1:
+    if n > 2 and n % 2 == 1:
         add(h * row[n - 1], stages[n - 1], out)
 
 
@@ -92,12 +102,21 @@ def add_energies(velocity: Any, factor: Any, energy: Any) -> None:
         factor: of all configurations.
         energy: `(configuration,)`, added to.
     """
-    rows, _, columns = velocity.shape
+    rows, size, columns = velocity.shape
+    values, one_vector = flat(velocity), np.empty(lanes_of(velocity), velocity.dtype)
+    whole = columns - columns % len(one_vector)
     for n in range(len(energy)):
-        total = velocity.dtype.type(0)
+        sums, total = zero(values), velocity.dtype.type(0)
         for x in range(rows):
-            for y in range(columns):
-                total += velocity[x, n, y] * velocity[x, n, y]
+            place = (x * size + n) * columns
+            for y in range(0, whole, len(one_vector)):
+                v = load(values, place + y)
+                sums += v * v
+            for y in range(place + whole, place + columns):
+                total += values[y] * values[y]
+        store(sums, one_vector, 0)
+        for lane in range(len(one_vector)):
+            total += one_vector[lane]
         energy[n] += factor * total
 
 
@@ -136,6 +155,25 @@ def padded(size: int, columns: int, like: Any) -> int:
     return (size + number - 1) // number * number
 
 
+def _moves(field: Kernels) -> tuple[Any, Any]:
+    """Return functions that take configurations of a batch to a block of states, and back."""
+    enter, leave = field.enter, field.leave
+
+    @jit_within
+    def load_states(fields: Any, first: int, size: int, basis: Any, sites: Any, scratch: Any, out: Any) -> None:
+        load_block(fields, first, size, sites)
+        enter(sites, basis, scratch, out)
+
+    @jit_within
+    def store_states(
+        states: Any, first: int, size: int, basis: Any, sites: Any, scratch: Any, fields: Any
+    ) -> None:
+        leave(states, basis, scratch, sites)
+        store_block(sites, first, size, fields)
+
+    return load_states, store_states
+
+
 def rates_by(field: Kernels) -> Any:
     """Return a kernel for velocity and divergence at one time, and the rate of the score if one is given.
 
@@ -143,15 +181,16 @@ def rates_by(field: Kernels) -> Any:
         field: functions of the field.
 
     Returns:
-        A compiled function.
+        A compiled function for `number` blocks of `size` configurations, from the `start`-th one on.
     """
-    at_time, enter, leave, work_for = field.at_time, field.enter, field.leave, field.work_for
+    at_time, work_for, (load_states, store_states) = field.at_time, field.work_for, _moves(field)
     velocity_of, velocity_and_score_of = field.velocity, field.velocity_and_score
 
     @jit_as(f"rates of {field.name}")
     def rates(
-        first: int,
+        start: int,
         size: int,
+        number: int,
         phi: Any,
         score: Any,
         tables: Any,
@@ -165,35 +204,33 @@ def rates_by(field: Kernels) -> Any:
         now, (rows, columns) = at_time(tables, 0), shape
         room = padded(size, columns, phi)
         blocks = aligned(6 * rows * room * columns, phi).reshape(6, rows, room, columns)
-        given, y, s, v, r = blocks[0], blocks[1], blocks[2], blocks[3], blocks[4]
-        scratch = blocks[5].reshape(given.size)
+        sites, y, s, v, r, scratch = blocks[0], blocks[1], blocks[2], blocks[3], blocks[4], flat(blocks[5])
         work, total = work_for(y, now), np.empty(room)
-        load_block(phi, first, size, given)
-        enter(given, basis, scratch, y)
-        if score is None:
-            velocity_of(y, now, ridges, basis, work, v, total)
-        else:
-            load_block(score, first, size, given)
-            enter(given, basis, scratch, s)
-            velocity_and_score_of(y, s, now, ridges, basis, work, v, r, total)
-            leave(r, basis, scratch, given)
-            store_block(-given, first, size, rate)
-        leave(v, basis, scratch, given)
-        store_block(given, first, size, velocity)
-        divergence[first : first + size] = total[:size]
+        for block in range(number):
+            first = start + block * size
+            load_states(phi, first, size, basis, sites, scratch, y)
+            if score is None:
+                velocity_of(y, now, ridges, basis, work, v, total)
+            else:
+                load_states(score, first, size, basis, sites, scratch, s)
+                velocity_and_score_of(y, s, now, ridges, basis, work, v, r, total)
+                store_states(r, first, size, basis, sites, scratch, rate)
+            store_states(v, first, size, basis, sites, scratch, velocity)
+            divergence[first : first + size] = total[:size]
 
     return rates
 
 
 def solve_by(field: Kernels) -> Any:  # noqa: C901 (so does what makes it)
-    """Return a kernel that carries a block through all steps.
+    """Return a kernel that carries blocks through all steps, one after the other.
 
-    It takes `(first, size, phi, score, log_det, energy, tables, ridges, basis, shape, formula, h, states,
-    stages_kept)`: first configuration and number of them; phi and score `(batch, V)`, overwritten, or None
-    for the score; `log_det` and `energy`, which becomes `int sum_x v_x^2 dt`, `(batch,)` in float64; the
-    tables at the times of all evaluations; matrix and weights of the Runge-Kutta method and the length of
-    a step, with its sign; states at the beginning of each step `(batch, step, V)` and velocities `(batch,
-    evaluation, V)`, written unless they are empty. Both have room for whole blocks.
+    It takes `(start, size, number, phi, score, log_det, energy, tables, ridges, basis, shape, formula, h,
+    states, stages_kept)`: first configuration, configurations of a block and number of blocks; phi and score
+    `(batch, V)`, overwritten, or None for the score; `log_det` and `energy`, which becomes
+    `int sum_x v_x^2 dt`, `(batch,)` in float64; the tables at the times of all evaluations; matrix and
+    weights of the Runge-Kutta method and the length of a step, with its sign; states at the beginning of each
+    step `(batch, step, V)` and velocities `(batch, evaluation, V)`, written unless they are empty. Both have
+    room for whole blocks.
 
     Args:
         field: functions of the field.
@@ -201,13 +238,14 @@ def solve_by(field: Kernels) -> Any:  # noqa: C901 (so does what makes it)
     Returns:
         A compiled function.
     """
-    at_time, enter, leave, work_for = field.at_time, field.enter, field.leave, field.work_for
+    at_time, work_for, (load_states, store_states) = field.at_time, field.work_for, _moves(field)
     velocity_of, velocity_and_score_of = field.velocity, field.velocity_and_score
 
     @jit_as(f"solve of {field.name}")
     def solve(
-        first: int,
+        start: int,
         size: int,
+        number: int,
         phi: Any,
         score: Any,
         log_det: Any,
@@ -223,45 +261,47 @@ def solve_by(field: Kernels) -> Any:  # noqa: C901 (so does what makes it)
     ) -> None:
         (matrix, weights), (rows, columns), n_times = formula, shape, len(tables[-1])
         n_stages, room = len(weights), padded(size, columns, phi)
-        block, V = (rows, room, columns), room * rows * columns
-        stages = aligned(n_stages * V, phi).reshape(n_stages, V)
-        y, at, moved = aligned(V, phi), aligned(V, phi), aligned(V, phi)
-        work, divergence = work_for(y.reshape(block), at_time(tables, 0)), np.empty(room)
-        load_block(phi, first, size, moved.reshape(block))
-        enter(moved.reshape(block), basis, at, y.reshape(block))
+        shape_of_block, V = (rows, room, columns), room * rows * columns
+        stages, one_more = aligned(n_stages * V, phi).reshape(n_stages, V), aligned(V, phi)
+        velocities = stages.reshape(n_stages, rows, room, columns)
+        y, at, sites = aligned(V, phi), aligned(V, phi), aligned(V, phi).reshape(shape_of_block)
+        y_at = at.reshape(shape_of_block)
+        work, divergence = work_for(y_at, at_time(tables, 0)), np.empty(room)
         if score is not None:
             of_score = aligned(n_stages * V, phi).reshape(n_stages, V)
-            s, of_score_at = aligned(V, phi), aligned(V, phi)
-            load_block(score, first, size, moved.reshape(block))
-            enter(moved.reshape(block), basis, at, s.reshape(block))
-        for time in range(n_times):
-            i = time % n_stages
-            now, rate = at_time(tables, time), stages[i].reshape(block)
-            advanced(y, matrix[i], stages, i, h, at)
-            if score is None:
-                velocity_of(at.reshape(block), now, ridges, basis, work, rate, divergence)
-            else:
-                advanced(s, matrix[i], of_score, i, -h, of_score_at)
-                given = (at.reshape(block), of_score_at.reshape(block), now, ridges, basis, work)
-                velocity_and_score_of(*given, rate, of_score[i].reshape(block), divergence)
-            for n in range(size):
-                log_det[first + n] += h * weights[i] * divergence[n]
-            add_energies(rate, h * weights[i], energy[first : first + size])
-            if states.size:
-                copy(stages[i], stages_kept[first : first + room].reshape(n_times, V)[time])
-            if i == n_stages - 1:
+            rates_of_score = of_score.reshape(n_stages, rows, room, columns)
+            s, of_score_at = aligned(V, phi), aligned(V, phi).reshape(shape_of_block)
+        for block in range(number):
+            first = start + block * size
+            load_states(phi, first, size, basis, sites, at, y.reshape(shape_of_block))
+            if score is not None:
+                load_states(score, first, size, basis, sites, at, s.reshape(shape_of_block))
+            for time in range(n_times):
+                i = time % n_stages
+                now, rate = at_time(tables, time), velocities[i]
+                advanced(y, matrix[i], stages, i, h, at)
+                if score is None:
+                    velocity_of(y_at, now, ridges, basis, work, rate, divergence)
+                else:
+                    advanced(s, matrix[i], of_score, i, -h, flat(of_score_at))
+                    given = (y_at, of_score_at, now, ridges, basis, work)
+                    velocity_and_score_of(*given, rate, rates_of_score[i], divergence)
+                add_energies(rate, h * weights[i], energy[first : first + size])
+                for n in range(size):
+                    log_det[first + n] += h * weights[i] * divergence[n]
                 if states.size:
-                    copy(y, states[first : first + room].reshape(n_times // n_stages, V)[time // n_stages])
-                advanced(y, weights, stages, n_stages, h, moved)
-                copy(moved, y)
-                if score is not None:
-                    advanced(s, weights, of_score, n_stages, -h, moved)
-                    copy(moved, s)
-        leave(y.reshape(block), basis, at, moved.reshape(block))
-        store_block(moved.reshape(block), first, size, phi)
-        if score is not None:
-            leave(s.reshape(block), basis, at, moved.reshape(block))
-            store_block(moved.reshape(block), first, size, score)
+                    copy(stages[i], stages_kept[first : first + room].reshape(n_times, V)[time])
+                if i == n_stages - 1:
+                    if states.size:
+                        copy(y, states[first : first + room].reshape(n_times // n_stages, V)[time // n_stages])
+                    advanced(y, weights, stages, n_stages, h, one_more)
+                    y, one_more = one_more, y
+                    if score is not None:
+                        advanced(s, weights, of_score, n_stages, -h, one_more)
+                        s, one_more = one_more, s
+            store_states(y.reshape(shape_of_block), first, size, basis, sites, at, phi)
+            if score is not None:
+                store_states(s.reshape(shape_of_block), first, size, basis, sites, at, score)
 
     return solve
 
@@ -269,8 +309,8 @@ def solve_by(field: Kernels) -> Any:  # noqa: C901 (so does what makes it)
 def pull_back_by(field: Kernels) -> Any:
     """Return a kernel that turns gradients in the results of a solve into gradients in its arguments.
 
-    It takes `(first, size, of_phi, of_log_det, of_energy, tables, ridges, basis, shape, formula, h, states,
-    stages_kept, gradients)`: `of_phi` is overwritten, and `gradients` of all tables are added to.
+    It takes `(start, size, number, of_phi, of_log_det, of_energy, tables, ridges, basis, shape, formula, h,
+    states, stages_kept, gradients)`: `of_phi` is overwritten, and `gradients` of all tables are added to.
 
     Args:
         field: functions of the field.
@@ -278,13 +318,14 @@ def pull_back_by(field: Kernels) -> Any:
     Returns:
         A compiled function.
     """
-    at_time, enter, leave, work_for = field.at_time, field.enter, field.leave, field.work_for
+    at_time, work_for, (load_states, store_states) = field.at_time, field.work_for, _moves(field)
     pull, sums_at = field.pull, field.sums_at
 
     @jit_as(f"gradients of {field.name}")
     def pull_back(
-        first: int,
+        start: int,
         size: int,
+        number: int,
         of_phi: Any,
         of_log_det: Any,
         of_energy: Any,
@@ -300,31 +341,34 @@ def pull_back_by(field: Kernels) -> Any:
     ) -> None:
         (matrix, weights), (rows, columns), n_times = formula, shape, len(tables[-1])
         n_stages, room = len(weights), padded(size, columns, of_phi)
-        block, V = (rows, room, columns), room * rows * columns
+        shape_of_block, V = (rows, room, columns), room * rows * columns
         pulled = aligned(n_stages * V, of_phi).reshape(n_stages, V)
-        end, moved, at, w = aligned(V, of_phi), aligned(V, of_phi), aligned(V, of_phi), aligned(V, of_phi)
-        work = work_for(end.reshape(block), at_time(tables, 0))
+        end, at, w = aligned(V, of_phi), aligned(V, of_phi), aligned(V, of_phi)
+        at_end, y_at, w_at = end.reshape(shape_of_block), at.reshape(shape_of_block), w.reshape(shape_of_block)
+        sites = aligned(V, of_phi).reshape(shape_of_block)
+        work = work_for(at_end, at_time(tables, 0))
         weight, one = np.zeros(room, of_phi.dtype), of_phi.dtype.type(1)
-        load_block(of_phi, first, size, moved.reshape(block))
-        enter(moved.reshape(block), basis, at, end.reshape(block))
-        begun = states[first : first + room].reshape(n_times // n_stages, V)
-        kept = stages_kept[first : first + room].reshape(n_times, V)
-        for time in range(n_times - 1, -1, -1):
-            i = time % n_stages
-            factor, stages = h * weights[i], kept[time - i : time - i + n_stages]
-            advanced(begun[time // n_stages], matrix[i], stages, i, h, at)
-            of_energies(stages[i].reshape(block), factor, of_energy[first : first + size], w.reshape(block))
-            for n in range(size):
-                weight[n] = factor * of_log_det[first + n]
-            add(factor, end, w)
-            for later in range(i + 1, n_stages):
-                add(h * matrix[later, i], pulled[later], w)
-            given = (at.reshape(block), w.reshape(block), weight, at_time(tables, time), ridges, basis, work)
-            pull(*given, pulled[i].reshape(block), sums_at(gradients, time))
-            if i == 0:
-                for stage in range(n_stages):
-                    add(one, pulled[stage], end)
-        leave(end.reshape(block), basis, at, moved.reshape(block))
-        store_block(moved.reshape(block), first, size, of_phi)
+        for block in range(number):
+            first = start + block * size
+            load_states(of_phi, first, size, basis, sites, at, at_end)
+            begun = states[first : first + room].reshape(n_times // n_stages, V)
+            kept = stages_kept[first : first + room].reshape(n_times, V)
+            for time in range(n_times - 1, -1, -1):
+                i = time % n_stages
+                factor, stages = h * weights[i], kept[time - i : time - i + n_stages]
+                advanced(begun[time // n_stages], matrix[i], stages, i, h, at)
+                velocity = stages[i].reshape(shape_of_block)
+                of_energies(velocity, factor, of_energy[first : first + size], w_at)
+                for n in range(size):
+                    weight[n] = factor * of_log_det[first + n]
+                add(factor, end, w)
+                for later in range(i + 1, n_stages):
+                    add(h * matrix[later, i], pulled[later], w)
+                given = (y_at, w_at, weight, at_time(tables, time), ridges, basis, work)
+                pull(*given, pulled[i].reshape(shape_of_block), sums_at(gradients, time))
+                if i == 0:
+                    for stage in range(n_stages):
+                        add(one, pulled[stage], end)
+            store_states(at_end, first, size, basis, sites, at, of_phi)
 
     return pull_back

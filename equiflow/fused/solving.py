@@ -15,7 +15,9 @@ from equiflow.fused.references import Formula, gradients_in_torch
 from equiflow.fused.tables import FieldTables
 
 #: sites of a block, unless a configuration has more
-SITES_PER_BLOCK = 1024
+SITES_PER_BLOCK = 2048
+#: blocks of one call of a kernel: Python, which costs microseconds per call, can stop a solve between calls
+BLOCKS_PER_CALL = 32
 
 
 def rates(
@@ -36,7 +38,7 @@ def rates(
     velocity, rate, divergence = np.empty_like(flat), np.empty_like(flat), np.empty(len(flat))
     given = (flat, s, *tables.arrays(shape), shape, velocity, rate, divergence)
     kernel = tables.kernels().rates
-    by_blocks(flat, shape, 1, lambda first, size, _: kernel(first, size, *given))
+    by_blocks(flat, shape, 1, lambda start, size, number, _: kernel(start, size, number, *given))
     of_score = None if score is None else torch.from_numpy(rate).view_as(phi)
     return torch.from_numpy(velocity).view_as(phi), torch.from_numpy(divergence).to(phi.dtype), of_score
 
@@ -93,7 +95,7 @@ class _Solve(torch.autograd.Function):
         constants = (*tables.arrays(call.shape), call.shape)
         given = (flat, carried, log_det, energy, *constants, step, h, states, stages)
         kernel = tables.kernels().solve
-        by_blocks(flat, call.shape, n_times, lambda first, size, _: kernel(first, size, *given))
+        by_blocks(flat, call.shape, n_times, lambda start, size, number, _: kernel(start, size, number, *given))
         ctx.call, ctx.kept = call, (states, stages)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(phi, *tensors)
@@ -128,33 +130,41 @@ def _gradients(
     sums: dict[int, Any] = {}  # by part of the batch, each for one thread
     kernel = tables.kernels().pull_back
 
-    def one_block(first: int, size: int, part: int) -> None:
+    def some_blocks(start: int, size: int, number: int, part: int) -> None:
         own = sums.setdefault(part, tuple(np.zeros_like(x) for x in tables.sums(arrays)))
-        kernel(first, size, of_phi, *of_numbers, *constants, *kept, own)
+        kernel(start, size, number, of_phi, *of_numbers, *constants, *kept, own)
 
-    by_blocks(like, call.shape, len(arrays[0][0]), one_block)
+    by_blocks(like, call.shape, len(arrays[0][0]), some_blocks)
     parts = [sums[part] for part in sorted(sums)]
     total = [torch.from_numpy(sum(terms[1:], start=terms[0])) for terms in zip(*parts, strict=True)]
     return [torch.from_numpy(of_phi).view_as(phi), *tables.gradients(total)]
 
 
 def by_blocks(
-    fields: Any, shape: tuple[int, int], n_times: int, kernel: Callable[[int, int, int], None]
+    fields: Any, shape: tuple[int, int], n_times: int, kernel: Callable[[int, int, int, int], None]
 ) -> None:
-    """Call `kernel(first, size, part)` for all blocks of configurations, which do not depend on threads.
+    """Call `kernel(start, size, number, part)` for all blocks of configurations.
+
+    The blocks do not depend on the number of threads.
 
     Args:
         fields: `(batch, V)`.
         shape: sides of the lattice, two of them.
         n_times: number of evaluations.
-        kernel: works on `size` configurations from `first` on, in one thread for each `part`.
+        kernel: works on `number` blocks of `size` configurations from `start` on, in one thread for each
+            `part`.
     """
     batch, V = fields.shape
     size = _whole_blocks(max(1, SITES_PER_BLOCK // V), shape, fields)
 
-    def some(start: int, stop: int) -> None:
-        for block in range(start, stop):
-            kernel(block * size, min(size, batch - block * size), start)
+    def some(first: int, last: int) -> None:
+        for block in range(first, last, BLOCKS_PER_CALL):
+            start, stop = block * size, min(batch, min(last, block + BLOCKS_PER_CALL) * size)
+            number, rest = divmod(stop - start, size)
+            if number:
+                kernel(start, size, number, first)
+            if rest:  # of the last block
+                kernel(stop - rest, rest, 1, first)
 
     in_parallel(some, -(-batch // size), size * V * n_times)
 

@@ -13,10 +13,12 @@ from typing import Any
 from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
 from numba.core import cgutils
+from numba.core.imputils import impl_ret_borrowed
 from numba.core.typeconv import Conversion
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic as _intrinsic
 from numba.extending import lower_builtin, lower_cast, models, register_model
+from numba.np.arrayobj import populate_array
 
 #: without the signature of the function that it takes, which is not that of calls in kernels
 intrinsic: Any = _intrinsic
@@ -129,6 +131,38 @@ def lanes_of(typingctx: Any, array: Any) -> Any:
     """
     lanes = Vector(array.dtype).lanes
     return types.intp(array), lambda context, builder, sig, args: context.get_constant(types.intp, lanes)
+
+
+@intrinsic
+def flat(typingctx: Any, array: Any) -> Any:
+    """Return a contiguous array with one axis, for a few nanoseconds; `reshape` in kernels takes tens of them.
+
+    Args:
+        typingctx: given by numba.
+        array: contiguous.
+
+    Returns:
+        What numba makes of a call.
+    """
+    if array.layout != "C":
+        return None
+    kind = array.copy(ndim=1)
+
+    def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        source = context.make_array(sig.args[0])(context, builder, args[0])
+        made = context.make_array(kind)(context, builder)
+        populate_array(
+            made,
+            data=source.data,
+            shape=cgutils.pack_array(builder, [source.nitems]),
+            strides=cgutils.pack_array(builder, [source.itemsize]),
+            itemsize=source.itemsize,
+            meminfo=source.meminfo,
+            parent=source.parent,
+        )
+        return impl_ret_borrowed(context, builder, kind, made._getvalue())
+
+    return kind(array), code
 
 
 @intrinsic
