@@ -89,11 +89,12 @@ def jit_within(function: Callable[..., Any]) -> Callable[..., Any]:
     return _compiled(function, no_cpython_wrapper=True)
 
 
-def jit_as(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def jit_as(name: str, *, within: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Return `jit` for a function that another one defines, which is kept on disk under a name of its own.
 
     Args:
-        name: tells apart what is made by the same lines.
+        name: tells apart what is made by the same lines; without it one would be taken for the other.
+        within: whether only kernels call it, see `jit_within`.
 
     Returns:
         A decorator.
@@ -101,7 +102,7 @@ def jit_as(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 
     def named(function: Callable[..., Any]) -> Callable[..., Any]:
         function.__qualname__ = name.replace(" ", "_")
-        return jit(function)
+        return jit_within(function) if within else jit(function)
 
     return named
 
@@ -114,6 +115,12 @@ def inline(function: Callable[..., Any]) -> Callable[..., Any]:
 def _compiled(function: Callable[..., Any], **options: Any) -> Any:
     import numba
     from numba.core.caching import FunctionCache
+
+    if function.__closure__ and "<locals>" in function.__qualname__:
+        raise ValueError(
+            f"The machine code of {function.__qualname__} would be taken for that of others made by the same "
+            "lines; name it by jit_as."
+        )
 
     class OfTheseSources(FunctionCache):
         """The cache on disk, with the sources of all kernels in its keys.

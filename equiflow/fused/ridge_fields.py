@@ -64,7 +64,7 @@ def work_for(like: Any, now: Any) -> Any:
 
     Returns:
         Scratch memory for any channels, twice; linear, inner and outer kernels for all configurations; inner
-        and outer channels; two vectors for each ridge; two numbers for each site of a row.
+        and outer channels; two vectors for each ridge and four more; two numbers for each site of a row.
     """
     _, size, columns = like.shape
     n_inner, n_outer, n_ridges = len(now[1]), len(now[2]), len(now[5])
@@ -72,7 +72,7 @@ def work_for(like: Any, now: Any) -> Any:
     most, channels = max(inner, outer), (aligned(inner, like), aligned(outer, like))
     scratch = aligned(most, like), aligned(most, like)
     tiles = aligned(n, like), aligned(inner, like), aligned(outer, like)
-    vectors = aligned(2 * n_ridges * lanes_of(like), like)
+    vectors = aligned((2 * n_ridges + 4) * lanes_of(like), like)
     of_row = aligned(size * columns, like), aligned(size * columns, like)
     return scratch, tiles, channels, vectors, of_row
 

@@ -11,7 +11,17 @@ from typing import Any
 
 from equiflow.fused.just_in_time import inline, jit_within
 from equiflow.fused.sine import sine_and_cosine, sine_and_cosine_of, split
-from equiflow.fused.vectors import flat, lanes_of, load, load_fixed, spread, stay_apart, store, zero
+from equiflow.fused.vectors import (
+    flat,
+    lanes_of,
+    load,
+    load_fixed,
+    spread,
+    stay_apart,
+    store,
+    sum_of_lanes,
+    zero,
+)
 
 
 @jit_within
@@ -35,13 +45,16 @@ def add_to_configurations(of_sites: Any, columns: int, sums: Any) -> None:
         columns: number of columns.
         sums: `(configuration,)`, added to.
     """
-    size = len(sums)
-    for start in range(0, len(of_sites), size * columns):
-        for n in range(size):
-            total = of_sites.dtype.type(0)
-            for y in range(columns):
-                total += of_sites[start + n * columns + y]
-            sums[n] += total
+    size, lanes = len(sums), lanes_of(of_sites)
+    whole = columns - columns % lanes
+    for start in range(0, len(of_sites), columns):
+        total = zero(of_sites)
+        for y in range(start, start + whole, lanes):
+            total += load(of_sites, y)
+        rest = sum_of_lanes(total)
+        for y in range(start + whole, start + columns):
+            rest += of_sites[y]
+        sums[start // columns % size] += rest
 
 
 @inline
@@ -95,29 +108,35 @@ def _waves_of_three(
 ) -> None:
     """Do what `waves` does for three inner and outer channels, with all sums in registers.
 
-    The angle of the next ridge is computed beside the polynomials of this one. One after the other they would
-    make a chain so long that processors, which look ahead by some hundred operations, wait for it.
+    The angles of the next two ridges are computed beside the polynomials of these two. One after the other
+    they would make a chain so long that processors, which look ahead by some hundred operations, wait for it.
     """
     n_ridges, lanes = len(phase), lanes_of(u)
     for j in range(n_ridges):  # what belongs to a ridge side by side, for one pointer
         for c in range(3):
             memory[8 * j + c], memory[8 * j + 5 + c] = W[j, c], B[c, j]
         memory[8 * j + 3], memory[8 * j + 4] = phase[j], q[j]
-    memory[8 * n_ridges : 8 * n_ridges + 8] = 0
+    memory[8 * n_ridges : 8 * n_ridges + 24] = 0  # ridges that add nothing
     for row in range(len(u) // (3 * width)):
         start = 3 * row * width
         for x in range(start, start + width, lanes):
             u_0, u_1, u_2 = load(u, x), load(u, x + width), load(u, x + 2 * width)
             curved, first, second, third = load(bent, x - start), zero(u), zero(u), zero(u)
             n, r = split(_angle_of_three(memory, 0, u_0, u_1, u_2))
-            for j in range(0, 8 * n_ridges, 8):
-                next_n, next_r = split(_angle_of_three(memory, j + 8, u_0, u_1, u_2))
-                sine, cosine = sine_and_cosine_of(n, r)
-                n, r = next_n, next_r
+            m, s = split(_angle_of_three(memory, 8, u_0, u_1, u_2))
+            for j in range(0, 8 * n_ridges, 16):
+                next_n, next_r = split(_angle_of_three(memory, j + 16, u_0, u_1, u_2))
+                next_m, next_s = split(_angle_of_three(memory, j + 24, u_0, u_1, u_2))
+                (sine, cosine), (other, its_cosine) = sine_and_cosine_of(n, r), sine_and_cosine_of(m, s)
+                n, r, m, s = next_n, next_r, next_m, next_s
                 curved += spread(memory, j + 4) * cosine
                 first += spread(memory, j + 5) * sine
                 second += spread(memory, j + 6) * sine
                 third += spread(memory, j + 7) * sine
+                curved += spread(memory, j + 12) * its_cosine
+                first += spread(memory, j + 13) * other
+                second += spread(memory, j + 14) * other
+                third += spread(memory, j + 15) * other
             store(curved, bent, x - start)
             store(first, out, x)
             store(second, out, x + width)

@@ -15,7 +15,7 @@ import numpy as np
 from equiflow.fused.just_in_time import jit, jit_as, jit_within
 from equiflow.fused.ridges import copy
 from equiflow.fused.transforms import aligned, configurations_per_vector, load_block, store_block
-from equiflow.fused.vectors import flat, lanes_of, load, store, zero
+from equiflow.fused.vectors import flat, lanes_of, load, sum_of_lanes, zero
 
 
 @dataclass(frozen=True)
@@ -102,22 +102,18 @@ def add_energies(velocity: Any, factor: Any, energy: Any) -> None:
         factor: of all configurations.
         energy: `(configuration,)`, added to.
     """
-    rows, size, columns = velocity.shape
-    values, one_vector = flat(velocity), np.empty(lanes_of(velocity), velocity.dtype)
-    whole = columns - columns % len(one_vector)
+    (rows, size, columns), values, lanes = velocity.shape, flat(velocity), lanes_of(velocity)
+    whole = columns - columns % lanes
     for n in range(len(energy)):
-        sums, total = zero(values), velocity.dtype.type(0)
+        sums, rest = zero(values), velocity.dtype.type(0)
         for x in range(rows):
             place = (x * size + n) * columns
-            for y in range(0, whole, len(one_vector)):
-                v = load(values, place + y)
+            for y in range(place, place + whole, lanes):
+                v = load(values, y)
                 sums += v * v
             for y in range(place + whole, place + columns):
-                total += values[y] * values[y]
-        store(sums, one_vector, 0)
-        for lane in range(len(one_vector)):
-            total += one_vector[lane]
-        energy[n] += factor * total
+                rest += values[y] * values[y]
+        energy[n] += factor * (sum_of_lanes(sums) + rest)
 
 
 @jit_within
@@ -159,12 +155,12 @@ def _moves(field: Kernels) -> tuple[Any, Any]:
     """Return functions that take configurations of a batch to a block of states, and back."""
     enter, leave = field.enter, field.leave
 
-    @jit_within
+    @jit_as(f"loading of {field.name}", within=True)
     def load_states(fields: Any, first: int, size: int, basis: Any, sites: Any, scratch: Any, out: Any) -> None:
         load_block(fields, first, size, sites)
         enter(sites, basis, scratch, out)
 
-    @jit_within
+    @jit_as(f"storing of {field.name}", within=True)
     def store_states(
         states: Any, first: int, size: int, basis: Any, sites: Any, scratch: Any, fields: Any
     ) -> None:
@@ -214,7 +210,7 @@ def rates_by(field: Kernels) -> Any:
             else:
                 load_states(score, first, size, basis, sites, scratch, s)
                 velocity_and_score_of(y, s, now, ridges, basis, work, v, r, total)
-                store_states(r, first, size, basis, sites, scratch, rate)
+                store_states(-r, first, size, basis, sites, scratch, rate)
             store_states(v, first, size, basis, sites, scratch, velocity)
             divergence[first : first + size] = total[:size]
 

@@ -309,6 +309,33 @@ def zero(typingctx: Any, array: Any) -> Any:
 
 
 @intrinsic
+def sum_of_lanes(typingctx: Any, vector: Any) -> Any:
+    """Return the sum of the numbers of a vector, halves added to halves.
+
+    Args:
+        typingctx: given by numba.
+        vector: any.
+
+    Returns:
+        What numba makes of a call.
+    """
+
+    def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        (total,), n = args, vector.lanes
+        while n > 1:
+            n //= 2
+            undefined = ir.Constant(total.type, ir.Undefined)
+            lower, upper = (
+                builder.shuffle_vector(total, undefined, _indices(list(range(first, first + n))))
+                for first in (0, n)
+            )
+            total = builder.fadd(lower, upper)
+        return builder.extract_element(total, ir.Constant(ir.IntType(32), 0))
+
+    return vector.scalar(vector), code
+
+
+@intrinsic
 def to_last_bits(typingctx: Any, vector: Any) -> Any:
     """Return numbers of which the last bits are the nearest integers.
 

@@ -57,6 +57,21 @@ def test_machine_code_belongs_to_all_sources(monkeypatch):
     assert cache._index_key((numba.int64,), codegen) != one
 
 
+def test_kernels_made_by_the_same_lines_have_names_of_their_own():
+    def multiplying(factor, decorate):
+        @decorate
+        def multiply(x):
+            return factor * x
+
+        return multiply
+
+    two, three = (multiplying(n, just_in_time.jit_as(f"times {n}")) for n in (2, 3))
+    assert (two(5), three(5)) == (10, 15)
+    for decorate in (just_in_time.jit, just_in_time.jit_within, just_in_time.inline):
+        with pytest.raises(ValueError, match="name it by jit_as"):
+            multiplying(2, decorate)
+
+
 def test_sources_are_those_of_the_folder(tmp_path, monkeypatch):
     (tmp_path / "just_in_time.py").write_text("one")
     monkeypatch.setattr(just_in_time, "__file__", str(tmp_path / "just_in_time.py"))

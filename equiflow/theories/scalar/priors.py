@@ -83,9 +83,12 @@ class _FieldOfModes(Prior):
         orbits = spatial_part(self.group).momentum_orbits()
         self.register_buffer("_orbit", self.lattice.half(orbits.index).contiguous(), False)
         self.register_buffer("_multiplicity", orbits.multiplicity.clone(), False)
+        half = self.lattice.half_multiplicity().to(orbits.multiplicity)
+        self.register_buffer("_half_multiplicity", half, False)
 
     _orbit: Tensor
     _multiplicity: Tensor
+    _half_multiplicity: Tensor
 
     def _free_log_sigma(self) -> Tensor:
         """Return `log sigma_k` of the free field of mass squared `m2` on all momenta, `(*lattice)`."""
@@ -104,8 +107,8 @@ class _FieldOfModes(Prior):
         self.space.check(z, "z")
         # One transform; sites would need a second one.
         parts = torch.view_as_real(self.lattice.fft(z)).flatten(-self.lattice.dim - 1)
-        weight = self.lattice.half_multiplicity().to(parts) / (2 * self.lattice.volume)
-        weight = (weight * (-2 * self.log_sigma).exp()[self._orbit]).flatten().repeat_interleave(2)
+        weight = self._half_multiplicity * (-2 * self.log_sigma).exp()[self._orbit]
+        weight = weight.flatten().repeat_interleave(2) / (2 * self.lattice.volume)
         quadratic = -(parts.square() @ weight).reshape(len(z), self.space.values_per_site).sum(1)
         log_det = self.space.values_per_site * (self._multiplicity * self.log_sigma).sum()
         return quadratic - log_det - 0.5 * self.space.size * LOG_2PI
@@ -119,7 +122,7 @@ class _FieldOfModes(Prior):
     def _score_of_orbits(self, z: Tensor) -> Tensor:
         """Return `d log q(z) / d log_sigma = sum_{k in orbit} (|z_k|^2 / (V sigma_k^2) - 1)`."""
         power = self.lattice.fft(z).abs().square().reshape(len(z), -1, self._orbit.numel()).sum(1)
-        power = power * self.lattice.half_multiplicity().to(z).flatten() / self.lattice.volume
+        power = power * self._half_multiplicity.flatten() / self.lattice.volume
         total = z.new_zeros(len(z), len(self._multiplicity)).index_add_(1, self._orbit.flatten(), power)
         return total * (-2 * self.log_sigma).exp() - self.space.values_per_site * self._multiplicity
 
