@@ -254,7 +254,7 @@ def angle_rates_of(
     rows, size, columns = theta.shape
     width, n_channels, minus = size * columns, len(B), -theta.dtype.type(1)
     n_harmonics = len(kernels) - n_channels - D.shape[1]
-    velocity, sites = out.reshape(rows, width), bent.size
+    velocity = out.reshape(rows, width)
     write_powers(theta.reshape(rows, width), powers, modes)
     tile(kernels, tiles)
     tiles_of_rows = tiles.reshape(len(kernels), rows, width)

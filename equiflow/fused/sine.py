@@ -14,7 +14,8 @@ import numpy as np
 from numba import float32, njit
 from numba.extending import overload
 
-from equiflow.fused.vectors import Vector, from_last_bits, negative_if_odd, to_last_bits
+from equiflow.fused.last_bits import from_last_bits, negative_if_odd, to_last_bits
+from equiflow.fused.vectors import Vector
 
 # (sin r - r) / r^3 and (cos r - 1 + r^2 / 2) / r^4 for |r| <= pi / 2, as polynomials in r^2.
 _SINE = {
@@ -126,13 +127,28 @@ def _split_by_type(t: Any) -> Any:
 
 @njit(fastmath=_EXACT_MATH, error_model="numpy", forceinline=True)
 def split(t: Any) -> Any:
-    """Return the nearest integer n, in the form that `sine_and_cosine_of` takes, and `r = t - n`."""
+    """Return the nearest integer n, in the form that `sine_and_cosine_of` takes, and `r = t - n`.
+
+    Args:
+        t: a number or a `Vector`.
+
+    Returns:
+        Both.
+    """
     return _split(t)
 
 
 @njit(fastmath=_EXACT_MATH, error_model="numpy", forceinline=True)
 def sine_and_cosine_of(n: Any, r: Any) -> Any:
-    """Return `(sin(pi t), cos(pi t))` from what `split` makes of t, for use within kernels."""
+    """Return `(sin(pi t), cos(pi t))` from what `split` makes of t, for use within kernels.
+
+    Args:
+        n: the nearest integer, in the form of `split`.
+        r: `t - n`.
+
+    Returns:
+        Both.
+    """
     return _placeholder(n, r)
 
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from equiflow.fused.just_in_time import jit, jit_as, jit_within
-from equiflow.fused.ridges import copy
+from equiflow.fused.just_in_time import jit, jit_as
+from equiflow.fused.stages import add, add_energies, advanced, keep, of_energies
 from equiflow.fused.transforms import aligned, configurations_per_vector, load_block, store_block
-from equiflow.fused.vectors import flat, lanes_of, load, sum_of_lanes, zero
+from equiflow.fused.vectors import flat
 
 
 @dataclass(frozen=True)
@@ -50,91 +50,6 @@ class Kernels:
     sums_at: Any
 
 
-@jit_within
-def advanced(y: Any, row: Any, stages: Any, n: int, h: Any, out: Any) -> None:
-    """Set `out = y + h sum_{i<n} row_i stages_i`, all flat; two stages are added in one pass.
-
-    Args:
-        y: `(n,)`, another array than `out`.
-        row: coefficients, of which the first n count.
-        stages: `(stage, n)`.
-        n: number of stages to add.
-        h: length of the step.
-        out: like `y`, written.
-    """
-    if n == 0:
-        copy(y, out)
-    elif n == 1:
-        a, first = h * row[0], stages[0]
-        for k in range(len(y)):
-            out[k] = y[k] + a * first[k]
-    else:
-        a, b, first, second = h * row[0], h * row[1], stages[0], stages[1]
-        for k in range(len(y)):
-            out[k] = y[k] + a * first[k] + b * second[k]
-    for i in range(2, n - 1, 2):
-        a, b, first, second = h * row[i], h * row[i + 1], stages[i], stages[i + 1]
-        for k in range(len(y)):
-            out[k] += a * first[k] + b * second[k]
-    if n > 2 and n % 2 == 1:
-        add(h * row[n - 1], stages[n - 1], out)
-
-
-@jit_within
-def add(factor: Any, values: Any, out: Any) -> None:
-    """Add `factor values` to `out`.
-
-    Args:
-        factor: a number.
-        values: `(n,)`.
-        out: `(n,)`, added to.
-    """
-    for k in range(len(out)):
-        out[k] += factor * values[k]
-
-
-@jit_within
-def add_energies(velocity: Any, factor: Any, energy: Any) -> None:
-    """Add `factor sum_x v_x^2` of the first configurations of a block.
-
-    Args:
-        velocity: `(first, configuration, second)`.
-        factor: of all configurations.
-        energy: `(configuration,)`, added to.
-    """
-    (rows, size, columns), values, lanes = velocity.shape, flat(velocity), lanes_of(velocity)
-    whole = columns - columns % lanes
-    for n in range(len(energy)):
-        sums, rest = zero(values), velocity.dtype.type(0)
-        for x in range(rows):
-            place = (x * size + n) * columns
-            for y in range(place, place + whole, lanes):
-                v = load(values, y)
-                sums += v * v
-            for y in range(place + whole, place + columns):
-                rest += values[y] * values[y]
-        energy[n] += factor * (sum_of_lanes(sums) + rest)
-
-
-@jit_within
-def of_energies(velocity: Any, factor: Any, of_energy: Any, out: Any) -> None:
-    """Set `out` to the gradient of the sum of `of_energy factor sum_x v_x^2` in the velocity of a block.
-
-    Args:
-        velocity: `(first, configuration, second)`.
-        factor: of all configurations.
-        of_energy: of the first configurations, `(configuration,)`; zero for all others.
-        out: like `velocity`, written.
-    """
-    rows, size, columns = velocity.shape
-    for n in range(size):
-        twice = factor + factor
-        twice *= of_energy[n] if n < len(of_energy) else velocity.dtype.type(0)
-        for x in range(rows):
-            for y in range(columns):
-                out[x, n, y] = twice * velocity[x, n, y]
-
-
 @jit
 def padded(size: int, columns: int, like: Any) -> int:
     """Return the number of configurations of a block that holds `size` of them.
@@ -156,7 +71,9 @@ def _moves(field: Kernels) -> tuple[Any, Any]:
     enter, leave = field.enter, field.leave
 
     @jit_as(f"loading of {field.name}", within=True)
-    def load_states(fields: Any, first: int, size: int, basis: Any, sites: Any, scratch: Any, out: Any) -> None:
+    def load_states(
+        fields: Any, first: int, size: int, basis: Any, sites: Any, scratch: Any, out: Any
+    ) -> None:
         load_block(fields, first, size, sites)
         enter(sites, basis, scratch, out)
 
@@ -285,11 +202,9 @@ def solve_by(field: Kernels) -> Any:  # noqa: C901 (so does what makes it)
                 add_energies(rate, h * weights[i], energy[first : first + size])
                 for n in range(size):
                     log_det[first + n] += h * weights[i] * divergence[n]
-                if states.size:
-                    copy(stages[i], stages_kept[first : first + room].reshape(n_times, V)[time])
+                keep(stages[i], first, room, time, stages_kept)
                 if i == n_stages - 1:
-                    if states.size:
-                        copy(y, states[first : first + room].reshape(n_times // n_stages, V)[time // n_stages])
+                    keep(y, first, room, time // n_stages, states)
                     advanced(y, weights, stages, n_stages, h, one_more)
                     y, one_more = one_more, y
                     if score is not None:
@@ -340,7 +255,8 @@ def pull_back_by(field: Kernels) -> Any:
         shape_of_block, V = (rows, room, columns), room * rows * columns
         pulled = aligned(n_stages * V, of_phi).reshape(n_stages, V)
         end, at, w = aligned(V, of_phi), aligned(V, of_phi), aligned(V, of_phi)
-        at_end, y_at, w_at = end.reshape(shape_of_block), at.reshape(shape_of_block), w.reshape(shape_of_block)
+        at_end, w_at = end.reshape(shape_of_block), w.reshape(shape_of_block)
+        y_at = at.reshape(shape_of_block)
         sites = aligned(V, of_phi).reshape(shape_of_block)
         work = work_for(at_end, at_time(tables, 0))
         weight, one = np.zeros(room, of_phi.dtype), of_phi.dtype.type(1)

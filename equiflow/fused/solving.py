@@ -38,7 +38,7 @@ def rates(
     velocity, rate, divergence = np.empty_like(flat), np.empty_like(flat), np.empty(len(flat))
     given = (flat, s, *tables.arrays(shape), shape, velocity, rate, divergence)
     kernel = tables.kernels().rates
-    by_blocks(flat, shape, 1, lambda start, size, number, _: kernel(start, size, number, *given))
+    by_blocks(flat, shape, 1, lambda *blocks: kernel(*blocks[:3], *given))
     of_score = None if score is None else torch.from_numpy(rate).view_as(phi)
     return torch.from_numpy(velocity).view_as(phi), torch.from_numpy(divergence).to(phi.dtype), of_score
 
@@ -95,7 +95,7 @@ class _Solve(torch.autograd.Function):
         constants = (*tables.arrays(call.shape), call.shape)
         given = (flat, carried, log_det, energy, *constants, step, h, states, stages)
         kernel = tables.kernels().solve
-        by_blocks(flat, call.shape, n_times, lambda start, size, number, _: kernel(start, size, number, *given))
+        by_blocks(flat, call.shape, n_times, lambda *blocks: kernel(*blocks[:3], *given))
         ctx.call, ctx.kept = call, (states, stages)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(phi, *tensors)

@@ -208,12 +208,12 @@ def real_modes(kernel: OrbitKernel, time_values: Tensor, shape: tuple[int, int])
         `(time, kernel, V)` and `(time, kernel)`.
     """
     # Modes are linear in the values of the time basis: fewer transforms, gathers and their gradients.
-    few = torch.eye(time_values.shape[1]).to(time_values) if time_values.shape[1] < len(time_values) else time_values
-    half, at_origin = kernel.modes_at(few)
-    modes = in_order(half, shape)
-    if few is time_values:
-        return modes, at_origin
-    return torch.tensordot(time_values, modes, 1), time_values @ at_origin
+    n_modes = time_values.shape[1]
+    if len(time_values) <= n_modes:
+        half, at_origin = kernel.modes_at(time_values)
+        return in_order(half, shape), at_origin
+    half, at_origin = kernel.modes_at(torch.eye(n_modes).to(time_values))
+    return torch.tensordot(time_values, in_order(half, shape), 1), time_values @ at_origin
 
 
 def in_order(half: Tensor, shape: tuple[int, int]) -> Tensor:

@@ -8,21 +8,12 @@ import pytest
 pytest.importorskip("numba")
 
 from numba import njit
+from numba.core.errors import TypingError
 
 from equiflow.fused.just_in_time import jit
+from equiflow.fused.last_bits import from_last_bits, negative_if_odd, to_last_bits
 from equiflow.fused.sine import _EXACT_MATH
-from equiflow.fused.vectors import (
-    BYTES,
-    from_last_bits,
-    lanes_of,
-    load,
-    negative_if_odd,
-    spread,
-    store,
-    store_first,
-    to_last_bits,
-    zero,
-)
+from equiflow.fused.vectors import BYTES, flat, lanes_of, load, spread, store, store_first, sum_of_lanes, zero
 
 DTYPES = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 
@@ -78,3 +69,30 @@ def test_the_first_numbers_of_a_vector_are_written(dtype, n):
     np.testing.assert_array_equal(out[1 : min(n, lanes) + 1], a[:n])
     assert not out[0]
     assert not out[min(n, lanes) + 1 :].any()
+
+
+@DTYPES
+def test_the_sum_of_lanes_is_that_of_all_numbers_of_one_vector(dtype):
+    @jit
+    def summed(a, out):
+        out[0] = sum_of_lanes(load(a, 1))
+
+    lanes = BYTES // np.dtype(dtype).itemsize
+    a, out = np.arange(lanes + 2, dtype=dtype), np.zeros(1, dtype)
+    summed(a, out)
+    assert out[0] == a[1 : lanes + 1].sum()  # integers, so without rounding
+    assert out[0] != a.sum()
+
+
+def test_a_flat_array_shares_the_memory_of_a_contiguous_one():
+    @jit
+    def doubled(a):
+        values = flat(a)
+        for k in range(len(values)):
+            values[k] *= 2
+
+    a = np.arange(24.0).reshape(2, 3, 4)
+    doubled(a[1])  # contiguous, not from the beginning
+    assert np.array_equal(a.ravel(), np.where(np.arange(24) < 12, 1, 2) * np.arange(24.0))
+    with pytest.raises(TypingError):
+        doubled(a.T)
