@@ -227,7 +227,7 @@ def main() -> None:
         before = rows[-1]["ladder_seconds"] if rows else 0.0
         rows.append(json.loads(row.read_text()))
         rows[-1]["ladder_seconds"] = before + rows[-1]["training_seconds"]
-        curves = {repr(r.action): r.history.to_dict() for r in rungs}
+        curves = {repr(r.action): {"ess": r.history.ess, "seconds": r.history.seconds} for r in rungs}
         write_json({"machine": machine, "rows": rows, "curves": curves}, args.out / "ladder.json")
     print(json.dumps(machine))
     shown = [[name, *(_text(row[name]) for row in rows)] for name in rows[0]]
