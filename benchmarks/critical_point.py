@@ -61,6 +61,8 @@ M2, BLOCKS = -4.0, 64
 UNIVERSAL = {"U4": 0.610690, "xi / L": 0.905049}
 #: correction to scaling in crossings of L and 2L
 EXPONENT = 1 + 7 / 4
+#: of the sides
+COLOURS = ("#56b4e9", "#e69f00", "#009e73", "#cc79a7", "#d55e00")
 RESULTS = Path(__file__).parent / "results"
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -179,7 +181,7 @@ def draw(side: int, n_samples: int, args: argparse.Namespace) -> None:
         certificate = flow.certificate(32, action=action, generator=generator)
         shifts.append(certificate.log_z_shift)
         nfe.append(certificate.nfe)
-        found[f"series-{index}"] = reduced(ensemble.samples)
+        found[f"series-{index}"] = reduced(ensemble.phi)
         found[f"log_w-{index}"] = ensemble.log_weight.double().numpy()
         print(f"L = {side}, lam = {lam}: ESS {ensemble.effective_sample_size()}, nfe {nfe[-1]}, "
               f"shift {shifts[-1]:.1e}, {seconds[-1]:.0f} s", flush=True)  # fmt: skip
@@ -316,7 +318,8 @@ def crossings(
                 moved[mover].append([full[-1]] * BLOCKS if is_still else [root(lams, r) for r in b - a])
     # Curves of the smallest sides may cross outside of the window.
     rows = {side: np.array(values) for side, values in moved.items()}
-    keep = np.isfinite(full) & np.all([np.isfinite(values).all(1) for values in rows.values()], 0)
+    sound = [np.isfinite(values).reshape(len(full), -1).all(1) for values in rows.values()]
+    keep = np.isfinite(full) & np.all(sound, 0)
     covariance = sum(
         (BLOCKS - 1) * np.atleast_2d(np.cov(values[keep], bias=True)) for values in rows.values()
     )
@@ -390,7 +393,7 @@ def picture(results: dict[str, Any]) -> Figure:
             sides = list(found["curves"])
             for index, side in enumerate(sides):
                 curve = found["curves"][side][name]
-                colour = f"C{index}"
+                colour = COLOURS[index % len(COLOURS)]
                 if source == "chains":
                     low, high = (np.array(curve["mean"]) + s * np.array(curve["error"]) for s in (-1, 1))
                     panel.fill_between(found["lams"], low, high, color=colour, alpha=0.5, lw=0,
