@@ -19,6 +19,10 @@ TOPICS = [
 ]
 
 
+#: guides of a minute each: left to the whole suite
+LONG = ("certificates", "runs", "from_hmc")
+
+
 @pytest.fixture(scope="module")
 def guides():
     spec = importlib.util.spec_from_file_location("docs_guides", ROOT / ".docs" / "guides.py")
@@ -29,7 +33,10 @@ def guides():
     del sys.modules[spec.name]
 
 
-@pytest.mark.parametrize("path", GUIDES, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(p, marks=[pytest.mark.slow] if p.stem in LONG else [], id=p.stem) for p in GUIDES],
+)
 def test_a_guide_runs_and_prints_what_it_shows(guides, path, tmp_path):
     if path.stem == "runs":
         pytest.importorskip("typer")

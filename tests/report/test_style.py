@@ -22,7 +22,7 @@ def test_the_sheet_has_the_palette_and_is_left_again():
     before = matplotlib.rcParams.copy()
     with style():
         assert matplotlib.rcParams["axes.prop_cycle"].by_key()["color"] == list(PALETTE)
-        assert matplotlib.rcParams["text.color"] .strip("#") == INK[1:]
+        assert matplotlib.rcParams["text.color"].strip("#") == INK[1:]
     assert matplotlib.rcParams == before
     assert SHEET.exists()
 
