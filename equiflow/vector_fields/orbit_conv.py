@@ -109,6 +109,10 @@ class OrbitConvField(ShallowField):
         fits = type(self) is OrbitConvField and can_use_kernels(self, phi)
         return FusedOrbitConv(self) if fits else None
 
+    def extra_repr(self) -> str:
+        """See `VectorField.extra_repr`; runs begun before there was a choice of kernels go on."""
+        return super().extra_repr().replace(", kernels=orbits", "")
+
     def resized(self, lattice: Lattice) -> OrbitConvField:
         """See `VectorField.resized`; kernels carry over as functions of offset."""
         return self._rebuilt_on(lattice)

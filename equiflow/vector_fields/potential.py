@@ -177,6 +177,10 @@ class PotentialField(VectorField):
         fits = type(self) is PotentialField and can_use_kernels(self, phi)
         return FusedPotential(self) if fits else None
 
+    def extra_repr(self) -> str:
+        """See `VectorField.extra_repr`; runs begun before there was a choice of kernels go on."""
+        return super().extra_repr().replace(", kernels=orbits", "")
+
     def resized(self, lattice: Lattice) -> PotentialField:
         """See `VectorField.resized`; kernels carry over as functions of offset."""
         return self._rebuilt_on(lattice)
