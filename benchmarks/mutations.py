@@ -1270,8 +1270,8 @@ MUTANTS = (
     Mutant(
         "old runs by the new recipe",
         "training/recipe.py",
-        'saved is None or "version" in saved',
-        'saved is None or "settings" in saved',
+        'if saved is not None and "version" not in saved:',
+        'if saved is not None and "settings" not in saved:',
         "a run that version 0.1 began goes on as it was",
         ("training/test_recipe.py::test_a_checkpoint_says_which_recipe_it_follows",),
     ),

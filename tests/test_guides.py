@@ -19,8 +19,8 @@ TOPICS = [
 ]
 
 
-#: guides of a minute each: left to the whole suite
-LONG = ("certificates", "runs", "from_hmc")
+#: guides of a quarter of a minute and more: left to the slow tests
+LONG = ("certificates", "runs", "from_hmc", "own_action", "gauge", "own_field")
 
 
 @pytest.fixture(scope="module")

@@ -84,7 +84,15 @@ class Ladders:
         return torch.cat([before, values, values.narrow(self.axis, 0, self.reach)], self.axis)
 
     def inside(self, around: Tensor, offset: int = 0) -> Tensor:
-        """Return what `around` holds at a distance along the ladder from every site."""
+        """Return what `around` holds at a distance along the ladder from every site.
+
+        Args:
+            around: what `around` has returned.
+            offset: the distance, at most the reach.
+
+        Returns:
+            As many values as there are sites along the ladder.
+        """
         return around.narrow(self.axis, self.reach + offset, self.n_sites)
 
     def into_frames(self, vectors: Tensor) -> Tensor:
@@ -99,7 +107,14 @@ class Ladders:
         return self.lie.adjoint(self.frame, vectors.unsqueeze(1).expand(-1, 2, *vectors.shape[1:]))
 
     def out_of_frames(self, vectors: Tensor) -> Tensor:
-        """Return the mean of both sides of what is in frames, the transposed of `into_frames` over two."""
+        """Return the mean of both sides of what is in frames, the transposed of `into_frames` over two.
+
+        Args:
+            vectors: `(generator, side, batch, *lattice)`.
+
+        Returns:
+            `(generator, batch, *lattice)`.
+        """
         return self.lie.adjoint(self.lie.dagger(self.frame), vectors).mean(1)
 
     def spread(self, values: Tensor, kernel: Tensor) -> Tensor:
@@ -116,7 +131,15 @@ class Ladders:
         return self.along(values, kernel[(place[:, None] - place) % self.n_sites])
 
     def along(self, values: Tensor, matrix: Tensor) -> Tensor:
-        """Apply a matrix `(position, position)` along the ladders."""
+        """Apply a matrix along the ladders.
+
+        Args:
+            values: `(..., *lattice)`.
+            matrix: `(position, position)`.
+
+        Returns:
+            Like `values`, at the positions of the rows of the matrix.
+        """
         return (values.movedim(self.axis, -1) @ matrix.mT).movedim(-1, self.axis)
 
     def behind(self, values: Tensor) -> Tensor:

@@ -109,7 +109,7 @@ class _FieldOfModes(Prior):
         parts = torch.view_as_real(self.lattice.fft(z)).flatten(-self.lattice.dim - 1)
         weight = self._half_multiplicity * (-2 * self.log_sigma).exp()[self._orbit]
         weight = weight.flatten().repeat_interleave(2) / (2 * self.lattice.volume)
-        quadratic = -(parts.square() @ weight).reshape(len(z), self.space.values_per_site).sum(1)
+        quadratic = -(parts.square() @ weight.to(parts)).reshape(len(z), self.space.values_per_site).sum(1)
         log_det = self.space.values_per_site * (self._multiplicity * self.log_sigma).sum()
         return quadratic - log_det - 0.5 * self.space.size * LOG_2PI
 

@@ -204,3 +204,13 @@ def test_free_field_needs_a_positive_finite_mass(m2):
 def test_a_group_of_another_lattice_is_refused(name):
     with pytest.raises(ValueError, match=r"acts on lattice \(4,\), the prior lives on \(5,\)"):
         LATTICE_PRIORS[name](Lattice((5,)), group=SymmetryGroup(Lattice((4,))))
+
+
+@pytest.mark.parametrize("prior", [StandardNormal, FreeField])
+def test_fields_of_twice_the_precision_keep_it(prior):
+    made = prior(Lattice((4, 6))).float()
+    z = made.rsample(5).double()
+    log_q, exact = made.log_prob(z), prior(Lattice((4, 6))).double().log_prob(z)
+    assert log_q.dtype == made.score(z).dtype == torch.float64
+    assert torch.allclose(log_q, exact, rtol=0, atol=1e-4)  # the spectrum is still one of float32
+    assert not torch.allclose(log_q, made.log_prob(z.float()).double(), rtol=0, atol=1e-9)
