@@ -65,7 +65,7 @@ class SUNField(VectorField):
             dimensions on, "chair" (a bent rectangle).
         degree: largest degree of the polynomials F.
         reach: largest distance of ladders, at most half of a side, 0 for none; they suit two dimensions and
-            `fit_by_continuity`. Half of the shortest side stays half of it on other lattices.
+            `fit_by_continuity`, and half of the shortest side stays half of it on other lattices.
         n_time_modes: number of polynomials in flow time of the weights.
 
     Raises:

@@ -61,8 +61,8 @@ class PotentialField(VectorField):
         lattice: where the field lives.
         group: symmetry to build in; by default translations x the full point group x Z2.
         kernels: what all kernels are made of: "orbits", one number per orbit of momenta (or offsets), or
-            "smooth", a few smooth functions of momentum, see `SmoothFunctions`. The number of weights then
-            does not depend on the size of the lattice, and `resized` keeps the same functions exactly.
+            "smooth", a few smooth functions of momentum, the same on lattices of all sizes, see
+            `SmoothFunctions`.
         kernel_size: offsets per axis of the kernels K_c, any parity; the whole lattice if None, which smooth
             kernels always span.
         n_channels: number of kernels K_c, through which the potential sees the field.

@@ -212,7 +212,8 @@ def real_modes(kernel: OrbitKernel, time_values: Tensor, shape: tuple[int, int])
     if len(time_values) <= n_modes:
         half, at_origin = kernel.modes_at(time_values)
         return in_order(half, shape), at_origin
-    half, at_origin = kernel.modes_at(torch.eye(n_modes).to(time_values))
+    each = torch.eye(n_modes, dtype=time_values.dtype, device=time_values.device)
+    half, at_origin = kernel.modes_at(each)
     return torch.tensordot(time_values, in_order(half, shape), 1), time_values @ at_origin
 
 

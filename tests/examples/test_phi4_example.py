@@ -66,6 +66,7 @@ def test_the_example_leaves_plots_and_a_readable_flow(finished):
     plots = sorted(path.name for path in out.glob("*.png"))
     assert plots == [
         "configurations.png",
+        "effective_mass.png",
         "magnetisation.png",
         "training.png",
         "two_point.png",

@@ -9,7 +9,16 @@ from __future__ import annotations
 import inspect
 from typing import Any, ClassVar
 
-from equiflow import Action, ExternalField, FreeField, Lattice, Links, Multiplet, StandardNormal
+from equiflow import (
+    Action,
+    ExternalField,
+    FreeField,
+    Lattice,
+    Links,
+    Multiplet,
+    SmoothFreeField,
+    StandardNormal,
+)
 from equiflow.cli.config.derived import DerivedSection, keys_of, section_of
 from equiflow.cli.config.section import key, required
 from equiflow.theories.base.kind import Kind, kinds
@@ -36,7 +45,7 @@ EXTERNAL_FIELD: dict[type[Space], tuple[Any, Any]] = {
     ),
 }
 #: names of the priors that several theories share; any other prior has the name of its theory
-SHARED_PRIORS: dict[type, str] = {FreeField: "free", StandardNormal: "normal"}
+SHARED_PRIORS: dict[type, str] = {FreeField: "free", StandardNormal: "normal", SmoothFreeField: "smooth"}
 
 
 class ActionSection(DerivedSection):

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from equiflow.runtime.checks import check_flag, check_type
 from equiflow.runtime.constants import RoundedConstants
+from equiflow.runtime.precision import full_precision
 from equiflow.theories.base.group import Group
 from equiflow.theories.base.kind import kind_of
 from equiflow.theories.base.lattice import Lattice
@@ -102,6 +103,7 @@ class _FieldOfModes(Prior):
         """Return the field with the modes `z_k = sigma_k noise_k`, shaped like `noise`."""
         return self.lattice.ifft(self.lattice.fft(noise) * self.log_sigma.exp()[self._orbit])
 
+    @full_precision
     def log_prob(self, z: Tensor) -> Tensor:
         """Return `sum_k [-|z_k|^2 / (2 V sigma_k^2) - log sigma_k - 1/2 log 2 pi]`, `(batch,)`."""
         self.space.check(z, "z")

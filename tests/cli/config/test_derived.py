@@ -111,7 +111,7 @@ def test_every_option_of_a_class_is_a_key(sections):
 
 def test_the_sections_are_of_the_registered_theories():
     assert set(ACTIONS) == {"phi4", "free", "ising", "on", "xy", "wilson"}
-    assert set(PRIORS) == {"free", "normal", "angles", "links"}
+    assert set(PRIORS) == {"free", "normal", "smooth", "angles", "links"}
     assert {"multiplet", "angles", "potential", "u1", "sun"} < set(FIELDS)
     assert [next(iter(kinds)) for kinds in KINDS.values()] == [
         "phi4",

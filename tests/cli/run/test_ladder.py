@@ -174,8 +174,8 @@ def test_a_ladder_is_reported(undisturbed, monkeypatch, tmp_path):
     shutil.copytree(undisturbed.folder, folder)  # The report goes into it.
     from matplotlib.figure import Figure
 
-    other = ("two_point", "magnetisation", "weights", "configurations")
-    monkeypatch.setattr(Report, "figures", lambda self: {name: Figure() for name in other})
+    other = ("two_point", "magnetisation", "weights", "configurations", "training", "effective_mass")
+    monkeypatch.setattr(Report, "figures", lambda self, fresh=(): {name: Figure() for name in other})
     succeed("report", folder, "-n", 2048, "--hmc", 0)
     page = (folder / "report.html").read_text()
     assert "The ladder" in page

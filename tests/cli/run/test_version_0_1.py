@@ -58,8 +58,8 @@ def test_a_finished_run_evaluates_as_it_did(finished):
 def test_a_finished_run_is_reported_and_sampled(finished, monkeypatch):
     from matplotlib.figure import Figure
 
-    names = ("two_point", "magnetisation", "weights", "configurations")
-    monkeypatch.setattr(Report, "figures", lambda self: {name: Figure() for name in names})
+    names = ("two_point", "magnetisation", "weights", "configurations", "training", "effective_mass")
+    monkeypatch.setattr(Report, "figures", lambda self, fresh=(): {name: Figure() for name in names})
     succeed("report", finished.folder, "-n", 2048, "--hmc", 0)
     page = (finished.folder / "report.html").read_text()
     assert all(version in page for version in ("0.1.0", "2.13.0+cpu"))
