@@ -42,3 +42,18 @@ def holds(condition: Tensor) -> bool:
         return bool(condition)
     except RuntimeError:  # vmap refuses to look at a value
         return True
+
+
+def all_finite(*tensors: Tensor) -> bool:
+    """Return whether no value is NaN or infinite; True within `torch.func.vmap`, see `holds`.
+
+    Args:
+        tensors: one at least, on one device.
+
+    Returns:
+        Whether all values are finite.
+    """
+    # The sum of finite values may overflow, but it is cheap and settles nearly all cases.
+    if holds(torch.stack([x.sum().isfinite() for x in tensors]).all()):
+        return True
+    return holds(torch.stack([x.isfinite().all() for x in tensors]).all())

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from equiflow.runtime.autograd import as_leaf, detached, differentiable
+from equiflow.runtime.autograd import all_finite, as_leaf, detached, differentiable
 
 
 def with_graph() -> Tensor:
@@ -46,3 +46,11 @@ def test_an_existing_graph_is_cut_by_a_leaf_and_kept_if_asked():
     phi = with_graph()
     assert as_leaf(phi).is_leaf
     assert differentiable(phi) is phi
+
+
+def test_finite_values_are_known_though_their_sum_overflows():
+    large = torch.full((4,), 3e38, dtype=torch.float32)
+    assert not large.sum().isfinite()
+    assert all_finite(large, torch.zeros(0))
+    assert not all_finite(large, torch.tensor([0.0, float("nan")]))
+    assert not all_finite(torch.tensor([float("inf"), -float("inf")]))

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from equiflow.runtime.autograd import holds
+from equiflow.runtime.autograd import all_finite
 from equiflow.runtime.precision import FIELD_DTYPES
 from equiflow.runtime.randomness import check_draw
 
@@ -262,11 +262,8 @@ class Space:
             ValueError: see `check`, and if a value is NaN or infinite.
         """
         self.check(phi, name)
-        if holds(phi.sum().isfinite()):  # the sum of finite values may overflow, but this is cheap
-            return phi
-        finite = phi.isfinite()
-        if not holds(finite.all()):
-            bad = int((~finite.flatten(1).all(1)).sum())
+        if not all_finite(phi):
+            bad = int((~phi.isfinite().flatten(1).all(1)).sum())
             raise ValueError(
                 f"{name} has NaN or infinite values in {bad} of {len(phi)} configurations; "
                 "expected finite fields. Drop them or look at where they come from."
