@@ -15,34 +15,28 @@ import argparse
 import json
 import math
 import platform
-import time
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
+from _ranges import times_set_back, trained_on
 from matplotlib.figure import Figure
 
 import equiflow
 from equiflow import (
     HMC,
-    ActionFamily,
     Alternate,
     ConditionalFlow,
-    EquivariantCNF,
     Lattice,
-    OverCouplings,
     Phi4,
-    PotentialField,
     Solver,
     Wolff,
-    fit,
     importance_sample,
 )
 from equiflow.analysis import diagnose
 from equiflow.report import print_table, write_json
 from equiflow.report.plots import FLOW, MUTED, REFERENCE, save_figure
-from equiflow.training import AdaptivePathGradient
 
 M2 = -4.0
 
@@ -70,7 +64,7 @@ def trained(args: argparse.Namespace) -> tuple[ConditionalFlow, list[dict[str, A
     """Train on each side in turn; return the last flow and what each training took."""
     torch.manual_seed(args.seed)
     flow: ConditionalFlow | None = None
-    rungs, ranges = [], {"lam": tuple(args.lam)}
+    rungs = []
     settings = zip(args.L, args.steps, args.batch_size, args.focus, strict=True)
     for rung, (side, steps, batch_size, focus) in enumerate(settings):
         lattice = Lattice((side, side))
@@ -79,33 +73,26 @@ def trained(args: argparse.Namespace) -> tuple[ConditionalFlow, list[dict[str, A
             flow = ConditionalFlow.load(path)
             rungs.append(flow.about)
             continue
-        rate = None
-        if flow is None:
-            field = PotentialField(lattice, kernels=args.kernels)
-            template = EquivariantCNF(lattice, vector_field=field)
-            flow = ConditionalFlow(template, ranges, degree=args.degree)
-        else:
-            flow = flow.resized(lattice)
-            rate = flow.learning_rate / 2
-        start = time.process_time()
-        history = fit(
+        flow, history, seconds = trained_on(
+            lattice,
             flow,
-            ActionFamily(Phi4, lattice, m2=M2, **ranges),
+            tuple(args.lam),
+            m2=M2,
+            kernels=args.kernels,
+            degree=args.degree,
+            n_couplings=args.couplings,
+            focus=focus,
             steps=steps,
             batch_size=batch_size,
-            learning_rate=rate,
-            objective=OverCouplings(AdaptivePathGradient(), n_couplings=args.couplings, focus=focus),
             seed=args.seed,
-            n_fresh=0,
-            progress=False,
         )
         flow.about = {
             "L": side,
             "steps": steps,
             "batch_size": batch_size,
-            "seconds": time.process_time() - start,
+            "seconds": seconds,
             "training_nfe": [min(history.nfe), max(history.nfe)],
-            "set_back": sum("set back" in note for note in history.notes),
+            "set_back": times_set_back(history),
             "parameters": sum(p.numel() for p in flow.parameters()),
         }
         rungs.append(flow.about)

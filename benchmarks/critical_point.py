@@ -34,28 +34,23 @@ from typing import Any
 
 import numpy as np
 import torch
+from _ranges import times_set_back, trained_on
 from matplotlib.figure import Figure
 from torch import Tensor
 
 import equiflow
 from equiflow import (
     HMC,
-    ActionFamily,
     Alternate,
     ConditionalFlow,
-    EquivariantCNF,
     Lattice,
-    OverCouplings,
     Phi4,
-    PotentialField,
     Wolff,
-    fit,
     importance_sample,
 )
 from equiflow.report import print_table, write_json
 from equiflow.report.plots import FLOW, MUTED, REFERENCE, save_figure
 from equiflow.statistics import effective_sample_size, integrated_autocorrelation_time
-from equiflow.training import AdaptivePathGradient
 
 M2, BLOCKS = -4.0, 64
 UNIVERSAL = {"U4": 0.610690, "xi / L": 0.905049}
@@ -130,35 +125,30 @@ def train(args: argparse.Namespace) -> None:
     """Train one flow in lam on each side in turn."""
     torch.manual_seed(args.seed)
     flow: ConditionalFlow | None = None
-    ranges = {"lam": tuple(args.range)}
     for side, steps in one_each(args.steps, args).items():
         path, lattice = args.work / f"flow-{side}.pt", Lattice((side, side))
         if path.exists():
             flow = ConditionalFlow.load(path)
             continue
-        rate = None
-        if flow is None:
-            field = PotentialField(lattice, kernels=args.kernels)
-            template = EquivariantCNF(lattice, vector_field=field)
-            flow = ConditionalFlow(template, ranges, degree=args.degree)
-        else:
-            flow = flow.resized(lattice)
-            rate = flow.learning_rate / 2
-        start = time.process_time()
-        history = fit(
+        flow, history, seconds = trained_on(
+            lattice,
             flow,
-            ActionFamily(Phi4, lattice, m2=M2, **ranges),
+            tuple(args.range),
+            m2=M2,
+            kernels=args.kernels,
+            degree=args.degree,
+            n_couplings=4,
+            focus=1.0,
             steps=steps,
             batch_size=args.batch_size,
-            learning_rate=rate,
-            objective=OverCouplings(AdaptivePathGradient(), n_couplings=4, focus=1.0),
             seed=args.seed,
-            n_fresh=0,
-            progress=False,
         )
-        seconds = time.process_time() - start
-        flow.about = {"steps": steps, "seconds": seconds, "training_nfe": max(history.nfe),
-                      "set_back": sum("set back" in note for note in history.notes)}  # fmt: skip
+        flow.about = {
+            "steps": steps,
+            "seconds": seconds,
+            "training_nfe": max(history.nfe),
+            "set_back": times_set_back(history),
+        }
         flow.save(path)
         print(f"L = {side}: {flow.about}", flush=True)
 
