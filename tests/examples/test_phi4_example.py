@@ -144,7 +144,8 @@ def test_the_example_of_charges_in_a_trap_draws_its_correlations(tmp_path, run_h
 @pytest.mark.filterwarnings("ignore::equiflow.statistics.LowEffectiveSampleSizeWarning")
 def test_the_example_of_angles_draws_its_vortices(tmp_path, run_here):
     small = ["--L", "4", "--beta", "0.5", "0.6", "--steps", "3", "--batch-size", "8", "--samples", "64"]
-    with fused.switched(False):  # no other test trains angles in float32, and the kernels take a minute to compile
+    # No other test trains angles in float32, and the kernels for it take a minute to compile.
+    with fused.switched(False):
         out = run_here(*small, "--out", str(tmp_path), example=EXAMPLE.with_name("xy_model.py"))
     for words in ("reverse ESS", "forward ESS", "helicity modulus", "vortex density"):
         assert words in out
