@@ -14,11 +14,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from equiflow.flows import Certificate
+from equiflow.analysis.columns import Average, Columns, solver_shift
 from equiflow.runtime.checks import check_type
 from equiflow.runtime.progress import progress_as
 from equiflow.samplers.importance import Ensemble
-from equiflow.samplers.samples import Samples, check_each_alone, per_configuration
+from equiflow.samplers.samples import Samples
 from equiflow.statistics import (
     Estimate,
     SeriesErrors,
@@ -32,8 +32,6 @@ from equiflow.statistics import (
     warn_if_few_effective_samples,
 )
 
-#: function of a batch `(batch, *lattice)` that returns `(batch,)` or `(batch, k)`
-Average = Callable[[Tensor], Tensor]
 #: one number, 0-d, or several: `(k,)` or a sequence of 0-d tensors
 Quantity = Tensor | Sequence[Tensor]
 #: what becomes of a `Quantity`
@@ -153,6 +151,21 @@ def check_names(observables: Sequence[Observable], taken: Sequence[str] = ()) ->
 
 
 @dataclass(frozen=True)
+class Linear:
+    """Numbers that are computed from averages, to first order in the fluctuations of these.
+
+    Attributes:
+        values: k numbers, `(k,)` in float64.
+        fluctuations: of each, `sum_i df/da_i (a_i - <a_i>)`, `(n, n_chains, k)`.
+        scale: size of the terms that each consists of, `sum_i |df/da_i <a_i>|`, `(k,)`.
+    """
+
+    values: Tensor
+    fluctuations: Tensor
+    scale: Tensor
+
+
+@dataclass(frozen=True)
 class Averages:
     """Averages over the target of several functions, measured on the same configurations.
 
@@ -168,7 +181,7 @@ class Averages:
     means: Tensor
     fluctuations: Tensor
     shift: Tensor
-    columns: _Columns
+    columns: Columns
     log_weight: Tensor | None = None
     note: str = ""
 
@@ -192,9 +205,9 @@ class Averages:
         """
         check_type(samples, Samples, "samples", "Give an Ensemble or a Chain.")
         note, samples = samples.note, samples.for_averages()
-        columns = _Columns(functions)
+        columns = Columns(functions)
         means, fluctuations = samples.mean_and_fluctuations(columns)
-        shift = _shift(samples.certificate, columns, means)
+        shift = solver_shift(samples.certificate, columns, means)
         if not isinstance(samples, Ensemble):
             return cls(means, fluctuations, shift, columns, note=note)
         log_weight = samples.independent_log_weight
@@ -224,9 +237,9 @@ class Averages:
         Raises:
             ValueError: if a quantity is no differentiable function of the averages, or no number.
         """
-        values, slopes = self._with_slopes(observables)
-        fluctuations = self.fluctuations @ slopes.T
-        errors = self.errors(fluctuations, scale=slopes.abs() @ self.means.abs())
+        linear = self.linear(observables)
+        values, fluctuations = linear.values, linear.fluctuations
+        errors = self.errors(fluctuations, scale=linear.scale)
         shifted = self._quantities(observables, self.means + self.shift)
         tails = {o.name: o.heavy_tails for o in observables}
         heavy = [k for k, (name, _) in enumerate(_numbers(shifted)) if tails[name]]
@@ -252,6 +265,15 @@ class Averages:
             else tuple(itertools.islice(estimates, len(quantity)))
             for name, quantity in shifted.items()
         }
+
+    def linear(self, observables: Sequence[Observable]) -> Linear:
+        """Return all numbers of some observables, to first order in the fluctuations of these averages.
+
+        Raises:
+            ValueError: see `estimates`.
+        """
+        values, slopes = self._with_slopes(observables)
+        return Linear(values, self.fluctuations @ slopes.T, slopes.abs() @ self.means.abs())
 
     def errors(self, fluctuations: Tensor, *, scale: Tensor) -> SeriesErrors:
         """Return the errors of k linear combinations of these averages.
@@ -297,43 +319,6 @@ class Averages:
         return torch.stack(values), torch.stack(slopes)
 
 
-class _Columns:
-    """Function of a batch that returns the values of several functions side by side, `(batch, a)`."""
-
-    def __init__(self, functions: Sequence[Average]) -> None:
-        self.functions = [f for k, f in enumerate(functions) if f not in functions[:k]]
-        #: columns of each function, known after the first call; an integer for a function of one number
-        self.places: list[int | slice] = []
-
-    def __call__(self, phi: Tensor) -> Tensor:
-        values = [self._checked(function, phi) for function in self.functions]
-        if not self.places:
-            for function, value in zip(self.functions, values, strict=True):
-                check_each_alone(function, phi, value)
-            ends = itertools.accumulate(1 if v.dim() == 1 else v.shape[1] for v in values)
-            for end, value in zip(ends, values, strict=True):
-                self.places.append(end - 1 if value.dim() == 1 else slice(end - value.shape[1], end))
-        return torch.cat([value.double().reshape(len(phi), -1) for value in values], 1)
-
-    def place_of(self, function: Average) -> int | slice:
-        """Return the columns of one function."""
-        return self.places[self.functions.index(function)]
-
-    @staticmethod
-    def _checked(function: Average, phi: Tensor) -> Tensor:
-        """Return the values of a function if they are `(batch,)` or `(batch, k)`."""
-        values = function(phi)
-        if not isinstance(values, Tensor) or values.dim() not in (1, 2) or len(values) != len(phi):
-            got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
-            raise ValueError(
-                f"The average of an observable returned {got}; expected one value per configuration, "
-                f"({len(phi)},), or several, ({len(phi)}, k)."
-            )
-        if values.is_complex():
-            raise ValueError("The average of an observable is complex; give its real and imaginary part.")
-        return values
-
-
 def _is_single(quantity: Quantity) -> bool:
     """Whether a quantity is one number."""
     return not isinstance(quantity, Sequence) and torch.as_tensor(quantity).dim() == 0
@@ -344,17 +329,3 @@ def _numbers(quantities: dict[str, Quantity]) -> Iterator[tuple[str, Tensor]]:
     for name, quantity in quantities.items():
         for number in [quantity] if _is_single(quantity) else quantity:
             yield name, torch.as_tensor(number)
-
-
-def _shift(certificate: Certificate | None, function: Average, means: Tensor) -> Tensor:
-    """Return the solver error of the averages, see `Certificate.error_of`; 0 where no flow is involved."""
-    if certificate is None or certificate.n_samples == 0:
-        return torch.zeros_like(means)
-    twice = certificate.samples
-    before = torch.softmax(twice.log_weight.double(), 0) @ per_configuration(function, twice.phi)
-    after = torch.softmax(twice.refined_log_weight.double(), 0) @ per_configuration(
-        function, twice.refined_phi
-    )
-    if not certificate.converged:
-        return torch.full_like(means, math.inf)
-    return certificate.error_factor * (after - before).to(means)

@@ -2,7 +2,8 @@
 
 On a periodic side a single state of mass m gives `C(t) = A (exp(-m t) + exp(-m (side - t)))`. A free field
 has one state, with `cosh m = 1 + m2 / 2`. `measure` does all of this for samples; start with `fit_cosh` for a
-correlator of your own.
+correlator of your own. Where `<phi>` is not 0, take its square off the correlator first: a constant part does
+not decay and has no mass.
 """
 
 from __future__ import annotations

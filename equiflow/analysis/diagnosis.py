@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor
 
+from equiflow.analysis.sign import is_even
 from equiflow.analysis.weight_shares import WeightShares, explain_weights, samples_to_explain
 from equiflow.flows import Flow
 from equiflow.runtime.checks import check_flag, check_type
@@ -42,8 +42,6 @@ INVERSE_BATCH_SIZE = 512
 NEGLIGIBLE_DIFFERENCE = 0.01
 #: ratio of forward to reverse ESS below which there is a warning
 MIN_ESS_RATIO = 0.5
-#: model samples on which an action is compared with itself at -phi
-SAMPLES_FOR_SIGN = 64
 #: least error of a probability, for samples that are all in one sector
 MIN_SECTOR_ERROR = 1e-12
 
@@ -215,10 +213,7 @@ def _shares(flow: Flow, action: Action, ensemble: Ensemble) -> WeightShares | No
     lattice = ensemble.space
     if not isinstance(lattice, Lattice):
         return None
-    phi = ensemble.phi[:SAMPLES_FOR_SIGN]
-    z2 = bool(getattr(getattr(flow, "group", None), "z2", False)) and torch.allclose(
-        action(-phi), action(phi)
-    )
+    z2 = bool(getattr(getattr(flow, "group", None), "z2", False)) and is_even(action, ensemble.phi)
     enough = int((~ensemble.log_weight.isneginf()).sum()) >= samples_to_explain(lattice, z2=z2)
     return explain_weights(ensemble, z2=z2) if enough else None
 
@@ -276,6 +271,6 @@ def _warnings(
     if distance > threshold * error and distance > NEGLIGIBLE_DIFFERENCE:
         found.append(
             f"P(M > 0) is {sectors[0]} in the reweighted model and {sectors[1]} in the target: "
-            "one Z2 sector is over-represented."
+            "one sign of M is over-represented."
         )
     return tuple(found)

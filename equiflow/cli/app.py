@@ -250,11 +250,19 @@ def sample(
 def measure(
     ensemble: Annotated[Path, typer.Argument(help="file or folder of `equiflow sample`, or run folder")],
     json: Annotated[Path | None, typer.Option("--json", help="also write the numbers to this file")] = None,
+    z2: Annotated[
+        bool | None,
+        typer.Option(
+            "--z2/--no-z2",
+            help="whether phi -> -phi is a symmetry; else <phi> is subtracted. By default the action tells",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Print the observables of an ensemble, or of all those in a run folder, with their errors."""
     from equiflow.cli import results
 
-    results.measure_files(ensemble, json)
+    results.measure_files(ensemble, json, z2=z2)
 
 
 @app.command()

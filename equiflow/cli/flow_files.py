@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from equiflow import Action, EquivariantCNF
+from equiflow import Action, EquivariantCNF, ExternalField
 from equiflow.cli.building import build_action
 from equiflow.cli.config.render import render
 from equiflow.cli.run.errors import RunError
@@ -161,11 +161,20 @@ def action_from(text: str, space: Space) -> Action | None:
         call = ast.parse(text, mode="eval").body
         if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name)):
             return None
-        # The space itself says its shape, and the group of links.
-        taken = inspect.signature(classes[call.func.id]).parameters
-        words = {word.arg: word.value for word in call.keywords if word.arg and word.arg in taken}
-        given = {name: ast.literal_eval(value) for name, value in words.items()}
-        action = classes[call.func.id](space, **given)
+        inner = call.args[0] if call.args else None
+        if inner is not None:  # of `ExternalField(Phi4(...), h=[...])`
+            without = action_from(ast.get_source_segment(text, inner) or "", space)
+            action = None if without is None else ExternalField(without, **_literals(call))
+        else:
+            kind = classes[call.func.id]
+            taken = inspect.signature(kind).parameters  # the space itself says its shape, and its group
+            given = {name: value for name, value in _literals(call).items() if name in taken}
+            action = kind(space, **given)
     except (SyntaxError, KeyError, TypeError, ValueError):
         return None
     return action if repr(action) == text else None
+
+
+def _literals(call: ast.Call) -> dict[str, Any]:
+    """Return the keyword arguments of a call, which must be plain values."""
+    return {word.arg: ast.literal_eval(word.value) for word in call.keywords if word.arg}

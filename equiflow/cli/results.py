@@ -6,7 +6,6 @@ Each public function is a command of `equiflow.cli.app`.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,9 @@ import torch
 
 from equiflow import HMC, Action, Chain, Ensemble, EquivariantCNF, Solver, importance_sample
 from equiflow import measure as measured
-from equiflow.analysis import has_standard
+from equiflow.analysis import Measurements, has_standard
 from equiflow.cli.ensembles import HMC_FILE, check_place, check_samples_fit, ensembles_of, quality, ready
-from equiflow.cli.flow_files import FlowFile, Record, record_of
+from equiflow.cli.flow_files import FlowFile, Record, action_from, record_of
 from equiflow.cli.run.errors import RunError
 from equiflow.cli.run.folder import Run
 from equiflow.cli.run.standing import note_if_unfinished
@@ -26,6 +25,7 @@ from equiflow.report.numbers import write_json
 from equiflow.report.page import Page
 from equiflow.report.report import Report
 from equiflow.report.terminal import print_line, print_table
+from equiflow.report.words import name_of_correlator
 from equiflow.runtime.randomness import stream
 from equiflow.runtime.storage import CheckpointError, real_path
 from equiflow.statistics import Estimate
@@ -43,12 +43,13 @@ HMC_CHAINS, HMC_THIN = 64, 5
 LAWS_SOLVER = Solver("dopri5", rtol=1e-7, atol=1e-7)
 
 
-def measure_files(path: Path, out: Path | None) -> None:
+def measure_files(path: Path, out: Path | None, *, z2: bool | None = None) -> None:
     """Print the observables of samples.
 
     Args:
         path: a file of samples, a folder of shards, or a run folder: then all ensembles in it.
         out: JSON file for the same numbers, if they are to be written.
+        z2: see `equiflow.measure`; by default what the action in the file says.
 
     Raises:
         RunError: if there is nothing of this name, no samples in it, or several ensembles for one JSON file.
@@ -66,39 +67,34 @@ def measure_files(path: Path, out: Path | None) -> None:
     if out is not None:
         check_place(out)
     for samples in found:
-        _measure_file(samples, out)
+        _measure_file(samples, out, z2)
 
 
-def _measure_file(path: Path, out: Path | None) -> None:
+def _measure_file(path: Path, out: Path | None, z2: bool | None) -> None:
     """Print the observables of one file or folder of samples, and write them to a JSON file."""
     about = describe_samples(path)
     samples: Ensemble | Chain = (load_chain if about["kind"] == "Chain" else load_ensemble)(path)
     name = about["action"]["text"] if about["action"] else "of an unknown action"
     # Old files do not name their space; they are of scalar fields.
     space = kind_named(about.get("space") or "lattice").space.of_shape(tuple(about["shape"]))
-    scalars, correlator = _observables(samples, space)
+    action = action_from(about["action"]["text"], space) if about["action"] else None
+    found = measured(samples, space=space, action=action, z2=z2) if has_observables(space) else None
+    scalars = {} if found is None else found.scalars()
     rows = [(key.replace("_", " "), str(value)) for key, value in scalars.items()]
     if isinstance(samples, Ensemble):
         rows = quality(samples) + rows
     print_table(f"{path}: {name}", ("quantity", "value"), rows)
-    if correlator:
-        of_time = [(str(t), str(value)) for t, value in enumerate(correlator)]
-        print_table("two-point function C(t)", ("t", "value"), of_time)
+    if isinstance(found, Measurements):
+        correlator = [(str(t), str(value)) for t, value in enumerate(found.decaying_correlator)]
+        print_table(f"two-point function {name_of_correlator(found)}", ("t", "value"), correlator)
     if out is not None:
         numbers: dict[str, Any] = {key: _plain(value) for key, value in scalars.items()}
-        if correlator:
-            numbers["correlator"] = [_plain(value) for value in correlator]
+        if isinstance(found, Measurements):
+            numbers["correlator"] = [_plain(value) for value in found.correlator]
+            numbers["connected_correlator"] = [_plain(value) for value in found.connected_correlator]
         if isinstance(samples, Ensemble):
             numbers |= {"log_z": _plain(samples.log_z()), "ess": _plain(samples.effective_sample_size())}
         write_json({"samples": about, **numbers}, out)
-
-
-def _observables(samples: Ensemble | Chain, space: Space) -> tuple[dict[str, Estimate], Sequence[Estimate]]:
-    """Return what `equiflow measure` prints: numbers by name, and a correlator if the space has one."""
-    if not has_observables(space):
-        return {}, ()
-    measurements = measured(samples, space=space)
-    return measurements.scalars(), measurements.correlator if space.is_real_field else ()
 
 
 def has_observables(space: Space) -> bool:

@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from equiflow.analysis import Measurements
 from equiflow.report.plots import ladder_curve
 from equiflow.report.report import Report
 from equiflow.report.style import FLOW, INK, MUTED, PALETTE, REFERENCE, style
-from equiflow.report.words import comparison_rows
+from equiflow.report.words import comparison_rows, name_of_correlator
 from equiflow.runtime.storage import written_atomically
 from equiflow.testing import CheckReport
 from equiflow.training import Rung
@@ -33,7 +34,13 @@ GROUPS = {
     "Samples that count": ("reverse ess", "forward ess", "acceptance", "tau int"),
     "Free energy": ("log z", "levels"),
     "Solver": ("log Z under", "largest change", "round trip", "solver"),
-    "Magnetisation": ("abs magnetisation", "susceptibility", "connected susceptibility", "binder"),
+    "Magnetisation": (
+        "magnetisation",
+        "abs magnetisation",
+        "susceptibility",
+        "connected susceptibility",
+        "binder",
+    ),
     "On sites and links": ("phi ", "nearest", "action density"),
     "Masses and lengths": ("structure", "correlation length", "pole", "mass"),
 }
@@ -44,7 +51,9 @@ CAPTIONS = {
     "ladder": "Effective sample size on the batch. Each lattice starts from what the one before learned.",
     "weights": "Distribution of the log weights about log Z. A long left tail wastes samples. A tail of "
     "target samples alone is a part of the target that the flow misses.",
-    "two_point": "Zero-momentum two-point function along the first axis, with errors.",
+    "two_point": "Zero-momentum two-point function along the first axis, with errors. In a theory "
+    "without the symmetry phi -> -phi it is the connected one, less its constant part V / L times the square "
+    "of the mean field.",
     "effective_mass": "Effective mass, and the mass of the fit (band) over the times that it takes. Where "
     "the masses still fall, the fit begins too early; chi2 tells.",
     "magnetisation": "Magnetisation in the model, in the reweighted model and in the reference, if there is "
@@ -135,14 +144,22 @@ class Page:
             for rung in self.rungs
         ]
 
+    @property
+    def correlator_title(self) -> str:
+        """Heading of the table of the two-point function; empty for a theory without it."""
+        flow, _ = self.report.measurements
+        if not isinstance(flow, Measurements):
+            return ""
+        return f"{name_of_correlator(flow)}, along the first axis"
+
     def _correlator(self) -> list[tuple[str, ...]]:
         """Return the rows of the table of the two-point function."""
         flow, reference = self.report.measurements
         if not self.report.shows_fields:
             return []
         if reference is None:
-            return [(str(t), str(value)) for t, value in enumerate(flow.correlator)]
-        pairs = enumerate(zip(flow.correlator, reference.correlator, strict=True))
+            return [(str(t), str(value)) for t, value in enumerate(flow.decaying_correlator)]
+        pairs = enumerate(zip(flow.decaying_correlator, reference.decaying_correlator, strict=True))
         return [(str(t), str(a), str(b), f"{a.sigmas_from(b):+.1f}") for t, (a, b) in pairs]
 
 

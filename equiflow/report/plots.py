@@ -26,6 +26,7 @@ from equiflow.report.style import (
     save_figure,
     styled,
 )
+from equiflow.report.words import name_of_correlator
 from equiflow.samplers import Ensemble
 from equiflow.statistics import Estimate
 from equiflow.training import History, Rung
@@ -127,7 +128,7 @@ def ladder_curve(rungs: Sequence[Rung], *, title: str = "") -> Figure:
 def two_point(
     flow: Measurements, reference: Measurements | None = None, *, label: str = "HMC", title: str = ""
 ) -> Figure:
-    """Plot the zero-momentum two-point function, and its difference to a reference below.
+    """Plot the two-point function that masses follow from, and its difference to a reference below.
 
     Args:
         flow: observables from the reweighted flow.
@@ -143,22 +144,23 @@ def two_point(
         top.set_xlabel("separation t")
     else:
         figure, (top, bottom) = new_figure(2, 1, (5.8, 5), title=title, sharex=True, height_ratios=(3, 1))
-    t = np.arange(len(flow.correlator))
+    t = np.arange(len(flow.decaying_correlator))
     for source, name, colour, shift in (
         (reference, label, REFERENCE, 0.08),
         (flow, "flow, reweighted", FLOW, -0.08),
     ):
         if source is None:
             continue
-        mean, error = _columns(source.correlator)
+        mean, error = _columns(source.decaying_correlator)
         top.errorbar(t + shift, mean, error, fmt="o", color=colour, label=name)
-    top.set(ylabel="two-point function C(t)")
+    top.set(ylabel=f"two-point function {name_of_correlator(flow)}")
     top.set_yscale("log", nonpositive="clip")
     readable_log(top)
     legend_below(figure, top)
     if reference is None:
         return figure
-    sigma = [a.sigmas_from(b) for a, b in zip(flow.correlator, reference.correlator, strict=True)]
+    pairs = zip(flow.decaying_correlator, reference.decaying_correlator, strict=True)
+    sigma = [a.sigmas_from(b) for a, b in pairs]
     bottom.axhspan(-1, 1, color=MUTED, alpha=0.2, lw=0)
     bottom.plot(t, sigma, "o", color=FLOW)
     reach = max(3.0, 1.2 * max(map(abs, sigma)))

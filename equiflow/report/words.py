@@ -65,6 +65,11 @@ def provenance(name: str, chain: Chain, tau: Estimate | None) -> str:
     return f"{name} ({', '.join(words)})"
 
 
+def name_of_correlator(measured: Measurements) -> str:
+    """Return what `Measurements.decaying_correlator` is called in titles and on axes."""
+    return "C(t)" if measured.z2 else "C(t), connected"
+
+
 def autocorrelation(measured: Measured) -> Estimate | None:
     """Return the largest tau_int of what was measured along a chain; None if no series is behind it."""
     found = [

@@ -351,7 +351,7 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "samples_to_explain": (lambda **o: samples_to_explain(SQUARE, **o), {"z2": True}),
     "measure": (
         lambda **o: eq.measure(drawn(), **o),
-        {"t_min": 1},
+        {"t_min": 1, "z2": False},
     ),
     "log_z_along": (
         lambda **o: eq.log_z_along(lambda **c: chain_of(eq.Phi4(SQUARE, m2=1.0, **c)), FAMILY, **o),

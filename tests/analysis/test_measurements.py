@@ -164,7 +164,8 @@ def test_turned_components_measure_the_same():
     turn = MultipletGroup(multiplet).generators()["O(N) rotation of axes 0 and 1"]
     one, other = (measure(as_ensemble(x), space=multiplet).scalars() for x in (phi, turn(phi)))
     for name, estimate in one.items():
-        assert estimate.mean == pytest.approx(other[name].mean, rel=1e-10, nan_ok=True), name
+        same = estimate.mean == pytest.approx(other[name].mean, rel=1e-10, nan_ok=True)
+        assert same == (name != "magnetisation"), name  # of the first component
 
 
 def test_one_component_is_a_scalar_field():

@@ -16,22 +16,27 @@ from equiflow import (
     Angles,
     CoulombGas,
     EquivariantCNF,
+    ExternalField,
+    FreeScalar,
     Lattice,
     ONModel,
     Particles,
     Phi4,
     XYModel,
     importance_sample,
+    measure,
 )
 from equiflow.cli import ensembles, results
 from equiflow.cli.flow_files import action_from, flow_named
 from equiflow.cli.run.folder import Run, start_flow
-from equiflow.interop import describe_samples, load_ensemble
+from equiflow.interop import describe_samples, load_ensemble, save_samples
 from equiflow.runtime import capacity
 from equiflow.runtime.randomness import stream
 from equiflow.theories.multiplets.space import Multiplet
 from tests.support import distributed_jobs as jobs
 from tests.support.cli_runs import Executioner, KilledError, invoke, parse, succeed, tiny, trained
+from tests.support.free_field import as_chain
+from tests.support.oracles import free_samples
 from tests.support.strategies import needs
 
 #: a target so near the prior that few samples measure it well
@@ -353,6 +358,8 @@ def test_a_flow_that_does_not_say_its_action_is_checked_but_not_sampled(run, tmp
         ONModel(Multiplet(Lattice((3, 3)), 2), m2=1.0, lam=0.25),
         XYModel(Angles(Lattice((2, 2))), beta=0.7),
         CoulombGas(Particles(3, 2), beta=1.5),
+        ExternalField(Phi4(Lattice((3, 4)), m2=-0.5, lam=1e-3), h=0.2),
+        ExternalField(ONModel(Multiplet(Lattice((3, 3)), 2), m2=1.0, lam=0.25), h=(0.0, 0.5)),
     ],
     ids=lambda action: type(action).__name__,
 )
@@ -361,3 +368,24 @@ def test_actions_are_built_again_from_their_text(action):
     assert repr(built) == repr(action)
     assert built.space == action.space
     assert action_from(repr(action), Lattice((9, 9))) is None
+
+
+def test_the_action_in_a_file_says_whether_the_mean_field_is_subtracted(tmp_path):
+    action = ExternalField(FreeScalar(Lattice((4, 4)), m2=1.0), h=4.0)
+    phi = free_samples(action.action, 400) + 2.0
+    save_samples(as_chain(phi), tmp_path / "known.npz", action=action)
+    save_samples(as_chain(phi), tmp_path / "unknown.npz")
+    length = measure(as_chain(phi), action=action).correlation_length.mean
+    for name, options, subtracted in (
+        ("known", (), True),
+        ("known", ("--z2",), False),
+        ("unknown", (), False),
+        ("unknown", ("--no-z2",), True),
+    ):
+        output = succeed("measure", tmp_path / f"{name}.npz", *options, "--json", tmp_path / "numbers.json")
+        numbers = json.loads((tmp_path / "numbers.json").read_text())
+        assert ("C(t), connected" in output) == subtracted
+        assert ("z2=False" in words(output)) == (not subtracted)
+        assert (numbers["correlation_length"]["mean"] == pytest.approx(length)) == subtracted
+        assert numbers["magnetisation"]["mean"] == pytest.approx(2.0, abs=0.1)
+        assert numbers["correlator"][2]["mean"] > 10 > numbers["connected_correlator"][2]["mean"]

@@ -6,11 +6,25 @@ import numpy as np
 import pytest
 import torch
 
-from equiflow import HMC, EquivariantCNF, FreeField, Lattice, OrbitConvField, Phi4, Solver, importance_sample
+from equiflow import (
+    HMC,
+    EquivariantCNF,
+    ExternalField,
+    FreeField,
+    FreeScalar,
+    Lattice,
+    OrbitConvField,
+    Phi4,
+    Solver,
+    importance_sample,
+    measure,
+)
 from equiflow.report import Report, plots
 from equiflow.report.page import Page
 from equiflow.report.report import _first_component
 from equiflow.training import History, Rung
+from tests.support.free_field import as_chain
+from tests.support.oracles import free_samples
 
 LATTICE = Lattice((3, 4))
 ACTION = Phi4(LATTICE, m2=1.0, lam=0.1)
@@ -151,6 +165,20 @@ def test_weights_are_shown_about_log_z(report):
     )
     forward = numpy(report.forward_log_weight) - np.log(np.exp(log_w).mean())
     np.testing.assert_allclose(heights(axes.patches[60])[:60], np.histogram(forward, bins, density=True)[0])
+
+
+def test_without_z2_the_two_point_function_that_is_shown_is_connected():
+    free = FreeScalar(Lattice((6, 6)), m2=1.0)
+    action = ExternalField(free, h=6.0)
+    flow, reference = (
+        measure(as_chain(free_samples(free, 1000, seed=s) + 3.0), action=action) for s in range(2)
+    )
+    top, bottom = plots.two_point(flow, reference).axes
+    assert top.get_ylabel() == "two-point function C(t), connected"
+    shown = top.containers[0].lines[0].get_ydata()
+    assert shown == pytest.approx([one.mean for one in reference.connected_correlator], nan_ok=True)
+    assert reference.correlator[3].mean > 50 > 1 > shown[0]
+    assert max(abs(bottom.lines[0].get_ydata())) < 5
 
 
 def test_the_two_point_function_is_shown_with_its_errors_and_difference(report):

@@ -58,6 +58,7 @@ def free_truth(action: FreeScalar) -> dict[str, float]:
     mass = math.acosh(1 + action.m2 / 2)
     abs_m, chi = exact[observables.abs_magnetisation], exact[observables.susceptibility]
     return {
+        "magnetisation": 0.0,
         "abs_magnetisation": abs_m,
         "susceptibility": chi,
         "connected_susceptibility": chi - action.lattice.volume * abs_m**2,
