@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import warnings
+from functools import cache
 
 import pytest
 import torch
@@ -63,9 +64,15 @@ def metropolis(ensemble):
     return IndependenceMetropolis.from_ensemble(ensemble, generator=torch.Generator().manual_seed(2))
 
 
+@cache
+def ensemble_of_steps(n: int):
+    """Return samples of a flow solved in `n` steps, which several results are read from."""
+    return ensemble_of(flow_with(Solver("rk4", steps=n)))
+
+
 @pytest.mark.parametrize("result", RESULTS.values(), ids=RESULTS)
 def test_the_solver_error_of_a_result_predicts_its_change_under_a_much_finer_solve(result):
-    coarse, fine = (result(ensemble_of(flow_with(Solver("rk4", steps=n)))) for n in (3, 48))
+    coarse, fine = (result(ensemble_of_steps(n)) for n in (3, 48))
     change = abs(coarse.mean - fine.mean)
     assert coarse.systematic > 20 * fine.systematic
     # The certificate looks at other samples than the result, so it knows the size, not the digits.
@@ -97,9 +104,12 @@ def test_the_solver_error_is_shown_where_it_matters_and_counts_in_sigmas():
     assert Estimate(1.0, 0.3, systematic=0.4).sigmas_from(Estimate(0.0, 0.0)) == pytest.approx(2.0)
 
 
-@pytest.mark.parametrize("target", [1e-2, 1e-4, 1e-6])
-@pytest.mark.parametrize("action", [ACTION, None], ids=["action", "model"])
-def test_the_tuned_solver_reaches_its_target_and_a_cheaper_one_does_not(target, action):
+@pytest.mark.parametrize(
+    ("action", "target"),
+    [(ACTION, 1e-2), (ACTION, 1e-6), (None, 1e-4)],
+    ids=["action, coarse", "action, fine", "model"],
+)
+def test_the_tuned_solver_reaches_its_target_and_a_cheaper_one_does_not(action, target):
     flow = flow_with(Solver())
     choice = flow.tune_solver(target, action=action, generator=torch.Generator().manual_seed(0))
     assert flow.solver == choice.solver
@@ -339,6 +349,15 @@ def mean_of(phi, log_weight):
     return reweighted_mean(phi_squared(phi), log_weight)
 
 
+@cache
+@torch.no_grad()
+def exactly_solved():
+    """Return 200 samples of the prior, and where they are moved with which log-determinant."""
+    exact = flow_with(Solver("dopri8", rtol=1e-12, atol=1e-12))
+    z = exact.prior.rsample(200, torch.Generator().manual_seed(3))
+    return z, *exact.transform_and_log_det(z)
+
+
 @pytest.mark.parametrize(
     "solver",
     [
@@ -350,11 +369,9 @@ def mean_of(phi, log_weight):
 )
 @torch.no_grad()
 def test_the_solver_error_is_the_distance_from_an_exact_solve_of_the_same_samples(solver):
-    flow, exact = flow_with(solver), flow_with(Solver("dopri8", rtol=1e-12, atol=1e-12))
+    flow, (z, phi, log_det) = flow_with(solver), exactly_solved()
     certificate = flow.certificate(200, action=ACTION, generator=torch.Generator().manual_seed(3))
-    z = flow.prior.rsample(200, torch.Generator().manual_seed(3))
-    phi, log_det = exact.transform_and_log_det(z)
-    log_weight, twice = -ACTION(phi) - exact.prior.log_prob(z) + log_det, certificate.samples
+    log_weight, twice = -ACTION(phi) - flow.prior.log_prob(z) + log_det, certificate.samples
     largest = float((log_weight - twice.log_weight).abs().max())
     assert certificate.error_factor * certificate.max_log_q_error == pytest.approx(largest, rel=0.05)
     if solver.order <= 3:  # for higher orders this average has a leading error near zero

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -85,9 +86,10 @@ def test_a_strip_of_width_one_is_the_chain(length, couplings):
         assert sum(strip.nearest_neighbour) == pytest.approx(chain.nearest_neighbour[0] + chain.phi_squared)
 
 
-@pytest.mark.parametrize("shape", [(2, 2), (2, 3), (2, 6), (3, 3), (3, 4)])
-@settings(max_examples=2)
-@given(couplings=couplings)
+@pytest.mark.parametrize(
+    ("shape", "couplings"),
+    [*itertools.product([(2, 2), (2, 3), (2, 6), (3, 3)], [(-3.5, 0.9), (0.8, 3.0)]), ((3, 4), (-1.0, 1.5))],
+)
 def test_a_transposed_strip_is_the_same_theory(shape, couplings):
     # On a square, one direction has the links inside a slice, the other the links between slices.
     exact = transfer_matrix(phi4(shape, *couplings))

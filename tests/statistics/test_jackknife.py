@@ -41,10 +41,13 @@ def test_jackknife_error_of_a_ratio_is_its_scatter(n_blocks):
 
 def test_blocks_absorb_autocorrelations_and_single_samples_do_not():
     series = [ar1(0.8, 2048, seed=seed)[:, 0] for seed in range(200)]
-    blocked, naive = (
-        error_ratio([jackknife_estimate(lambda m: m, x, n_blocks=n) for x in series]) for n in (32, 2048)
-    )
+    estimates = [jackknife_estimate(lambda m: m, x, n_blocks=32) for x in series]
+    blocked = error_ratio(estimates)
     assert blocked == pytest.approx(1, abs=0.2)
+    # Errors of single samples scatter by 2 %, so that those of 20 series do; the scatter is that of all 200.
+    single = [jackknife_estimate(lambda m: m, x, n_blocks=2048) for x in series[:20]]
+    scatter = np.std([one.mean for one in estimates], ddof=1)
+    naive = np.mean([one.error for one in single]) / scatter
     assert naive == pytest.approx(math.sqrt((1 - 0.8) / (1 + 0.8)), abs=0.07)
 
 
