@@ -12,6 +12,7 @@ from scipy.signal import lfilter
 from torch import Tensor
 
 from equiflow import Chain, Ensemble, Estimate, FreeScalar, Lattice, measure
+from equiflow.analysis import Observable, estimate_observables
 from equiflow.statistics import (
     block_count,
     bridge_log_z,
@@ -155,7 +156,7 @@ def test_measurements_of_a_chain_know_its_autocorrelation():
     taus = [one["susceptibility"].tau_int for one in measured]
     assert np.mean(taus) == pytest.approx(5.0, rel=0.1)
     # Wrong: the same samples, treated as independent.
-    loose = [Ensemble(c.configurations, *torch.zeros(2, 4000)) for c in chains[:60]]
+    loose = [Ensemble(c.configurations, *torch.zeros(2, 4000)) for c in chains[:30]]
     naive = [measure(ensemble).scalars() for ensemble in loose]
     for name, exact in free_truth().items():
         assert not covers([one[name] for one in naive], exact), name
@@ -186,8 +187,13 @@ def ar1_runs(a: float, n: int, n_chains: int, *, seed: int = 0) -> Tensor:
     return ar1(a, n, n_chains * RUNS, seed=seed).unflatten(1, (n_chains, RUNS))
 
 
-@pytest.mark.parametrize(("n", "n_chains"), [(4000, 1), (500, 8)])
-@pytest.mark.parametrize("a", [-0.95, -0.9, -0.5, -0.2, 0.0, 0.5, 0.9, 0.98])
+@pytest.mark.parametrize(
+    ("a", "n", "n_chains"),
+    [
+        *((a, 4000, 1) for a in (-0.95, -0.5, 0.0, 0.5, 0.9, 0.98)),
+        *((a, 500, 8) for a in (-0.95, 0.0, 0.98)),
+    ],
+)
 def test_mean_of_a_chain_of_any_correlation_of_neighbours(a, n, n_chains):
     runs = ar1_runs(a, n, n_chains)
     found = means_of_runs(runs)
@@ -230,10 +236,22 @@ def test_chains_too_short_for_a_window_are_compared_with_each_other(a, n):
     assert error_ratio(found) == pytest.approx(1, abs=0.1)
 
 
+#: as `measure` has it, without everything else that is measured
+BINDER = Observable(
+    "binder",
+    lambda phi: torch.stack([phi[:, 0] ** 2, phi[:, 0] ** 4], 1),
+    lambda m: 1 - m[1] / (3 * m[0].square()),
+    heavy_tails=True,
+)
+
+
 @pytest.mark.parametrize("n", [200, 1000])
 def test_binder_cumulant_of_a_few_hundred_independent_samples(n):
     phi = normal(RUNS, n, 1, 1)
-    found = [measure(Ensemble(run[:, 0], *torch.zeros(2, n))).binder for run in phi]
+    samples = [Ensemble(run[:, 0], *torch.zeros(2, n)) for run in phi]
+    found = [estimate_observables(one, [BINDER])["binder"] for one in samples]
+    measured = measure(samples[0]).binder
+    assert (measured.mean, measured.error) == pytest.approx((found[0].mean, found[0].error), rel=1e-9)
     assert 0.62 <= coverage(found, 0.0) <= 0.74
     # The counter-example: the error of linear propagation, which is small where the cumulant is far off.
     two, four = (phi[:, :, 0, 0].pow(k) for k in (2, 4))
@@ -245,7 +263,7 @@ def test_binder_cumulant_of_a_few_hundred_independent_samples(n):
     assert coverage(narrow, 0.0) < coverage(found, 0.0) - 0.01
 
 
-@pytest.mark.parametrize(("sigma", "n_sites"), [(0.8, 4), (0.8, 16), (0.9, 16), (1.1, 16)])
+@pytest.mark.parametrize(("sigma", "n_sites"), [(0.8, 4), (0.8, 16), (1.1, 16)])
 def test_forward_effective_sample_size_of_a_few_hundred_samples(sigma, n_sites):
     x = sigma * normal(RUNS, 600, n_sites)
     log_weight = (0.5 * x.square() * (1 - sigma**-2) - math.log(sigma)).sum(2)
@@ -260,7 +278,6 @@ def test_forward_effective_sample_size_of_a_few_hundred_samples(sigma, n_sites):
     ("fast", "slow", "sizes", "n", "n_chains"),
     [
         (-0.5, 0.99, (0.9, 0.1), 20_000, 1),
-        (0.0, 0.98, (0.95, 0.2), 20_000, 1),
         (0.0, 0.98, (0.95, 0.2), 4000, 1),
         (0.0, 0.98, (0.95, 0.2), 500, 8),
     ],
