@@ -26,6 +26,7 @@ def train_to_the_end(run: Run, *, quiet: bool) -> None:
         run: to be trained, or trained on.
         quiet: whether to show no progress bar.
     """
+    before = _steps(run) if run.is_finished else None
     try:
         with _terminated_like_interrupted():
             run.train(progress=False if quiet else None)
@@ -46,9 +47,19 @@ def train_to_the_end(run: Run, *, quiet: bool) -> None:
     ess = f", ESS {last['ess']:.4f} on fresh samples" if "ess" in last else ""
     steps, seconds = sum(map(len, histories)), sum(history.seconds[-1] for history in histories)
     ladder = f" on {len(histories)} lattices" if len(histories) > 1 else ""
-    print_line(f"Trained {steps} steps{ladder} in {seconds:.0f} s{ess}: {run.folder}")
+    trained = f"{steps} steps{ladder} in {seconds:.0f} s{ess}: {run.folder}"
+    if steps == before:
+        print_line(f"Nothing to do, this run is finished: {trained}")
+        print_line(f"A new run goes on from its flow by --set start.flow={run.folder}")
+    else:
+        print_line(f"Trained {trained}")
     command = "report" if results.has_observables(run.action.space) else "sample"
     print_line(f"Next: equiflow {command} {run.folder}")
+
+
+def _steps(run: Run) -> int:
+    """Return the number of steps that are on record, on all lattices."""
+    return sum(map(len, run.histories()))
 
 
 def _go_on(run: Run) -> str:

@@ -7,7 +7,7 @@ certificates are derived from them.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -57,8 +57,6 @@ class Flow(SavedFlow, ABC):
             )
         self.space = space
         self.prior = prior
-        #: what a file should say about the flow: plain values, saved and loaded with it
-        self.about: dict[str, Any] = {}
 
     @property
     def lattice(self) -> Lattice:

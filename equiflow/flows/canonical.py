@@ -171,10 +171,7 @@ def _layer_from(entry: dict[str, Any], lattice: Lattice) -> CanonicalLayer:
     """Return the layer that `_describe` described, with fresh weights."""
     name, config = entry["name"], entry["config"]
     if name not in LAYERS:
-        raise UnknownPartError(
-            f"{name} is not part of equiflow; build all layers yourself and pass them to load, as in "
-            "CanonicalFlow.load(path, layers=[MyLayer(lattice)])."
-        )
+        raise UnknownPartError(name, "layers=[{}(lattice), OtherLayer(lattice), ...]")
     if name == PointTransformation.__name__:
         recipe = config["bijection"]
         return PointTransformation(lattice, Flow._class_in(recipe).from_recipe(recipe))

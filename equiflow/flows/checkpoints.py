@@ -12,13 +12,15 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from equiflow.flows.about import About
 from equiflow.flows.descriptions import check_rebuilds
-from equiflow.flows.parts import dtype_name, dtype_named
+from equiflow.flows.parts import UnknownPartError, dtype_name, dtype_named
 from equiflow.runtime.devices import UNCOUNTABLE
 from equiflow.runtime.storage import CheckpointError, is_of_system, load_safely, save_atomically
 from equiflow.statistics import Estimate
@@ -42,11 +44,25 @@ class SavedModule(ShownAsTable, nn.Module, ABC):
     file_kind: ClassVar[str] = "flow"
     #: submodules that had another name in version 0.1: the old name and the new one
     renamed: ClassVar[Mapping[str, str]] = {}
-    #: what a file should say about the flow: plain values, saved and loaded with it
-    about: dict[str, Any]
+    #: see `about`
+    _about: Mapping[str, Any] = MappingProxyType({})
 
     # The modules inside of it as torch writes them: checkpoints of training compare them.
     __repr__ = nn.Module.__repr__
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What a file should say about the flow: plain values by name, saved and loaded with it.
+
+        `print(flow.about)` shows a table.
+        """
+        if not isinstance(self._about, About):
+            self._about = About(self._about)
+        return self._about
+
+    @about.setter
+    def about(self, values: Mapping[str, Any]) -> None:
+        self._about = About(values)
 
     def _rows(self) -> dict[str, object]:
         """Return what the flow is made of, and what is known about it."""
@@ -142,6 +158,8 @@ class SavedModule(ShownAsTable, nn.Module, ABC):
             return cls.from_dict(content, device=device, **options)
         except UnknownOptionError:
             raise
+        except UnknownPartError as error:
+            raise CheckpointError(f"{path} cannot be loaded by itself: {error}") from error
         except Exception as error:  # a recipe that fits nothing can make constructors raise anything
             # Sides that no computer can count are nonsense in the file, and no lack of memory.
             if is_of_system(error) and not re.search(UNCOUNTABLE, str(error)):
@@ -204,7 +222,7 @@ class SavedFlow(SavedModule):
         return {
             **self.recipe(),
             "dtype": dtype_name(self.dtype),
-            "about": self.about,
+            "about": dict(self.about),
             "state_dict": self.state_dict(),
         }
 

@@ -277,7 +277,7 @@ class EquivariantCNF(IntegratedFlow):
         """See `Flow.from_recipe`; the options are those of the constructor."""
         space = space_of(recipe)
         vector_field = rebuild(recipe["vector_field"], known_fields(), space, given=vector_field)
-        prior = rebuild(recipe["prior"], known_priors(), space, given=prior)
+        prior = rebuild(recipe["prior"], known_priors(), space, given=prior, option="prior")
         solver = Solver(**recipe["solver"])
         return cls(space, vector_field=vector_field, prior=prior, solver=solver, compile=compile)
 

@@ -69,8 +69,6 @@ class ConditionalFlow(SavedModule):
         stacks = {n: nn.Parameter(p.new_zeros(len(self._powers) - 1, *p.shape)) for n, p in trained.items()}
         #: `theta_k` of each trained weight for `k >= 1`, `(k, *weight)`; names have "/" instead of "."
         self.stacks = nn.ParameterDict({n.replace(".", "/"): stack for n, stack in stacks.items()})
-        #: what a file should say about the flow: plain values, saved and loaded with it
-        self.about: dict[str, Any] = {}
 
     @property
     def space(self) -> Space:
@@ -214,7 +212,7 @@ class ConditionalFlow(SavedModule):
             "template": self.template.to_dict(),
             "ranges": {name: list(limits) for name, limits in self.couplings.ranges.items()},
             "degree": self.degree,
-            "about": self.about,
+            "about": dict(self.about),
             "stacks": self.stacks.state_dict(),
         }
 

@@ -141,7 +141,7 @@ class CouplingFlow(Flow):
         lattice = Lattice(tuple(recipe["lattice"]))
         if site_map is None:
             site_map = _known_map(recipe["site_map"])
-        prior = rebuild(recipe["prior"], known_priors(), lattice, given=prior)
+        prior = rebuild(recipe["prior"], known_priors(), lattice, given=prior, option="prior")
         return cls(lattice, site_map=site_map, prior=prior, **recipe["config"])
 
     def extra_repr(self) -> str:
@@ -152,8 +152,5 @@ class CouplingFlow(Flow):
 def _known_map(recipe: dict[str, Any]) -> SiteMap:
     """Return the site map of a recipe, or raise an `UnknownPartError` if the library lacks it."""
     if recipe["name"] not in SITE_MAPS:
-        raise UnknownPartError(
-            f"{recipe['name']} is not part of equiflow; build it yourself and pass the instance to load, "
-            "as in CouplingFlow.load(path, site_map=MyMap())."
-        )
+        raise UnknownPartError(recipe["name"], "site_map={}()")
     return SITE_MAPS[recipe["name"]](**recipe["config"])

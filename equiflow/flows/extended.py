@@ -134,8 +134,8 @@ class ExtendedFlow(Flow, ABC):
         """
         lattice = Lattice(tuple(recipe["lattice"]))
         group = SymmetryGroup(lattice, **recipe["group"])
-        position = rebuild(recipe["position"], known_priors(), lattice, given=position)
-        momentum = rebuild(recipe["momentum"], known_priors(), lattice, given=momentum)
+        position = rebuild(recipe["position"], known_priors(), lattice, given=position, option="position")
+        momentum = rebuild(recipe["momentum"], known_priors(), lattice, given=momentum, option="momentum")
         return cls(lattice, group=group, position=position, momentum=momentum, **recipe["config"])
 
     def extra_repr(self) -> str:

@@ -21,7 +21,19 @@ from equiflow.vector_fields import VectorField, default_field
 
 
 class UnknownPartError(ValueError):
-    """A file names a part whose class is not part of the library, and `load` was not given an instance."""
+    """A file names a part of a class that the library does not know, and `load` was not given an instance.
+
+    Args:
+        name: of the class in the file.
+        example: how an instance is given to `load`, with `{}` for the name of the class.
+    """
+
+    def __init__(self, name: str, example: str) -> None:
+        call = example.format(name.rpartition(".")[2])
+        super().__init__(
+            f"{name} is a class of your own, of which a file holds the weights and no code. Build one and "
+            f"pass it to load, as in load(path, {call})."
+        )
 
 
 class Part(Protocol):
@@ -97,7 +109,14 @@ def check_groups(vector_field: Part, prior: Part) -> None:
         )
 
 
-def rebuild(recipe: dict[str, Any], known: Mapping[str, Any], space: Space, given: Any = None) -> Any:
+def rebuild(
+    recipe: dict[str, Any],
+    known: Mapping[str, Any],
+    space: Space,
+    given: Any = None,
+    *,
+    option: str = "vector_field",
+) -> Any:
     """Return the part that a recipe describes, with fresh weights.
 
     Args:
@@ -105,6 +124,7 @@ def rebuild(recipe: dict[str, Any], known: Mapping[str, Any], space: Space, give
         known: classes by name.
         space: of the configurations.
         given: what the caller of `load` gave instead; None if nothing.
+        option: of `load` by which it is given.
 
     Returns:
         What was given, or an instance of the class that the recipe names.
@@ -115,10 +135,7 @@ def rebuild(recipe: dict[str, Any], known: Mapping[str, Any], space: Space, give
     if given is not None:
         return given
     if recipe["name"] not in known:
-        raise UnknownPartError(
-            f"{recipe['name']} is not part of equiflow; build it yourself and pass the instance "
-            "to load, as in EquivariantCNF.load(path, vector_field=MyField(lattice))."
-        )
+        raise UnknownPartError(recipe["name"], f"{option}={{}}({space.kind})")
     group = group_of(space, **recipe["group"])
     return known[recipe["name"]](space, group=group, **recipe["config"])
 

@@ -108,8 +108,6 @@ class StochasticFlow(SavedModule):
         # So that `to` moves them. The same actions and layers are in the legs.
         self.actions = nn.ModuleList([leg.action for leg in self.legs])
         self.layers = nn.ModuleList([leg.layer for leg in self.legs if leg.layer is not None])
-        #: what a file should say about the flow: plain values, saved and loaded with it
-        self.about: dict[str, Any] = {}
 
     @property
     def space(self) -> Space:
@@ -276,7 +274,7 @@ class StochasticFlow(SavedModule):
             "path": [repr(leg.action) for leg in self.legs],
             "n_updates": [leg.n_updates for leg in self.legs],
             "layers": [None if leg.layer is None else leg.layer.to_dict() for leg in self.legs],
-            "about": self.about,
+            "about": dict(self.about),
         }
 
     @classmethod
@@ -315,7 +313,9 @@ class StochasticFlow(SavedModule):
         if content["path"] != [repr(action) for action in actions]:
             raise ValueError(f"the flow was made for the path {content['path']}, got {list(actions)}")
         dtype = dtype_named(content["dtype"])
-        prior = rebuild(content["prior"], known_priors(), space_of(content), given=prior).to(device, dtype)
+        prior = rebuild(content["prior"], known_priors(), space_of(content), given=prior, option="prior").to(
+            device, dtype
+        )
         load_weights(prior, content["prior_state"])
         layers = [
             None if layer is None else Flow.from_dict(layer, device=device, **options)

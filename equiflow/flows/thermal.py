@@ -125,8 +125,6 @@ class ThermalState(SavedModule):
         check_type(self.solver, Solver, "solver", 'Write Solver("rk5", steps=6).')
         self.states, self.beta = states, float(beta)
         self.vector_field = field.double()
-        #: what a file should say about the state: plain values, saved and loaded with it
-        self.about: dict[str, Any] = {}
         level = states.orbitals.sum(2)
         count = nn.functional.one_hot(level).sum(1).double()
         self.register_buffer("occupation", count, False)
@@ -281,7 +279,7 @@ class ThermalState(SavedModule):
             "beta": self.beta,
             "solver": asdict(self.solver),
             "vector_field": describe(self.vector_field, known_fields(), self.space),
-            "about": self.about,
+            "about": dict(self.about),
             "state_dict": self.state_dict(),
         }
 

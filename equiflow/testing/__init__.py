@@ -18,6 +18,7 @@ True
 from equiflow.testing.checks import check_flow, check_vector_field
 from equiflow.testing.laws_of_actions import check_action
 from equiflow.testing.laws_of_fields import (
+    ZeroFieldError,
     assert_divergence_exact,
     assert_equivariant,
     assert_periodic,
@@ -35,6 +36,7 @@ from equiflow.testing.reports import Check, CheckReport
 __all__ = [
     "Check",
     "CheckReport",
+    "ZeroFieldError",
     "assert_divergence_exact",
     "assert_equivariant",
     "assert_log_density_exact",

@@ -62,7 +62,7 @@ def check_vector_field(
 
     Raises:
         ValueError: if the field lives on another lattice, or only estimates its divergence.
-        AssertionError: if the field is zero everywhere, because zero obeys every law.
+        ZeroFieldError: if the field is zero everywhere, because zero obeys every law. It is a ValueError.
     """
     refuse_zero(field)
     tight = tolerance_of(field, 1.0, tolerance)
@@ -96,7 +96,7 @@ def check_flow(flow: Flow, *, group: Group | None = None, tolerance: float = 1e-
         A report of all results.
 
     Raises:
-        AssertionError: if its vector field is zero everywhere, because zero obeys every law.
+        ZeroFieldError: if its vector field is zero everywhere, because zero obeys every law.
     """
     group = group if group is not None else getattr(flow, "group", flow.prior.group)
     z = prior_samples(flow, 3, 0)

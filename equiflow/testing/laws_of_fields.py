@@ -24,6 +24,10 @@ from equiflow.theories.base.space import Space
 from equiflow.vector_fields import VectorField
 
 
+class ZeroFieldError(AssertionError, ValueError):
+    """A vector field that is zero everywhere was to be tested."""
+
+
 def equivariance_error(
     field: VectorField,
     space: Space | None = None,
@@ -73,7 +77,8 @@ def assert_equivariant(
         tolerance: largest relative violation; by default 1e-12 in float64 and 1e-5 in float32.
 
     Raises:
-        AssertionError: if the field is not equivariant, with the violated elements, or zero everywhere.
+        AssertionError: if the field is not equivariant, with the violated elements, or zero everywhere
+            (a `ZeroFieldError`).
         ValueError: if the field lives on another space.
     """
     tolerance = tolerance_of(field, 1.0) if tolerance is None else tolerance
@@ -212,14 +217,22 @@ def assert_vector_field(field: VectorField, space: Space | None = None) -> None:
 
 
 def refuse_zero(field: VectorField) -> None:
-    """Raise an AssertionError if the field is zero everywhere, because zero obeys every law."""
+    """Raise a `ZeroFieldError` if the field is zero everywhere, because zero obeys every law."""
     phi = configurations(field, field.space)
     with torch.no_grad():
-        if not any(bool(field.velocity(phi, t).any()) for t in TIMES):
-            raise AssertionError(
-                f"{type(field).__name__} is zero everywhere, which obeys every law. "
-                "Give it weights first: equiflow.testing.randomise(field)."
-            )
+        if any(bool(field.velocity(phi, t).any()) for t in TIMES):
+            return
+    times = ", ".join(f"{t:g}" for t in TIMES)
+    has_weights = any(p.numel() for p in field.parameters())
+    raise ZeroFieldError(
+        f"{type(field).__name__} is zero everywhere: its velocity on {len(phi)} random configurations at t = "
+        f"{times} is exactly 0. Expected a field that moves them, because zero obeys every law. "
+        + (
+            "Its weights may start at zero: test it after equiflow.testing.randomise(field), or trained."
+            if has_weights
+            else "It has no weights: look at its formula."
+        )
+    )
 
 
 def _violations(

@@ -48,6 +48,13 @@ def test_from_a_config_to_samples_and_observables(tmp_path, monkeypatch):
     assert about["action"]["text"] == "Phi4(shape=(4, 4), m2=-4.0, lam=7.0)"
 
 
+def test_a_finished_run_that_is_resumed_is_said_to_be_finished(run):
+    output = " ".join(succeed("resume", run.folder).split())
+    assert "Nothing to do, this run is finished: 30 steps" in output
+    assert "start.flow=" in output
+    assert "Trained" not in output
+
+
 @pytest.mark.parametrize("content", [b"", b"no archive", b"PK\x03\x04 broken"])
 def test_what_is_no_ensemble_is_refused(content, tmp_path):
     (tmp_path / "e.npz").write_bytes(content)

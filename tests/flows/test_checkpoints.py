@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -55,6 +56,29 @@ def test_the_base_class_loads_a_flow_of_any_class(cls, tmp_path):
     assert torch.equal(loaded.log_prob(phi), flow.log_prob(phi))
     again = Flow.from_dict(flow.to_dict())
     assert torch.equal(again.log_prob(phi), flow.log_prob(phi))
+
+
+def test_what_is_known_about_a_flow_is_a_dictionary_that_shows_itself_as_a_table(tmp_path):
+    flow = made(EquivariantCNF)
+    assert str(flow.about) == "about  nothing is on record"
+    flow.about["reverse_ess"] = 0.5
+    flow.about |= {"reverse_ess_error": 0.01, "seconds": 2 / 3, "warnings": [], "by": {"lam": 6.008}}
+    rows = dict(line.split(maxsplit=1) for line in str(flow.about).splitlines())
+    expected = {
+        "reverse_ess": "0.500 ± 0.010",
+        "seconds": "0.666667",
+        "warnings": "none",
+        "by": "lam = 6.008",
+    }
+    assert rows == expected
+    assert "<td>0.500 ± 0.010</td>" in flow.about._repr_html_()
+    assert repr(flow.about) == str(flow.about)
+    other = made(EquivariantCNF)
+    assert other.about == {}  # nothing is shared
+    flow.save(tmp_path / "flow.pt")
+    loaded = Flow.load(tmp_path / "flow.pt")
+    assert loaded.about == flow.about
+    assert str(loaded.about) == str(copy.deepcopy(flow).about) == str(flow.about)
 
 
 @classes

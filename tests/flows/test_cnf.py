@@ -53,8 +53,8 @@ class NegatedLogDet(EquivariantCNF):
         return z, -log_det
 
 
-@settings(max_examples=12)
-@given(flows(), seeds)
+@settings(max_examples=10)
+@given(flows(lattices(max_volume=9)), seeds)
 def test_log_prob_is_prior_minus_the_dense_log_determinant(flow, seed):
     z = configurations(flow.lattice, 2, seed)
     phi, log_det = flow.transform_and_log_det(z)
@@ -77,15 +77,15 @@ def test_log_density_harness_sees_a_negated_log_det():
 @pytest.mark.parametrize("shape", [(5,), (3, 3), (2, 3), (2, 2, 2)])
 def test_log_density_converges_at_the_order_of_the_solver(shape):
     flow = small_flow(shape, scale=0.4)
-    errors = [log_density_error(with_solver(flow, rk4(n))) for n in (8, 16, 32)]
+    errors = [log_density_error(with_solver(flow, rk4(n))) for n in (6, 12, 24)]
     for coarse, fine in itertools.pairwise(errors):
         assert 3.3 < math.log2(coarse / fine) < 5.5
-    euler = [log_density_error(with_solver(flow, Solver("euler", steps=n))) for n in (64, 128)]
+    euler = [log_density_error(with_solver(flow, Solver("euler", steps=n))) for n in (32, 64)]
     assert 0.5 < math.log2(euler[0] / euler[1]) < 1.6
 
 
-@settings(max_examples=15)
-@given(flows(), seeds)
+@settings(max_examples=10)
+@given(flows(lattices(max_volume=12)), seeds)
 def test_inverse_inverts(flow, seed):
     z = configurations(flow.lattice, seed=seed)
     with torch.no_grad():
@@ -123,8 +123,8 @@ def test_a_flow_of_a_smaller_group_breaks_the_larger():
 @pytest.mark.parametrize("z2", [True, False])
 def test_density_integrates_to_one(shape, z2):
     group = SymmetryGroup(Lattice(shape), z2=z2)
-    flow = small_flow(shape, group=group, solver=rk4(24), scale=0.3)
-    total = log_integral(flow.log_prob, flow.lattice, n_points=161)
+    flow = small_flow(shape, group=group, solver=rk4(16), scale=0.3)
+    total = log_integral(flow.log_prob, flow.lattice, n_points=121)
     assert total == pytest.approx(0, abs=1e-5)
 
 
@@ -190,8 +190,8 @@ LOSSES = {
 @pytest.mark.parametrize("z2", [True, False])
 def test_adjoint_backprop_and_finite_differences_agree(loss, z2):
     group = SymmetryGroup(Lattice((3, 2)), z2=z2)
-    flow = small_flow((3, 2), group=group, solver=rk4(40), scale=0.3)
-    adjoint = with_solver(flow, rk4(40, adjoint=True))
+    flow = small_flow((3, 2), group=group, solver=rk4(24), scale=0.3)
+    adjoint = with_solver(flow, rk4(24, adjoint=True))
     gradient = gradient_of(flow, loss(flow))
     torch.testing.assert_close(gradient_of(adjoint, loss(adjoint)), gradient, rtol=1e-4, atol=1e-6)
     assert directional_mismatch(flow, loss, gradient) < 1e-6
@@ -199,7 +199,7 @@ def test_adjoint_backprop_and_finite_differences_agree(loss, z2):
 
 
 @settings(max_examples=10)
-@given(flows(), seeds)
+@given(flows(lattices(max_volume=9)), seeds)
 def test_path_score_is_the_gradient_of_log_prob(flow, seed):
     sample = flow.rsample_path(3, generator=generator(seed))
     phi = sample.phi.detach().requires_grad_()
@@ -391,7 +391,10 @@ def test_a_field_of_one_s_own_is_loaded_into_an_instance(tmp_path):
     flow = EquivariantCNF(lattice, vector_field=MyField(lattice, n_frequencies=2), solver=rk4(2))
     randomise(flow, scale=0.1)
     flow.save(tmp_path / "flow.pt")
-    with pytest.raises(CheckpointError, match=r"MyField is not part of equiflow; .*vector_field="):
+    with pytest.raises(
+        CheckpointError,
+        match=r"by itself: MyField is a class of your own.*\(path, vector_field=MyField\(lattice\)\)",
+    ):
         EquivariantCNF.load(tmp_path / "flow.pt")
     loaded = EquivariantCNF.load(tmp_path / "flow.pt", vector_field=MyField(lattice, n_frequencies=2))
     phi = configurations(lattice)

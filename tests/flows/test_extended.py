@@ -340,7 +340,9 @@ def test_a_prior_of_ones_own_is_handed_to_load(tmp_path):
     own = OwnPrior(Lattice((3, 3))).double()
     flow = make(SymplecticFlow, (3, 3), position=own)
     flow.save(tmp_path / "own.pt")
-    with pytest.raises(CheckpointError, match="OwnPrior is not part of equiflow"):
+    with pytest.raises(
+        CheckpointError, match=r"OwnPrior is a class of your own.* position=OwnPrior\(lattice\)"
+    ):
         SymplecticFlow.load(tmp_path / "own.pt")
     loaded = SymplecticFlow.load(tmp_path / "own.pt", position=own)
     assert torch.equal(loaded.log_prob(states(flow)), flow.log_prob(states(flow)))

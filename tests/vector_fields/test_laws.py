@@ -14,6 +14,7 @@ from equiflow.testing import (
     assert_divergence_exact,
     assert_equivariant,
     assert_vector_field,
+    check_vector_field,
     dense_jacobian,
     divergence_error,
     equivariance_error,
@@ -184,6 +185,8 @@ def test_the_harness_passes_a_correct_field_and_refuses_a_zero_one():
     assert_vector_field(Planted(random_field()))
     with pytest.raises(AssertionError, match="zero everywhere"):
         assert_equivariant(OrbitConvField(Lattice((4, 4))))
+    with pytest.raises(ValueError, match=r"exactly 0\. Expected .* after equiflow\.testing\.randomise"):
+        check_vector_field(OrbitConvField(Lattice((4, 4))))
     with pytest.raises(ValueError, match="lives on lattice"):
         assert_equivariant(random_field(), Lattice((5, 5)))
 
