@@ -15,6 +15,7 @@ from typing import Any
 from equiflow import Action, EquivariantCNF, ExternalField
 from equiflow.cli.building import build_action
 from equiflow.cli.config.render import render
+from equiflow.cli.config.schema import GradientSection
 from equiflow.cli.run.errors import RunError
 from equiflow.cli.run.folder import Run
 from equiflow.cli.run.journal import of_rung
@@ -106,7 +107,7 @@ class Record:
         evaluations: measurements on fresh samples during training on the last lattice.
         sessions: start and versions of each session of training.
         below: the lattices of a ladder before the last one.
-        minimises_reverse_kl: whether the loss in `history` is `<log q + S>`.
+        minimises_reverse_kl: whether the loss in `history` is `<log q + S>`, where it does not say it itself.
     """
 
     title: str
@@ -142,7 +143,8 @@ def record_of(run: Run | FlowFile) -> Record:
             for rung, history in zip(run.rungs[:-1], below, strict=True)
             if rung.best.exists()
         ],
-        minimises_reverse_kl=run.config.objective.kind in ("path", "reverse"),
+        minimises_reverse_kl=isinstance(run.config.optimiser, GradientSection)
+        and run.config.objective.kind in ("path", "reverse"),
     )
 
 

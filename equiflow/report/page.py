@@ -47,7 +47,7 @@ GROUPS = {
 #: captions of the figures by name
 CAPTIONS = {
     "training": "Loss, effective sample size and gradient norm along the training. The ESS on the batch is a "
-    "noisy monitor; points with errors are on fresh samples. The loss cannot fall below -log Z.",
+    "noisy monitor; points with errors are on fresh samples. A mean of log q + S cannot fall below -log Z.",
     "ladder": "Effective sample size on the batch. Each lattice starts from what the one before learned.",
     "weights": "Distribution of the log weights about log Z. A long left tail wastes samples. A tail of "
     "target samples alone is a part of the target that the flow misses.",

@@ -30,6 +30,7 @@ from equiflow.report.words import name_of_correlator
 from equiflow.samplers import Ensemble
 from equiflow.statistics import Estimate
 from equiflow.training import History, Rung
+from equiflow.training.history import REVERSE_KL
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -51,6 +52,9 @@ __all__ = [
     "weights",
 ]
 
+#: steps up to which each is marked by a dot
+FEW_STEPS = 20
+
 
 @styled
 def training_curve(
@@ -62,19 +66,26 @@ def training_curve(
 ) -> Figure:
     """Plot loss, effective sample size and gradient norm against the step.
 
+    The curve of the loss is that of the last objective, see `History.losses`; what came before is said.
+
     Args:
         history: record of the training, with at least one step.
         fresh: step, ESS and its error of each measurement on fresh samples.
-        log_z: for a line at `-log Z`, the least value of `<log q + S>`; None for another objective.
+        log_z: for a line at `-log Z`, the least value of `<log q + S>`; None for another objective. There is
+            no line if the history says that its loss is another one.
         title: of the figure: theory, couplings, lattice.
 
     Returns:
         The figure.
     """
     figure, (top, middle, bottom) = new_figure(3, 1, (5.8, 6), title=title, sharex=True)
-    top.plot(history.step, history.loss, color=FLOW, lw=0.8)
-    late = list(history.loss[len(history) // 10 :])
-    if log_z is not None and math.isfinite(log_z.mean):
+    *earlier, (name, steps) = history.losses()
+    late = list(history.loss[steps.start + len(steps) // 10 : steps.stop])
+    marker = "o" if len(steps) <= FEW_STEPS else None
+    top.plot(
+        history.step[steps.start :], history.loss[steps.start :], color=FLOW, lw=0.8, marker=marker, ms=3
+    )
+    if log_z is not None and math.isfinite(log_z.mean) and name in ("", REVERSE_KL):
         late.append(-log_z.mean)
         top.axhline(-log_z.mean, color=MUTED, ls="--", lw=1)
         text = f"$-\\log Z$ = {-log_z.mean:.6g}"
@@ -82,7 +93,13 @@ def training_curve(
         top.annotate(text, (0.99, -log_z.mean), (0, -3), xycoords=("axes fraction", "data"), **_BELOW)
     margin = 0.15 * (max(late) - min(late)) + 0.05
     top.set_ylim(min(late) - max(2 * margin, 0.2), max(late) + margin)
-    top.set_ylabel("loss" if log_z is None else r"$\langle \log q + S \rangle$")
+    is_reverse = name == REVERSE_KL or (not name and log_z is not None)
+    top.set_ylabel(r"$\langle \log q + S \rangle$" if is_reverse else name or "loss")
+    if earlier:  # losses of another kind, which this axis cannot show
+        words = [
+            f"{kind or 'loss'} = {history.loss[at.stop - 1]:.3g} at step {at.stop}" for kind, at in earlier
+        ]
+        top.annotate(f"before: {', '.join(words)}", (0.99, 0.98), (0, 0), xycoords="axes fraction", **_BELOW)
     middle.plot(history.step, _with_gaps(history.ess), color=FLOW, lw=0.8, label="on the batch")
     middle.set(ylabel="ESS", ylim=(0, 1.02))
     if fresh:

@@ -60,7 +60,8 @@ class Report(ShownAsTable):
         ensemble: fresh weighted samples of the flow.
         chain: samples of the target from a Markov chain such as HMC. Without them, results that need both
             directions are left out. For an `ExtendedAction` these are samples of the field alone.
-        minimises_reverse_kl: whether the loss in `history` is `<log q + S>`, which ends at `-log Z`.
+        minimises_reverse_kl: whether the loss in `history` is `<log q + S>`, which ends at `-log Z`, where
+            the history does not say it itself, see `History.loss_name`.
 
     Raises:
         TypeError: if `action` is no `Action`, or one of a theory without observables that a report could

@@ -115,4 +115,6 @@ class LogTo:
         step = row.pop("step")
         assert step is not None
         if int(step) % self.every == 0:
-            self.write({name: value for name, value in row.items() if value is not None}, int(step))
+            self.write(
+                {name: value for name, value in row.items() if isinstance(value, int | float)}, int(step)
+            )

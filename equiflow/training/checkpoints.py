@@ -102,10 +102,12 @@ def sound_history(state: dict[str, Any], steps: int) -> History:
 
     Raises:
         TypeError: if the number of steps taken is not an integer, or a column is missing or unknown.
-        ValueError: if a column has another length, or holds more than numbers.
+        ValueError: if a column has another length, or holds something else than numbers, or texts.
     """
     history = History(**state["history"])
     step = check_count(state["step"], "step", minimum=0)
+    if "loss_name" not in state["history"]:  # of an earlier version
+        history.loss_name = [""] * step
     if not isinstance(history.notes, list) or not all(isinstance(note, str) for note in history.notes):
         raise ValueError("history.notes is not a list of texts")
     if history.fresh_ess is not None:
@@ -115,9 +117,11 @@ def sound_history(state: dict[str, Any], steps: int) -> History:
             continue
         if not isinstance(column, list) or len(column) != step:
             raise ValueError(f"history.{name} is not a list of {step} steps")
-        allowed = (int, float, type(None)) if name == "ess" else (int, float)
+        allowed = {"ess": (int, float, type(None)), "loss_name": (str,)}.get(name, (int, float))
         if not all(isinstance(entry, allowed) for entry in column):
-            raise ValueError(f"history.{name} holds more than numbers")
+            raise ValueError(
+                f"history.{name} holds something else than {'texts' if name == 'loss_name' else 'numbers'}"
+            )
     if history.step != list(range(1, step + 1)) or step > steps:
         raise ValueError(f"its history does not count the steps from 1 to {step}")
     return history

@@ -24,10 +24,13 @@ from equiflow.training.checkpoints import (
     sound_history,
     without_addresses,
 )
-from equiflow.training.history import History
+from equiflow.training.history import REVERSE_KL, History
 from equiflow.training.regression import Regression
 from equiflow.training.run import TrainingDivergedError
 from equiflow.training.validation import check_target
+
+#: `History.loss_name` of a sweep that begins with a field that stands still
+OF_A_FIRST_SWEEP = "int Var[r] dt"
 
 
 @full_precision
@@ -85,8 +88,9 @@ def fit_by_continuity(
         progress: whether to show a bar, see `fit`.
 
     Returns:
-        The history, one entry per sweep. Loss and ESS are those of the flow with which the sweep began; the
-        loss of a first sweep is the remaining `int Var[r] dt`, and its ESS is None.
+        The history, one entry per sweep. Loss, `mean(log q + S)`, and ESS are those of the flow with which
+        the sweep began; the loss of a first sweep is the remaining `int Var[r] dt`, as its `loss_name` says,
+        and its ESS is None.
 
     Raises:
         TypeError: if an argument is of the wrong type, or the field has no linear weights.
@@ -153,6 +157,7 @@ def fit_by_continuity(
                 learning_rate=1.0,
                 nfe=swept.nfe,
                 seconds=time.perf_counter() - started,
+                loss_name=OF_A_FIRST_SWEEP if swept.ess is None else REVERSE_KL,
             )
             bar.set_postfix(history.last())
             if callback is not None:

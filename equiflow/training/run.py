@@ -28,7 +28,7 @@ from equiflow.training.checkpoints import (
     without_addresses,
 )
 from equiflow.training.data_parallel import exchange
-from equiflow.training.history import History
+from equiflow.training.history import REVERSE_KL, History
 from equiflow.training.objectives.adaptive import Adaptive
 from equiflow.training.objectives.base import ObjectiveValue
 from equiflow.training.options import TrainingOptions
@@ -148,7 +148,7 @@ class TrainingRun:
             check_gradient_of_target(self.flow, self.action)
         self._gradient_was_found = True
         norm = torch.nn.utils.clip_grad_norm_(self.trained, self.options.clip_norm)
-        self._record(value, norm, rate)
+        self._record(value, objective, norm, rate)
         self.optimiser.step()
         # Every process takes the same step up to rounding, which would add up on unlike machines.
         distributed.broadcast(self.trained)
@@ -211,7 +211,9 @@ class TrainingRun:
             raise failure
         raise self._diverged(str(failure)) from failure
 
-    def _record(self, value: ObjectiveValue, norm: Tensor, rate: float) -> None:
+    def _record(
+        self, value: ObjectiveValue, objective: Callable[..., ObjectiveValue], norm: Tensor, rate: float
+    ) -> None:
         """Add the step to the history, or raise if its loss or gradient is not finite."""
         # All numbers are fetched from the device in one transfer per step.
         ess = value.ess
@@ -233,6 +235,7 @@ class TrainingRun:
             learning_rate=rate,
             nfe=value.nfe,
             seconds=self._seconds_before + time.perf_counter() - self._started,
+            loss_name=REVERSE_KL if value.value is None else _name_of(objective),
         )
 
     def _outside(self, value: ObjectiveValue) -> TrainingDivergedError | None:
@@ -312,3 +315,8 @@ class TrainingRun:
         self.history = history
         self.step = len(history)
         self._seconds_before = history.seconds[-1] if len(history) else 0.0
+
+
+def _name_of(objective: Callable[..., ObjectiveValue]) -> str:
+    """Return the name of a function, or of the class of an object that is called like one."""
+    return str(getattr(objective, "__name__", type(objective).__name__))

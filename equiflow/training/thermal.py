@@ -124,6 +124,7 @@ def fit_thermal_state(
                 learning_rate=rate,
                 nfe=nfe,
                 seconds=time.perf_counter() - start,
+                loss_name="free energy",
             )
             bar.update()
             if step % 10 == 0 or step == steps:

@@ -96,6 +96,24 @@ def test_the_loss_has_a_line_at_minus_log_z_and_the_axis_reaches_it():
     assert len(plots.training_curve(history).axes[0].lines) == 1
 
 
+def test_losses_of_several_kinds_are_not_one_curve():
+    history, zeros = History(), {"ess": None, "grad_norm": 1.0, "learning_rate": 1.0, "nfe": 4}
+    for step, (name, loss) in enumerate([("int Var[r] dt", 9.0), *[("log q + S", -2.0)] * 3], 1):
+        history.append(step=step, loss=loss, loss_name=name, seconds=float(step), **zeros)
+    log_z = Estimate(2.5, 0.1)
+    top = plots.training_curve(history, log_z=log_z).axes[0]
+    assert list(top.lines[0].get_xdata()) == [2, 3, 4]
+    assert list(top.lines[1].get_ydata()) == [-2.5, -2.5]
+    assert top.get_ylim()[1] < 0
+    assert any("int Var[r] dt = 9 at step 1" in text.get_text() for text in top.texts)
+    # Another loss than <log q + S> has no line at -log Z, whatever the caller believes.
+    other = replace(history, loss_name=["ForwardKL"] * 4)
+    top = plots.training_curve(other, log_z=log_z).axes[0]
+    assert (len(top.lines), top.get_ylabel()) == (1, "ForwardKL")
+    unknown = plots.training_curve(replace(history, loss_name=[]), log_z=log_z).axes[0]
+    assert len(unknown.lines[0].get_xdata()) == 4
+
+
 def test_effective_masses_have_the_fit_and_its_chi2(report):  # noqa: F811
     measured = report.measurements[0]
     fit = CoshFit(Estimate(0.5, 0.1), Estimate(1.0, 0.1), 1.25, 2, (1, 4), measured.mass_fit.slope)

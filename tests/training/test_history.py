@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 import math
+import re
 
 import pytest
 import torch
 
-from equiflow import PathGradient, ReverseKL, fit
+from equiflow import (
+    EquivariantCNF,
+    ForwardKL,
+    FreeField,
+    FreeScalar,
+    Lattice,
+    OrbitConvField,
+    PathGradient,
+    ReverseKL,
+    fit,
+    fit_by_continuity,
+    importance_sample,
+)
+from equiflow.training.history import History
 from tests.support.linear_flow import LATTICE, Gaussian, V, linear_flow
 
 RATE, STEPS, BATCH, SEED = 0.3, 4, 32, 11
@@ -70,3 +84,42 @@ def test_seconds_are_wall_time(monkeypatch):
         linear_flow(RATE, STEPS), Gaussian(), steps=3, batch_size=4, objective=ReverseKL(), progress=False
     )
     assert history.seconds == [7.0, 14.0, 21.0]
+
+
+def test_every_step_says_what_its_loss_is(tmp_path):
+    options = {"batch_size": 8, "progress": False, "n_fresh": 0}
+    one = fit(linear_flow(RATE, STEPS), Gaussian(), steps=2, objective=ReverseKL(), **options)
+    assert one.loss_name == ["log q + S"] * 2
+    assert list(one.losses()) == [("log q + S", range(2))]
+    target = torch.randn(64, *LATTICE.shape, dtype=torch.float64)
+    other = fit(linear_flow(RATE, STEPS), Gaussian(), steps=2, objective=ForwardKL(target), **options)
+    assert other.loss_name == ["ForwardKL"] * 2
+
+
+def test_losses_of_several_kinds_stand_in_rows_of_their_own():
+    history = History()
+    for step, name in enumerate(["first", "second", "second"], 1):
+        entry = {"loss": 10.0 / step, "ess": None, "grad_norm": 1.0, "learning_rate": 1.0, "nfe": 4}
+        history.append(step=step, loss_name=name, seconds=float(step), **entry)
+    assert list(history.losses()) == [("first", range(1)), ("second", range(1, 3))]
+    rows = dict(re.split(r"\s{2,}", line) for line in str(history).splitlines())
+    assert rows["loss first"] == "10"
+    assert rows["loss second"] == "5 at first, 3.33333 at last"
+    old = History(**{name: column for name, column in history.to_dict().items() if name != "loss_name"})
+    assert list(old.losses()) == [("", range(3))]
+    assert "10 at first" in str(old)
+
+
+def test_a_sweep_that_goes_on_has_the_loss_of_samples_of_its_flow():
+    lattice = Lattice((4, 4))
+    prior = FreeField(lattice, m2=2.0, learnable=False)
+    flow = EquivariantCNF(lattice, vector_field=OrbitConvField(lattice), prior=prior).double()
+    action = FreeScalar(lattice, m2=1.0)
+    options = {"n_samples": 2048, "n_times": 12, "progress": False}
+    first = fit_by_continuity(flow, action, sweeps=1, **options)
+    ensemble = importance_sample(flow, action, 4096, generator=torch.Generator().manual_seed(1))
+    after = fit_by_continuity(flow, action, sweeps=1, seed=1, **options)
+    assert (first.loss_name, after.loss_name) == (["int Var[r] dt"], ["log q + S"])
+    expected = -float(ensemble.log_weight.mean())
+    assert after.loss[0] == pytest.approx(expected, abs=0.01)
+    assert after.loss[0] > -float(action.log_z()) - 1e-3
