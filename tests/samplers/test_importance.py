@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from torch import Tensor
 
 from equiflow import (
@@ -39,6 +39,7 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+@settings(max_examples=6)
 @given(flows(lattices(max_volume=9)))
 def test_weights_are_minus_action_minus_log_q(flow):
     action = Phi4(flow.lattice, m2=1.0, lam=0.5)
