@@ -35,6 +35,11 @@ def thermal(action: WilsonAction, n: int = 64) -> torch.Tensor:
     return chain.configurations
 
 
+def unit(u: torch.Tensor) -> torch.Tensor:
+    """Return matrices of one, shaped like links."""
+    return torch.eye(u.shape[-1]).to(u).expand_as(u).contiguous()
+
+
 def energy_changes(action, integrator, u, p, step, length=1.0):
     hmc = HMC(action)
     final = integrator(action, u, p, step, round(length / step))
@@ -108,8 +113,22 @@ def test_the_boltzmann_factor_of_the_energy_change_averages_to_one(group):
     assert float(changes.std()) > 0.05
     assert abs(float(factor.mean()) - 1) < 4 * error
     # On links that are not of the target the average is another.
-    off = action.space.initial(600, rng())
+    off = action.space.move(torch.zeros_like(u) if group == "U(1)" else unit(u), 0.1 * p)
     assert abs(float((-energy_changes(action, LEAPFROG, off, p, 0.25)).exp().mean()) - 1) > 5 * error
+
+
+@pytest.mark.parametrize("group", ["SU(2)", "SU(3)"])
+def test_no_chain_stays_at_its_start_for_good(group):
+    """At the step that suits thermal links, chains move from where they begin, and do not from near one."""
+    links = Links(Lattice((12, 12)), group)
+    action = WilsonAction(links, beta=5.0)
+    hmc, start = HMC(action, step_size=0.18), links.initial(8, rng(), dtype=torch.float32)
+    near_one = links.move(unit(start), 0.1 * velocities(links, 8).float())
+    u, outcome = hmc.update(start, rng(1))
+    assert float(outcome.probability.mean()) > 0.9
+    thermal_ones = [hmc.update(u, rng(n))[1] for n in (2, 3)]
+    assert min(float(outcome.probability.mean()) for outcome in thermal_ones) > 0.5
+    assert float(hmc.update(near_one, rng(1))[1].probability.mean()) < 0.05
 
 
 @pytest.mark.parametrize(

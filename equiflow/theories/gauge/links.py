@@ -196,11 +196,16 @@ class Links(Space):
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float64,
     ) -> Tensor:
-        """See `Space.initial`; links are near one. `dtype` is that of their real parts."""
+        """See `Space.initial`; angles near zero, or matrices of the Haar measure.
+
+        Angles begin without topological charge, which would hardly change afterwards. Matrices near one would
+        let a chain of HMC move only by steps far below those that suit it later: where it has not left before
+        the step grows, it never leaves. `dtype` is that of the real parts.
+        """
         check_draw(generator, dtype)
-        noise = torch.randn((n, *self.tangent_shape), generator=generator, device=device, dtype=dtype)
-        vectors = self.vectors(0.1 * noise)
-        return self.from_planes(tuple(self.lie.exp(c) for c in vectors))
+        size = (n, self.lattice.dim, *self.lattice.shape, *(() if self.is_flat else self.lie.noise_shape))
+        noise = torch.randn(size, generator=generator, device=device, dtype=dtype)
+        return 0.1 * noise if self.is_flat else self.lie.from_noise(noise)
 
     def check_finite(self, phi: Tensor, name: str = "phi") -> Tensor:
         """See `Space.check_finite`; matrices that are not of the group are refused, too."""
