@@ -32,6 +32,7 @@ from equiflow import (
     fit_by_continuity,
     forward_effective_sample_size,
     importance_sample,
+    log_weights,
 )
 from equiflow.oracles import gauge_torus
 from equiflow.report import print_table, write_json
@@ -46,7 +47,9 @@ parser.add_argument("--cases", nargs="+", default=list(GOALS), help="group and b
 parser.add_argument("--side", type=int, default=16, help="sites per axis")
 parser.add_argument("--seed", type=int, default=0, help="of training and sampling")
 parser.add_argument("--sweeps", type=int, default=3, help="see fit_by_continuity")
-parser.add_argument("--training-samples", type=int, default=1024, help="per sweep")
+parser.add_argument(
+    "--training-samples", type=int, nargs="+", default=[1024], help="per sweep: one number, or one each"
+)
 parser.add_argument("--times", type=int, default=20, help="per sweep")
 parser.add_argument(
     "--method", default="rk4", help="of the step from one time to the next: rk4, midpoint, ..."
@@ -71,7 +74,7 @@ class Result:
     seed: int
     parameters: int
     sweeps: int
-    training_samples: int
+    training_samples: list[int]
     seconds: float
     ess_of_sweeps: list[float | None]
     seconds_of_sweeps: list[float]
@@ -92,6 +95,12 @@ class Result:
     chi_q: float | None = None
     chi_q_error: float | None = None
     chi_q_exact: float | None = None
+
+
+def one_each(args: argparse.Namespace) -> list[int]:
+    """Return the number of training samples of every sweep."""
+    given = args.training_samples
+    return given * args.sweeps if len(given) == 1 else given
 
 
 def flow_for(action: WilsonAction, args: argparse.Namespace) -> EquivariantCNF:
@@ -172,7 +181,7 @@ def trained(case: str, args: argparse.Namespace) -> Result:
         flow,
         action,
         sweeps=args.sweeps,
-        n_samples=args.training_samples,
+        n_samples=one_each(args),
         n_times=args.times,
         solver=Solver(args.method, steps=1),
         seed=args.seed,
@@ -184,8 +193,7 @@ def trained(case: str, args: argparse.Namespace) -> Result:
         flow, action, args.samples, batch_size=256, certify=args.certify, generator=generator
     )
     phi = target_samples(action.double(), args.target_samples, generator).to(ensemble.phi.dtype)
-    log_q = torch.cat([flow.log_prob(part) for part in phi.split(256)])
-    forward = forward_effective_sample_size((-action(phi) - log_q).double())
+    forward = forward_effective_sample_size(log_weights(flow, action, phi, batch_size=256))
     reverse, log_z = ensemble.effective_sample_size(), ensemble.log_z()
     energy = ensemble.mean(plaquette(action.space))
     certificate = ensemble.certificate
@@ -195,7 +203,7 @@ def trained(case: str, args: argparse.Namespace) -> Result:
         seed=args.seed,
         parameters=sum(p.numel() for p in flow.vector_field.linear_parameters),
         sweeps=args.sweeps,
-        training_samples=args.training_samples,
+        training_samples=one_each(args),
         seconds=start[-1],
         ess_of_sweeps=history.ess,
         seconds_of_sweeps=start,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ def fit_by_continuity(
     *,
     path: ActionPath | None = None,
     sweeps: int = 3,
-    n_samples: int = 2048,
+    n_samples: int | Sequence[int] = 2048,
     n_times: int = 24,
     ridge: float = 1e-6,
     solver: Solver | None = None,
@@ -78,7 +78,9 @@ def fit_by_continuity(
         action: the target.
         path: the densities on the way; by default the path that suits the action, see `path_between`.
         sweeps: number of sweeps through time.
-        n_samples: samples per sweep, several times the number of linear weights.
+        n_samples: samples per sweep, several times the number of linear weights; one number for all sweeps
+            or one each. What the weights owe to the samples themselves is decided in the last sweep: with p
+            weights and n samples, it enlarges the variance of the log weights by up to `p / n` of it.
         n_times: number of times in a sweep, the nodes of a Gauss-Legendre rule.
         ridge: weight of the squared changes of the weights, relative to their effect.
         solver: leads from each time to the next; by default one step of rk4.
@@ -94,7 +96,8 @@ def fit_by_continuity(
 
     Raises:
         TypeError: if an argument is of the wrong type, or the field has no linear weights.
-        ValueError: if a number is out of range, or flow, action and path do not belong together.
+        ValueError: if a number is out of range, n_samples has not one entry for each sweep, or flow, action
+            and path do not belong together.
         TrainingDivergedError: if samples or weights are not finite.
         CheckpointError: if the checkpoint is damaged or belongs to another run.
 
@@ -111,8 +114,9 @@ def fit_by_continuity(
     """
     check_type(flow, EquivariantCNF, "flow")
     check_target(flow, action)
-    for name, count in (("sweeps", sweeps), ("n_samples", n_samples), ("n_times", n_times)):
+    for name, count in (("sweeps", sweeps), ("n_times", n_times)):
         check_count(count, name)
+    samples = _samples_of_sweeps(n_samples, sweeps)
     solver = Solver("rk4", steps=1) if solver is None else solver
     check_type(solver, Solver, "solver", 'Write Solver("rk4", steps=1).')
     path = path_between(flow.prior, action) if path is None else path
@@ -138,7 +142,7 @@ def fit_by_continuity(
         progress_bar(sweeps * n_times, "training", "time", initial=done * n_times) as bar,
     ):
         for n in range(done + 1, sweeps + 1):
-            phi = flow.prior.rsample(n_samples, generator)
+            phi = flow.prior.rsample(samples[n - 1], generator)
             try:
                 swept = regression.sweep(phi, bar.update)
             except SolverError as error:
@@ -165,6 +169,15 @@ def fit_by_continuity(
             if checkpoint is not None:
                 save_atomically(_state(flow, generator, settings, history), checkpoint)
     return history
+
+
+def _samples_of_sweeps(n_samples: int | Sequence[int], sweeps: int) -> list[int]:
+    """Return the number of samples of each sweep."""
+    if not isinstance(n_samples, Sequence):
+        return [check_count(n_samples, "n_samples")] * sweeps
+    if len(n_samples) != sweeps:
+        raise ValueError(f"n_samples has {len(n_samples)} entries for {sweeps} sweeps; give one each.")
+    return [check_count(n, "Each of n_samples") for n in n_samples]
 
 
 def _state(

@@ -180,6 +180,26 @@ def test_a_run_goes_on_from_its_checkpoint_bit_for_bit(tmp_path):
         fitted(small_u1(), action, checkpoint=tmp_path / "run.pt", n_samples=16, n_times=3)
 
 
+def test_every_sweep_has_its_own_number_of_samples():
+    flows = [small_u1() for _ in range(3)]
+    action, seen = WilsonAction(flows[0].space, beta=1.0), []
+    rsample = type(flows[0].prior).rsample
+    for flow, n_samples in zip(flows, (16, (16, 16), (16, 48)), strict=True):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(
+                type(flow.prior), "rsample", lambda self, n, g=None: seen.append(n) or rsample(self, n, g)
+            )
+            fitted(flow, action, n_samples=n_samples, n_times=3, sweeps=2)
+    assert seen == [16, 16, 16, 16, 16, 48]
+    weights = [flow.vector_field.kernel.weight for flow in flows]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+    with pytest.raises(ValueError, match="n_samples has 3 entries for 2 sweeps; give one each"):
+        fitted(small_u1(), action, n_samples=(16, 16, 16), sweeps=2)
+    with pytest.raises(ValueError, match="Each of n_samples must be an integer >= 1, got 0"):
+        fitted(small_u1(), action, n_samples=(16, 0), sweeps=2)
+
+
 def test_gradients_alone_are_advised_against_on_untrained_links():
     flow = small_u1()
     action, options = WilsonAction(flow.space, beta=1.0), {"steps": 1, "batch_size": 4, "n_fresh": 0}
