@@ -196,7 +196,7 @@ def test_a_gauge_theory_from_config_to_report(tmp_path, group):
 
 
 def test_a_ladder_of_links_grows_in_volume_and_coupling(tmp_path):
-    text = WILSON + "[[ladder]]\nshape = [2, 2]\nbeta = 0.5\nsteps = 2\n"
+    text = WILSON + SMALL["U(1)"] + "[[ladder]]\nshape = [2, 2]\nbeta = 0.5\nsteps = 2\n"
     chosen = parse_config(text, source="ladder", overrides=["training.steps=2", "run.evaluation_samples=16"])
     run = Run.create(tmp_path / "run", chosen)
     assert [rung.config.action.beta for rung in run.rungs] == [0.5, 1.0]

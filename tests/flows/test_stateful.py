@@ -270,7 +270,7 @@ def run(machine: type[FlowMachine], *, examples: int, steps: int = 8) -> None:
 
 
 def test_a_flow_keeps_its_laws_whatever_is_done_to_it():
-    run(FlowMachine, examples=12)
+    run(FlowMachine, examples=8)
 
 
 class SharesWeights(FlowMachine):

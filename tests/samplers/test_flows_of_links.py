@@ -46,7 +46,8 @@ def pair(group: str, *, dtype: torch.dtype = torch.float64) -> tuple[Equivariant
 def test_weighted_samples_and_chains_have_the_exact_averages(group):
     flow, action = pair(group)
     exact, u = gauge_torus(action), plaquette(action.space)
-    ensemble = importance_sample(flow, action, 2000, certify=32, generator=rng(1))
+    n = 1000 if group == "SU(3)" else 2000  # whose samples cost most
+    ensemble = importance_sample(flow, action, n, certify=32, generator=rng(1))
     assert abs(ensemble.log_z().sigmas_from(exact.log_z)) < 4
     assert abs(ensemble.mean(u).sigmas_from(exact.plaquette)) < 4
     # Without weights they are far off.

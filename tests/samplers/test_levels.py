@@ -26,6 +26,11 @@ N_REPLICAS = 300
 
 
 @pytest.fixture(scope="module")
+def two_levels():
+    return replicas(N_REPLICAS, 32, 128)
+
+
+@pytest.fixture(scope="module")
 def exact():
     return transfer_matrix(ACTION)
 
@@ -45,11 +50,10 @@ def distance(estimates: list[Estimate], truth: float) -> float:
     return float((means.mean() - truth) / means.std() * math.sqrt(len(means)))
 
 
-def test_results_are_unbiased_and_covered_where_one_coarse_level_is_far_off(exact):
-    two = replicas(N_REPLICAS, 32, 128)
+def test_results_are_unbiased_and_covered_where_one_coarse_level_is_far_off(exact, two_levels):
     # Seen from all samples together, each bias of the coarse level is of many errors.
-    coarse = results([dataclasses.replace(one, correction=None) for one in two])
-    for name, estimates in results(two).items():
+    coarse = results([dataclasses.replace(one, correction=None) for one in two_levels])
+    for name, estimates in results(two_levels).items():
         truth = getattr(exact, name)
         assert 0.62 < coverage(estimates, truth) < 0.74, name
         assert abs(distance(estimates, truth)) < 4, name
@@ -59,8 +63,8 @@ def test_results_are_unbiased_and_covered_where_one_coarse_level_is_far_off(exac
     assert coverage(coarse["log_z"], exact.log_z) < 0.01
 
 
-def test_measurements_are_covered_too(exact):
-    measured = [measure(one) for one in replicas(N_REPLICAS, 32, 128)]
+def test_measurements_are_covered_too(exact, two_levels):
+    measured = [measure(one) for one in two_levels]
     for name in ("phi_squared", "susceptibility", "correlation_length"):
         estimates = [one[name] for one in measured]
         assert 0.62 < coverage(estimates, getattr(exact, name)) < 0.74, name

@@ -50,7 +50,7 @@ def test_every_law_holds_for_fields_on_every_space(field):
     assert report.ok, str(report)
 
 
-@settings(max_examples=8)
+@settings(max_examples=6)
 @given(flows_elsewhere())
 def test_every_law_holds_for_flows_on_every_space(flow):
     report = check_flow(flow, tolerance=1e-6)
@@ -70,7 +70,7 @@ def test_flows_on_every_space_are_saved_and_loaded(tmp_path_factory, flow, seed)
         assert torch.equal(mine, theirs)
 
 
-@settings(max_examples=10)
+@settings(max_examples=6)
 @given(fields_elsewhere())
 def test_float32_obeys_the_laws_to_its_rounding(field):
     assert_vector_field(field.float())

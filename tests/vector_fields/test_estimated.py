@@ -256,7 +256,7 @@ def test_training_with_an_estimate_arrives_where_training_with_the_dense_trace_d
     for trace in ("hutchinson", "dense"):
         field = DeepAttentionField(lattice, **SMALL, trace=trace)
         flow = EquivariantCNF(lattice, vector_field=field, solver=Solver("rk4", steps=3))
-        options = {"steps": 25, "batch_size": 64, "learning_rate": 5e-3, "warmup": 0, "progress": False}
+        options = {"steps": 15, "batch_size": 48, "learning_rate": 5e-3, "warmup": 0, "progress": False}
         fit(flow, action, objective=PathGradient(solver=flow.solver), **options)
         exact = flow.with_trace("dense")
         ensemble = importance_sample(exact, action, 512, certify=0, generator=generator())

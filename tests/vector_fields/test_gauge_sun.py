@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import replace
 
@@ -40,20 +41,22 @@ def drawn(links: Links, n: int = 2, seed: int = 0) -> torch.Tensor:
     ],
 )
 def test_the_field_obeys_every_law(group, shape, shapes):
-    # Ladders of SU(3) have a test of their own, which is quicker.
-    reach = 0 if group == "SU(3)" else min(shape) // 2
+    # Ladders of SU(3) and of three dimensions have a test of their own, which is quicker.
+    reach = 0 if group == "SU(3)" or len(shape) == 3 else min(shape) // 2
     field = random_field(group, *shape, shapes=shapes, reach=reach, n_time_modes=1)
     report = check_vector_field(field)
     assert report.ok, str(report)
 
 
-def test_ladders_of_su3_are_equivariant_and_have_the_divergence_of_small_moves():
-    field = random_field("SU(3)", 2, 2, shapes=("plaquette",), reach=1, n_time_modes=1)
+@pytest.mark.parametrize(("group", "shape"), [("SU(3)", (2, 2)), ("SU(2)", (2, 2, 2))])
+def test_large_ladders_are_equivariant_and_have_the_divergence_of_small_moves(group, shape):
+    field = random_field(group, *shape, shapes=("plaquette",), reach=1, n_time_modes=1)
     assert max(equivariance_error(field, n_random=1, times=(0.3,)).values()) < 1e-12
     u, h = drawn(field.space, 1), 1e-4
-    moves = torch.eye(2 * 8 * 4, dtype=torch.float64).view(-1, *field.space.tangent_shape)
+    n = math.prod(field.space.tangent_shape)
+    moves = torch.eye(n, dtype=torch.float64).view(-1, *field.space.tangent_shape)
     ahead, behind = (
-        field.velocity(field.space.move(u.expand(64, *u.shape[1:]), s * moves), 0.3) for s in (h, -h)
+        field.velocity(field.space.move(u.expand(n, *u.shape[1:]), s * moves), 0.3) for s in (h, -h)
     )
     slopes = ((ahead - behind) * moves).flatten(1).sum(1) / (2 * h)
     divergence = field.velocity_and_divergence(u, 0.3)[1]
