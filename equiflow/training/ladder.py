@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,6 +120,13 @@ def fit_ladder(
     settings = _one_each(
         len(actions), steps=steps, batch_size=batch_size, learning_rate=learning_rate, objective=objective
     )
+    if flow.vector_field.is_rough_when_resized and len({action.lattice for action in actions}) > 1:
+        warnings.warn(
+            f"{type(flow.vector_field).__name__} carries over to other lattices only roughly, and gradients "
+            "mend that slowly. Take fit_by_continuity(flow.resized(lattice), action, sweeps=1) for each "
+            "lattice instead; fit can go on from there.",
+            stacklevel=2,
+        )
     # The whole ladder is checked before anything is trained.
     for rung, (action, setting) in enumerate(zip(actions, settings, strict=True)):
         if "batch_size" in setting:

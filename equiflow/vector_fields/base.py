@@ -321,6 +321,11 @@ class VectorField(RecordsOptions, nn.Module, ABC):
         """
         raise TypeError(f"{type(self).__name__} does not carry over to another lattice; override `resized`.")
 
+    @property
+    def is_rough_when_resized(self) -> bool:
+        """Whether a resized field is far from its optimum until a sweep of `fit_by_continuity`."""
+        return False
+
     def extra_repr(self) -> str:
         """Return what `repr` shows besides the modules: space, group and options."""
         options = [f"{name}={value}" for name, value in self.config().items()]

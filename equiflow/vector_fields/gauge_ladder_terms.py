@@ -88,6 +88,24 @@ class LadderTerms:
         """Return the number of weights for each function."""
         return (1 + 2 * len(LOOKS) + len(MEANS) + len(TEETH)) * N_PROFILES
 
+    @classmethod
+    def stretch(cls, reach: int, new_reach: int, like: Tensor) -> Tensor:
+        """Return what weights are multiplied by for another reach, `(n_features,)`.
+
+        Profiles become functions of `(reach + 1/2 - d) / (reach - 1/2)`, one beside a plaquette.
+
+        Args:
+            reach: of the ladders so far.
+            new_reach: of the other ladders.
+            like: a tensor of the precision and on the device of the result.
+
+        Returns:
+            The factors.
+        """
+        ratio = (1 - 0.5 / reach) / (1 - 0.5 / new_reach)
+        powers = torch.arange(N_PROFILES, dtype=like.dtype, device=like.device)
+        return (ratio**powers).repeat(cls.n_features() // N_PROFILES)
+
     def velocity(self, weights: Tensor, *, alone: bool = False) -> tuple[Tensor, Tensor]:
         """Return how the rungs turn, and the divergence.
 

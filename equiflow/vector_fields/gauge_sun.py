@@ -206,10 +206,20 @@ class SUNField(VectorField):
         time = self.time_basis(t)
         return torch.cat([torch.einsum("j,bsp->bjsp", time, part).flatten(1) for part in every], 1)
 
+    @property
+    def is_rough_when_resized(self) -> bool:
+        """See `VectorField.is_rough_when_resized`; fields with ladders are."""
+        return self.reach > 0
+
     def resized(self, lattice: Lattice) -> SUNField:
         """See `VectorField.resized`; the coefficients are the same on every lattice.
 
-        Ladders that reach half of the shortest side do so on the new lattice, too.
+        Ladders that reach half of the shortest side do so on the new lattice, too. What a plaquette sends to
+        the rungs beside it stays the same, and what it sends further is stretched.
+
+        Ladders carry over only roughly: rungs look at means over a row of L plaquettes, one of which is that
+        which sends, and its share 1/L changes how far it moves itself. On every plaquette alike, that adds up
+        with the volume. A sweep of `fit_by_continuity` on the new lattice mends it.
         """
         whole = self.reach == min(self.lattice.shape) // 2
         reach = min(lattice.shape) // 2 if whole else self.reach
@@ -217,6 +227,10 @@ class SUNField(VectorField):
         options: dict[str, Any] = self.config() | {"reach": reach}
         field = SUNField(links, group=self.group.on(links), **options)
         carry_over(self, field.to(self.amplitude.device, self.amplitude.dtype))
+        if self.ladder is not None and field.ladder is not None:
+            # Profiles are polynomials of a number that is not the same beside a plaquette on every lattice.
+            stretch = LadderTerms.stretch(self.reach, reach, field.ladder)
+            field.ladder.data.mul_(stretch[:, None])
         return field
 
     def _at(self, t: Tensor | float, weights: Tensor) -> Tensor:

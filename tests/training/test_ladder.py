@@ -14,16 +14,20 @@ from equiflow import (
     ForwardKL,
     FreeField,
     Lattice,
+    Links,
     Mixture,
     NaturalGradient,
     PathGradient,
     Phi4,
     Solver,
+    SUNField,
+    WilsonAction,
     fit,
     fit_ladder,
     importance_sample,
 )
 from equiflow.flows import Flow
+from equiflow.testing import randomise
 from equiflow.training import History, Objective, ObjectiveValue, Rung
 from equiflow.vector_fields import OrbitConvField
 from tests.support.strategies import small_flow
@@ -396,3 +400,22 @@ def test_two_rungs_on_one_lattice_have_a_checkpoint_each(tmp_path):
     found = fit_ladder(actions, flow=start(), checkpoint=tmp_path / "run.pt", **SHORT)
     assert_same_ladder(found, expected)
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_field_that_carries_over_roughly_is_advised_against_other_lattices():
+    ladders = {}
+    for reach in (0, 1):
+        links = Links(Lattice((2, 2)), "SU(2)")
+        field = SUNField(links, shapes=("plaquette",), degree=1, reach=reach, n_time_modes=1)
+        randomise(field)
+        ladders[reach] = EquivariantCNF(links, vector_field=field, solver=Solver("rk4", steps=1))
+    options = {"steps": 1, "batch_size": 2, "n_fresh": 0, "progress": False}
+
+    def climb(reach: int, *sides: int) -> None:
+        spaces = [Links(Lattice((side, side)), "SU(2)") for side in sides]
+        fit_ladder([WilsonAction(links, beta=0.5) for links in spaces], flow=ladders[reach], **options)
+
+    with pytest.warns(UserWarning, match="SUNField carries over to other lattices only roughly"):
+        climb(1, 2, 3)
+    climb(1, 2, 2)  # warnings are errors here
+    climb(0, 2, 3)

@@ -177,6 +177,29 @@ def test_coefficients_are_the_same_on_every_lattice():
     torch.testing.assert_close(again[..., :3, :3], field.velocity(tiled[:, :, :3, :3], 0.3))
 
 
+def test_ladders_are_stretched_and_the_rungs_beside_a_plaquette_turn_as_before():
+    field = random_field("SU(2)", 4, 4, reach=2)
+    larger = field.resized(Lattice((16, 16)))
+    terms = {}
+    for one in (field, larger):
+        planes = one.space.planes(drawn(one.space, 1))
+        terms[one] = next(its for _, its in one._ladders(planes))
+
+    def sent_at(one, reach, distance):
+        left = 1 - (distance - 0.5) / reach
+        return (one.ladder.unflatten(1, (-1, 3)) * left ** torch.arange(3.0)[:, None]).sum(2)
+
+    for one, its in terms.items():
+        weights = one.ladder.unflatten(1, (-1, 3))
+        torch.testing.assert_close(
+            torch.einsum("p,jspf->jsf", its.beside, weights), sent_at(one, one.reach, 1)
+        )
+    torch.testing.assert_close(sent_at(larger, 8, 1), sent_at(field, 2, 1))
+    # Distances are measured from the rung beside the plaquette to the opposite one, half a step ahead.
+    torch.testing.assert_close(sent_at(larger, 8, 1 + 7.5 / 1.5), sent_at(field, 2, 2))
+    assert (larger.ladder - field.ladder).abs().max() > 0.1
+
+
 class Planted(VectorField):
     """A correct field plus a planted mistake."""
 
