@@ -1,6 +1,6 @@
 """Functions that run in several processes joined over gloo, like under torchrun but started faster.
 
-The processes are forked from a server that has imported torch and equiflow once.
+The processes are forked from a server that has imported torch, equiflow and the jobs once.
 """
 
 from __future__ import annotations
@@ -17,9 +17,13 @@ import torch
 import torch.distributed as dist
 
 CONTEXT = multiprocessing.get_context("forkserver")
+# All that jobs need, which would take each process two seconds; what is not installed is left out.
 # torch imports _dynamo late, at the first step of an optimiser.
 CONTEXT.set_forkserver_preload(
-    ["equiflow.cli.app", "torch._dynamo", "torch.distributed.launcher.api", "typer.testing"]
+    [
+        *("torch._dynamo", "torch.distributed.launcher.api", "typer.testing", "scipy.optimize"),
+        *("tests.support.distributed_jobs", "equiflow.fused.solving", "equiflow.fused.ridge_fields"),
+    ]
 )
 #: how long to wait for a result, and for a process to end
 MAX_WAIT_SECONDS = 120.0
