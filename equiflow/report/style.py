@@ -99,6 +99,10 @@ def legend_below(figure: Figure, axes: Any, *, columns: int = 1) -> None:
     figure.legend(handles, labels, loc="outside lower center", ncols=columns)
 
 
+#: ticks that a logarithmic axis has at least
+FEWEST_TICKS = 3
+
+
 def readable_log(axes: Any, which: str = "y") -> None:
     """Make an axis logarithmic, with ticks that are written as plain numbers and lie close enough.
 
@@ -115,7 +119,7 @@ def readable_log(axes: Any, which: str = "y") -> None:
     >>> [text.get_text() for text in axes.get_yticklabels()]
     ['0.5', '1', '2', '5', '10', '20']
     """
-    from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
+    from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 
     axes.set(**{f"{which}scale": "log"})
     low, high = sorted(getattr(axes, f"get_{which}lim")())
@@ -124,8 +128,11 @@ def readable_log(axes: Any, which: str = "y") -> None:
     every = max(1, math.ceil(decades / 8))  # powers of ten, or of a hundred if there are many
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     ticks = [step * 10.0**power for power in powers if power % every == 0 for step in steps]
+    inside = [tick for tick in ticks if low <= tick <= high]
+    if len(inside) < FEWEST_TICKS:  # far less than a decade, where the axis is nearly linear
+        inside = [tick for tick in MaxNLocator(6, steps=[1, 2, 5, 10]).tick_values(low, high) if low <= tick <= high]
     axis = getattr(axes, f"{which}axis")
-    axis.set_major_locator(FixedLocator([tick for tick in ticks if low <= tick <= high]))
+    axis.set_major_locator(FixedLocator(inside))
     axis.set_minor_locator(NullLocator())
     axis.set_minor_formatter(NullFormatter())
     plain = low > 1e-4 and high < 1e6
