@@ -14,6 +14,7 @@ import platform
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -55,6 +56,9 @@ parser.add_argument("--sweeps", type=int, default=3, help="see fit_by_continuity
 parser.add_argument(
     "--training-samples", type=int, nargs="+", default=[1024], help="per sweep: one number, or one each"
 )
+parser.add_argument(
+    "--local", type=float, nargs="+", default=[0.1], help="see fit_by_continuity: one number, or one each"
+)
 parser.add_argument("--times", type=int, default=20, help="per sweep")
 parser.add_argument(
     "--method", default="rk4", help="of the step from one time to the next: rk4, midpoint, ..."
@@ -80,6 +84,7 @@ class Result:
     parameters: int
     sweeps: int
     training_samples: list[int]
+    local: list[float]
     seconds: float
     ess_of_sweeps: list[float | None]
     seconds_of_sweeps: list[float]
@@ -105,10 +110,9 @@ class Result:
     chi_q_exact: float | None = None
 
 
-def one_each(args: argparse.Namespace) -> list[int]:
-    """Return the number of training samples of every sweep."""
-    given = args.training_samples
-    return given * args.sweeps if len(given) == 1 else given
+def one_each(given: list[Any], sweeps: int) -> list[Any]:
+    """Return what is given for every sweep, where it is one number for all or one each."""
+    return given * sweeps if len(given) == 1 else given
 
 
 def flow_for(action: WilsonAction, args: argparse.Namespace) -> EquivariantCNF:
@@ -198,7 +202,8 @@ def trained(case: str, args: argparse.Namespace) -> Result:
         flow,
         action,
         sweeps=args.sweeps,
-        n_samples=one_each(args),
+        n_samples=one_each(args.training_samples, args.sweeps),
+        local=one_each(args.local, args.sweeps),
         n_times=args.times,
         solver=Solver(args.method, steps=1),
         seed=args.seed,
@@ -221,7 +226,8 @@ def trained(case: str, args: argparse.Namespace) -> Result:
         seed=args.seed,
         parameters=sum(p.numel() for p in flow.vector_field.linear_parameters),
         sweeps=args.sweeps,
-        training_samples=one_each(args),
+        training_samples=one_each(args.training_samples, args.sweeps),
+        local=one_each(args.local, args.sweeps),
         seconds=start[-1],
         ess_of_sweeps=history.ess,
         seconds_of_sweeps=start,

@@ -19,9 +19,6 @@ from equiflow.theories.base.paths import ActionPath
 from equiflow.vector_fields import VectorField
 from equiflow.vector_fields.chunks import in_chunks
 
-#: weight of the residuals at each time, beside that of their integrals
-LOCAL = 0.1
-
 
 @dataclass(frozen=True)
 class Sweep:
@@ -103,18 +100,19 @@ class Regression:
             (float(node + 1) / 2, float(weight) / 2) for node, weight in zip(nodes, weights, strict=True)
         ]
 
-    def sweep(self, phi: Tensor, note: Callable[[], object]) -> Sweep:
+    def sweep(self, phi: Tensor, note: Callable[[], object], local: float = 0.1) -> Sweep:
         """Lead samples of the prior through time, and improve the weights.
 
         Args:
             phi: samples of the prior.
             note: called after every time.
+            local: weight of the residuals at each time, beside that of their integrals.
 
         Returns:
             How the sweep went.
         """
         with _trained_alone(self.field, self.trained):
-            return self._march(phi, note) if self._stands_still() else self._refine(phi, note)
+            return self._march(phi, note) if self._stands_still() else self._refine(phi, note, local)
 
     def _march(self, phi: Tensor, note: Callable[[], object]) -> Sweep:
         """Find the weights of a field that stands still, from one time to the next."""
@@ -133,7 +131,7 @@ class Regression:
         self._set_weights(found)
         return Sweep(together.left(found), None, 2 * float(together.right.norm()), nfe)
 
-    def _refine(self, phi: Tensor, note: Callable[[], object]) -> Sweep:
+    def _refine(self, phi: Tensor, note: Callable[[], object], local: float) -> Sweep:
         """Take a step of Gauss and Newton from the present weights."""
         weights, now, nfe = self._weights(), 0.0, 0
         equations = Equations(weights.numel(), phi)
@@ -143,7 +141,7 @@ class Regression:
             phi, taken = self._carried(phi, now, t)
             rows, target = self._equations(phi, t)
             residual = rows @ weights - target
-            equations.add(rows, residual, LOCAL * weight)
+            equations.add(rows, residual, local * weight)
             whole += weight * rows
             log_weight += weight * residual
             now, nfe = t, nfe + taken

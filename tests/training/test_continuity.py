@@ -194,6 +194,17 @@ def test_every_sweep_has_its_own_number_of_samples():
     weights = [flow.vector_field.kernel.weight for flow in flows]
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
+    # Residuals at each time count as much as is asked for, in the sweep for which it is.
+    moved = {}
+    for local in (0.1, (0.1, 0.1), (1e-4, 0.1), (0.1, 1e-4)):
+        flow = small_u1()
+        fitted(flow, action, n_samples=16, n_times=3, sweeps=2, local=local)
+        moved[local] = flow.vector_field.kernel.weight.detach()
+    assert torch.equal(moved[0.1], moved[0.1, 0.1])
+    assert torch.equal(moved[0.1], moved[1e-4, 0.1])  # the first sweep of a field that stands still has none
+    assert not torch.equal(moved[0.1], moved[0.1, 1e-4])
+    with pytest.raises(ValueError, match="Each of local"):
+        fitted(small_u1(), action, local=(0.1, 0.0), sweeps=2)
     with pytest.raises(ValueError, match="n_samples has 3 entries for 2 sweeps; give one each"):
         fitted(small_u1(), action, n_samples=(16, 16, 16), sweeps=2)
     with pytest.raises(ValueError, match="Each of n_samples must be an integer >= 1, got 0"):
