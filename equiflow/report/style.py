@@ -130,7 +130,8 @@ def readable_log(axes: Any, which: str = "y") -> None:
     ticks = [step * 10.0**power for power in powers if power % every == 0 for step in steps]
     inside = [tick for tick in ticks if low <= tick <= high]
     if len(inside) < FEWEST_TICKS:  # far less than a decade, where the axis is nearly linear
-        inside = [tick for tick in MaxNLocator(6, steps=[1, 2, 5, 10]).tick_values(low, high) if low <= tick <= high]
+        ticks = MaxNLocator(6, steps=[1, 2, 5, 10]).tick_values(low, high).tolist()
+        inside = [tick for tick in ticks if low <= tick <= high]
     axis = getattr(axes, f"{which}axis")
     axis.set_major_locator(FixedLocator(inside))
     axis.set_minor_locator(NullLocator())
