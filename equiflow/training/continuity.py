@@ -128,6 +128,8 @@ def fit_by_continuity(
     check_type(path, ActionPath, "path", "Write StraightPath(flow.prior, action).")
     if path.action is not action or path.prior is not flow.prior:
         raise ValueError(f"{path} leads elsewhere; expected a path from flow.prior to the action.")
+    # Runs begun before there was a choice go on.
+    chosen = "" if local == 0.1 else f", local={local}"
     regression = Regression(flow, path, solver, n_times, check_positive(ridge, "ridge"))
     generator = torch.Generator(flow.device).manual_seed(check_seed(seed))
     settings = without_addresses(
@@ -136,7 +138,7 @@ def fit_by_continuity(
             "action": repr(action),
             "path": repr(path),
             "seed": seed,
-            "training": f"n_samples={n_samples}, n_times={n_times}, ridge={ridge}, solver={solver}",
+            "training": f"n_samples={n_samples}, n_times={n_times}, ridge={ridge}, solver={solver}{chosen}",
         }
     )
     history = _resumed(flow, generator, settings, checkpoint, sweeps)

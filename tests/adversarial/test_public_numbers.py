@@ -332,7 +332,7 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     ),
     "fit_by_continuity": (
         lambda **o: by_continuity(**o),
-        {"sweeps": 2, "n_samples": 16, "n_times": 3, "ridge": 0.0009765625, "seed": 3},
+        {"sweeps": 2, "n_samples": 16, "n_times": 3, "local": 0.125, "ridge": 0.0009765625, "seed": 3},
     ),
     "log_weights": (lambda **o: eq.log_weights(flow(), ACTION, target_samples(), **o), {"batch_size": 3}),
     "effective_sample_size": (

@@ -176,6 +176,8 @@ def test_a_run_goes_on_from_its_checkpoint_bit_for_bit(tmp_path):
     assert not torch.equal(weights[0], weights[2])
     with pytest.raises(CheckpointError, match="another run: seed was 0, now 1"):
         fitted(small_u1(), action, sweeps=3, checkpoint=tmp_path / "run.pt", **options, seed=1)
+    with pytest.raises(CheckpointError, match=r"local=0\.2"):
+        fitted(small_u1(), action, sweeps=3, checkpoint=tmp_path / "run.pt", **options, local=0.2)
     with pytest.raises(CheckpointError, match="n_samples=32"):
         fitted(small_u1(), action, checkpoint=tmp_path / "run.pt", n_samples=16, n_times=3)
 
