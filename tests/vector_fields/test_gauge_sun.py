@@ -35,22 +35,21 @@ def drawn(links: Links, n: int = 2, seed: int = 0) -> torch.Tensor:
     ("group", "shape", "shapes"),
     [
         ("SU(2)", (3, 3), ("plaquette", "rectangle", "square")),
-        ("SU(2)", (4, 4), ("plaquette",)),
         ("SU(3)", (2, 2), ("plaquette",)),
         ("SU(2)", (2, 2, 2), ("plaquette", "chair")),
     ],
 )
 def test_the_field_obeys_every_law(group, shape, shapes):
-    # Ladders of SU(3) and of three dimensions have a test of their own, which is quicker.
+    # Large ladders, of SU(3) and of three dimensions have a test of their own, which is quicker.
     reach = 0 if group == "SU(3)" or len(shape) == 3 else min(shape) // 2
     field = random_field(group, *shape, shapes=shapes, reach=reach, n_time_modes=1)
     report = check_vector_field(field)
     assert report.ok, str(report)
 
 
-@pytest.mark.parametrize(("group", "shape"), [("SU(3)", (2, 2)), ("SU(2)", (2, 2, 2))])
+@pytest.mark.parametrize(("group", "shape"), [("SU(3)", (2, 2)), ("SU(2)", (2, 2, 2)), ("SU(2)", (4, 4))])
 def test_large_ladders_are_equivariant_and_have_the_divergence_of_small_moves(group, shape):
-    field = random_field(group, *shape, shapes=("plaquette",), reach=1, n_time_modes=1)
+    field = random_field(group, *shape, shapes=("plaquette",), reach=min(shape) // 2, n_time_modes=1)
     assert max(equivariance_error(field, n_random=1, times=(0.3,)).values()) < 1e-12
     u, h = drawn(field.space, 1), 1e-4
     n = math.prod(field.space.tangent_shape)

@@ -104,7 +104,7 @@ def test_every_family_is_drawn():
     assert set(FIELDS) | set(ELSEWHERE) == set(VECTOR_FIELDS)
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(vector_fields())
 def test_velocity_is_equivariant_and_divergence_invariant(field):
     errors = equivariance_error(field, field.lattice)
