@@ -20,7 +20,7 @@ TOPICS = [
 
 
 #: guides of a quarter of a minute and more: left to the slow tests
-LONG = ("certificates", "runs", "from_hmc", "own_action", "gauge", "own_field")
+LONG = ("certificates", "runs", "own_action", "gauge", "own_field")
 
 
 @pytest.fixture(scope="module")
