@@ -86,21 +86,21 @@ def angle_work_for(like: Any, now: Any) -> Any:
     """Return scratch memory of a block and of a chunk of its rows.
 
     Args:
-        like: one field of the block, `(first, configuration, second)`.
+        like: one field of the block, `(first, group, row)`.
         now: tables at one time.
 
     Returns:
         `u_n` on sites and in modes, repeated kernels, memory for three sets of fields, and fields of a chunk.
     """
     kernels, B, D, _, _ = now
-    rows, size, columns = like.shape
-    width, n_kernels, n_channels = size * columns, len(kernels), len(B)
+    rows, n_groups, length = like.shape
+    width, n_kernels, n_channels = n_groups * length, len(kernels), len(B)
     n_ridges, n_pairs = D.shape
     n_powers = max(2, n_kernels - n_channels - n_pairs)
     n, many = 2 * n_powers * rows * width, 2 * (n_kernels - 1) * rows * width
     powers = aligned(n, like).reshape(rows, 2 * n_powers, width)
     modes = aligned(n, like).reshape(rows, 2 * n_powers, width)
-    tiles = aligned(n_kernels * rows * width, like).reshape(n_kernels, rows, size, columns)
+    tiles = aligned(n_kernels * rows * width, like).reshape(n_kernels, rows, n_groups, length)
     memory = aligned(many, like), aligned(many, like), aligned(many, like)
     few = rows_per_chunk(rows, width)
     sites = few * width
@@ -115,7 +115,7 @@ def angle_work_for(like: Any, now: Any) -> Any:
 
 @jit_within
 def pull_fields(
-    powers: Any, modes: Any, tiles: Any, n_channels: int, columns: int, basis: Any, memory: Any
+    powers: Any, modes: Any, tiles: Any, n_channels: int, length: int, basis: Any, memory: Any
 ) -> Any:
     """Return `K_n * u_n` for n > 1, then `L_c * u_1`, then `M_p * u_2`, on sites.
 
@@ -124,7 +124,7 @@ def pull_fields(
         modes: `u_n` in modes.
         tiles: repeated kernels, `(kernel, first, column)`.
         n_channels: number of `L_c`.
-        columns: length of the second axis.
+        length: of a row of one group.
         basis: see above.
         memory: for three sets of fields; the last one is returned.
 
@@ -140,7 +140,7 @@ def pull_fields(
         if kernel >= n_harmonics:
             power = 0 if kernel < n_harmonics + n_channels else 1
         scale(modes, 2 * power, tiles, kernel, products, 2 * kernel - 2)
-    transform(True, products, columns, basis, memory[1], pulled)
+    transform(True, products, length, basis, memory[1], pulled)
     return pulled
 
 
@@ -219,17 +219,17 @@ def write_rates(
 
 @jit_within
 def _finish(
-    powers: Any, modes: Any, sent: Any, tiles: Any, n_harmonics: int, columns: int, basis: Any, memory: Any
+    powers: Any, modes: Any, sent: Any, tiles: Any, n_harmonics: int, length: int, basis: Any, memory: Any
 ) -> Any:
     """Return `q = K_1 * u_1 + sum_c L_c * sent_c`, one complex field."""
     sent_modes = as_complex(memory[2], sent.shape[1], powers)
-    transform(False, sent, columns, basis, memory[1], sent_modes)
+    transform(False, sent, length, basis, memory[1], sent_modes)
     mixed = as_complex(memory[0], 2, powers)
     scale(modes, 0, tiles, 0, mixed, 0)
     for c in range(sent.shape[1] // 2):
         add_scaled(sent_modes, 2 * c, tiles, n_harmonics + c, mixed, 0)
     q = as_complex(memory[2], 2, powers)
-    transform(True, mixed, columns, basis, memory[1], q)
+    transform(True, mixed, length, basis, memory[1], q)
     return q
 
 
@@ -240,7 +240,7 @@ def angle_rates_of(
     """Set `out` to the velocity of a block, and write the divergence of each configuration, in float64.
 
     Args:
-        theta: angles in radians, `(first, configuration, second)`.
+        theta: angles in radians, `(first, group, row)`.
         now: tables at one time.
         ridges: see above.
         basis: see above.
@@ -251,15 +251,15 @@ def angle_rates_of(
     kernels, B, D, at_origin, constant = now
     powers, modes, tiles, memory, of_chunk = work
     energies, _, slopes, grams, vectors, bent = of_chunk
-    rows, size, columns = theta.shape
-    width, n_channels, minus = size * columns, len(B), -theta.dtype.type(1)
+    rows, n_groups, length = theta.shape
+    width, n_channels, minus = n_groups * length, len(B), -theta.dtype.type(1)
     n_harmonics = len(kernels) - n_channels - D.shape[1]
     velocity = out.reshape(rows, width)
     write_powers(theta.reshape(rows, width), powers, modes)
-    tile(kernels, tiles)
+    tile(kernels, basis[2], tiles)
     tiles_of_rows = tiles.reshape(len(kernels), rows, width)
-    transform(False, powers, columns, basis, memory[0], modes)
-    pulled = pull_fields(powers, modes, tiles_of_rows, n_channels, columns, basis, memory)
+    transform(False, powers, length, basis, memory[0], modes)
+    pulled = pull_fields(powers, modes, tiles_of_rows, n_channels, length, basis, memory)
     sent = as_complex(memory[0], 2 * n_channels, powers)
     divergence[:] = constant
     for first in range(0, rows, len(bent)):
@@ -276,11 +276,11 @@ def angle_rates_of(
             flat(bent),
         )
         write_rates(first, powers, pulled, at_origin, n_harmonics - 1, of_chunk, sent, velocity)
-        add_to_configurations(flat(bent), columns, divergence)
-    q = _finish(powers, modes, sent, tiles_of_rows, n_harmonics, columns, basis, memory)
+        add_to_configurations(flat(bent), length, basis[2], divergence)
+    q = _finish(powers, modes, sent, tiles_of_rows, n_harmonics, length, basis, memory)
     for x in range(rows):
         for k in range(width):
             bent[0, k] = 0
         add_cross(powers, x, 0, q, x, 0, velocity, x)
         add_dot(minus, powers, x, 0, q, x, 0, bent, 0)
-        add_to_configurations(bent[0], columns, divergence)
+        add_to_configurations(bent[0], length, basis[2], divergence)

@@ -40,10 +40,11 @@ from equiflow.fused.angle_rows import (
     write_powers,
 )
 from equiflow.fused.angle_waves import turn_waves
+from equiflow.fused.groups import add_over_group
 from equiflow.fused.just_in_time import jit_within
-from equiflow.fused.ridges import add_lanes, add_to_configurations
+from equiflow.fused.ridges import add_lanes, add_to_configurations, spread_over_row
 from equiflow.fused.transforms import aligned
-from equiflow.fused.vectors import flat, lanes_of
+from equiflow.fused.vectors import flat, lanes_of, load, zero
 
 
 @jit_within
@@ -51,16 +52,16 @@ def angle_pull_work_for(like: Any, now: Any) -> Any:
     """Return scratch memory of a block and of a chunk of its rows.
 
     Args:
-        like: one field of the block, `(first, configuration, second)`.
+        like: one field of the block, `(first, group, row)`.
         now: tables at one time.
 
     Returns:
         Memory for five sets of fields, and fields of a chunk.
     """
     kernels, B, D, _, _ = now
-    rows, size, columns = like.shape
+    rows, n_groups, length = like.shape
     n_channels, n_pairs = len(B), D.shape[1]
-    width = size * columns
+    width = n_groups * length
     n_powers = max(2, len(kernels) - n_channels - n_pairs)
     n = 2 * rows * width * max(2 * n_channels + n_pairs, n_powers + 1)
     memory = aligned(n, like), aligned(n, like), aligned(n, like), aligned(n, like), aligned(n, like)
@@ -68,15 +69,21 @@ def angle_pull_work_for(like: Any, now: Any) -> Any:
 
 
 @jit_within
-def _add_products(a: Any, i: int, b: Any, j: int, size: int, kernel: int, sums: Any) -> None:
+def _add_products(a: Any, i: int, b: Any, j: int, together: int, kernel: int, sums: Any) -> None:
     """Add `Re[conj(a) b]` of complex fields in modes, summed over configurations, to a kernel's gradient."""
-    rows, columns = sums.shape[1:]
+    (rows, columns), width, lanes = sums.shape[1:], a.shape[2], lanes_of(a)
+    first, second, added_to, length = flat(a), flat(b), flat(sums), columns * together
     for x in range(rows if len(sums) else 0):
-        for part in range(2):
-            for n in range(size):
-                start = n * columns
-                for y in range(columns):
-                    sums[kernel, x, y] += a[x, i + part, start + y] * b[x, j + part, start + y]
+        place_of_sum = (kernel * rows + x) * columns
+        for y in range(0, length, lanes):
+            total = zero(a)
+            for part in range(2):
+                at, by = (x * a.shape[1] + i + part) * width, (x * b.shape[1] + j + part) * width
+                for group in range(width // length):
+                    place = group * length + y
+                    total += load(first, at + place) * load(second, by + place)
+            add_over_group(total, added_to, place_of_sum, together)
+            place_of_sum += lanes // together
 
 
 @jit_within
@@ -88,7 +95,7 @@ def _carry(
     kernels: Any,
     n_harmonics: int,
     n_channels: int,
-    columns: int,
+    length: int,
     basis: Any,
     memory: Any,
     of_kernels: Any,
@@ -97,14 +104,14 @@ def _carry(
     bars = as_complex(memory[0], powers.shape[1], powers)
     of_powers = as_complex(memory[1], powers.shape[1], powers)
     write_cotangents(powers, w, weight, n_harmonics, bars)
-    transform(False, bars, columns, basis, memory[4], of_powers)
+    transform(False, bars, length, basis, memory[4], of_powers)
     for n in range(n_harmonics):
-        _add_products(of_powers, 2 * n, modes, 2 * n, w.shape[1] // columns, n, of_kernels)
+        _add_products(of_powers, 2 * n, modes, 2 * n, basis[2], n, of_kernels)
     products = as_complex(memory[0], 2 * n_channels, powers)
     of_sent = as_complex(memory[2], 2 * n_channels, powers)
     for c in range(n_channels):
         scale(of_powers, 0, kernels, n_harmonics + c, products, 2 * c)
-    transform(True, products, columns, basis, memory[4], of_sent)
+    transform(True, products, length, basis, memory[4], of_sent)
     return of_powers, of_sent
 
 
@@ -114,7 +121,8 @@ def _close(
     mixed: Any,
     w: Any,
     weight: Any,
-    columns: int,
+    length: int,
+    together: int,
     scratch: Any,
     velocity: Any,
     divergence: Any,
@@ -128,7 +136,7 @@ def _close(
             scratch[0, k] = 0
         add_cross(powers, x, 0, mixed, x, 0, velocity, x)
         add_dot(-one, powers, x, 0, mixed, x, 0, scratch, 0)
-        add_to_configurations(scratch[0], columns, divergence)
+        add_to_configurations(scratch[0], length, together, divergence)
         add_turned(one, w, weight, powers, x, 0, mixed, 0, out)
         degree = one - one
         for i in range(0, powers.shape[1], 2):
@@ -157,7 +165,7 @@ def angle_pull_of(
     """Set `out` to the transposed Jacobian of `(w, omega)`, and write velocity and divergence too.
 
     Args:
-        theta: angles in radians, `(first, configuration, second)`.
+        theta: angles in radians, `(first, group, row)`.
         w: like `theta`.
         weights: omega of each configuration, `(configuration,)`.
         now: tables at one time.
@@ -174,21 +182,21 @@ def angle_pull_of(
     of_kernels, of_B, of_D, of_origin, of_W, of_phase = sums
     powers, modes, tiles, own, of_chunk = work
     energies, _, slopes, grams, vectors, bent = of_chunk
-    rows, size, columns = theta.shape
-    width, n_channels, n_pairs, n_ridges = size * columns, len(B), D.shape[1], len(D)
+    (rows, n_groups, length), together = theta.shape, basis[2]
+    width, n_channels, n_pairs, n_ridges = n_groups * length, len(B), D.shape[1], len(D)
     n_harmonics, sites = len(kernels) - n_channels - n_pairs, bent.size
     of_theta, along, rate = out.reshape(rows, width), w.reshape(rows, width), velocity.reshape(rows, width)
     of_sites = np.empty(sites, w.dtype)  # omega of the sites of a chunk
-    for k in range(sites):
-        of_sites[k] = weights[k // columns % size]
+    for start in range(0, sites, width):
+        spread_over_row(weights, length, together, of_sites[start : start + width])
     weight = of_sites[:width]
     write_powers(theta.reshape(rows, width), powers, modes)
-    tile(kernels, tiles)
+    tile(kernels, together, tiles)
     K = tiles.reshape(len(kernels), rows, width)
-    transform(False, powers, columns, basis, own[0], modes)
-    pulled = pull_fields(powers, modes, K, n_channels, columns, basis, own)
+    transform(False, powers, length, basis, own[0], modes)
+    pulled = pull_fields(powers, modes, K, n_channels, length, basis, own)
     carried = _carry(
-        powers, modes, along, weight, K, n_harmonics, n_channels, columns, basis, memory, of_kernels
+        powers, modes, along, weight, K, n_harmonics, n_channels, length, basis, memory, of_kernels
     )
     of_powers, of_sent = carried
     n_fields = 2 * (2 * n_channels + n_pairs)
@@ -231,7 +239,7 @@ def angle_pull_of(
             by_lane,
         )
         write_rates(first, powers, pulled, at_origin, n_harmonics - 1, of_chunk, fields, rate)
-        add_to_configurations(flat(bent), columns, divergence)
+        add_to_configurations(flat(bent), length, together, divergence)
         by_row = of_grams.reshape(n_pairs, few, width)
         of_e = of_energies.reshape(n_channels, few, width)
         of_channels(first, powers, of_sent, along, weight, of_chunk, of_e, by_row, fields, of_theta)
@@ -243,8 +251,8 @@ def angle_pull_of(
         add_lanes(by_lane[1], flat(of_W))
         add_lanes(by_lane[2], flat(of_D))
         add_lanes(by_lane[3], of_phase)
-    mixed = _mix_back(modes, of_powers, fields, K, n_harmonics, size, columns, basis, memory, of_kernels)
-    _close(powers, mixed, along, weight, columns, bent, rate, divergence, of_theta)
+    mixed = _mix_back(modes, of_powers, fields, K, n_harmonics, length, basis, memory, of_kernels)
+    _close(powers, mixed, along, weight, length, together, bent, rate, divergence, of_theta)
 
 
 @jit_within
@@ -275,8 +283,7 @@ def _mix_back(
     fields: Any,
     kernels: Any,
     n_harmonics: int,
-    size: int,
-    columns: int,
+    length: int,
     basis: Any,
     memory: Any,
     of_kernels: Any,
@@ -286,7 +293,7 @@ def _mix_back(
     n_channels = n_fields - (len(kernels) - n_harmonics)  # there are two fields for each L_c
     n_pairs = n_fields - 2 * n_channels
     in_modes = as_complex(memory[0], 2 * n_fields, fields)
-    transform(False, fields, columns, basis, memory[4], in_modes)
+    transform(False, fields, length, basis, memory[4], in_modes)
     mixed, out = (
         as_complex(memory[2], 2 * n_powers + 2, fields),
         as_complex(memory[3], 2 * n_powers + 2, fields),
@@ -298,11 +305,11 @@ def _mix_back(
         kernel = n_harmonics + c
         add_scaled(in_modes, 2 * c, kernels, kernel, mixed, 0)
         add_scaled(in_modes, 2 * (n_channels + c), kernels, kernel, mixed, 2)
-        _add_products(of_powers, 0, in_modes, 2 * c, size, kernel, of_kernels)
-        _add_products(modes, 0, in_modes, 2 * (n_channels + c), size, kernel, of_kernels)
+        _add_products(of_powers, 0, in_modes, 2 * c, basis[2], kernel, of_kernels)
+        _add_products(modes, 0, in_modes, 2 * (n_channels + c), basis[2], kernel, of_kernels)
     for pair in range(n_pairs):
         kernel, field = n_harmonics + n_channels + pair, 2 * (2 * n_channels + pair)
         add_scaled(in_modes, field, kernels, kernel, mixed, 4)
-        _add_products(modes, 2, in_modes, field, size, kernel, of_kernels)
-    transform(True, mixed, columns, basis, memory[4], out)
+        _add_products(modes, 2, in_modes, field, basis[2], kernel, of_kernels)
+    transform(True, mixed, length, basis, memory[4], out)
     return out

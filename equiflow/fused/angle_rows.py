@@ -1,8 +1,8 @@
 """Operations on fields of unit vectors of a block, for `equiflow.fused.angle_fields`.
 
-Fields have the layout `(first axis, field, column)`, where columns run over configurations and, fastest,
-over the second axis. A complex field is two fields, real and imaginary part. Loops index whole arrays: a view
-of each row would cost more than the work on it.
+Fields have the layout `(first axis, field, column)`, where columns run over all groups of configurations, and
+fastest over the row of each, see `equiflow.fused.transforms`. A complex field is two fields, real and
+imaginary part. Loops index whole arrays: a view of each row would cost more than the work on it.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from equiflow.fused.groups import load_for_all
 from equiflow.fused.just_in_time import inline, jit_within
 from equiflow.fused.sine import sine_and_cosine
 from equiflow.fused.transforms import to_modes, to_sites
+from equiflow.fused.vectors import flat, lanes_of, store
 
 
 @inline
@@ -103,19 +105,22 @@ def write_powers(theta: Any, powers: Any, copy: Any) -> None:
 
 
 @jit_within
-def tile(kernels: Any, tiles: Any) -> None:
+def tile(kernels: Any, together: int, tiles: Any) -> None:
     """Repeat kernels for all configurations of a block.
 
     Args:
         kernels: `(kernel, first, second)`.
-        tiles: `(kernel, first, configuration, second)`, written.
+        together: configurations of a group.
+        tiles: `(kernel, first, group, row)`, written.
     """
-    n_kernels, rows, size, columns = tiles.shape
-    for kernel in range(n_kernels):
-        for x in range(rows):
-            for n in range(size):
-                for y in range(columns):
-                    tiles[kernel, x, n, y] = kernels[kernel, x, y]
+    (n_kernels, rows, n_groups, length), lanes = tiles.shape, lanes_of(tiles)
+    K, written, at, per_vector = flat(kernels), flat(tiles), 0, lanes // together
+    for row in range(n_kernels * rows):
+        for y in range(0, length, lanes):
+            factor = load_for_all(K, at, together)
+            at += per_vector
+            for group in range(n_groups):
+                store(factor, written, (row * n_groups + group) * length + y)
 
 
 @jit_within
@@ -155,19 +160,19 @@ def add_scaled(modes: Any, i: int, kernels: Any, kernel: int, out: Any, j: int) 
 
 
 @jit_within
-def transform(inverse: bool, fields: Any, columns: int, basis: Any, scratch: Any, out: Any) -> None:
+def transform(inverse: bool, fields: Any, length: int, basis: Any, scratch: Any, out: Any) -> None:
     """Transform fields to modes, or back to sites.
 
     Args:
         inverse: whether to sites.
         fields: `(first, field, column)`.
-        columns: length of the second axis.
+        length: of a row of one group.
         basis: see `transforms.axes`.
         scratch: at least as many numbers, flat.
         out: like `fields`, written.
     """
     rows, n_fields, width = fields.shape
-    shape = (rows, n_fields * (width // columns), columns)
+    shape = (rows, n_fields * (width // length), length)
     if inverse:
         to_sites(fields.reshape(shape), basis, scratch, out.reshape(shape))
     else:

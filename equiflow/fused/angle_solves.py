@@ -26,7 +26,7 @@ def _same(fields: Any, basis: Any, scratch: Any, out: Any) -> None:
 @jit_within
 def _work_for(like: Any, now: Any) -> Any:
     """Return scratch memory for rates, for the transposed Jacobian, and a velocity that nobody wants."""
-    unused = np.empty_like(like), np.empty(like.shape[1])
+    unused = np.empty_like(like), np.empty(like.shape[1] * like.shape[2] // now[0].shape[2])
     return angle_work_for(like, now), angle_pull_work_for(like, now), unused
 
 
@@ -43,7 +43,7 @@ def _velocity_and_score(
     kernels, B, D, at_origin, _ = now
     unwanted = np.zeros_like(B), np.zeros_like(D), np.zeros_like(at_origin)
     nothing = (kernels[:0], *unwanted, np.zeros_like(ridges[0]), ridges[1][:0])
-    ones = np.ones(theta.shape[1], theta.dtype)
+    ones = np.ones(theta.shape[1] * basis[2], theta.dtype)
     angle_pull_of(theta, score, ones, now, ridges, basis, work[0], work[1], out, divergence, rate, nothing)
 
 

@@ -1,19 +1,21 @@
 """Products of the fields of a block with small dense matrices, from the left and row by row.
 
-Eight sums are computed together: each waits for its last addition, and processors start two in a cycle.
+Processors multiply faster than they load, so vectors that are loaded take part in several sums. Where rows
+are not a multiple of what is computed together, the last one is computed again.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from equiflow.fused.just_in_time import inline, jit_within
-from equiflow.fused.vectors import lanes_of, load, spread, store, store_first, zero
+from equiflow.fused.groups import spread_group
+from equiflow.fused.just_in_time import inline, jit_as, jit_within
+from equiflow.fused.vectors import lanes_of, load, spread, store, zero
 
 
 @jit_within
 def multiply(fields: Any, width: int, blocks: Any, entries: Any, out: Any) -> None:
-    """Multiply fields `(first, width)` from the left by all blocks of a matrix.
+    """Multiply fields `(first, width)` from the left by all blocks of a matrix, four rows at a time.
 
     Args:
         fields: flat.
@@ -22,126 +24,182 @@ def multiply(fields: Any, width: int, blocks: Any, entries: Any, out: Any) -> No
         entries: of all blocks, row by row.
         out: like `fields`, written.
     """
-    for block in range(len(blocks)):
-        first, n, start = blocks[block, 0], blocks[block, 1], blocks[block, 2]
-        if n == 4:  # common sizes: LLVM writes these sums out
-            _multiply_block(fields, width, first, 4, start, entries, out)
-        elif n == 8:
-            _multiply_block(fields, width, first, 8, start, entries, out)
-        else:
-            _multiply_block(fields, width, first, n, start, entries, out)
-
-
-@inline
-def _multiply_block(fields: Any, width: int, first: int, n: int, start: int, entries: Any, out: Any) -> None:
-    """Multiply by one block, four rows at a time.
-
-    Two vectors of each row are computed together, which makes eight sums that do not wait for each other.
-    """
     lanes = lanes_of(fields)
-    pairs = width - width % (2 * lanes)
-    for row in range(0, n - 3, 4):
-        entry, to = start + row * n, (first + row) * width
-        for y in range(0, pairs, 2 * lanes):
-            a = b = c = d = e = f = g = h = zero(fields)
-            for k in range(n):
-                at = (first + k) * width + y
-                x, z = load(fields, at), load(fields, at + lanes)
-                one, two = spread(entries, entry + k), spread(entries, entry + n + k)
-                three, four = spread(entries, entry + 2 * n + k), spread(entries, entry + 3 * n + k)
-                a += one * x
-                b += one * z
-                c += two * x
-                d += two * z
-                e += three * x
-                f += three * z
-                g += four * x
-                h += four * z
-            at = to + y
-            store(a, out, at)
-            store(b, out, at + lanes)
-            store(c, out, at + width)
-            store(d, out, at + width + lanes)
-            store(e, out, at + 2 * width)
-            store(f, out, at + 2 * width + lanes)
-            store(g, out, at + 3 * width)
-            store(h, out, at + 3 * width + lanes)
-        for y in range(pairs, width, lanes):
-            a = b = c = d = zero(fields)
-            for k in range(n):
-                x = load(fields, (first + k) * width + y)
-                a += spread(entries, entry + k) * x
-                b += spread(entries, entry + n + k) * x
-                c += spread(entries, entry + 2 * n + k) * x
-                d += spread(entries, entry + 3 * n + k) * x
-            store(a, out, to + y)
-            store(b, out, to + width + y)
-            store(c, out, to + 2 * width + y)
-            store(d, out, to + 3 * width + y)
-    for row in range(n - n % 4, n):
-        for y in range(0, width, lanes):
-            a = zero(fields)
-            for k in range(n):
-                a += spread(entries, start + row * n + k) * load(fields, (first + k) * width + y)
-            store(a, out, (first + row) * width + y)
-
-
-@jit_within
-def multiply_rows(fields: Any, columns: int, blocks: Any, entries: Any, out: Any) -> None:
-    """Multiply all rows by all blocks of a matrix, eight rows at a time.
-
-    Args:
-        fields: rows of `columns` numbers, flat.
-        columns: length of a row.
-        blocks: first column, number of columns and first entry of each block.
-        entries: of all blocks, with the rows of each filled up to whole vectors.
-        out: like `fields`, written.
-    """
-    lanes, n_rows = lanes_of(fields), len(fields) // columns
+    fours = width - width % (4 * lanes)
     nothing = zero(fields)
     for block in range(len(blocks)):
         first, n, start = blocks[block, 0], blocks[block, 1], blocks[block, 2]
-        stride = (n + lanes - 1) // lanes * lanes
-        for y in range(0, n, lanes):
-            for row in range(0, n_rows - 7, 8):
-                at, entry = row * columns + first, start + y
-                sums = (nothing, nothing, nothing, nothing, nothing, nothing, nothing, nothing)
+        begin = first * width
+        for row in range(0, n, 4):
+            rows = row, min(row + 1, n - 1), min(row + 2, n - 1), min(row + 3, n - 1)
+            one, two, three, four = (
+                start + rows[0] * n,
+                start + rows[1] * n,
+                start + rows[2] * n,
+                start + rows[3] * n,
+            )
+            for y in range(0, fours, 4 * lanes):
+                a = b = c = d = (nothing, nothing, nothing, nothing)
+                at = begin + y
                 for k in range(n):
-                    sums = _add_to_rows(load(entries, entry), fields, at + k, columns, sums)
-                    entry += stride
-                _store_rows(sums, n - y, columns, out, at + y)
-            for row in range(n_rows - n_rows % 8, n_rows):
-                at = row * columns + first
-                a = nothing
+                    x = load(fields, at), load(fields, at + lanes)
+                    z = load(fields, at + 2 * lanes), load(fields, at + 3 * lanes)
+                    a = _added(a, spread(entries, one + k), x, z)
+                    b = _added(b, spread(entries, two + k), x, z)
+                    c = _added(c, spread(entries, three + k), x, z)
+                    d = _added(d, spread(entries, four + k), x, z)
+                    at += width
+                _store_four(a, out, begin + rows[0] * width + y)
+                _store_four(b, out, begin + rows[1] * width + y)
+                _store_four(c, out, begin + rows[2] * width + y)
+                _store_four(d, out, begin + rows[3] * width + y)
+            for y in range(fours, width, lanes):
+                e = f = g = h = nothing
+                at = begin + y
                 for k in range(n):
-                    a += spread(fields, at + k) * load(entries, start + k * stride + y)
-                store_first(n - y, a, out, at + y)
+                    vector = load(fields, at)
+                    e += spread(entries, one + k) * vector
+                    f += spread(entries, two + k) * vector
+                    g += spread(entries, three + k) * vector
+                    h += spread(entries, four + k) * vector
+                    at += width
+                store(e, out, begin + rows[0] * width + y)
+                store(f, out, begin + rows[1] * width + y)
+                store(g, out, begin + rows[2] * width + y)
+                store(h, out, begin + rows[3] * width + y)
 
 
 @inline
-def _add_to_rows(factors: Any, fields: Any, place: int, columns: int, sums: Any) -> Any:
-    """Add a vector times one number of each of eight rows to eight sums."""
-    a, b, c, d, e, f, g, h = sums
-    a += spread(fields, place) * factors
-    b += spread(fields, place + columns) * factors
-    c += spread(fields, place + 2 * columns) * factors
-    d += spread(fields, place + 3 * columns) * factors
-    e += spread(fields, place + 4 * columns) * factors
-    f += spread(fields, place + 5 * columns) * factors
-    g += spread(fields, place + 6 * columns) * factors
-    h += spread(fields, place + 7 * columns) * factors
-    return a, b, c, d, e, f, g, h
+def _added(sums: Any, factor: Any, x: Any, z: Any) -> Any:
+    """Return four sums, to each of which a vector times the factor is added."""
+    a, b, c, d = sums
+    a += factor * x[0]
+    b += factor * x[1]
+    c += factor * z[0]
+    d += factor * z[1]
+    return a, b, c, d
 
 
 @inline
-def _store_rows(sums: Any, n: int, columns: int, out: Any, place: int) -> None:
-    """Store the first n numbers of eight vectors in eight rows."""
-    a, b, c, d, e, f, g, h = sums
-    store_first(n, a, out, place)
-    store_first(n, b, out, place + columns)
-    store_first(n, c, out, place + 2 * columns)
-    store_first(n, d, out, place + 3 * columns)
-    store_first(n, e, out, place + 4 * columns)
-    store_first(n, f, out, place + 5 * columns)
-    store_first(n, g, out, place + 6 * columns)
-    store_first(n, h, out, place + 7 * columns)
+def _store_four(vectors: Any, out: Any, place: int) -> None:
+    lanes = lanes_of(out)
+    a, b, c, d = vectors
+    store(a, out, place)
+    store(b, out, place + lanes)
+    store(c, out, place + 2 * lanes)
+    store(d, out, place + 3 * lanes)
+
+
+@jit_within
+def multiply_rows(fields: Any, length: int, together: int, blocks: Any, entries: Any, out: Any) -> None:
+    """Multiply all rows of groups by all blocks of a matrix.
+
+    Args:
+        fields: rows of `length` numbers, flat.
+        length: of a row, `together` times that of the axis.
+        together: configurations of a group, one of `groups.SIZES`.
+        blocks: first column, number of columns and first entry of each block.
+        entries: of all blocks, each of them `together` times.
+        out: like `fields`, written.
+    """
+    for block in range(len(blocks)):
+        begin, n, start = blocks[block, 0] * together, blocks[block, 1], blocks[block, 2]
+        width = n * together
+        paired = width - width % (2 * lanes_of(fields))
+        if together == 1:
+            _pairs_of_one(fields, length, begin, n, paired, start, entries, out)
+            _rest_of_one(fields, length, begin, n, paired, start, entries, out)
+        elif together == 4:
+            _pairs_of_four(fields, length, begin, n, paired, start, entries, out)
+            _rest_of_four(fields, length, begin, n, paired, start, entries, out)
+        else:
+            _pairs_of_all(fields, length, begin, n, paired, start, entries, out)
+            _rest_of_all(fields, length, begin, n, paired, start, entries, out)
+
+
+def _pairs_of(size: int) -> Any:
+    """Return a kernel that computes pairs of vectors of four rows, for groups of one size."""
+
+    @jit_as(f"pairs of {size} together", within=True)
+    def pairs_of(
+        fields: Any, length: int, begin: int, n: int, paired: int, start: int, entries: Any, out: Any
+    ) -> None:
+        lanes, last = lanes_of(fields), len(fields) - length
+        together = min(size, lanes)
+        width = n * together
+        for row in range(0, len(fields), 4 * length):
+            first, second = row + begin, min(row + length, last) + begin
+            third, fourth = min(row + 2 * length, last) + begin, min(row + 3 * length, last) + begin
+            for y in range(0, paired, 2 * lanes):
+                a = b = c = d = e = f = g = h = zero(fields)
+                entry = start + y
+                for k in range(0, width, together):
+                    x, z = load(entries, entry), load(entries, entry + lanes)
+                    one, two = spread_group(fields, first + k, size), spread_group(fields, second + k, size)
+                    three = spread_group(fields, third + k, size)
+                    four = spread_group(fields, fourth + k, size)
+                    a += one * x
+                    b += one * z
+                    c += two * x
+                    d += two * z
+                    e += three * x
+                    f += three * z
+                    g += four * x
+                    h += four * z
+                    entry += width
+                store(a, out, first + y)
+                store(b, out, first + y + lanes)
+                store(c, out, second + y)
+                store(d, out, second + y + lanes)
+                store(e, out, third + y)
+                store(f, out, third + y + lanes)
+                store(g, out, fourth + y)
+                store(h, out, fourth + y + lanes)
+
+    return pairs_of
+
+
+def _rest_of(size: int) -> Any:
+    """Return a kernel that computes a last vector of eight rows, for groups of one size."""
+
+    @jit_as(f"rest of {size} together", within=True)
+    def rest_of(
+        fields: Any, length: int, begin: int, n: int, paired: int, start: int, entries: Any, out: Any
+    ) -> None:
+        lanes, last = lanes_of(fields), len(fields) - length
+        together = min(size, lanes)
+        width = n * together
+        if paired == width:
+            return
+        for row in range(0, len(fields), 8 * length):
+            first, second = row + begin, min(row + length, last) + begin
+            third, fourth = min(row + 2 * length, last) + begin, min(row + 3 * length, last) + begin
+            fifth, sixth = min(row + 4 * length, last) + begin, min(row + 5 * length, last) + begin
+            seventh, eighth = min(row + 6 * length, last) + begin, min(row + 7 * length, last) + begin
+            a = b = c = d = e = f = g = h = zero(fields)
+            entry = start + paired
+            for k in range(0, width, together):
+                x = load(entries, entry)
+                a += spread_group(fields, first + k, size) * x
+                b += spread_group(fields, second + k, size) * x
+                c += spread_group(fields, third + k, size) * x
+                d += spread_group(fields, fourth + k, size) * x
+                e += spread_group(fields, fifth + k, size) * x
+                f += spread_group(fields, sixth + k, size) * x
+                g += spread_group(fields, seventh + k, size) * x
+                h += spread_group(fields, eighth + k, size) * x
+                entry += width
+            store(a, out, first + paired)
+            store(b, out, second + paired)
+            store(c, out, third + paired)
+            store(d, out, fourth + paired)
+            store(e, out, fifth + paired)
+            store(f, out, sixth + paired)
+            store(g, out, seventh + paired)
+            store(h, out, eighth + paired)
+
+    return rest_of
+
+
+_pairs_of_one, _pairs_of_four, _pairs_of_all = _pairs_of(1), _pairs_of(4), _pairs_of(16)
+_rest_of_one, _rest_of_four, _rest_of_all = _rest_of(1), _rest_of(4), _rest_of(16)

@@ -26,8 +26,15 @@ from typing import Any
 
 import numpy as np
 
-from equiflow.fused.just_in_time import jit_within
-from equiflow.fused.ridges import add_lanes, add_to_configurations, waves, waves_and_bends
+from equiflow.fused.groups import add_over_group, load_for_all
+from equiflow.fused.just_in_time import inline, jit_within
+from equiflow.fused.ridges import (
+    add_lanes,
+    add_to_configurations,
+    spread_over_row,
+    waves,
+    waves_and_bends,
+)
 from equiflow.fused.solves import Kernels, pull_back_by, rates_by, solve_by
 from equiflow.fused.transforms import (
     aligned,
@@ -36,7 +43,7 @@ from equiflow.fused.transforms import (
     transform_first,
     transform_second,
 )
-from equiflow.fused.vectors import flat, lanes_of, load, stay_apart, store
+from equiflow.fused.vectors import flat, lanes_of, load, stay_apart, store, zero
 
 
 @jit_within
@@ -59,35 +66,21 @@ def work_for(like: Any, now: Any) -> Any:
     """Return scratch memory of a block.
 
     Args:
-        like: the block, `(first, configuration, second)`.
+        like: the block, `(first, group, row)`.
         now: the tables at one time.
 
     Returns:
-        Scratch memory for any channels, twice; linear, inner and outer kernels for all configurations; inner
-        and outer channels; two vectors for each ridge and four more; two numbers for each site of a row.
+        Scratch memory for any channels, twice; inner and outer channels; two vectors for each ridge and four
+        more; two numbers for each site of all groups of a row.
     """
-    _, size, columns = like.shape
+    _, n_groups, length = like.shape
     n_inner, n_outer, n_ridges = len(now[1]), len(now[2]), len(now[5])
-    n, inner, outer = like.size, n_inner * like.size, n_outer * like.size
+    inner, outer = n_inner * like.size, n_outer * like.size
     most, channels = max(inner, outer), (aligned(inner, like), aligned(outer, like))
     scratch = aligned(most, like), aligned(most, like)
-    tiles = aligned(n, like), aligned(inner, like), aligned(outer, like)
     vectors = aligned((2 * n_ridges + 4) * lanes_of(like), like)
-    of_row = aligned(size * columns, like), aligned(size * columns, like)
-    return scratch, tiles, channels, vectors, of_row
-
-
-@jit_within
-def _for_vectors(kernels: Any, size: int, tile: Any) -> Any:
-    """Return kernels, flat, so that vectors do not cross the ends of rows, and the length of a row."""
-    columns, values = kernels.shape[-1], flat(kernels)
-    if columns % lanes_of(values) == 0:
-        return values, columns
-    for row in range(len(values) // columns):
-        for n in range(size):
-            for y in range(columns):
-                tile[(row * size + n) * columns + y] = values[row * columns + y]
-    return tile, size * columns
+    of_row = aligned(n_groups * length, like), aligned(n_groups * length, like)
+    return scratch, channels, vectors, of_row
 
 
 @jit_within
@@ -110,57 +103,76 @@ def sums_at(gradients: Any, n: int) -> Any:
 def _convolved(modes: Any, kernels: Any, basis: Any, work: Any, out: Any) -> None:
     """Set channels `out_c` to `K_c * phi` on the sites, for phi in modes."""
     stay_apart()
-    K, period, n_channels = kernels
-    rows, size, columns = modes.shape
-    scaled, half_way = work[0]
-    width, lanes, phi = size * columns, lanes_of(K), flat(modes)
-    scaled, half_way = scaled[: n_channels * phi.size], half_way[: n_channels * phi.size]
+    n_channels, length, together, (scaled, half_way) = len(kernels), modes.shape[2], basis[2], work[0]
+    scaled, half_way = scaled[: n_channels * modes.size], half_way[: n_channels * modes.size]
+    if together == 1:  # common numbers: LLVM writes out what depends on them
+        _scale(modes, kernels, 1, scaled)
+    elif together == 4:
+        _scale(modes, kernels, 4, scaled)
+    else:
+        _scale(modes, kernels, lanes_of(scaled), scaled)
+    transform_first(scaled, len(modes), basis[0], True, half_way)
+    transform_second(half_way, length, together, basis[1], True, out)
+
+
+@inline
+def _scale(modes: Any, kernels: Any, together: int, out: Any) -> None:
+    """Set channels `out_c` to `K_c phi`, all in modes."""
+    (rows, n_groups, length), n_channels, lanes = modes.shape, len(kernels), lanes_of(modes)
+    phi, K, width, columns = flat(modes), flat(kernels), n_groups * length, length // together
     for x in range(rows):
         for c in range(n_channels):
-            for first in range(0, width, period):
-                place, to = x * width + first, (x * n_channels + c) * width + first
-                for y in range(0, period, lanes):
-                    store(load(K, (c * rows + x) * period + y) * load(phi, place + y), scaled, to + y)
-    transform_first(scaled, rows, basis[0], True, half_way)
-    transform_second(half_way, columns, basis[1], True, out)
+            for group in range(n_groups):
+                at, place = (c * rows + x) * columns, x * width + group * length
+                to = (x * n_channels + c) * width + group * length
+                for y in range(0, length, lanes):
+                    store(load_for_all(K, at, together) * load(phi, place + y), out, to + y)
+                    at += lanes // together
 
 
 @jit_within
 def _mixed(modes: Any, linear: Any, sent: Any, kernels: Any, basis: Any, work: Any, out: Any) -> None:
     """Set `out = K_0 * phi + sum_c K_c * sent_c`, all but `sent` in modes; turn `sent` into modes."""
     stay_apart()
-    (K, period, n_channels), K_0 = kernels, linear[0]
-    rows, size, columns = modes.shape
-    half_way, width, lanes = work[0][0], size * columns, lanes_of(K)
-    phi, total, half_way = flat(modes), flat(out), half_way[: n_channels * out.size]
-    transform_second(sent, columns, basis[1], False, half_way)
-    transform_first(half_way, rows, basis[0], False, sent)
+    n_channels, length, together, half_way = len(kernels), modes.shape[2], basis[2], work[0][0]
+    half_way = half_way[: n_channels * out.size]
+    transform_second(sent, length, together, basis[1], False, half_way)
+    transform_first(half_way, len(modes), basis[0], False, sent)
+    if together == 1:
+        _mix(modes, linear, sent, kernels, 1, out)
+    elif together == 4:
+        _mix(modes, linear, sent, kernels, 4, out)
+    else:
+        _mix(modes, linear, sent, kernels, lanes_of(sent), out)
+
+
+@inline
+def _mix(modes: Any, linear: Any, sent: Any, kernels: Any, together: int, out: Any) -> None:
+    """Set `out = K_0 phi + sum_c K_c sent_c`, all in modes."""
+    (rows, n_groups, length), n_channels, lanes = modes.shape, len(kernels), lanes_of(modes)
+    phi, K_0, K, total = flat(modes), flat(linear), flat(kernels), flat(out)
+    width, columns = n_groups * length, length // together
     for x in range(rows):
-        for first in range(0, width, period):
-            place = x * width + first
-            for y in range(0, period, lanes):
-                mixed = load(K_0, x * period + y) * load(phi, place + y)
+        for group in range(n_groups):
+            at, place = x * columns, x * width + group * length
+            start = x * n_channels * width + group * length
+            for y in range(0, length, lanes):
+                mixed = load_for_all(K_0, at, together) * load(phi, place + y)
                 for c in range(n_channels):
-                    factor = load(K, (c * rows + x) * period + y)
-                    mixed += factor * load(sent, (x * n_channels + c) * width + first + y)
+                    factor = load_for_all(K, c * rows * columns + at, together)
+                    mixed += factor * load(sent, start + c * width + y)
                 store(mixed, total, place + y)
+                at += lanes // together
 
 
 @jit_within
-def _kernels(now: Any, size: int, work: Any) -> Any:
-    """Return linear, inner and outer kernels for vectors, each with the length of a row and their number."""
-    (linear, inner, outer), (of_linear, of_inner, of_outer) = now[:3], work[1]
-    one, two = _for_vectors(inner, size, of_inner), _for_vectors(outer, size, of_outer)
-    return (*_for_vectors(linear, size, of_linear), 1), (*one, len(inner)), (*two, len(outer))
-
-
-@jit_within
-def _finish(out: Any, drift: Any, bent: Any, trace: Any, divergence: Any) -> None:
+def _finish(out: Any, drift: Any, bent: Any, trace: Any, together: int, divergence: Any) -> None:
     """Add the drift to the modes of a velocity, and write the divergence of each configuration."""
-    for n in range(out.shape[1]):
-        out[0, n, 0] += drift
+    for group in range(out.shape[1]):
+        for lane in range(together):
+            out[0, group, lane] += drift
     divergence[:] = trace
-    add_to_configurations(bent, out.shape[2], divergence)
+    add_to_configurations(bent, out.shape[2], together, divergence)
 
 
 @jit_within
@@ -168,7 +180,7 @@ def velocity_of(modes: Any, now: Any, ridges: Any, basis: Any, work: Any, out: A
     """Set `out` to the modes of the velocity, and write the divergence of each configuration, in float64.
 
     Args:
-        modes: the block in modes, `(first, configuration, second)`.
+        modes: the block in modes, `(first, group, row)`.
         now: the tables at one time.
         ridges: see above.
         basis: see above.
@@ -177,14 +189,13 @@ def velocity_of(modes: Any, now: Any, ridges: Any, basis: Any, work: Any, out: A
         divergence: `(configuration,)`, written.
     """
     stay_apart()
-    _, _, _, B, _, q, trace, drift = now
-    (u, sent), vectors, (bent, _) = work[2:]
-    linear, inner, outer = _kernels(now, modes.shape[1], work)
+    linear, inner, outer, B, _, q, trace, drift = now
+    (u, sent), vectors, (bent, _) = work[1:]
     bent[:] = 0
     _convolved(modes, inner, basis, work, u)
     waves(u, len(bent), ridges[0], ridges[1], B, q, vectors, sent, bent)
     _mixed(modes, linear, sent, outer, basis, work, out)
-    _finish(out, drift, bent, trace, divergence)
+    _finish(out, drift, bent, trace, basis[2], divergence)
 
 
 @jit_within
@@ -194,7 +205,7 @@ def velocity_and_score_of(
     """Do what `velocity_of` does, and set `rate` to the modes of minus the rate of the score.
 
     Args:
-        modes: the block in modes, `(first, configuration, second)`.
+        modes: the block in modes, `(first, group, row)`.
         score: like `modes`.
         now: the tables at one time.
         ridges: see above.
@@ -205,16 +216,15 @@ def velocity_and_score_of(
         divergence: `(configuration,)`, written.
     """
     stay_apart()
-    B, B_transposed, q, trace, drift = now[3:]
-    (u, sent), vectors, (bent, weight) = work[2:]
-    linear, inner, outer = _kernels(now, modes.shape[1], work)
+    linear, inner, outer, B, B_transposed, q, trace, drift = now
+    (u, sent), vectors, (bent, weight) = work[1:]
     bent[:], weight[:] = 0, 1
     _convolved(score, outer, basis, work, sent)
     _convolved(modes, inner, basis, work, u)
     waves_and_bends(u, sent, weight, len(bent), ridges, (B, B_transposed), q, vectors, bent, None)
     _mixed(modes, linear, sent, outer, basis, work, out)
     _mixed(score, linear, u, inner, basis, work, rate)
-    _finish(out, drift, bent, trace, divergence)
+    _finish(out, drift, bent, trace, basis[2], divergence)
 
 
 @jit_within
@@ -224,7 +234,7 @@ def pull(
     """Set `out` to the transposed Jacobian of `(w, weight)`; add the gradients in the tables to `sums`.
 
     Args:
-        modes: the block in modes, `(first, configuration, second)`.
+        modes: the block in modes, `(first, group, row)`.
         w: like `modes`.
         weights: `(configuration,)`.
         now: the tables at one time.
@@ -235,18 +245,17 @@ def pull(
         sums: of `sums_at`.
     """
     stay_apart()
-    B, B_transposed, q = now[3:6]
+    linear, inner, outer, B, B_transposed, q, _, _ = now
     of_linear, of_inner, of_outer, of_B, of_q, of_trace, of_drift, of_W, of_phase = sums
-    (u, sent), vectors, (bent, weight) = work[2:]
-    linear, inner, outer = _kernels(now, modes.shape[1], work)
+    (u, sent), vectors, (bent, weight) = work[1:]
     _convolved(w, outer, basis, work, sent)
     _convolved(modes, inner, basis, work, u)
-    columns = modes.shape[2]
-    for x in range(len(weight)):
-        weight[x], bent[x] = weights[x // columns], 0
+    length, together = modes.shape[2], basis[2]
+    spread_over_row(weights, length, together, weight)
+    bent[:] = 0
     for n in range(len(weights)):
         of_trace[0] += weights[n]
-        of_drift[0] += w[0, n, 0]
+        of_drift[0] += w[0, n // together, n % together]
     lanes = lanes_of(weight)
     by_lane = (
         np.zeros(lanes * of_B.size, weight.dtype),
@@ -259,23 +268,29 @@ def pull(
     add_lanes(by_lane[1], flat(of_W))
     add_lanes(by_lane[2], of_q)
     add_lanes(by_lane[3], of_phase)
-    to_modes(sent.reshape(len(modes), -1, columns), basis, work[0][0], sent.reshape(len(modes), -1, columns))
-    _add_products(w, sent, of_outer)
+    sent_rows = sent.reshape(len(modes), -1, length)
+    to_modes(sent_rows, basis, work[0][0], sent_rows)
+    _add_products(w, sent, together, of_outer)
     _mixed(w, linear, u, inner, basis, work, out)
-    _add_products(modes, u, of_inner)
-    _add_products(w, flat(modes), of_linear.reshape(1, *of_linear.shape))
+    _add_products(modes, u, together, of_inner)
+    _add_products(w, flat(modes), together, of_linear.reshape(1, *of_linear.shape))
 
 
 @jit_within
-def _add_products(modes: Any, channels: Any, sums: Any) -> None:
+def _add_products(modes: Any, channels: Any, together: int, sums: Any) -> None:
     """Add the products of a field and its channels, summed over configurations, to `(channel, *lattice)`."""
-    rows, size, columns = modes.shape
-    fields = channels.reshape(rows, len(sums) * size, columns)
+    (rows, n_groups, length), n_channels, lanes = modes.shape, len(sums), lanes_of(modes)
+    fields, added_to, width = flat(modes), flat(sums), n_groups * length
     for x in range(rows):
-        for c in range(len(sums)):
-            for n in range(size):
-                for y in range(columns):
-                    sums[c, x, y] += modes[x, n, y] * fields[x, c * size + n, y]
+        for c in range(n_channels):
+            start, at = (x * n_channels + c) * width, (c * rows + x) * (length // together)
+            for y in range(0, length, lanes):
+                total = zero(fields)
+                for group in range(n_groups):
+                    place = group * length + y
+                    total += load(fields, x * width + place) * load(channels, start + place)
+                add_over_group(total, added_to, at, together)
+                at += lanes // together
 
 
 RIDGES = Kernels(

@@ -1,14 +1,15 @@
 """Ridges of the sites of a block: a vector of sites passes through all ridges before the next one is loaded.
 
-Fields of a block have the layout `(row, channel, site of the row)`, flat, where sites of a row run over
-configurations and, fastest, over columns. Angles, sines and bends of a vector of sites stay in registers and
-in the fastest cache.
+Fields of a block have the layout `(row, channel, site of the row)`, flat, where sites of a row run over all
+groups of configurations, see `equiflow.fused.transforms`. Angles, sines and bends of a vector of sites stay
+in registers and in the fastest cache.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from equiflow.fused.groups import add_over_sites, spread_group
 from equiflow.fused.just_in_time import inline, jit_within
 from equiflow.fused.sine import sine_and_cosine, sine_and_cosine_of, split
 from equiflow.fused.vectors import (
@@ -19,7 +20,6 @@ from equiflow.fused.vectors import (
     spread,
     stay_apart,
     store,
-    sum_of_lanes,
     zero,
 )
 
@@ -37,24 +37,38 @@ def copy(values: Any, out: Any) -> None:
 
 
 @jit_within
-def add_to_configurations(of_sites: Any, columns: int, sums: Any) -> None:
-    """Add the sites of rows, ordered by row, configuration, column, to `(configuration,)`, float64.
+def add_to_configurations(of_sites: Any, length: int, together: int, sums: Any) -> None:
+    """Add the sites of rows of groups to `(configuration,)`, float64.
 
     Args:
-        of_sites: `(site,)`.
-        columns: number of columns.
+        of_sites: rows of all groups, one after the other, flat.
+        length: of a row of one group.
+        together: configurations of a group.
         sums: `(configuration,)`, added to.
     """
-    size, lanes = len(sums), lanes_of(of_sites)
-    whole = columns - columns % lanes
-    for start in range(0, len(of_sites), columns):
+    n_groups, lanes = len(sums) // together, lanes_of(of_sites)
+    for start in range(0, len(of_sites), length):
         total = zero(of_sites)
-        for y in range(start, start + whole, lanes):
+        for y in range(start, start + length, lanes):
             total += load(of_sites, y)
-        rest = sum_of_lanes(total)
-        for y in range(start + whole, start + columns):
-            rest += of_sites[y]
-        sums[start // columns % size] += rest
+        add_over_sites(total, sums, start // length % n_groups * together, together)
+
+
+@jit_within
+def spread_over_row(of_configurations: Any, length: int, together: int, out: Any) -> None:
+    """Repeat a number of each configuration for all sites of a row of all groups.
+
+    Args:
+        of_configurations: `(configuration,)`.
+        length: of a row of one group.
+        together: configurations of a group.
+        out: `(site,)`, written.
+    """
+    lanes = lanes_of(out)
+    for start in range(0, len(out), length):
+        of_group = spread_group(of_configurations, start // length * together, together)
+        for y in range(start, start + length, lanes):
+            store(of_group, out, y)
 
 
 @inline

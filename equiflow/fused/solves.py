@@ -1,8 +1,8 @@
 """Evaluations and solves of a field and their gradients, for one block after the other, for any `Kernels`.
 
 A block of a few configurations stays in the cache from the first step to the last. Its configurations are
-filled up with zeros to `transforms.configurations_per_vector`. Whether a score is given is known when a
-kernel is compiled: code for scores is not compiled before it is needed.
+filled up with zeros to whole groups, see `equiflow.fused.transforms`. Whether a score is given is known when
+a kernel is compiled: code for scores is not compiled before it is needed.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from equiflow.fused.just_in_time import jit, jit_as
-from equiflow.fused.stages import add, add_energies, advanced, keep, of_energies
-from equiflow.fused.transforms import aligned, configurations_per_vector, load_block, store_block
+from equiflow.fused.just_in_time import jit_as, jit_within
+from equiflow.fused.stages import add, advanced, energies_of, keep, of_energies
+from equiflow.fused.transforms import aligned, load_block, store_block
 from equiflow.fused.vectors import flat
 
 
@@ -22,8 +22,9 @@ from equiflow.fused.vectors import flat
 class Kernels:
     """What a solve calls of a field, all compiled.
 
-    The state of a block is `(first, configuration, second)`, in modes or on sites as the field wants. Tables
-    at one time come from `at_time`, scratch memory from `work_for`, and `ridges` and `basis` are handed on.
+    The state of a block is `(first, group, row)`, in modes or on sites as the field wants. Tables at one time
+    come from `at_time`, scratch memory from `work_for`; `ridges` are handed on, and so is `basis`, see
+    `transforms.axes`.
 
     Attributes:
         name: of the field.
@@ -50,20 +51,18 @@ class Kernels:
     sums_at: Any
 
 
-@jit
-def padded(size: int, columns: int, like: Any) -> int:
+@jit_within
+def padded(size: int, together: int) -> int:
     """Return the number of configurations of a block that holds `size` of them.
 
     Args:
         size: number of configurations.
-        columns: length of the second axis.
-        like: an array of the dtype.
+        together: configurations of a group.
 
     Returns:
-        The next multiple of `transforms.configurations_per_vector`.
+        The next multiple of `together`.
     """
-    number = configurations_per_vector(columns, like)
-    return (size + number - 1) // number * number
+    return (size + together - 1) // together * together
 
 
 def _moves(field: Kernels) -> tuple[Any, Any]:
@@ -74,7 +73,7 @@ def _moves(field: Kernels) -> tuple[Any, Any]:
     def load_states(
         fields: Any, first: int, size: int, basis: Any, sites: Any, scratch: Any, out: Any
     ) -> None:
-        load_block(fields, first, size, sites)
+        load_block(fields, first, size, basis[2], sites)
         enter(sites, basis, scratch, out)
 
     @jit_as(f"storing of {field.name}", within=True)
@@ -82,7 +81,7 @@ def _moves(field: Kernels) -> tuple[Any, Any]:
         states: Any, first: int, size: int, basis: Any, sites: Any, scratch: Any, fields: Any
     ) -> None:
         leave(states, basis, scratch, sites)
-        store_block(sites, first, size, fields)
+        store_block(sites, first, size, basis[2], fields)
 
     return load_states, store_states
 
@@ -114,9 +113,10 @@ def rates_by(field: Kernels) -> Any:
         rate: Any,
         divergence: Any,
     ) -> None:
-        now, (rows, columns) = at_time(tables, 0), shape
-        room = padded(size, columns, phi)
-        blocks = aligned(6 * rows * room * columns, phi).reshape(6, rows, room, columns)
+        now, (rows, columns), together = at_time(tables, 0), shape, basis[2]
+        room = padded(size, together)
+        blocks = aligned(6 * rows * room * columns, phi)
+        blocks = blocks.reshape(6, rows, room // together, columns * together)
         sites, y, s, v, r, scratch = blocks[0], blocks[1], blocks[2], blocks[3], blocks[4], flat(blocks[5])
         work, total = work_for(y, now), np.empty(room)
         for block in range(number):
@@ -173,16 +173,17 @@ def solve_by(field: Kernels) -> Any:  # noqa: C901 (so does what makes it)
         stages_kept: Any,
     ) -> None:
         (matrix, weights), (rows, columns), n_times = formula, shape, len(tables[-1])
-        n_stages, room = len(weights), padded(size, columns, phi)
-        shape_of_block, V = (rows, room, columns), room * rows * columns
+        n_stages, together = len(weights), basis[2]
+        room = padded(size, together)
+        shape_of_block, V = (rows, room // together, columns * together), room * rows * columns
         stages, one_more = aligned(n_stages * V, phi).reshape(n_stages, V), aligned(V, phi)
-        velocities = stages.reshape(n_stages, rows, room, columns)
+        velocities = stages.reshape(n_stages, *shape_of_block)
         y, at, sites = aligned(V, phi), aligned(V, phi), aligned(V, phi).reshape(shape_of_block)
         y_at = at.reshape(shape_of_block)
-        work, divergence = work_for(y_at, at_time(tables, 0)), np.empty(room)
+        work, divergence, energies = work_for(y_at, at_time(tables, 0)), np.empty(room), np.empty(room)
         if score is not None:
             of_score = aligned(n_stages * V, phi).reshape(n_stages, V)
-            rates_of_score = of_score.reshape(n_stages, rows, room, columns)
+            rates_of_score = of_score.reshape(n_stages, *shape_of_block)
             s, of_score_at = aligned(V, phi), aligned(V, phi).reshape(shape_of_block)
         for block in range(number):
             first = start + block * size
@@ -199,9 +200,10 @@ def solve_by(field: Kernels) -> Any:  # noqa: C901 (so does what makes it)
                     advanced(s, matrix[i], of_score, i, -h, flat(of_score_at))
                     given = (y_at, of_score_at, now, ridges, basis, work)
                     velocity_and_score_of(*given, rate, rates_of_score[i], divergence)
-                add_energies(rate, h * weights[i], energy[first : first + size])
+                energies_of(rate, together, energies)
                 for n in range(size):
                     log_det[first + n] += h * weights[i] * divergence[n]
+                    energy[first + n] += h * weights[i] * energies[n]
                 keep(stages[i], first, room, time, stages_kept)
                 if i == n_stages - 1:
                     keep(y, first, room, time // n_stages, states)
@@ -251,15 +253,17 @@ def pull_back_by(field: Kernels) -> Any:
         gradients: Any,
     ) -> None:
         (matrix, weights), (rows, columns), n_times = formula, shape, len(tables[-1])
-        n_stages, room = len(weights), padded(size, columns, of_phi)
-        shape_of_block, V = (rows, room, columns), room * rows * columns
+        n_stages, together = len(weights), basis[2]
+        room = padded(size, together)
+        shape_of_block, V = (rows, room // together, columns * together), room * rows * columns
         pulled = aligned(n_stages * V, of_phi).reshape(n_stages, V)
         end, at, w = aligned(V, of_phi), aligned(V, of_phi), aligned(V, of_phi)
         at_end, w_at = end.reshape(shape_of_block), w.reshape(shape_of_block)
         y_at = at.reshape(shape_of_block)
         sites = aligned(V, of_phi).reshape(shape_of_block)
         work = work_for(at_end, at_time(tables, 0))
-        weight, one = np.zeros(room, of_phi.dtype), of_phi.dtype.type(1)
+        weight, energy_weight = np.zeros(room, of_phi.dtype), np.zeros(room, of_phi.dtype)
+        one = of_phi.dtype.type(1)
         for block in range(number):
             first = start + block * size
             load_states(of_phi, first, size, basis, sites, at, at_end)
@@ -270,9 +274,10 @@ def pull_back_by(field: Kernels) -> Any:
                 factor, stages = h * weights[i], kept[time - i : time - i + n_stages]
                 advanced(begun[time // n_stages], matrix[i], stages, i, h, at)
                 velocity = stages[i].reshape(shape_of_block)
-                of_energies(velocity, factor, of_energy[first : first + size], w_at)
                 for n in range(size):
                     weight[n] = factor * of_log_det[first + n]
+                    energy_weight[n] = factor * of_energy[first + n]
+                of_energies(velocity, together, energy_weight, w_at)
                 add(factor, end, w)
                 for later in range(i + 1, n_stages):
                     add(h * matrix[later, i], pulled[later], w)

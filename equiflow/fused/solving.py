@@ -171,10 +171,10 @@ def by_blocks(
 
 def _whole_blocks(size: int, shape: tuple[int, int], like: Any) -> int:
     """Return how many configurations blocks have room for that hold `size` of them."""
-    from equiflow.fused.solves import padded
+    from equiflow.fused.transforms import configurations_together
 
-    room: int = padded(size, shape[1], like)
-    return room
+    together = configurations_together(shape[1], like.dtype)
+    return -(-size // together) * together
 
 
 def flattened(x: Tensor) -> Any:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from equiflow.fused.groups import add_over_sites, spread_group
 from equiflow.fused.just_in_time import jit_within
 from equiflow.fused.ridges import copy
-from equiflow.fused.vectors import flat, lanes_of, load, sum_of_lanes, zero
+from equiflow.fused.vectors import flat, lanes_of, load, store, zero
 
 
 @jit_within
@@ -53,45 +54,45 @@ def add(factor: Any, values: Any, out: Any) -> None:
 
 
 @jit_within
-def add_energies(velocity: Any, factor: Any, energy: Any) -> None:
-    """Add `factor sum_x v_x^2` of the first configurations of a block.
+def energies_of(velocity: Any, together: int, energies: Any) -> None:
+    """Write `sum_x v_x^2` of each configuration of a block.
 
     Args:
-        velocity: `(first, configuration, second)`.
-        factor: of all configurations.
-        energy: `(configuration,)`, added to.
+        velocity: `(first, group, row)`.
+        together: configurations of a group.
+        energies: `(configuration,)`, float64, written.
     """
-    (rows, size, columns), values, lanes = velocity.shape, flat(velocity), lanes_of(velocity)
-    whole = columns - columns % lanes
-    for n in range(len(energy)):
-        sums, rest = zero(values), velocity.dtype.type(0)
+    (rows, n_groups, length), values, lanes = velocity.shape, flat(velocity), lanes_of(velocity)
+    energies[:] = 0
+    for group in range(n_groups):
+        total = zero(values)
         for x in range(rows):
-            place = (x * size + n) * columns
-            for y in range(place, place + whole, lanes):
+            start = (x * n_groups + group) * length
+            for y in range(start, start + length, lanes):
                 v = load(values, y)
-                sums += v * v
-            for y in range(place + whole, place + columns):
-                rest += values[y] * values[y]
-        energy[n] += factor * (sum_of_lanes(sums) + rest)
+                total += v * v
+        add_over_sites(total, energies, group * together, together)
 
 
 @jit_within
-def of_energies(velocity: Any, factor: Any, of_energy: Any, out: Any) -> None:
-    """Set `out` to the gradient of the sum of `of_energy factor sum_x v_x^2` in the velocity of a block.
+def of_energies(velocity: Any, together: int, of_energy: Any, out: Any) -> None:
+    """Set `out` to the gradient of the sum of `of_energy sum_x v_x^2` in the velocity of a block.
 
     Args:
-        velocity: `(first, configuration, second)`.
-        factor: of all configurations.
-        of_energy: of the first configurations, `(configuration,)`; zero for all others.
+        velocity: `(first, group, row)`.
+        together: configurations of a group.
+        of_energy: `(configuration,)`.
         out: like `velocity`, written.
     """
-    rows, size, columns = velocity.shape
-    for n in range(size):
-        twice = factor + factor
-        twice *= of_energy[n] if n < len(of_energy) else velocity.dtype.type(0)
+    (rows, n_groups, length), values, lanes = velocity.shape, flat(velocity), lanes_of(velocity)
+    written = flat(out)
+    for group in range(n_groups):
+        factor = spread_group(of_energy, group * together, together)
+        factor = factor + factor
         for x in range(rows):
-            for y in range(columns):
-                out[x, n, y] = twice * velocity[x, n, y]
+            start = (x * n_groups + group) * length
+            for y in range(start, start + length, lanes):
+                store(factor * load(values, y), written, y)
 
 
 @jit_within

@@ -61,10 +61,18 @@ class _Model(models.PrimitiveModel):
 def _repeated(builder: Any, value: Any, lanes: int) -> Any:
     undefined = ir.Constant(ir.VectorType(value.type, lanes), ir.Undefined)
     first = builder.insert_element(undefined, value, ir.Constant(ir.IntType(32), 0))
-    return builder.shuffle_vector(first, undefined, _indices([0] * lanes))
+    return builder.shuffle_vector(first, undefined, indices([0] * lanes))
 
 
-def _indices(numbers: list[int]) -> Any:
+def indices(numbers: list[int]) -> Any:
+    """Return what a shuffle takes: the lane of the source for each lane of the result.
+
+    Args:
+        numbers: of the lanes.
+
+    Returns:
+        A constant of LLVM.
+    """
     return ir.Constant(ir.VectorType(ir.IntType(32), len(numbers)), numbers)
 
 
@@ -96,7 +104,19 @@ for _operation, _instruction in (
     _define(_operation, _instruction)
 
 
-def _pointer(context: Any, builder: Any, kind: Any, array: Any, index: Any) -> Any:
+def place_in(context: Any, builder: Any, kind: Any, array: Any, index: Any) -> Any:
+    """Return where a number of a flat array is.
+
+    Args:
+        context: of numba.
+        builder: of the code.
+        kind: type of the array.
+        array: flat.
+        index: of the number.
+
+    Returns:
+        A pointer of LLVM.
+    """
     return builder.gep(context.make_array(kind)(context, builder, array).data, [index])
 
 
@@ -199,7 +219,7 @@ def _loading(array: Any, marks: dict[str, list[Any]]) -> Any:
     vector, size = Vector(array.dtype), array.dtype.bitwidth // 8
 
     def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        pointer = _pointer(context, builder, sig.args[0], *args)
+        pointer = place_in(context, builder, sig.args[0], *args)
         loaded = builder.load(
             builder.bitcast(pointer, context.get_value_type(vector).as_pointer()), align=size
         )
@@ -226,49 +246,11 @@ def store(typingctx: Any, vector: Any, array: Any, index: Any) -> Any:
     size = array.dtype.bitwidth // 8
 
     def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        pointer = _pointer(context, builder, sig.args[1], *args[1:])
+        pointer = place_in(context, builder, sig.args[1], *args[1:])
         builder.store(args[0], builder.bitcast(pointer, args[0].type.as_pointer()), align=size)
         return context.get_dummy_value()
 
     return types.void(vector, array, types.intp), code
-
-
-@intrinsic
-def store_first(typingctx: Any, n: Any, vector: Any, array: Any, index: Any) -> Any:
-    """Write the first numbers of a vector to a flat array, all of them if there are not as many.
-
-    Args:
-        typingctx: given by numba.
-        n: how many.
-        vector: what to write.
-        array: flat, written.
-        index: where the first number goes.
-
-    Returns:
-        What numba makes of a call.
-    """
-    size = array.dtype.bitwidth // 8
-
-    def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        n, value, *place = args
-        kind, numbers = value.type, ir.IntType(64)
-        pointer = builder.bitcast(_pointer(context, builder, sig.args[2], *place), kind.as_pointer())
-        enough = builder.icmp_signed(">=", n, numbers(kind.count))
-        with builder.if_else(enough) as (whole, part):
-            with whole:
-                builder.store(value, pointer, align=size)
-            with part:
-                lanes = ir.Constant(ir.VectorType(numbers, kind.count), list(range(kind.count)))
-                mask = builder.icmp_signed("<", lanes, _repeated(builder, n, kind.count))
-                name = f"llvm.masked.store.v{kind.count}f{8 * size}.p0"
-                kinds = [kind, kind.as_pointer(), ir.IntType(32), mask.type]
-                function = cgutils.get_or_insert_function(
-                    builder.module, ir.FunctionType(ir.VoidType(), kinds), name
-                )
-                builder.call(function, [value, pointer, ir.IntType(32)(size), mask])
-        return context.get_dummy_value()
-
-    return types.void(types.intp, vector, array, types.intp), code
 
 
 @intrinsic
@@ -286,7 +268,7 @@ def spread(typingctx: Any, array: Any, index: Any) -> Any:
     vector = Vector(array.dtype)
 
     def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return _repeated(builder, builder.load(_pointer(context, builder, sig.args[0], *args)), vector.lanes)
+        return _repeated(builder, builder.load(place_in(context, builder, sig.args[0], *args)), vector.lanes)
 
     return vector(array, types.intp), code
 
@@ -306,30 +288,3 @@ def zero(typingctx: Any, array: Any) -> Any:
     return vector(array), lambda context, builder, sig, args: ir.Constant(
         context.get_value_type(vector), [0.0] * vector.lanes
     )
-
-
-@intrinsic
-def sum_of_lanes(typingctx: Any, vector: Any) -> Any:
-    """Return the sum of the numbers of a vector, halves added to halves.
-
-    Args:
-        typingctx: given by numba.
-        vector: any.
-
-    Returns:
-        What numba makes of a call.
-    """
-
-    def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        (total,), n = args, vector.lanes
-        while n > 1:
-            n //= 2
-            undefined = ir.Constant(total.type, ir.Undefined)
-            lower, upper = (
-                builder.shuffle_vector(total, undefined, _indices(list(range(first, first + n))))
-                for first in (0, n)
-            )
-            total = builder.fadd(lower, upper)
-        return builder.extract_element(total, ir.Constant(ir.IntType(32), 0))
-
-    return vector.scalar(vector), code

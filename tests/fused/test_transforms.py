@@ -25,13 +25,13 @@ def back(fields, basis, scratch, out):
 
 
 @jit
-def loaded(fields, first, size, out):
-    transforms.load_block(fields, first, size, out)
+def loaded(fields, first, size, together, out):
+    transforms.load_block(fields, first, size, together, out)
 
 
 @jit
-def stored(block, first, size, fields):
-    transforms.store_block(block, first, size, fields)
+def stored(block, first, size, together, fields):
+    transforms.store_block(block, first, size, together, fields)
 
 
 @jit
@@ -40,17 +40,19 @@ def scratch_memory(n, like):
 
 
 def transformed(fields, transform):
-    """The transform of fields `(first, field, second)` by the kernel."""
-    out, scratch = np.empty_like(fields), np.empty_like(fields).reshape(-1)
-    shape = fields.shape[::2]
-    transform(fields.copy(), transforms.axes(shape, torch.from_numpy(fields).dtype), scratch, out)
-    return out
+    """The transform of fields `(first, group, second, configuration)` by the kernel."""
+    rows = fields.reshape(*fields.shape[:2], -1)
+    out, scratch = np.empty_like(rows), np.empty_like(rows).reshape(-1)
+    axes = transforms.axes(fields.shape[::2], torch.from_numpy(fields).dtype)
+    transform(rows.copy(), axes, scratch, out)
+    return out.reshape(fields.shape)
 
 
 def random_fields(shape, n=3, dtype=np.float64):
-    """Fields of n times the configurations that fill vectors."""
-    per_vector = transforms.configurations_per_vector(shape[1], np.empty(0, dtype))
-    return np.random.default_rng(0).normal(size=(shape[0], n * per_vector, shape[1])).astype(dtype)
+    """Fields of n groups."""
+    dtype_of_torch = torch.from_numpy(np.empty(0, dtype)).dtype
+    together = transforms.configurations_together(shape[1], dtype_of_torch)
+    return np.random.default_rng(0).normal(size=(shape[0], n, shape[1], together)).astype(dtype)
 
 
 @pytest.mark.parametrize(("dtype", "rounding"), [(np.float32, 1e-5), (np.float64, 1e-12)])
@@ -58,9 +60,9 @@ def random_fields(shape, n=3, dtype=np.float64):
 def test_transforms_are_products_with_the_matrices_of_both_axes(shape, dtype, rounding):
     fields = random_fields(shape, dtype=dtype)
     left, right = (modes.matrix(side, torch.float64) for side in shape)
-    expected = np.einsum("kx,xfy,qy->kfq", left, fields, right)
+    expected = np.einsum("kx,xfyc,qy->kfqc", left, fields, right)
     np.testing.assert_allclose(transformed(fields, there), expected, atol=rounding)
-    expected = np.einsum("kx,kfq,qy->xfy", left, fields, right)
+    expected = np.einsum("kx,kfqc,qy->xfyc", left, fields, right)
     np.testing.assert_allclose(transformed(fields, back), expected, atol=rounding)
 
 
@@ -85,7 +87,7 @@ def test_products_of_modes_are_convolutions_with_even_kernels_only(shape, even):
     if even:
         for axis in (0, 1):
             kernel = kernel + np.roll(np.flip(kernel, axis), 1, axis)
-    K = np.fft.fft2(kernel)[:, None]
+    K = np.fft.fft2(kernel)[:, None, :, None]
     convolved = np.fft.ifft2(K * np.fft.fft2(phi, axes=(0, 2)), axes=(0, 2)).real
     k, q = (modes.momenta(side).numpy() for side in shape)
     factors = K.real[k][:, :, q]
@@ -94,12 +96,15 @@ def test_products_of_modes_are_convolutions_with_even_kernels_only(shape, even):
     assert (np.abs(found - convolved).max() < 1e-11) == (even or trivial)
 
 
-@pytest.mark.parametrize(("dtype", "lanes"), [(np.float32, 16), (np.float64, 8)])
-@pytest.mark.parametrize("shape", [*SHAPES, (7, 48), (32, 1)])
-def test_the_fewest_configurations_fill_rows_of_vectors(shape, dtype, lanes):
-    number = transforms.configurations_per_vector(shape[1], np.empty(0, dtype))
-    fills = [n for n in range(1, lanes + 1) if n * shape[1] % lanes == 0]
-    assert number == fills[0]
+@pytest.mark.parametrize(("dtype", "lanes"), [(torch.float32, 16), (torch.float64, 8)])
+@pytest.mark.parametrize("shape", [*SHAPES, (7, 48), (32, 1), (2, 32), (2, 64), (2, 96)])
+def test_groups_fill_vectors(shape, dtype, lanes):
+    # An axis that is folded has halves of vectors.
+    unit = shape[1] // 2 if modes.folds(shape[1]) else shape[1]
+    fills = [n for n in (1, 4, lanes) if n * unit % lanes == 0]
+    together = transforms.configurations_together(shape[1], dtype)
+    assert together in fills
+    assert together == (fills[0] if shape[1] > transforms.LONG else next(n for n in fills if n > 1))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -111,12 +116,14 @@ def test_scratch_memory_begins_on_a_cache_line(dtype, n):
     assert memory.dtype == dtype
 
 
-def test_blocks_are_loaded_filled_up_and_stored():
+@pytest.mark.parametrize("together", [1, 2, 4])
+def test_blocks_are_loaded_filled_up_and_stored(together):
     fields = np.random.default_rng(3).normal(size=(5, 6))
-    block, copy = np.full((2, 4, 3), np.nan), np.zeros_like(fields)
-    loaded(fields, 1, 3, block)
-    np.testing.assert_array_equal(block[:, :3], fields[1:4].reshape(3, 2, 3).transpose(1, 0, 2))
-    assert not block[:, 3].any()
-    stored(block, 1, 3, copy)
+    block, copy = np.full((2, 4 // together, 3 * together), np.nan), np.zeros_like(fields)
+    loaded(fields, 1, 3, together, block)
+    by_configuration = block.reshape(2, 4 // together, 3, together).transpose(1, 3, 0, 2).reshape(4, 6)
+    np.testing.assert_array_equal(by_configuration[:3], fields[1:4])
+    assert not by_configuration[3].any()
+    stored(block, 1, 3, together, copy)
     np.testing.assert_array_equal(copy[1:4], fields[1:4])
     assert not copy[[0, 4]].any()

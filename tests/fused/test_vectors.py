@@ -1,4 +1,4 @@
-"""Vectors within kernels do to each lane what numbers do, and the first of them can be written alone."""
+"""Vectors within kernels do to each lane what numbers do."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numba.core.errors import TypingError
 from equiflow.fused.just_in_time import jit
 from equiflow.fused.last_bits import from_last_bits, negative_if_odd, to_last_bits
 from equiflow.fused.sine import _EXACT_MATH
-from equiflow.fused.vectors import BYTES, flat, lanes_of, load, spread, store, store_first, sum_of_lanes, zero
+from equiflow.fused.vectors import BYTES, flat, lanes_of, load, spread, store, zero
 
 DTYPES = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 
@@ -54,34 +54,6 @@ def test_signs_follow_the_parity_of_the_nearest_integer(dtype):
     np.testing.assert_array_equal(nearest, np.rint(a))
     np.testing.assert_array_equal(out, a * (-1.0) ** (np.rint(a) % 2))
     assert (out != a).any()
-
-
-@DTYPES
-@pytest.mark.parametrize("n", [0, 1, 5, 40])
-def test_the_first_numbers_of_a_vector_are_written(dtype, n):
-    @jit
-    def some(a, n, out):
-        store_first(n, load(a, 0), out, 1)
-
-    lanes = BYTES // np.dtype(dtype).itemsize
-    a, out = numbers(lanes, dtype), np.zeros(lanes + 2, dtype)
-    some(a, n, out)
-    np.testing.assert_array_equal(out[1 : min(n, lanes) + 1], a[:n])
-    assert not out[0]
-    assert not out[min(n, lanes) + 1 :].any()
-
-
-@DTYPES
-def test_the_sum_of_lanes_is_that_of_all_numbers_of_one_vector(dtype):
-    @jit
-    def summed(a, out):
-        out[0] = sum_of_lanes(load(a, 1))
-
-    lanes = BYTES // np.dtype(dtype).itemsize
-    a, out = np.arange(lanes + 2, dtype=dtype), np.zeros(1, dtype)
-    summed(a, out)
-    assert out[0] == a[1 : lanes + 1].sum()  # integers, so without rounding
-    assert out[0] != a.sum()
 
 
 def test_a_flat_array_shares_the_memory_of_a_contiguous_one():
