@@ -220,7 +220,7 @@ MUTANTS = (
         "self.near += [look.value + ladders.ahead(look.value) for look in teeth]",
         "the divergence of ladders counts the rung ahead of a plaquette with the wrong sign",
         (
-            "vector_fields/test_gauge_sun.py::test_ladders_of_su3_are_equivariant_and_have_the_divergence_of_small_moves",
+            "vector_fields/test_gauge_sun.py::test_large_ladders_are_equivariant_and_have_the_divergence_of_small_moves",
         ),
     ),
     Mutant(
@@ -959,8 +959,8 @@ MUTANTS = (
     Mutant(
         "gradient norm after clipping",
         "training/run.py",
-        "self._record(value, norm, rate)",
-        "self._record(value, norm.clamp(max=self.options.clip_norm), rate)",
+        "self._record(value, objective, norm, rate)",
+        "self._record(value, objective, norm.clamp(max=self.options.clip_norm), rate)",
         "the history holds the norm before clipping",
         ("training/test_history.py",),
     ),
@@ -2087,8 +2087,8 @@ MUTANTS = (
     Mutant(
         "fused gradient in inner kernels",
         "fused/ridge_fields.py",
-        "_add_products(modes, u, of_inner)",
-        "_add_products(w, u, of_inner)",
+        "_add_products(modes, u, together, of_inner)",
+        "_add_products(w, u, together, of_inner)",
         "kernels that smear phi have a gradient of their own",
         ("fused/test_ridge_fields.py::test_gradients_of_solves_agree",),
     ),
@@ -2103,8 +2103,8 @@ MUTANTS = (
     Mutant(
         "fused gradient of the kinetic energy",
         "fused/stages.py",
-        "twice = factor + factor",
-        "twice = factor",
+        "factor = factor + factor",
+        "factor = factor + zero(values)",
         "the energy is quadratic in the velocity",
         ("fused/test_ridge_fields.py::test_paths_and_their_gradients_agree",),
     ),
@@ -2119,10 +2119,18 @@ MUTANTS = (
     Mutant(
         "fused product of one row twice",
         "fused/products.py",
-        "h += spread(fields, place + 7 * columns) * factors",
-        "h += spread(fields, place + 6 * columns) * factors",
+        "h += spread_group(fields, eighth + k, size) * x",
+        "h += spread_group(fields, seventh + k, size) * x",
         "rows are transformed one by one",
         ("fused/test_transforms.py",),
+    ),
+    Mutant(
+        "fused kernels of another site",
+        "fused/groups.py",
+        "return _shuffled(builder, loaded, [i // n for i in range(vector.lanes)])",
+        "return _shuffled(builder, loaded, [i % (vector.lanes // n) for i in range(vector.lanes)])",
+        "a number of a site is repeated for all configurations of a group",
+        ("fused/test_groups.py",),
     ),
     Mutant(
         "fused code of another field",
