@@ -2,17 +2,17 @@
 
 Trains each lattice in turn with `fit_ladder`, from what was learned on the one before, and measures every
 rung on fresh samples: reverse and forward ESS, log Z with the solver's share of its error, and the processor
-time of training. The kernels are smooth functions of momentum, so that they carry over exactly. Writes a flow
-per rung (`EquivariantCNF.load`; those in the package, `EquivariantCNF.pretrained`, come from here), the
-figures as JSON and the training curve as a picture. Interrupted, it goes on where it was; a rung that is
-finished is only read.
+time of training. Writes a flow per rung (`EquivariantCNF.load`; those in the package,
+`EquivariantCNF.pretrained`, come from here), the figures as JSON and the training curve as a picture.
+Interrupted, it goes on where it was; a rung that is finished is only read.
 
     python benchmarks/ladder.py --out runs/ladder                             # 16 -> 32 -> 64 -> 128
     python benchmarks/ladder.py --L 16 32 --out runs/L32                      # the first rungs of it
+    python benchmarks/ladder.py --kernels smooth --out runs/smooth            # minutes, and fewer weights
     python benchmarks/ladder.py --start runs/L32/phi4-2d-L32.pt --L 64 --out runs/L64
     python benchmarks/ladder.py --mass 128 --lam 4.30 4.32 --hmc 16000        # which lam has m_p L = 4
-    python benchmarks/ladder.py --L 8 16 32 --kernels orbits --steps 300 300 900 --batch-size 128 128 64 \
-        --learning-rate 8e-2 4e-2 1e-2 --out runs/orbits                      # kernels that are not smooth
+    python benchmarks/ladder.py --L 8 16 32 --steps 300 300 900 --batch-size 128 128 64 \
+        --learning-rate 8e-2 4e-2 1e-2 --out runs/short                       # another recipe
 """
 
 import argparse
@@ -47,22 +47,33 @@ M_PL_4 = {
     64: 4.398,
     128: 4.316,
 }
-#: L -> side, optimiser steps and learning rate of what is trained for it in turn, all at the lam of L. What
-#: depends on lam is local and is learned on half the side, at a quarter of the cost
-RECIPE = {
-    16: [(16, 1200, 8e-2)],
-    32: [(32, 1000, 1.5e-2)],
-    64: [(32, 1200, 1.5e-2), (64, 150, 4e-3)],
-    128: [(64, 200, 5e-3), (128, 100, 2e-3)],
+#: kernels -> L -> side, optimiser steps, batch and learning rate of what is trained in turn, all at one lam.
+#: Kernels of orbits take 35 minutes on one core up to L = 64. Smooth ones take three, and learn what is
+#: local, and depends on lam, on half the side at a quarter of the cost
+RECIPES = {
+    "orbits": {
+        16: [(16, 2400, 16, 8e-2)],
+        32: [(32, 8000, 16, 2e-2)],
+        64: [(64, 6000, 16, 1e-2)],
+        128: [(128, 2500, 4, 5e-3)],
+    },
+    "smooth": {
+        16: [(16, 1200, 16, 8e-2)],
+        32: [(32, 1000, 16, 1.5e-2)],
+        64: [(32, 1200, 16, 1.5e-2), (64, 150, 16, 4e-3)],
+        128: [(64, 200, 16, 5e-3), (128, 100, 16, 2e-3)],
+    },
 }
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--L", type=int, nargs="+", default=[16, 32, 64, 128], choices=list(M_PL_4), help="sides")
 parser.add_argument("--steps", type=int, nargs="+", help="per rung; by default those of the recipe here")
-parser.add_argument("--batch-size", type=int, nargs="+", default=[16], help="one for all, or per rung")
+parser.add_argument(
+    "--batch-size", type=int, nargs="+", help="one for all, or per rung; by default the recipe's"
+)
 parser.add_argument("--learning-rate", type=float, nargs="+", help="per rung; by default the recipe's")
 parser.add_argument("--field", default="PotentialField", choices=list(VECTOR_FIELDS), help="without --start")
-parser.add_argument("--kernels", default="smooth", choices=["smooth", "orbits"], help="without --start")
+parser.add_argument("--kernels", default="orbits", choices=["orbits", "smooth"], help="and their recipe")
 parser.add_argument("--time-modes", type=int, default=4, help="of the kernels, without --start")
 parser.add_argument("--start", type=Path, help="flow to start from, of any side")
 parser.add_argument("--accuracy", type=float, default=5e-3, help="largest solver error of log Z")
@@ -170,17 +181,21 @@ def measure_rung(stages: list[Rung], seconds: float, args: argparse.Namespace) -
 def train(rung: int, flow: EquivariantCNF, args: argparse.Namespace) -> tuple[list[Rung], float]:
     """Train for one lattice, or go on with it, and return its processor time too."""
     side = args.L[rung]
-    own = args.steps[rung] if args.steps else None, args.learning_rate[rung] if args.learning_rate else None
-    stages = [(side, *own)] if any(own) else RECIPE.get(side, [(side, None, None)])
+    stages: list[tuple[int, Any, int, Any]] = RECIPES[args.kernels].get(side, [(side, None, 16, None)])
+    if args.steps or args.learning_rate or args.batch_size:
+        steps = args.steps[rung] if args.steps else stages[-1][1]
+        rate = args.learning_rate[rung] if args.learning_rate else stages[-1][3]
+        sizes = args.batch_size or [stages[-1][2]]
+        stages = [(side, steps, sizes[min(rung, len(sizes) - 1)], rate)]
     done: list[Rung] = []
     seconds = 0.0
-    for on, steps, rate in stages:
+    for on, steps, size, rate in stages:
         clock = Clock(args.out / f"seconds-{M_PL_4[side]}-{on}.txt")
         done += fit_ladder(
             [Phi4(Lattice((on, on)), m2=-4.0, lam=M_PL_4[side])],
             flow=flow if flow.lattice.shape[0] == on and not rung else flow.resized(Lattice((on, on))),
             steps=steps,
-            batch_size=args.batch_size[min(rung, len(args.batch_size) - 1)],
+            batch_size=size,
             learning_rate=rate,
             checkpoint=args.out / f"training-{M_PL_4[side]}.pt",
             callback=clock,
@@ -227,12 +242,18 @@ def main() -> None:
         before = rows[-1]["ladder_seconds"] if rows else 0.0
         rows.append(json.loads(row.read_text()))
         rows[-1]["ladder_seconds"] = before + rows[-1]["training_seconds"]
-        curves = {repr(r.action): {"ess": r.history.ess, "seconds": r.history.seconds} for r in rungs}
+        curves = {repr(r.action): _thinned(r.history) for r in rungs}
         write_json({"machine": machine, "rows": rows, "curves": curves}, args.out / "ladder.json")
     print(json.dumps(machine))
     shown = [[name, *(_text(row[name]) for row in rows)] for name in rows[0]]
     print_table("ladder at m_p L = 4", ["quantity", *(f"L={row['L']}" for row in rows)], shown)
     save_figure(ladder_curve(rungs), args.out / "ladder.png")
+
+
+def _thinned(history: History) -> dict[str, list[float]]:
+    """Return the curve of a training with about 500 points."""
+    step = max(1, len(history) // 500)
+    return {"ess": history.ess[::step], "seconds": history.seconds[::step]}
 
 
 def _text(value: object) -> str:

@@ -130,7 +130,7 @@ def readable_log(axes: Any, which: str = "y") -> None:
     ticks = [step * 10.0**power for power in powers if power % every == 0 for step in steps]
     inside = [tick for tick in ticks if low <= tick <= high]
     if len(inside) < FEWEST_TICKS:  # far less than a decade, where the axis is nearly linear
-        ticks = MaxNLocator(6, steps=[1, 2, 5, 10]).tick_values(low, high).tolist()
+        ticks = [float(tick) for tick in MaxNLocator(6, steps=[1, 2, 5, 10]).tick_values(low, high)]
         inside = [tick for tick in ticks if low <= tick <= high]
     axis = getattr(axes, f"{which}axis")
     axis.set_major_locator(FixedLocator(inside))
