@@ -38,6 +38,7 @@ from equiflow import (
 )
 from equiflow.oracles import gauge_torus
 from equiflow.report import print_table, write_json
+from equiflow.report.numbers import finite
 from equiflow.theories.gauge.observables import plaquette, topological_charge
 
 #: reverse ESS to reach on 16 x 16
@@ -322,7 +323,7 @@ def main() -> None:
     for case in args.cases:
         results.append(trained(case, args))
         print(json.dumps(asdict(results[-1])), flush=True)
-        content["runs"].append(asdict(results[-1]))
+        content["runs"].append({name: finite(value) for name, value in asdict(results[-1]).items()})
         if args.out is not None:
             write_json(content, args.out)
     header = ["theory", "L", "weights", "seconds", "reverse ESS", "forward ESS", "log Z (sigma)",
