@@ -293,8 +293,8 @@ class EquivariantCNF(IntegratedFlow):
     ) -> EquivariantCNF:
         """Return a trained flow that comes with the package.
 
-        `phi4-2d-L8`, `-L16` and `-L32` sample two-dimensional phi^4 at m2 = -4 and m_p L = 4. They were
-        trained by `benchmarks/ladder.py`. `flow.about` names the action, the training and its result.
+        `phi4-2d-L8`, `-L16`, `-L32` and `-L64` sample two-dimensional phi^4 at m2 = -4 and m_p L = 4. They
+        were trained by `benchmarks/ladder.py`. `flow.about` names the action, the training and its result.
 
         Args:
             name: name of the flow.
