@@ -43,7 +43,9 @@ def test_a_pretrained_flow_is_of_use_on_its_own_action_only():
 
 
 def test_an_unknown_name_is_answered_with_the_known_ones():
-    with pytest.raises(ValueError, match=r"no pretrained flow 'phi4-2d-L9'.*phi4-2d-L16, phi4-2d-L32, phi4-2d-L64"):
+    with pytest.raises(
+        ValueError, match=r"no pretrained flow 'phi4-2d-L9'.*phi4-2d-L16, phi4-2d-L32, phi4-2d-L64"
+    ):
         EquivariantCNF.pretrained("phi4-2d-L9")
 
 
