@@ -67,7 +67,8 @@ def picture(samples: dict[float, Tensor]) -> Figure:
         for sign, mark in ((1, "+"), (-1, "_")):
             x, y = (vorticity(theta[None])[0] == sign).nonzero(as_tuple=True)
             axes.scatter(x + 0.5, y + 0.5, marker=mark, s=90, color=REFERENCE)
-        axes.set(title=f"beta = {beta:g}", aspect="equal", xticks=[], yticks=[])
+        seen = (-0.8, side - 0.2)  # the same in all panels, vortices between the last sites and the first too
+        axes.set(title=f"beta = {beta:g}", aspect="equal", xticks=[], yticks=[], xlim=seen, ylim=seen)
         axes.spines[:].set_visible(False)
     return figure
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ast
 import inspect
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -166,17 +166,18 @@ def action_from(text: str, space: Space) -> Action | None:
         inner = call.args[0] if call.args else None
         if inner is not None:  # of `ExternalField(Phi4(...), h=[...])`
             without = action_from(ast.get_source_segment(text, inner) or "", space)
-            action = None if without is None else ExternalField(without, **_literals(call))
+            words = _literals(call, inspect.signature(ExternalField).parameters)
+            action = None if without is None else ExternalField(without, **words)
         else:
             kind = classes[call.func.id]
-            taken = inspect.signature(kind).parameters  # the space itself says its shape, and its group
-            given = {name: value for name, value in _literals(call).items() if name in taken}
-            action = kind(space, **given)
+            # The space itself says its shape, and the group of links.
+            action = kind(space, **_literals(call, inspect.signature(kind).parameters))
     except (SyntaxError, KeyError, TypeError, ValueError):
         return None
     return action if repr(action) == text else None
 
 
-def _literals(call: ast.Call) -> dict[str, Any]:
-    """Return the keyword arguments of a call, which must be plain values."""
-    return {word.arg: ast.literal_eval(word.value) for word in call.keywords if word.arg}
+def _literals(call: ast.Call, names: Container[str]) -> dict[str, Any]:
+    """Return the keyword arguments of a call that have one of the names; they must be plain values."""
+    words = {word.arg: word.value for word in call.keywords if word.arg and word.arg in names}
+    return {name: ast.literal_eval(value) for name, value in words.items()}

@@ -159,7 +159,7 @@ class SavedModule(ShownAsTable, nn.Module, ABC):
         except UnknownOptionError:
             raise
         except UnknownPartError as error:
-            raise CheckpointError(f"{path} cannot be loaded by itself: {error}") from error
+            raise CheckpointError(f"{path} does not describe a flow by itself: {error}") from error
         except Exception as error:  # a recipe that fits nothing can make constructors raise anything
             # Sides that no computer can count are nonsense in the file, and no lack of memory.
             if is_of_system(error) and not re.search(UNCOUNTABLE, str(error)):

@@ -31,8 +31,8 @@ class UnknownPartError(ValueError):
     def __init__(self, name: str, example: str) -> None:
         call = example.format(name.rpartition(".")[2])
         super().__init__(
-            f"{name} is a class of your own, of which a file holds the weights and no code. Build one and "
-            f"pass it to load, as in load(path, {call})."
+            f"{name} is no class that equiflow can build here. If it is one of your own, of which a file "
+            f"holds the weights and no code, build one and pass it to load, as in load(path, {call})."
         )
 
 

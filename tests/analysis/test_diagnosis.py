@@ -63,7 +63,7 @@ def test_a_collapsed_flow_has_a_fine_reverse_ess_and_is_found_out(chain):
     assert not found.ok
     assert any("Forward ESS" in warning for warning in found.warnings)
     assert any("log Z" in warning for warning in found.warnings)
-    assert any("Z2 sector" in warning for warning in found.warnings)
+    assert any("one sign of M" in warning for warning in found.warnings)
     assert str(found).splitlines()[-1] == f"warning: {found.warnings[-1]}"
     # The model has one of two equal wells, so it misses half of Z.
     assert found.log_z_bridge.mean - found.log_z_reverse.mean == pytest.approx(math.log(2), abs=0.05)

@@ -274,7 +274,9 @@ def test_a_saved_flow_loads_bit_for_bit(tmp_path):
 def test_layers_of_your_own_are_given_to_load(tmp_path):
     flow = CanonicalFlow(LATTICE, [NoGradient(LATTICE)]).double()
     flow.save(tmp_path / "flow.pt")
-    with pytest.raises(CheckpointError, match="pass them to load"):
+    with pytest.raises(
+        CheckpointError, match=r"pass it to load, as in load\(path, layers=\[NoGradient\(lattice\)"
+    ):
         CanonicalFlow.load(tmp_path / "flow.pt")
     loaded = CanonicalFlow.load(tmp_path / "flow.pt", layers=[NoGradient(LATTICE)])
     state = states(LATTICE)

@@ -304,7 +304,7 @@ def test_a_site_map_of_ones_own_is_handed_to_load(tmp_path):
     flow = make("real_nvp", site_map=Doubled())
     assert log_density_error(flow) < DENSE
     flow.save(tmp_path / "own.pt")
-    with pytest.raises(CheckpointError, match="Doubled is a class of your own"):
+    with pytest.raises(CheckpointError, match="Doubled is no class that equiflow can build"):
         CouplingFlow.load(tmp_path / "own.pt")
     loaded = CouplingFlow.load(tmp_path / "own.pt", site_map=Doubled())
     phi = configurations(flow.lattice)

@@ -213,7 +213,7 @@ def test_a_field_without_a_registered_kind_is_saved_and_given_to_load(tmp_path):
     flow = EquivariantCNF(LATTICE, vector_field=Mine(LATTICE), solver=RK4).double()
     randomise(flow)
     flow.save(tmp_path / "flow.pt")
-    with pytest.raises(CheckpointError, match="Mine is a class of your own"):
+    with pytest.raises(CheckpointError, match="Mine is no class that equiflow can build"):
         EquivariantCNF.load(tmp_path / "flow.pt")
     loaded = EquivariantCNF.load(tmp_path / "flow.pt", vector_field=Mine(LATTICE))
     phi = configurations(LATTICE)
@@ -241,15 +241,15 @@ def test_a_class_that_has_the_name_of_one_of_the_library_is_not_taken_for_it(tmp
     flow = EquivariantCNF(LATTICE, vector_field=field(LATTICE), solver=RK4)
     flow.save(tmp_path / "flow.pt")
     with pytest.raises(
-        CheckpointError, match=r"named_alike\.<locals>\.OrbitConvField is a class of your own"
+        CheckpointError, match=r"named_alike\.<locals>\.OrbitConvField is no class that equiflow can build"
     ):
         EquivariantCNF.load(tmp_path / "flow.pt")
     assert type(EquivariantCNF.load(tmp_path / "flow.pt", vector_field=field(LATTICE)).vector_field) is field
     AugmentedFlow(LATTICE, n_steps=1, position=prior(LATTICE)).save(tmp_path / "flow.pt")
-    with pytest.raises(CheckpointError, match=r"FreeField is a class of your own"):
+    with pytest.raises(CheckpointError, match=r"FreeField is no class that equiflow can build"):
         Flow.load(tmp_path / "flow.pt")
     CouplingFlow(LATTICE, n_layers=2, site_map=site_map()).save(tmp_path / "flow.pt")
-    with pytest.raises(CheckpointError, match=r"AffineMap is a class of your own"):
+    with pytest.raises(CheckpointError, match=r"AffineMap is no class that equiflow can build"):
         Flow.load(tmp_path / "flow.pt")
     assert type(Flow.load(tmp_path / "flow.pt", site_map=site_map()).site_map) is site_map
 

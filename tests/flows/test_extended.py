@@ -341,7 +341,7 @@ def test_a_prior_of_ones_own_is_handed_to_load(tmp_path):
     flow = make(SymplecticFlow, (3, 3), position=own)
     flow.save(tmp_path / "own.pt")
     with pytest.raises(
-        CheckpointError, match=r"OwnPrior is a class of your own.* position=OwnPrior\(lattice\)"
+        CheckpointError, match=r"OwnPrior is no class that equiflow can build.* position=OwnPrior\(lattice\)"
     ):
         SymplecticFlow.load(tmp_path / "own.pt")
     loaded = SymplecticFlow.load(tmp_path / "own.pt", position=own)

@@ -66,7 +66,7 @@ def weights(flow: Flow) -> Tensor:
 
 @dataclass(frozen=True)
 class Interrupted:
-    """Stops at one call; its `repr` is that of the objective inside."""
+    """Stops at one call; its `repr` and its name are those of the objective inside."""
 
     inner: Objective
     at: int
@@ -74,6 +74,10 @@ class Interrupted:
 
     def __repr__(self) -> str:
         return repr(self.inner)
+
+    @property
+    def __name__(self) -> str:
+        return type(self.inner).__name__
 
     def __call__(self, *arguments: object) -> ObjectiveValue:
         self.calls.append(1)
