@@ -85,7 +85,8 @@ def training_curve(
     top.plot(
         history.step[steps.start :], history.loss[steps.start :], color=FLOW, lw=0.8, marker=marker, ms=3
     )
-    if log_z is not None and math.isfinite(log_z.mean) and name in ("", REVERSE_KL):
+    is_reverse = name == REVERSE_KL or (not name and log_z is not None)
+    if is_reverse and log_z is not None and math.isfinite(log_z.mean):
         late.append(-log_z.mean)
         top.axhline(-log_z.mean, color=MUTED, ls="--", lw=1)
         text = f"$-\\log Z$ = {-log_z.mean:.6g}"
@@ -93,7 +94,6 @@ def training_curve(
         top.annotate(text, (0.99, -log_z.mean), (0, -3), xycoords=("axes fraction", "data"), **_BELOW)
     margin = 0.15 * (max(late) - min(late)) + 0.05
     top.set_ylim(min(late) - max(2 * margin, 0.2), max(late) + margin)
-    is_reverse = name == REVERSE_KL or (not name and log_z is not None)
     top.set_ylabel(r"$\langle \log q + S \rangle$" if is_reverse else name or "loss")
     if earlier:  # losses of another kind, which this axis cannot show
         words = [
