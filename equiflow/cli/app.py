@@ -8,14 +8,12 @@ the completion of the shell need none of them.
 from __future__ import annotations
 
 import functools
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
-from typer import rich_utils
 
 from equiflow.cli.config import MOST_THREADS
 
@@ -28,6 +26,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 app = typer.Typer(
     help="Symmetric flows for lattice field theory: from a config file to physics with error bars.",
     no_args_is_help=True,
+    rich_markup_mode=None,  # help and errors as plain text: rich takes longer to import than all the rest
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -45,8 +44,6 @@ Threads = Annotated[
 
 def start() -> None:
     """Run the command that the arguments of this process name, and end the process."""
-    if os.environ.get("NO_COLOR"):
-        rich_utils.COLOR_SYSTEM = None  # the help and the errors of typer; else they would stay bold
     try:
         try:
             app(prog_name="equiflow")
@@ -166,7 +163,10 @@ def config() -> None:
 def presets(
     name: Annotated[str | None, typer.Argument(help="preset whose config is printed")] = None,
 ) -> None:
-    """List published set-ups, or print the config of one: equiflow presets albergo-E2 > E2.toml."""
+    """List published set-ups, or print the config of one.
+
+    `equiflow presets albergo-E2 > E2.toml` makes a file to train from.
+    """
     from equiflow.cli import presets as known_presets
     from equiflow.cli.config.file import parse_config
 
@@ -185,10 +185,11 @@ def watch(
     once: Annotated[bool, typer.Option("--once", help="print the state and stop")] = False,
     every: Annotated[float, typer.Option(help="seconds between updates", min=0.1)] = 2.0,
 ) -> None:
-    """Follow a run while it trains: loss, ESS, acceptance, gradient norm, time to the end.
+    """Follow a run while it trains.
 
-    It also says whether a process is training the run. In a terminal it goes on through all stops until the
-    last step. Into a pipe or a file it prints plain lines, and ends with status 1 when nobody trains the run.
+    It shows loss, ESS, acceptance, gradient norm and the time to the end, and says whether a process is
+    training the run. In a terminal it goes on through all stops until the last step. Into a pipe or a file it
+    prints plain lines, and ends with status 1 when nobody trains the run.
     """
     from equiflow.cli import watching
     from equiflow.cli.run.folder import Run
@@ -223,7 +224,9 @@ def sample(
         bool, typer.Option("--force", help="replace an ensemble of this name, or its shards")
     ] = False,
 ) -> None:
-    """Draw independent samples of a trained flow, with weights and certificate, into a file.
+    """Draw samples of a flow into a file, with weights.
+
+    The samples are independent, and the file has the certificate of the flow too.
 
     A file that is there already is kept: give another name, or --force.
 
@@ -259,7 +262,10 @@ def measure(
         ),
     ] = None,
 ) -> None:
-    """Print the observables of an ensemble, or of all those in a run folder, with their errors."""
+    """Print the observables of an ensemble with their errors.
+
+    A run folder stands for all ensembles in it.
+    """
     from equiflow.cli import results
 
     results.measure_files(ensemble, json, z2=z2)
@@ -280,9 +286,10 @@ def report(
     threads: Threads = None,
     device: Device = None,
 ) -> None:
-    """Measure a trained flow and write one self-contained HTML page, plots and results.json.
+    """Measure a trained flow and write a report.
 
-    The report about a file of a flow, or a pretrained one, goes into the folder NAME-report.
+    It is one self-contained HTML page, beside plots and results.json. That of a file of a flow, or of a
+    pretrained flow, goes into the folder NAME-report.
     """
     from equiflow.cli import results
     from equiflow.cli.flow_files import flow_named
@@ -293,7 +300,10 @@ def report(
 @app.command()
 @_when_called()
 def check(run: FlowName, device: Device = None) -> None:
-    """Run every law on a trained flow in float64: symmetry, divergence, density, inverse."""
+    """Check the laws that a trained flow must obey.
+
+    They are symmetry, divergence, density and inverse, each in float64.
+    """
     from equiflow.cli import results
     from equiflow.cli.flow_files import flow_named
 

@@ -11,7 +11,6 @@ from types import ModuleType, SimpleNamespace
 import pytest
 import torch
 import typer
-from typer import rich_utils
 from typer.testing import CliRunner
 
 from equiflow.cli import ensembles, main, results
@@ -132,18 +131,6 @@ def test_no_color_means_no_colour(run, tmp_path, monkeypatch):
     assert not coloured(NO_COLOR="1")
 
 
-@pytest.mark.parametrize("arguments", [["sample"], ["--help"], ["nosuch"]])
-def test_no_color_means_no_bold_letters_in_what_typer_prints(arguments, monkeypatch, capsys):
-    monkeypatch.setattr(rich_utils, "FORCE_TERMINAL", True)
-    monkeypatch.setattr(rich_utils, "COLOR_SYSTEM", "standard")
-    monkeypatch.setattr(sys, "argv", ["equiflow", *arguments])
-    for no_color, styled in (("", True), ("1", False)):
-        monkeypatch.setenv("NO_COLOR", no_color)
-        with pytest.raises(SystemExit):
-            start()
-        assert ("\x1b" in "".join(capsys.readouterr())) is styled
-
-
 @pytest.mark.parametrize("seed", [-1, 2**64, "1.5", "x"])
 def test_seeds_and_threads_that_cannot_be_are_refused_as_usage(run, seed, tmp_path):
     for option in ("--seed", "--threads"):
@@ -169,7 +156,6 @@ def test_output_that_goes_nowhere_ends_a_command_in_one_line(full, inside, monke
         raise full
 
     monkeypatch.setenv("NO_COLOR", "1")
-    monkeypatch.setattr(rich_utils, "COLOR_SYSTEM", None)
     monkeypatch.setattr(sys, "argv", ["equiflow", "config"] if inside else ["equiflow", "--version"])
     monkeypatch.setattr(typer, "echo", lambda text, err=False: sys.stderr.write(text) if err else fails())
     with pytest.raises(SystemExit) as end:
