@@ -1,9 +1,10 @@
 """Build the site of the API: an overview by task, a page for each module, search, guides and examples.
 
 `python .docs/build.py site` writes it to the folder `site`; with `--open` a browser shows it. Nothing is
-loaded from elsewhere. Formulas stay code, as docstrings write them: the same text is read in `help()`, in an
-editor and here, while MathJax would want a network or two megabytes of scripts. A warning, a link that leads
-nowhere, and a name in a docstring that does not exist are errors.
+loaded from elsewhere: the formulas of `mathematics.md` become MathML, which browsers draw alone; MathJax
+would want a network or two megabytes of scripts. Formulas of docstrings stay code: the same text is read in
+`help()`, in an editor and here. A warning, a link that leads nowhere, a name in a docstring that does not
+exist, and a formula that cannot be typeset are errors.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from html.parser import HTMLParser
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from xml.etree import ElementTree
 
+import latex2mathml.converter
 import markdown2
 import pygments
 from markupsafe import Markup
@@ -42,6 +45,9 @@ NAMED = re.compile(r"<code>(equiflow(?:\.\w+)+|[A-Za-z]\w+(?:\.\w+)*)((?:\(\w*\.
 
 #: a link to a class by its full name, as signatures have it; the last part says enough
 QUALIFIED = re.compile(r'(<a href="[^"]*">)equiflow\.(?:\w+\.)*([A-Z]\w*</a>)')
+#: a formula in TeX, displayed or within a line
+FORMULA = re.compile(r"\$\$(.+?)\$\$|\$([^$]+)\$", re.DOTALL)
+MATHML = "http://www.w3.org/1998/Math/MathML"
 #: what pdoc says of classes that pydantic has made, and of annotations in named tuples
 HARMLESS = re.compile(r"^Cannot determine where equiflow\.cli|^Error parsing type annotation ForwardRef")
 
@@ -181,15 +187,27 @@ class Site:
                 folder / "guides" / f"{path.stem}.html",
                 self.linked(self.page(path.stem.replace("_", " "), body, 1), 1, path.name),
             )
+        _write(folder / "guides" / "mathematics.html", self.linked(self.mathematics(), 1, "mathematics"))
         body, contents = self.overview()
         _write(folder / "index.html", self.linked(self.page("equiflow", body, 0, contents), 0, "overview"))
         _write(folder / "search.js", render.search_index(self.modules))
         mend_anchors(folder, folder / "equiflow")
         self.faults += list(broken_links(folder))
 
+    def mathematics(self) -> str:
+        """Return the page of formulas."""
+        text, formulas = typeset((DOCS / "mathematics.md").read_text(encoding="utf-8"))
+        self.faults += [f"mathematics.md: {fault}" for fault in untypeset(text, formulas)]
+        body = _markdown(text)
+        contents, made = body.toc_html or "", str(body)
+        for name, formula in formulas.items():
+            made = made.replace(name, formula)
+        return self.page("mathematics", made, 1, contents)
+
     def overview(self) -> tuple[str, str]:
         """Return the main page and its table of contents: tasks, examples, and all modules."""
         lines = [(DOCS / "overview.md").read_text(encoding="utf-8"), "\n## Guides\n"]
+        lines.append("- [The mathematics behind it](guides/mathematics.html)")
         for path in _guides():
             lines.append(f"- [{_heading(path)}](guides/{path.stem}.html)")
         lines.append("\n## Examples\n")
@@ -232,6 +250,42 @@ def notebook(path: Path) -> str:
             elif text.strip():
                 parts.append(f'<pre class="output">{html.escape(text)}</pre>')
     return "\n".join(parts)
+
+
+def typeset(text: str) -> tuple[str, dict[str, str]]:
+    r"""Return Markdown with a name in place of each formula, and the formulas in MathML by name.
+
+    Args:
+        text: Markdown with formulas of TeX, `$$...$$` displayed and `$...$` within a line. Parts of a
+            displayed one with `\qquad` between them stand on lines of their own where the page is narrow.
+    """
+    formulas: dict[str, str] = {}
+
+    def named(match: re.Match[str]) -> str:
+        name = f"FORMULA{len(formulas)}X"
+        if match[1]:
+            parts = [
+                latex2mathml.converter.convert(part, display="block") for part in match[1].split(r"\qquad")
+            ]
+            formulas[name] = f'<span class="formula">{"".join(parts)}</span>'
+        else:
+            formulas[name] = latex2mathml.converter.convert(match[2])
+        return name
+
+    return FORMULA.sub(named, text), formulas
+
+
+def untypeset(text: str, formulas: Mapping[str, str]) -> Iterator[str]:
+    """Yield a sentence for each thing in formulas that `typeset` could not read."""
+    for formula in formulas.values():
+        # Commands that it does not know stay as they are, and fractions of one part are made.
+        for command in re.findall(r"\\\w*", formula):
+            yield f"there is no {command}"
+        for fraction in ElementTree.fromstring(formula).iter(f"{{{MATHML}}}mfrac"):
+            if len(fraction) != 2:
+                yield "a fraction has one part"
+    if "$" in text:
+        yield "a formula has no end"
 
 
 def mend_anchors(folder: Path, made_by_pdoc: Path) -> None:

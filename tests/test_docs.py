@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
+import equiflow
+
 pytest.importorskip("pdoc")
+pytest.importorskip("latex2mathml")
 
 BUILD = Path(__file__).parents[1] / ".docs" / "build.py"
 #: enough for the links of the overview to be looked at
@@ -50,7 +53,54 @@ def test_pages_have_signatures_formulas_and_links(built):
         in (folder / "equiflow" / "statistics.html").read_text()
     )
     assert "Estimate.sigmas_from" in (folder / "search.js").read_text()
-    assert not re.search(r'(src|href)="https?://', page)  # nothing is loaded from elsewhere
+
+
+def test_no_page_loads_anything_from_elsewhere(built):
+    folder, _ = built
+    loaded = re.compile(
+        r'\bsrc=["\']?(?:https?:)?//|<link[^>]*href=["\']?(?:https?:)?//|@import|url\(["\']?(?:https?:)?//'
+    )
+    for example in (
+        '<script src="https://a.b/c.js">',
+        '<link rel="x" href="//a.b/c.css">',
+        "url(http://a.b)",
+    ):
+        assert loaded.search(example)
+    pages = list(folder.rglob("*.html"))
+    assert len(pages) > len(MODULES)
+    assert [path.name for path in pages if loaded.search(path.read_text())] == []
+
+
+def test_the_page_of_mathematics_is_typeset_and_leads_on(docs, built):
+    folder, _ = built
+    source = (BUILD.parent / "mathematics.md").read_text()
+    page = (folder / "guides" / "mathematics.html").read_text()
+    text, formulas = docs.typeset(source)
+    assert list(docs.untypeset(text, formulas)) == []
+    assert len(formulas) > 80
+    assert all(formula in page for formula in formulas.values())
+    assert not re.search(r"FORMULA\d|\$|href=.https?:", page)
+    sections = re.findall(r"^## (.*)$", source, flags=re.MULTILINE)
+    assert re.findall(r'<li><a href="#[\w-]+">(.*?)</a>', page) == sections
+    assert 'href="guides/mathematics.html"' in (folder / "index.html").read_text()
+    assert '<a href="../equiflow/statistics/estimate.html#Estimate">' in page
+    # What is named is there, in every section.
+    for section in re.split(r"^## ", source, flags=re.MULTILINE)[1:]:
+        names = set(re.findall(r"`([A-Za-z]\w+)(?:\.\w+)*`", section)) - {"log_det"}
+        assert names
+        assert names <= {*equiflow.__all__, "equiflow"}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "fault"),
+    [
+        (r"$\nabla \nabble x$", r"there is no \nabble"),
+        (r"$$x = \frac{1}$$", "a fraction has one part"),
+        ("from $x on", "a formula has no end"),
+    ],
+)
+def test_a_formula_that_cannot_be_typeset_is_a_fault(docs, wrong, fault):
+    assert list(docs.untypeset(*docs.typeset(wrong))) == [fault]
 
 
 def test_every_example_and_guide_has_a_page_and_a_line_in_the_overview(built):
