@@ -77,7 +77,9 @@ parser.add_argument(
 )
 parser.add_argument("--steps", type=int, nargs="+", help="optimiser steps, for all stages or one each")
 parser.add_argument("--batch-size", type=int, help="model samples per step")
-parser.add_argument("--learning-rate", type=float, help="of fit; by default the field's")
+parser.add_argument(
+    "--learning-rate", type=float, nargs="+", help="for all stages or one each; by default the field's"
+)
 parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="one training each")
 parser.add_argument("--samples", type=int, default=4096, help="fresh model samples")
 parser.add_argument("--chain", type=int, default=2048, help="target samples, of 64 chains")
@@ -95,8 +97,10 @@ def train(
     torch.manual_seed(seed)  # of the initial weights
     actions = target.actions if way == "ladder" else [target.action]
     flow = EquivariantCNF(actions[0].lattice).to(getattr(torch, args.dtype))
-    steps = args.steps if args.steps is None or len(args.steps) > 1 else args.steps[0]
-    options: dict[str, Any] = {"batch_size": args.batch_size, "learning_rate": args.learning_rate}
+    steps, rate = (
+        given if given is None or len(given) > 1 else given[0] for given in (args.steps, args.learning_rate)
+    )
+    options: dict[str, Any] = {"batch_size": args.batch_size, "learning_rate": rate}
     if way == "ladder":
         rungs = fit_ladder(actions, flow=flow, steps=steps, seed=seed, n_fresh=0, progress=False, **options)
         return rungs[-1].flow, [rung.history for rung in rungs]
@@ -159,6 +163,7 @@ def run(name: str, way: str, seed: int, args: argparse.Namespace) -> dict[str, A
         "parameters": sum(p.numel() for p in flow.parameters()),
         "steps": [len(history) for history in histories],
         "batch_size": args.batch_size or flow.training_batch_size,
+        "learning_rate": args.learning_rate,
         "set_back": sum("set back" in note for history in histories for note in history.notes),
         "training_nfe": [max(history.nfe) for history in histories],
         "training_seconds": seconds,
