@@ -66,6 +66,7 @@ parser.add_argument(
 )
 parser.add_argument("--modes", type=int, default=8, help="polynomials in flow time")
 parser.add_argument("--degree", type=int, default=3, help="of functions of Wilson loops, for SU(N)")
+parser.add_argument("--strips", type=int, default=0, help="longest strips of the field, for SU(N)")
 parser.add_argument("--samples", type=int, default=2048, help="fresh samples of the flow")
 parser.add_argument("--target-samples", type=int, default=2048, help="samples of the target")
 parser.add_argument("--certify", type=int, default=64, help="samples that are solved again, finely")
@@ -128,6 +129,7 @@ def flow_for(action: WilsonAction, args: argparse.Namespace) -> EquivariantCNF:
             links,
             shapes=tuple(args.shapes),
             reach=args.side // 2 if args.dim == 2 else 0,
+            strips=args.strips,
             n_time_modes=args.modes,
             degree=args.degree,
         )

@@ -214,6 +214,17 @@ MUTANTS = (
         ("vector_fields/test_gauge_sun.py::test_the_field_obeys_every_law",),
     ),
     Mutant(
+        "strips counted once",
+        "vector_fields/gauge_strips.py",
+        "change = change + (look.end + look.beginning) * self.seen.bend(each)",
+        "change = change + look.end * self.seen.bend(each)",
+        "the divergence of strips forgets the rung at their beginning",
+        (
+            "vector_fields/test_gauge_strips.py"
+            "::test_strips_are_equivariant_and_have_the_divergence_of_small_moves",
+        ),
+    ),
+    Mutant(
         "looks along ladders",
         "vector_fields/gauge_ladder_terms.py",
         "self.near += [look.value - ladders.ahead(look.value) for look in teeth]",

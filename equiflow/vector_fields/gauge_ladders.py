@@ -37,11 +37,7 @@ class Ladders:
         right = [int(mu == rung) for mu in range(len(planes))]
         self.next = [int(mu == along) for mu in range(len(planes))]
         self.n_sites = links.shape[self.axis]
-        steps = list(links.unbind(self.axis))
-        frames = [lie.identity(tuple(steps[0].shape[lie.n_plane_axes :]), steps[0])]
-        for step in steps:
-            frames.append(lie.product(frames[-1], step))
-        left, holonomy = torch.stack(frames[:-1], self.axis), frames[-1].unsqueeze(self.axis)
+        left, holonomy = frames_along(lie, links, self.axis)
         #: from the beginning of every rung to the origins of both sides, `(..., side, batch, *lattice)`
         self.frame = self._on_sides(left, lie.product(shifted(left, right), lie.dagger(rungs)))
         self.holonomy = self._on_sides(holonomy, shifted(holonomy, right))
@@ -155,3 +151,21 @@ class Ladders:
 
     def _conjugated(self, frame: Tensor, planes: Tensor) -> Tensor:
         return self.lie.product(self.lie.product(frame, planes), self.lie.dagger(frame))
+
+
+def frames_along(lie: LieGroup, links: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+    """Return products of links from the origin of every line to its sites.
+
+    Args:
+        lie: group of the links.
+        links: those along the lines, `(..., batch, *lattice)`.
+        axis: of the lines, negative.
+
+    Returns:
+        `W(x) = U(0) U(1) ... U(x - 1)`, like `links`, and the product of all, with one site along the axis.
+    """
+    steps = list(links.unbind(axis))
+    frames = [lie.identity(tuple(steps[0].shape[lie.n_plane_axes :]), steps[0])]
+    for step in steps:
+        frames.append(lie.product(frames[-1], step))
+    return torch.stack(frames[:-1], axis), frames[-1].unsqueeze(axis)

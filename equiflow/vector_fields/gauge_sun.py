@@ -5,6 +5,7 @@ Start at `SUNField`, the default on links in SU(N).
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Iterable
 from typing import Any
@@ -27,6 +28,7 @@ from equiflow.vector_fields.base import VectorField
 from equiflow.vector_fields.gauge_functions import LoopFunctions, powers_up_to
 from equiflow.vector_fields.gauge_ladder_terms import LadderTerms
 from equiflow.vector_fields.gauge_ladders import Ladders
+from equiflow.vector_fields.gauge_strips import SHORTEST, StripTerms
 
 #: sides of the rectangles that have a name
 _RECTANGLES = {"plaquette": ((1, 1),), "rectangle": ((1, 2), (2, 1)), "square": ((2, 2),)}
@@ -35,7 +37,7 @@ SHAPES = (*_RECTANGLES, "chair")
 
 
 class SUNField(VectorField):
-    r"""`v = grad Phi + ladders`: a gradient of functions of Wilson loops, and what plaquettes send further.
+    r"""`v = grad Phi + ladders + strips`: a gradient of functions of Wilson loops, and what is sent further.
 
     With `w + i z = tr(loop) / N` for the loops of each shape s,
 
@@ -55,8 +57,13 @@ class SUNField(VectorField):
 
     A gradient moves neighbours of a plaquette along with it. In two dimensions, where plaquettes are nearly
     independent, that is what limits such flows. The second term, if `reach` is not 0, lets a plaquette move
-    alone: it turns all links of a ladder in parallel, see `Ladders` and `LadderTerms`. Its divergence is
-    closed, too. Both cost O(V). The velocity is linear in all weights. An untrained field stands still.
+    alone: it turns all links of a ladder in parallel, see `Ladders` and `LadderTerms`. The product of the
+    plaquettes of a ladder is fixed while its rungs turn, and the weaker the coupling, the farther that
+    correlates them. The third term, if `strips` is not 0, lets strips of plaquettes turn the rungs at their
+    ends, see `StripTerms`.
+
+    All divergences are closed. The terms cost O(V), O(V reach) and O(V strips). The velocity is linear in all
+    weights. An untrained field stands still.
 
     Args:
         links: `Links(lattice, "SU(N)")`.
@@ -66,6 +73,8 @@ class SUNField(VectorField):
         degree: largest degree of the polynomials F.
         reach: largest distance of ladders, at most half of a side, 0 for none; they suit two dimensions and
             `fit_by_continuity`, and half of the shortest side stays half of it on other lattices.
+        strips: number of plaquettes of the longest strips, 0 for none, less than a side; they suit large beta
+            beside ladders, and take several hundred weights.
         n_time_modes: number of polynomials in flow time of the weights.
 
     Raises:
@@ -94,6 +103,7 @@ class SUNField(VectorField):
         shapes: tuple[str, ...] = ("plaquette", "rectangle"),
         degree: int = 3,
         reach: int = 0,
+        strips: int = 0,
         n_time_modes: int = 4,
     ) -> None:
         check_type(links, Links, "links", 'Write Links(Lattice((8, 8)), "SU(3)").')
@@ -105,6 +115,12 @@ class SUNField(VectorField):
         if self.reach > farthest:
             raise ValueError(f"reach must be at most half a side, {farthest}, got {self.reach}.")
         self._record(shapes=self.shapes)
+        self.strips = check_count(strips, "strips", minimum=0)
+        longest = min(links.lattice.shape) - 1
+        if self.strips and not SHORTEST <= self.strips <= longest:
+            raise ValueError(
+                f"strips must be 0 or from {SHORTEST} to a side less one, {longest}, got {self.strips}."
+            )
         self.loops = [_loops(links.lattice, shape) for shape in self.shapes]
         if not self.shapes:
             raise ValueError(f"Expected at least one shape of {', '.join(SHAPES)}, got none.")
@@ -115,6 +131,10 @@ class SUNField(VectorField):
         if self.reach:
             n_features = LadderTerms.n_features()
             self.ladder = nn.Parameter(torch.zeros(n_time_modes, n_features, len(self.powers)))
+        self.strip: nn.Parameter | None = None
+        if self.strips:
+            counts = (*StripTerms.shape(self.strips), len(self.powers))
+            self.strip = nn.Parameter(torch.zeros(n_time_modes, *counts))
 
     @classmethod
     def suits(cls, space: Space) -> bool:
@@ -134,7 +154,7 @@ class SUNField(VectorField):
     @property
     def linear_parameters(self) -> tuple[nn.Parameter, ...]:
         """See `VectorField.linear_parameters`; all weights."""
-        return (self.amplitude,) if self.ladder is None else (self.amplitude, self.ladder)
+        return tuple(p for p in (self.amplitude, self.ladder, self.strip) if p is not None)
 
     @full_precision
     def potential(self, phi: Tensor, t: Tensor | float) -> Tensor:
@@ -184,6 +204,12 @@ class SUNField(VectorField):
                 moved, its_divergence = terms.velocity(weights, alone=alone)
                 gradient[rung] = gradient[rung] + moved
                 divergence = divergence + its_divergence
+        if self.strip is not None:
+            weights = self._at(t, self.strip)
+            for rung, strips in self._strips(planes):
+                moved, its_divergence = strips.velocity(weights, alone=alone)
+                gradient[rung] = gradient[rung] + moved
+                divergence = divergence + its_divergence
         return self.space.from_vectors(tuple(gradient)), divergence
 
     @torch.no_grad()
@@ -203,8 +229,10 @@ class SUNField(VectorField):
         every = [torch.stack(rates, 1)]
         if self.ladder is not None:
             every.append(torch.stack([t.rates(vectors[rung]) for rung, t in self._ladders(planes)]).sum(0))
+        if self.strip is not None:
+            every.append(torch.stack([s.rates(vectors[rung]) for rung, s in self._strips(planes)]).sum(0))
         time = self.time_basis(t)
-        return torch.cat([torch.einsum("j,bsp->bjsp", time, part).flatten(1) for part in every], 1)
+        return torch.cat([torch.einsum("j,bq->bjq", time, part.flatten(1)).flatten(1) for part in every], 1)
 
     @property
     def is_rough_when_resized(self) -> bool:
@@ -215,7 +243,8 @@ class SUNField(VectorField):
         """See `VectorField.resized`; the coefficients are the same on every lattice.
 
         Ladders that reach half of the shortest side do so on the new lattice, too. What a plaquette sends to
-        the rungs beside it stays the same, and what it sends further is stretched.
+        the rungs beside it stays the same, and what it sends further is stretched. Strips keep their lengths,
+        and those that do not fit are left out.
 
         Ladders carry over only roughly: rungs look at means over a row of L plaquettes, one of which is that
         which sends, and its share 1/L changes how far it moves itself. On every plaquette alike, that adds up
@@ -223,10 +252,16 @@ class SUNField(VectorField):
         """
         whole = self.reach == min(self.lattice.shape) // 2
         reach = min(lattice.shape) // 2 if whole else self.reach
+        strips = min(self.strips, min(lattice.shape) - 1)
+        strips = strips if strips >= SHORTEST else 0
         links: Any = space_on(self.space, lattice)
-        options: dict[str, Any] = self.config() | {"reach": reach}
+        options: dict[str, Any] = self.config() | {"reach": reach, "strips": strips}
         field = SUNField(links, group=self.group.on(links), **options)
-        carry_over(self, field.to(self.amplitude.device, self.amplitude.dtype))
+        source = copy.deepcopy(self)
+        if source.strip is not None:
+            kept = source.strip[:, :, : field.strip.shape[2]] if field.strip is not None else None
+            source.strip = None if kept is None else nn.Parameter(kept.detach())
+        carry_over(source, field.to(self.amplitude.device, self.amplitude.dtype))
         if self.ladder is not None and field.ladder is not None:
             # Profiles are polynomials of a number that is not the same beside a plaquette on every lattice.
             stretch = LadderTerms.stretch(self.reach, reach, field.ladder)
@@ -250,6 +285,11 @@ class SUNField(VectorField):
                 seen = LoopFunctions.of(lie, plaquette, self.powers, sign=sign)
                 ladders = Ladders(lie, planes, rung, along, self.reach)
                 yield rung, LadderTerms(seen, plaquette, ladders, sign=sign)
+
+    def _strips(self, planes: tuple[Tensor, ...]) -> Iterable[tuple[int, StripTerms]]:
+        """Yield the strips of the ladders, with the direction of the rungs."""
+        for rung, along in itertools.permutations(range(self.lattice.dim), 2):
+            yield rung, StripTerms(self.space.lie, planes, rung, along, self.strips, self.powers)
 
 
 def _loops(lattice: Lattice, shape: str) -> list[tuple[Step, ...]]:

@@ -225,7 +225,7 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     ),
     "SUNField": (
         lambda **o: eq.SUNField(eq.Links(SQUARE, "SU(2)"), **o),
-        {"degree": 2, "reach": 1, "n_time_modes": 2},
+        {"degree": 2, "reach": 1, "strips": 2, "n_time_modes": 2},
     ),
     "ParticleField": (
         lambda **o: eq.ParticleField(GAS, **o),
