@@ -28,9 +28,10 @@ def trained_on(
     degree: int,
     n_couplings: int,
     focus: float,
+    learning_rate: float | None = None,
     **options: Any,
 ) -> tuple[ConditionalFlow, History, float]:
-    """Train a flow in lam on a lattice, from nothing or, at half the rate, from a smaller one.
+    """Train a flow in lam on a lattice, from nothing or from a smaller one.
 
     Args:
         lattice: where.
@@ -41,6 +42,7 @@ def trained_on(
         degree: of a new flow in lam.
         n_couplings: per step, see `OverCouplings`.
         focus: see `OverCouplings`.
+        learning_rate: by default that of the flow; half of it, if there is a smaller one.
         options: of `fit`.
 
     Returns:
@@ -48,14 +50,16 @@ def trained_on(
     """
     if below is None:
         template = EquivariantCNF(lattice, vector_field=PotentialField(lattice, kernels=kernels))
-        flow, rate = ConditionalFlow(template, {"lam": lam}, degree=degree), None
+        flow = ConditionalFlow(template, {"lam": lam}, degree=degree)
     else:
         flow = below.resized(lattice)
-        rate = flow.learning_rate / 2
+        learning_rate = learning_rate or flow.learning_rate / 2
     start = time.process_time()
     objective = OverCouplings(AdaptivePathGradient(), n_couplings=n_couplings, focus=focus)
     family = ActionFamily(Phi4, lattice, m2=m2, lam=lam)
-    history = fit(flow, family, learning_rate=rate, objective=objective, n_fresh=0, progress=False, **options)
+    history = fit(
+        flow, family, learning_rate=learning_rate, objective=objective, n_fresh=0, progress=False, **options
+    )
     return flow, history, time.process_time() - start
 
 

@@ -3,6 +3,8 @@
 Trains one `ConditionalFlow` in lam at m2 = -4 on a small lattice, resizes it and goes on, with couplings
 drawn where log w varies most (`OverCouplings(AdaptivePathGradient(), focus=1.0)`); `--focus 0` draws them
 evenly.
+The range to train on goes further into the broken phase than the couplings that are measured: the flow is
+worst at the ends of its range.
 Every coupling then has fresh samples of its own: reverse ESS, log Z, `<sum_x phi^4> = -d log Z / d lam`. The
 change of log Z from one coupling to the next is compared with the integral of this derivative by the
 trapezoid rule with the correction of its slope, `-d <phi^4> / d lam = var(phi^4)`. At some couplings HMC by
@@ -42,16 +44,27 @@ M2 = -4.0
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--L", type=int, nargs="+", default=[16, 32], help="sides of the ladder")
-parser.add_argument("--steps", type=int, nargs="+", default=[600, 900], help="per side")
+parser.add_argument("--steps", type=int, nargs="+", default=[1200, 5000], help="per side")
 parser.add_argument("--batch-size", type=int, nargs="+", default=[16, 16], help="per side")
 parser.add_argument("--couplings", type=int, default=4, help="per step")
-parser.add_argument("--lam", type=float, nargs=2, default=[4.0, 6.0], help="range")
+parser.add_argument(
+    "--learning-rate", type=float, nargs="+", help="per side; by default the flow's, then half"
+)
+parser.add_argument("--lam", type=float, nargs=2, default=[4.0, 6.0], help="range to measure in")
+parser.add_argument("--trained-on", type=float, nargs=2, default=[3.9, 6.0], help="range to train on")
 parser.add_argument("--kernels", default="orbits", choices=["smooth", "orbits"], help="of PotentialField")
 parser.add_argument("--degree", type=int, default=3, help="of the weights as polynomials in lam")
 parser.add_argument("--focus", type=float, nargs="+", default=[1.0, 1.0], help="power of var log w, per side")
-parser.add_argument("--points", type=int, default=11, help="couplings to measure at")
-parser.add_argument("--samples", type=int, default=1024, help="fresh samples at each coupling")
-parser.add_argument("--forward", type=int, nargs="*", default=[0, 5, 10], help="points with a forward ESS")
+parser.add_argument("--points", type=int, default=11, help="couplings to measure at, evenly spaced")
+parser.add_argument("--also", type=float, nargs="*", default=[4.24], help="further couplings to measure at")
+parser.add_argument("--samples", type=int, default=2048, help="fresh samples at each coupling")
+parser.add_argument(
+    "--forward",
+    type=float,
+    nargs="*",
+    default=[4.0, 4.2, 4.24, 4.6, 5.0, 6.0],
+    help="of these couplings, with a forward ESS",
+)
 parser.add_argument("--chain", type=int, default=1024, help="target samples there, of 64 chains")
 parser.add_argument("--solver-steps", type=int, default=8, help="of rk5, for sampling")
 parser.add_argument("--threads", type=int, default=1, help="CPU threads")
@@ -65,8 +78,9 @@ def trained(args: argparse.Namespace) -> tuple[ConditionalFlow, list[dict[str, A
     torch.manual_seed(args.seed)
     flow: ConditionalFlow | None = None
     rungs = []
-    settings = zip(args.L, args.steps, args.batch_size, args.focus, strict=True)
-    for rung, (side, steps, batch_size, focus) in enumerate(settings):
+    rates = args.learning_rate or [None] * len(args.L)
+    settings = zip(args.L, args.steps, args.batch_size, args.focus, rates, strict=True)
+    for rung, (side, steps, batch_size, focus, rate) in enumerate(settings):
         lattice = Lattice((side, side))
         path = None if args.flows is None else args.flows / f"conditional-{rung}-{side}-{focus:g}.pt"
         if path is not None and path.exists():
@@ -76,12 +90,13 @@ def trained(args: argparse.Namespace) -> tuple[ConditionalFlow, list[dict[str, A
         flow, history, seconds = trained_on(
             lattice,
             flow,
-            tuple(args.lam),
+            tuple(args.trained_on),
             m2=M2,
             kernels=args.kernels,
             degree=args.degree,
             n_couplings=args.couplings,
             focus=focus,
+            learning_rate=rate,
             steps=steps,
             batch_size=batch_size,
             seed=args.seed,
@@ -187,10 +202,10 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     flow, rungs = trained(args)
-    lams = torch.linspace(*args.lam, args.points, dtype=torch.float64).tolist()
+    lams = {round(lam, 6) for lam in torch.linspace(*args.lam, args.points, dtype=torch.float64).tolist()}
     rows = []
-    for index, lam in enumerate(lams):
-        rows.append(measure(flow, lam, index in args.forward, args))
+    for lam in sorted({*lams, *args.also}):
+        rows.append(measure(flow, lam, lam in args.forward, args))
         print(json.dumps(rows[-1]), flush=True)
     machine = {
         "processor": platform.processor() or platform.machine(),
