@@ -13,21 +13,24 @@ from equiflow.theories.base.lattice import Lattice
 
 #: Sites of a chunk (measured). The ridges of this many sites take two megabytes in single precision.
 SITES = 2**15
+#: Sites of a chunk where only a few numbers for each site are kept: every call has its price (measured).
+MANY_SITES = 2**18
 
 
-def in_chunks(lattice: Lattice, phi: Tensor) -> Sequence[Tensor]:
+def in_chunks(lattice: Lattice, phi: Tensor, sites: int | None = None) -> Sequence[Tensor]:
     """Return the configurations in chunks on a CPU, all at once elsewhere.
 
     Args:
         lattice: where they live.
         phi: `(batch, *lattice)`.
+        sites: number of sites of a chunk; `SITES` by default.
 
     Returns:
         At least one tensor `(part of the batch, *lattice)`.
     """
     if phi.device.type != "cpu" or is_compiling() or is_transformed():
         return (phi,)
-    return phi.split(max(1, SITES // lattice.volume))
+    return phi.split(max(1, (sites or SITES) // lattice.volume))
 
 
 def joined(parts: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:

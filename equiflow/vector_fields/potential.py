@@ -18,7 +18,7 @@ from equiflow.theories.base.lattice import Lattice
 from equiflow.theories.base.prior import Prior
 from equiflow.theories.base.symmetry import SymmetryGroup, symmetry_on
 from equiflow.vector_fields.base import PathRates, VectorField
-from equiflow.vector_fields.chunks import in_chunks, joined
+from equiflow.vector_fields.chunks import MANY_SITES, in_chunks, joined
 from equiflow.vector_fields.ridge_kernels import FusedPotential, can_use_kernels
 from equiflow.vector_fields.sized_kernels import kernel_of_size, linear_kernel, prior_like, start_from
 
@@ -156,7 +156,8 @@ class PotentialField(VectorField):
         """See `VectorField.velocity_and_divergence`."""
         self.lattice.check(phi)
         now = self._coefficients(t)
-        chunks, convolution = in_chunks(self.lattice, phi), self.kernel.convolution
+        convolution = self.kernel.convolution
+        chunks = in_chunks(self.lattice, phi, None if torch.is_grad_enabled() else MANY_SITES)
         velocity, laplacian = joined([ridge_convolution(part, now.weights, convolution) for part in chunks])
         return velocity + now.drift, laplacian + now.trace
 

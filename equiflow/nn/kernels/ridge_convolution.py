@@ -20,6 +20,9 @@ from equiflow.runtime.precision import full_precision
 
 Tensors: TypeAlias = tuple[Tensor, ...]
 
+#: Sites whose ridges a CPU computes at once, so that angles and sines stay in its cache (measured).
+BLOCK = 2**13
+
 
 @dataclass(frozen=True)
 class RidgeWeights:
@@ -43,9 +46,11 @@ class RidgeWeights:
         """Return the attributes in their order."""
         return self.operand, self.angles, self.slopes, self.curvature, self.phase
 
-    def theta(self, u: Tensor) -> Tensor:
+    def theta(self, u: Tensor, out: Tensor | None = None) -> Tensor:
         """Return the angles `W u + phase`, `(ridge, site)`, for channels `(channel, site)`."""
-        return self.angles @ u if self.phase is None else torch.addmm(self.phase[:, None], self.angles, u)
+        if self.phase is None:
+            return torch.mm(self.angles, u, out=out)
+        return torch.addmm(self.phase[:, None], self.angles, u, out=out)
 
 
 def ridge_convolution(phi: Tensor, weights: RidgeWeights, convolution: Convolution) -> tuple[Tensor, Tensor]:
@@ -66,8 +71,7 @@ def ridge_convolution(phi: Tensor, weights: RidgeWeights, convolution: Convoluti
         velocity, laplacian, *_ = _formula(phi, weights, convolution)
         return velocity, laplacian
     if not _records(phi, weights):
-        velocity, laplacian, *_ = _evaluate(phi, weights, convolution)
-        return velocity, laplacian
+        return _evaluate_in_blocks(phi, weights, convolution)
     velocity, laplacian, _ = _RidgeConvolution.apply(phi, None, convolution, *weights.all())
     return velocity, laplacian
 
@@ -128,6 +132,25 @@ def _evaluate(
     if score is not None:
         pulled = _pulled_back(score, sin, cos, weights, convolution)
     return velocity, weights.curvature @ sums, pulled, encoded, sent, u, sin, cos, sums
+
+
+def _evaluate_in_blocks(
+    phi: Tensor, weights: RidgeWeights, convolution: Convolution
+) -> tuple[Tensor, Tensor]:
+    """Return velocity and Laplacian as `_evaluate`; nothing is kept of the ridges."""
+    encoded = convolution.encode(phi.unsqueeze(1))
+    u = _by_channel(convolution.transpose(encoded, weights.operand[1:]))
+    gradient, bend = torch.empty_like(u), torch.empty_like(u[:1])
+    size = min(BLOCK, u.shape[1]) if phi.device.type == "cpu" else u.shape[1]
+    theta = u.new_empty(len(weights.angles), size)
+    sin = torch.empty_like(theta)
+    for part, slope, bent in zip(*(x.split(size, 1) for x in (u, gradient, bend)), strict=True):
+        shape = len(theta), part.shape[1]  # the last block is smaller
+        sines, cosines = waves(weights.theta(part, theta.resize_(shape)), sin.resize_(shape))
+        torch.mm(weights.slopes, sines, out=slope)
+        torch.mm(weights.curvature[None], cosines, out=bent)
+    sent = convolution.encode(_by_batch(gradient, phi))
+    return convolution.mix(encoded, sent, weights.operand), _sums(bend, phi)[0]
 
 
 def _pulled_back(

@@ -54,19 +54,20 @@ def sine_and_cosine(theta: Tensor) -> tuple[Tensor, Tensor]:
     return _SineAndCosine.apply(theta)
 
 
-def waves(theta: Tensor) -> tuple[Tensor, Tensor]:
+def waves(theta: Tensor, sin: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Return `sin theta` and `cos theta`, without a graph; `theta` is overwritten.
 
     Args:
         theta: any shape, computed without a graph.
+        sin: shaped like `theta`, to be overwritten by the sines; new memory by default.
 
     Returns:
         Two tensors shaped like `theta`.
     """
+    # Not the other half of one tensor: numpy is ten times slower where its output begins at its input's end.
+    sin = torch.empty_like(theta) if sin is None else sin
     if not _numpy_is_quicker(theta):
-        sin = theta.sin()
-        return sin, theta.cos_()
-    sin = torch.empty_like(theta)
+        return torch.sin(theta, out=sin), theta.cos_()
     _numpys(theta, sin, theta)
     return sin, theta
 

@@ -91,6 +91,23 @@ def test_the_rate_of_a_score_is_a_gradient(point, z2, convolution):
         )
 
 
+def test_without_a_graph_blocks_change_nothing_and_see_all_sites(monkeypatch):
+    field, weights, phi = example("trivial", False, "fourier")
+    acts = field.kernel.convolution
+    expected = module._formula(phi, weights, acts)[:2]
+    sizes = []
+    waves = module.waves
+    monkeypatch.setattr(module, "waves", lambda theta, sin: sizes.append(theta.shape[1]) or waves(theta, sin))
+    monkeypatch.setattr(module, "BLOCK", phi.numel() // 2 + 1)  # the second block is smaller
+    with torch.no_grad():
+        torch.testing.assert_close(ridge_convolution(phi, weights, acts), expected, **CLOSE)
+        assert sizes == [module.BLOCK, phi.numel() - module.BLOCK]
+        # Counter-example: waves of other angles.
+        monkeypatch.setattr(module, "waves", lambda theta, sin: waves(theta.zero_(), sin))
+        with pytest.raises(AssertionError):
+            torch.testing.assert_close(ridge_convolution(phi, weights, acts), expected, **CLOSE)
+
+
 def test_chunks_change_nothing(monkeypatch):
     field, _, phi = example("full", True, "fourier")
     whole = field.path_rates(phi, 0.3, phi.detach())
