@@ -11,9 +11,9 @@ from equiflow.testing.probes import (
     TIMES,
     configurations,
     demand,
-    dense_jacobian,
     elements_of,
     in_parts,
+    jacobian_along_moves,
     tangents,
     tolerance_of,
     with_images,
@@ -148,7 +148,7 @@ def divergence_error(
     worst = 0.0
     for t in times:
         divergence = field.velocity_and_divergence(phi, t)[1].detach()
-        jacobian = _jacobian(field, phi, t)
+        jacobian = jacobian_along_moves(lambda x, t=t: field.velocity(x, t), field.space, phi)
         trace = jacobian.diagonal(dim1=1, dim2=2)
         scale = trace.abs().sum(1).max().clamp(min=torch.finfo(phi.dtype).tiny)
         worst = worse(worst, float((divergence - trace.sum(1)).abs().max() / scale))
@@ -253,12 +253,6 @@ def _violations(
             trace_error = (div - divergence).abs().max() / trace_scale
             worst[name] = worse(worst[name], worse(float(error), float(trace_error)))
     return worst
-
-
-def _jacobian(field: VectorField, phi: Tensor, t: float) -> Tensor:
-    """Return the derivatives of the velocity along moves of each coordinate, `(batch, size, size)`."""
-    still = torch.zeros_like(field.velocity(phi, t).detach())
-    return dense_jacobian(lambda x: field.velocity(field.space.move(phi, x), t), still)
 
 
 def _group_of(field: VectorField, space: Space | None, group: Group | None) -> Group:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -26,6 +27,8 @@ TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
 N_CONFIGURATIONS = 3
 #: number of group elements whose images are evaluated in one batch
 MAX_ELEMENTS_AT_ONCE = 32
+#: number of values of the copies of configurations that are differentiated in one batch
+MAX_VALUES_AT_ONCE = 2**14
 
 
 def randomise(module: nn.Module, *, scale: float = 0.3, seed: int = 0) -> None:
@@ -61,6 +64,35 @@ def dense_jacobian(function: Callable[[Tensor], Tensor], phi: Tensor) -> Tensor:
             for x in range(value.shape[1])
         ]
     return torch.stack([torch.zeros_like(phi) if r is None else r for r in rows], 1).flatten(2)
+
+
+def jacobian_along_moves(function: Callable[[Tensor], Tensor], space: Space, phi: Tensor) -> Tensor:
+    """Compute the derivatives of a function along moves of each coordinate, see `Space.move`.
+
+    Each row takes a copy of the configurations, and many copies one backward pass, which takes little longer
+    than on few.
+
+    Args:
+        function: maps `(batch, *shape)` to `(batch, *tangent_shape)`, each configuration on its own.
+        space: of the configurations, with V coordinates.
+        phi: configurations, `(batch, *shape)`.
+
+    Returns:
+        The Jacobians, `(batch, V, V)`.
+    """
+    volume = math.prod(space.tangent_shape)
+    coordinates = torch.arange(volume, device=phi.device)
+    rows = []
+    for part in coordinates.split(max(1, MAX_VALUES_AT_ONCE // (len(phi) * volume))):
+        copies = phi.repeat_interleave(len(part), 0)
+        still = phi.real.new_zeros(len(copies), *space.tangent_shape).requires_grad_()
+        with torch.enable_grad():
+            values = function(space.move(copies, still)).reshape(len(phi), len(part), volume)
+            chosen = values[:, part - part[0], part].sum()
+            (slopes,) = torch.autograd.grad(chosen, still, allow_unused=True)
+        slopes = torch.zeros_like(still) if slopes is None else slopes
+        rows.append(slopes.reshape(len(phi), len(part), volume))
+    return torch.cat(rows, 1)
 
 
 def configurations(module: nn.Module, space: Space, seed: int = 0) -> Tensor:
