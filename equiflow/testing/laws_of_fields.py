@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -148,7 +149,7 @@ def divergence_error(
     worst = 0.0
     for t in times:
         divergence = field.velocity_and_divergence(phi, t)[1].detach()
-        jacobian = jacobian_along_moves(lambda x, t=t: field.velocity(x, t), field.space, phi)
+        jacobian = jacobian_along_moves(partial(field.velocity, t=t), field.space, phi)
         trace = jacobian.diagonal(dim1=1, dim2=2)
         scale = trace.abs().sum(1).max().clamp(min=torch.finfo(phi.dtype).tiny)
         worst = worse(worst, float((divergence - trace.sum(1)).abs().max() / scale))
