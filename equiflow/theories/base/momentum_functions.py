@@ -13,10 +13,10 @@ from torch import Tensor
 
 from equiflow.theories.base.lattice import Lattice
 
-#: masses of the propagators; the local functions care for larger momenta
-MASSES = (1 / 2, 1 / 8, 1 / 32)
+#: masses of the propagators, one for each octave of momenta; the local functions care for larger momenta
+MASSES = tuple(2.0**-n for n in range(6))
 #: largest offset along each axis of the local functions
-REACH = 2
+REACH = 4
 #: mean square of a function below which a lattice hardly sees it
 HARDLY_SEEN = 2e-3
 #: the same for what `carry` can still undo
@@ -26,11 +26,11 @@ NOT_SEEN = 1e-10
 class SmoothFunctions:
     r"""Functions `f_j(p)` on the momenta of a lattice, symmetric under all permutations and reflections.
 
-    With `r_m(p) = m^2 / (phat^2 + m^2)`, `phat^2 = sum_mu 4 sin^2(p_mu / 2)` and masses m = 1/2, 1/8, 1/32:
+    With `r_m(p) = m^2 / (phat^2 + m^2)`, `phat^2 = sum_mu 4 sin^2(p_mu / 2)` and masses m = 1, 1/2, ... 1/32:
 
-    - bumps `5/3 (r_m - r_{m/4})`, each one for the momenta around m, and the last `r_m`, for momentum zero;
+    - bumps `3 (r_m - r_{m/2})`, each one for the momenta around m, and the last `r_m`, for momentum zero;
     - local functions, the mean of `prod_mu cos(n_mu p_mu)` over the permutations of n, for offsets
-      `0 <= n_1 <= ... <= n_d <= 2`. They tell directions apart.
+      `0 <= n_1 <= ... <= n_d <= 4`. They tell directions apart.
 
     These overlap, and a lattice of side L hardly sees the bumps far below `2 pi / L`. A diagonal optimiser
     would learn them at unlike rates, and move those that are not seen at random. Weights are therefore those
@@ -43,7 +43,7 @@ class SmoothFunctions:
         lattice: whose momenta are meant.
 
     >>> SmoothFunctions(Lattice((16, 16))).values.shape
-    torch.Size([9, 16, 16])
+    torch.Size([21, 16, 16])
     """
 
     def __init__(self, lattice: Lattice) -> None:
@@ -93,7 +93,7 @@ def _propagators(lattice: Lattice) -> list[Tensor]:
     """Return the bumps and the last propagator."""
     squared = lattice.squared_momenta()
     propagators = [m**2 / (squared + m**2) for m in MASSES]
-    return [5 / 3 * (a - b) for a, b in itertools.pairwise(propagators)] + propagators[-1:]
+    return [3 * (a - b) for a, b in itertools.pairwise(propagators)] + propagators[-1:]
 
 
 def _local(lattice: Lattice) -> list[Tensor]:
