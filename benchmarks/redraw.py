@@ -11,6 +11,7 @@ import csv
 import importlib.util
 import json
 import math
+import re
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -58,13 +59,13 @@ def ladder() -> Any:
     rungs = [
         SimpleNamespace(
             flow=SimpleNamespace(
-                lattice=Lattice(tuple(json.loads(shape.replace("(", "[").replace(")", "]"))))
+                lattice=Lattice(tuple(map(int, re.findall(r"\d+", action.partition("m2=")[0])[1:])))
             ),
             history=History(**curve),
         )
-        for shape, curve in found("ladder")["curves"].items()
+        for action, curve in found("ladder")["curves"].items()
     ]
-    return ladder_curve(rungs, title="phi4 at m_p L = 4, each lattice from the one before")
+    return ladder_curve(rungs, title="phi4 at m_p L = 4, smooth kernels")
 
 
 def memory() -> Any:
