@@ -47,7 +47,15 @@ class RidgeWeights:
         return self.operand, self.angles, self.slopes, self.curvature, self.phase
 
     def theta(self, u: Tensor, out: Tensor | None = None) -> Tensor:
-        """Return the angles `W u + phase`, `(ridge, site)`, for channels `(channel, site)`."""
+        """Return the angles `W u + phase`.
+
+        Args:
+            u: channels, `(channel, site)`.
+            out: overwritten by the angles; new memory by default.
+
+        Returns:
+            `(ridge, site)`.
+        """
         if self.phase is None:
             return torch.mm(self.angles, u, out=out)
         return torch.addmm(self.phase[:, None], self.angles, u, out=out)
