@@ -47,22 +47,11 @@ M_PL_4 = {
     64: 4.398,
     128: 4.316,
 }
-#: kernels -> L -> side, optimiser steps, batch and learning rate of what is trained in turn, all at one lam.
-#: Smooth kernels learn from all modes at once what kernels of orbits learn mode by mode, the more noisily the
-#: larger the lattice
+#: kernels -> L -> optimiser steps, batch and learning rate. Smooth kernels learn from all modes at once what
+#: kernels of orbits learn mode by mode, the more noisily the larger the lattice
 RECIPES = {
-    "smooth": {
-        16: [(16, 2400, 16, 8e-2)],
-        32: [(32, 6000, 16, 2e-2)],
-        64: [(64, 3500, 16, 1e-2)],
-        128: [(128, 2000, 8, 8e-3)],
-    },
-    "orbits": {
-        16: [(16, 2400, 16, 8e-2)],
-        32: [(32, 8000, 16, 2e-2)],
-        64: [(64, 6000, 16, 1e-2)],
-        128: [(128, 2500, 4, 5e-3)],
-    },
+    "smooth": {16: (2400, 16, 8e-2), 32: (6000, 16, 2e-2), 64: (3500, 16, 1e-2), 128: (2000, 8, 8e-3)},
+    "orbits": {16: (2400, 16, 8e-2), 32: (8000, 16, 2e-2), 64: (6000, 16, 1e-2), 128: (2500, 4, 5e-3)},
 }
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -134,8 +123,7 @@ def chain_of(action: Phi4, n_samples: int, args: argparse.Namespace, **options: 
     )
 
 
-def measure_rung(stages: list[Rung], seconds: float, args: argparse.Namespace) -> dict[str, Any]:
-    rung = stages[-1]
+def measure_rung(rung: Rung, seconds: float, args: argparse.Namespace) -> dict[str, Any]:
     # The next rung starts with the solver that training had, whether this one is measured or read.
     flow, action, side = copy.deepcopy(rung.flow), rung.action, rung.flow.lattice.shape[0]
     generator = torch.Generator(args.device).manual_seed(args.seed + 1)
@@ -154,7 +142,7 @@ def measure_rung(stages: list[Rung], seconds: float, args: argparse.Namespace) -
         "L": side,
         "lam": M_PL_4[side],
         "parameters": sum(p.numel() for p in flow.parameters()),
-        "steps": [f"{len(s.history)} on {s.flow.lattice.shape[0]}" for s in stages],
+        "steps": [f"{len(rung.history)} on {side}"],
         "training_seconds": seconds,
         "reverse_ess": diagnosis.reverse_ess.mean,
         "reverse_ess_error": diagnosis.reverse_ess.error,
@@ -178,32 +166,26 @@ def measure_rung(stages: list[Rung], seconds: float, args: argparse.Namespace) -
     return row
 
 
-def train(rung: int, flow: EquivariantCNF, args: argparse.Namespace) -> tuple[list[Rung], float]:
+def train(rung: int, flow: EquivariantCNF, args: argparse.Namespace) -> tuple[Rung, float]:
     """Train for one lattice, or go on with it, and return its processor time too."""
-    side = args.L[rung]
-    stages: list[tuple[int, Any, int, Any]] = RECIPES[args.kernels].get(side, [(side, None, 16, None)])
-    if args.steps or args.learning_rate or args.batch_size:
-        steps = args.steps[rung] if args.steps else stages[-1][1]
-        rate = args.learning_rate[rung] if args.learning_rate else stages[-1][3]
-        sizes = args.batch_size or [stages[-1][2]]
-        stages = [(side, steps, sizes[min(rung, len(sizes) - 1)], rate)]
-    done: list[Rung] = []
-    seconds = 0.0
-    for on, steps, size, rate in stages:
-        clock = Clock(args.out / f"seconds-{M_PL_4[side]}-{on}.txt")
-        done += fit_ladder(
-            [Phi4(Lattice((on, on)), m2=-4.0, lam=M_PL_4[side])],
-            flow=flow if flow.lattice.shape[0] == on and not rung else flow.resized(Lattice((on, on))),
-            steps=steps,
-            batch_size=size,
-            learning_rate=rate,
-            checkpoint=args.out / f"training-{M_PL_4[side]}.pt",
-            callback=clock,
-            seed=args.seed,
-        )
-        clock.stop()
-        flow, seconds = done[-1].flow, seconds + clock.seconds
-    return done, seconds
+    side, lattice = args.L[rung], Lattice((args.L[rung],) * 2)
+    steps, size, rate = RECIPES[args.kernels].get(side, (None, 16, None))
+    steps = args.steps[rung] if args.steps else steps
+    rate = args.learning_rate[rung] if args.learning_rate else rate
+    size = args.batch_size[min(rung, len(args.batch_size) - 1)] if args.batch_size else size
+    clock = Clock(args.out / f"seconds-{M_PL_4[side]}-{side}.txt")
+    (done,) = fit_ladder(
+        [Phi4(lattice, m2=-4.0, lam=M_PL_4[side])],
+        flow=flow.resized(lattice) if rung else flow,
+        steps=steps,
+        batch_size=size,
+        learning_rate=rate,
+        checkpoint=args.out / f"training-{M_PL_4[side]}.pt",
+        callback=clock,
+        seed=args.seed,
+    )
+    clock.stop()
+    return done, clock.seconds
 
 
 def print_masses(args: argparse.Namespace) -> None:
@@ -233,12 +215,12 @@ def main() -> None:
     rungs: list[Rung] = []
     flow = first_flow(args)
     for n, side in enumerate(args.L):
-        stages, seconds = train(n, flow, args)
-        flow = stages[-1].flow
-        rungs += stages
+        rung, seconds = train(n, flow, args)
+        flow = rung.flow
+        rungs.append(rung)
         row = args.out / f"row-{side}.json"
         if not row.exists():
-            write_json(measure_rung(stages, seconds, args), row)
+            write_json(measure_rung(rung, seconds, args), row)
         before = rows[-1]["ladder_seconds"] if rows else 0.0
         rows.append(json.loads(row.read_text()))
         rows[-1]["ladder_seconds"] = before + rows[-1]["training_seconds"]

@@ -11,7 +11,6 @@ import csv
 import importlib.util
 import json
 import math
-import re
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -56,14 +55,13 @@ def headline() -> Any:
 
 
 def ladder() -> Any:
+    figures = found("ladder")
     rungs = [
         SimpleNamespace(
-            flow=SimpleNamespace(
-                lattice=Lattice(tuple(map(int, re.findall(r"\d+", action.partition("m2=")[0])[1:])))
-            ),
+            flow=SimpleNamespace(lattice=Lattice((row["L"],) * 2)),
             history=History(**curve),
         )
-        for action, curve in found("ladder")["curves"].items()
+        for row, curve in zip(figures["rows"], figures["curves"].values(), strict=True)
     ]
     return ladder_curve(rungs, title="phi4 at m_p L = 4, smooth kernels")
 

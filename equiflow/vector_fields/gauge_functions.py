@@ -74,20 +74,22 @@ class LoopFunctions:
         """Return the sum of the functions with weights, `(batch, *lattice)`."""
         return _combined(weights, self.values)
 
-    def factors(self, weights: Tensor) -> list[Tensor]:
-        """Return the derivatives of this sum by w and z, `(batch, *lattice)` each."""
-        return [_combined(weights, [of[n] for of in self.slopes]) for n in range(len(self.vectors))]
+    def gradient(self, weights: Tensor) -> Tensor:
+        """Return the derivative of this sum when the loop is turned at its beginning, like a vector."""
+        factors = [_combined(weights, [of[n] for of in self.slopes]) for n in range(len(self.vectors))]
+        pairs = zip(factors, self.vectors, strict=True)
+        return torch.stack([factor * vector for factor, vector in pairs]).sum(0)
 
     def bend(self, weights: Tensor) -> Tensor:
         """Return the Laplacian of this sum by one link, `(batch, *lattice)`."""
         return _combined(weights, self.bends)
 
-    def rates(self, overlaps: Sequence[Any], near: Any) -> list[Tensor]:
-        """Return `sum_x (dF . v + near bend)` for each function F, `(batch,)` each.
+    def changes(self, overlaps: Sequence[Any], near: Any) -> list[Tensor]:
+        """Return `dF . v + near bend` for each function F, shaped like w.
 
         Args:
-            overlaps: how w and z change, `(batch, *lattice)` each.
-            near: factor of the Laplacian, a number or `(batch, *lattice)`.
+            overlaps: how w and z change, shaped like w each.
+            near: factor of the Laplacian, a number or shaped like w.
 
         Returns:
             One tensor for each function.
@@ -97,8 +99,20 @@ class LoopFunctions:
             value = near * bend
             for overlap, slope in zip(overlaps, slopes, strict=True):
                 value = value + overlap * slope
-            found.append(value.flatten(1).sum(1))
+            found.append(value)
         return found
+
+    def rates(self, overlaps: Sequence[Any], near: Any) -> list[Tensor]:
+        """Return the sums of `changes` over all sites, `(batch,)` each.
+
+        Args:
+            overlaps: how w and z change, `(batch, *lattice)` each.
+            near: factor of the Laplacian, a number or `(batch, *lattice)`.
+
+        Returns:
+            One tensor for each function.
+        """
+        return [change.flatten(1).sum(1) for change in self.changes(overlaps, near)]
 
 
 def slopes_of(lie: LieGroup, loop: Tensor, *, sign: float = 1.0) -> tuple[Tensor, ...]:

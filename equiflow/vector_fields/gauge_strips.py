@@ -94,8 +94,7 @@ class StripTerms:
         for look, its in zip(self.looks, weights.to(self.seen.w), strict=True):
             # One number for each function and length.
             each = its.mT.reshape(*its.shape[::-1], *[1] * (self.seen.w.ndim - 1))
-            pairs = zip(self.seen.factors(each), self.seen.vectors, strict=True)
-            vector = torch.stack([factor * vector for factor, vector in pairs]).sum(0)
+            vector = self.seen.gradient(each)
             ends, beginnings = ends + look.end * vector, beginnings + look.beginning * vector
             if not alone:
                 change = (vector * (look.of_end - look.of_beginning)).sum(0)
@@ -117,12 +116,9 @@ class StripTerms:
         there, rows = self._vectors_at_ends(here), []
         for look in self.looks:
             pull = look.end * there + look.of_end - (look.beginning * here).unsqueeze(1) - look.of_beginning
-            overlaps, row = [(vector * pull).sum(0) for vector in self.seen.vectors], []
-            for slopes, bend in zip(self.seen.slopes, self.seen.bends, strict=True):
-                of_slopes = torch.stack([o * slope for o, slope in zip(overlaps, slopes, strict=True)]).sum(0)
-                value = of_slopes + (look.end + look.beginning) * bend
-                row.append(value.flatten(2).sum(2).mT)
-            rows.append(torch.stack(row, -1))
+            overlaps = [(vector * pull).sum(0) for vector in self.seen.vectors]
+            changes = self.seen.changes(overlaps, look.end + look.beginning)
+            rows.append(torch.stack([change.flatten(2).sum(2).mT for change in changes], -1))
         return torch.stack(rows, 1)
 
     def _looks(self, w: Tensor, slope: Tensor) -> list[_Look]:

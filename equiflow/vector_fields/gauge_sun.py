@@ -5,7 +5,6 @@ Start at `SUNField`, the default on links in SU(N).
 
 from __future__ import annotations
 
-import copy
 import itertools
 from collections.abc import Iterable
 from typing import Any
@@ -13,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from equiflow.nn.kernels.orbits import carry_over
 from equiflow.nn.time import ChebyshevBasis
 from equiflow.runtime.checks import check_count, check_type
 from equiflow.runtime.precision import full_precision
@@ -158,7 +156,7 @@ class SUNField(VectorField):
 
     @full_precision
     def potential(self, phi: Tensor, t: Tensor | float) -> Tensor:
-        """Return `Phi(U, t)`, whose gradient is the velocity without ladders.
+        """Return `Phi(U, t)`, whose gradient is the velocity without ladders and strips.
 
         Args:
             phi: links, `(batch, *shape)`.
@@ -193,21 +191,13 @@ class SUNField(VectorField):
         for paths, weights in zip(self.loops, self._at(t, self.amplitude), strict=True):
             for path in paths:
                 seen = self._seen(planes, path)
-                pairs = zip(seen.factors(weights), seen.vectors, strict=True)
-                vector = torch.stack([factor * vector for factor, vector in pairs]).sum(0)
-                add_loop_gradient(lie, planes, path, vector, gradient)
+                add_loop_gradient(lie, planes, path, seen.gradient(weights), gradient)
                 if not alone:
                     divergence = divergence + len(path) * seen.bend(weights).flatten(1).sum(1)
-        if self.ladder is not None:
-            weights = self._at(t, self.ladder)
-            for rung, terms in self._ladders(planes):
+        for parameter, sent in self._sent(planes):
+            weights = self._at(t, parameter)
+            for rung, terms in sent:
                 moved, its_divergence = terms.velocity(weights, alone=alone)
-                gradient[rung] = gradient[rung] + moved
-                divergence = divergence + its_divergence
-        if self.strip is not None:
-            weights = self._at(t, self.strip)
-            for rung, strips in self._strips(planes):
-                moved, its_divergence = strips.velocity(weights, alone=alone)
                 gradient[rung] = gradient[rung] + moved
                 divergence = divergence + its_divergence
         return self.space.from_vectors(tuple(gradient)), divergence
@@ -227,10 +217,8 @@ class SUNField(VectorField):
                 of_shape.append(torch.stack(seen.rates(overlaps, float(len(path))), 1))
             rates.append(torch.stack(of_shape).sum(0))
         every = [torch.stack(rates, 1)]
-        if self.ladder is not None:
-            every.append(torch.stack([t.rates(vectors[rung]) for rung, t in self._ladders(planes)]).sum(0))
-        if self.strip is not None:
-            every.append(torch.stack([s.rates(vectors[rung]) for rung, s in self._strips(planes)]).sum(0))
+        for _, sent in self._sent(planes):
+            every.append(torch.stack([terms.rates(vectors[rung]) for rung, terms in sent]).sum(0))
         time = self.time_basis(t)
         return torch.cat([torch.einsum("j,bq->bjq", time, part.flatten(1)).flatten(1) for part in every], 1)
 
@@ -257,15 +245,14 @@ class SUNField(VectorField):
         links: Any = space_on(self.space, lattice)
         options: dict[str, Any] = self.config() | {"reach": reach, "strips": strips}
         field = SUNField(links, group=self.group.on(links), **options)
-        source = copy.deepcopy(self)
-        if source.strip is not None:
-            kept = source.strip[:, :, : field.strip.shape[2]] if field.strip is not None else None
-            source.strip = None if kept is None else nn.Parameter(kept.detach())
-        carry_over(source, field.to(self.amplitude.device, self.amplitude.dtype))
+        field = field.to(self.amplitude.device, self.amplitude.dtype)
+        field.amplitude.data.copy_(self.amplitude)
         if self.ladder is not None and field.ladder is not None:
             # Profiles are polynomials of a number that is not the same beside a plaquette on every lattice.
             stretch = LadderTerms.stretch(self.reach, reach, field.ladder)
-            field.ladder.data.mul_(stretch[:, None])
+            field.ladder.data.copy_(self.ladder * stretch[:, None])
+        if self.strip is not None and field.strip is not None:
+            field.strip.data.copy_(self.strip[:, :, : field.strip.shape[2]])
         return field
 
     def _at(self, t: Tensor | float, weights: Tensor) -> Tensor:
@@ -275,6 +262,15 @@ class SUNField(VectorField):
     def _seen(self, planes: tuple[Tensor, ...], path: tuple[Step, ...]) -> LoopFunctions:
         """Return the functions of the loops along a path from every site."""
         return LoopFunctions.of(self.space.lie, transporter(self.space.lie, planes, path), self.powers)
+
+    def _sent(
+        self, planes: tuple[Tensor, ...]
+    ) -> Iterable[tuple[nn.Parameter, Iterable[tuple[int, LadderTerms | StripTerms]]]]:
+        """Yield the weights of ladders and strips, where there are any, with what they multiply."""
+        if self.ladder is not None:
+            yield self.ladder, self._ladders(planes)
+        if self.strip is not None:
+            yield self.strip, self._strips(planes)
 
     def _ladders(self, planes: tuple[Tensor, ...]) -> Iterable[tuple[int, LadderTerms]]:
         """Yield what plaquettes send along ladders, with the direction of the rungs."""
